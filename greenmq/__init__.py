@@ -1,0 +1,103 @@
+"""Messaging for greenlets, with the names of kombu.
+
+Everything public is reached from here, and nothing is loaded before it is used: ``import greenmq``
+takes no driver, no event loop and no transport with it.
+
+The way of a message, module by module::
+
+    Producer.publish            messaging      what was asked, checked before anything is sent
+      encode, compress          serialization, compression
+      declare, once             entity, common
+      Channel.basic_publish     transport.*    one module a broker, on transport.base
+        ⋮ the broker            transport.memory is one inside the process
+      a delivery arrives        transport.*    its channel numbers it and counts it as unsettled
+      Connection.drain_events   connection     takes one event, in the greenlet that asked
+      Consumer.receive          messaging      hands (body, message) to the callbacks
+        message.payload         message        decoded when looked at, within what `accept` allows
+        message.ack             message        at most once
+
+Around it:
+
+* ``connection`` turns a URL into a transport, ``resource`` and ``pools`` share connections and producers
+  between greenlets, ``mixins`` holds the daemons, ``simple``, ``common``, ``compat`` and ``pidbox`` the
+  conveniences, ``abstract`` what entities have in common.
+* ``core`` keeps the books (states, deliveries, confirms, topology, routes, retries) and never waits;
+  ``runtime`` does all the waiting and alone knows the event loop; ``events`` tells who asked what happened.
+* ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and ``asynchronous``
+  are kombu's modules of those names. ``cli`` is the ``greenmq`` command.
+
+Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by number
+(P1 …), by ``docs/guarantees.rst``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from greenmq.common import eventloop
+    from greenmq.connection import BrokerConnection, Connection
+    from greenmq.entity import Exchange, Queue, binding
+    from greenmq.message import Message
+    from greenmq.messaging import Consumer, Producer
+    from greenmq.pools import connections, producers
+    from greenmq.serialization import disable_insecure_serializers, enable_insecure_serializers
+    from greenmq.utils.url import parse_url
+    from greenmq.utils.uuid import uuid
+
+__version__ = '0.1.0'
+
+
+class version_info_t(NamedTuple):
+    """A version taken apart, to compare with.
+
+    Switches: no.
+    Source: kombu version_info_t.
+    """
+
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str
+    serial: str
+
+
+VERSION = version_info = version_info_t(0, 1, 0, '', '')
+
+__all__ = (
+    'Connection', 'BrokerConnection', 'Exchange', 'Queue', 'binding', 'Message', 'Consumer', 'Producer',
+    'connections', 'producers', 'parse_url', 'eventloop', 'uuid',
+    'enable_insecure_serializers', 'disable_insecure_serializers',
+)
+
+# Where each public name is made; loaded by the first look at it.
+_ORIGINS = {
+    'BrokerConnection': 'connection',
+    'Connection': 'connection',
+    'Consumer': 'messaging',
+    'Exchange': 'entity',
+    'Message': 'message',
+    'Producer': 'messaging',
+    'Queue': 'entity',
+    'binding': 'entity',
+    'connections': 'pools',
+    'disable_insecure_serializers': 'serialization',
+    'enable_insecure_serializers': 'serialization',
+    'eventloop': 'common',
+    'parse_url': 'utils.url',
+    'producers': 'pools',
+    'uuid': 'utils.uuid',
+}
+
+
+def __getattr__(name: str) -> Any:
+    origin = _ORIGINS.get(name)
+    if origin is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = globals()[name] = getattr(import_module(f'{__name__}.{origin}'), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ORIGINS})
