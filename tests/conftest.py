@@ -1,0 +1,111 @@
+"""Round every test: a green timeout, no error in the hub, no greenlet left over, an empty in-memory broker.
+
+Tests run in the main greenlet, as a script of a user does, so that fixtures and the test share it. The time
+limit is a `gevent.Timeout` thrown there; pytest-timeout, half a minute later, is the last net for a test
+that never lets the hub run.
+"""
+from __future__ import annotations
+
+import sys
+
+import gevent
+import pytest
+
+from tests.support import guard
+
+#: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
+#: and `@pytest.mark.green_timeout(seconds)` says otherwise.
+TIME_LIMIT, SLOW_TIME_LIMIT = 30, 600
+LAST_NET = 30
+
+
+def pytest_configure(config):
+    for line in (
+        'green_timeout(seconds): time limit of each phase of this test, all greenlets are printed when it ends',
+        'slow: takes more than 0.25 s or belongs to the soak',
+        'stress: storms, soaks and leak slopes',
+        'rabbitmq: needs a RabbitMQ server that the suite starts',
+        'redis: needs a Redis server that the suite starts',
+        'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
+    ):
+        config.addinivalue_line('markers', line)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        # The fixture names are the truth about which server a test needs.
+        names = set(getattr(item, 'fixturenames', ()))
+        if names & {'rabbitmq', 'amqp_vhost', 'amqp_url'}:
+            item.add_marker(pytest.mark.rabbitmq)
+        if names & {'redis_server', 'redis_url'}:
+            item.add_marker(pytest.mark.redis)
+        if item.get_closest_marker('timeout') is None:
+            item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))
+
+
+def _limit(item):
+    mark = item.get_closest_marker('green_timeout')
+    if mark is not None:
+        return mark.args[0]
+    return SLOW_TIME_LIMIT if item.get_closest_marker('slow') is not None else TIME_LIMIT
+
+
+def _phase(item, when):
+    limit = _limit(item) if when == 'call' else max(_limit(item), TIME_LIMIT)
+    return guard.limited(limit, lambda title, text: item.add_report_section(when, title, text))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with _phase(item, 'setup'):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with _phase(item, 'call'):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    with _phase(item, 'teardown'):
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def hub_errors():
+    """The errors that reached a hub during the test. Any that the test does not `take` fails it."""
+    with guard.HubErrors() as errors:
+        yield errors
+        gevent.sleep(0)  # callbacks that are due still belong to this test
+    if errors:
+        pytest.fail('errors in the hub:\n' + errors.report(), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_greenlet_left(request, hub_errors):
+    """Fail a test that leaves a greenlet running; put the process-wide state of greenmq back."""
+    with guard.Spawned() as spawned:
+        yield spawned
+        _forget_pools()
+        left = [] if request.node.get_closest_marker('keeps_greenlets') else spawned.leftover()
+        text = guard.describe(left)
+        # Whatever the verdict, the next test starts alone.
+        gevent.killall(spawned.alive(), timeout=5)
+        _forget_broker()
+    if left:
+        pytest.fail(f'{len(left)} greenlets left over:\n{text}', pytrace=False)
+
+
+def _forget_pools():
+    """The process-wide pools keep connections by design: close those of this test."""
+    pools = sys.modules.get('greenmq.pools')
+    if pools is not None and hasattr(pools, 'reset'):
+        pools.reset()
+
+
+def _forget_broker():
+    memory = sys.modules.get('greenmq.transport.memory')
+    if memory is not None and hasattr(memory, 'reset'):
+        memory.reset()

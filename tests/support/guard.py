@@ -1,0 +1,139 @@
+"""What is watched round every test: its time, the errors given to the hub, the greenlets it leaves."""
+from __future__ import annotations
+
+import contextlib
+import gc
+import traceback
+import weakref
+
+import gevent
+from gevent.exceptions import LoopExit
+from gevent.util import format_run_info
+
+#: Tasks of greenmq that may outlive a test: shared by a whole hub and documented as such.
+LONG_LIVED: tuple[str, ...] = ()
+
+
+def run_info() -> str:
+    """Where every greenlet of every thread stands now."""
+    return '\n'.join(format_run_info())
+
+
+class GreenTimeout(gevent.Timeout):
+    """Ends the block after `seconds`, having noted first where every greenlet stood.
+
+    pytest-timeout alone would show the stack of the hub, whoever waits for what. The picture has to be
+    taken before the exception is thrown: it unwinds the very frames that matter.
+    """
+
+    def __init__(self, seconds):
+        # ref=False: our own timer must not hide from gevent that nobody else can wake the test.
+        super().__init__(seconds, ref=False)
+        self.report = ''
+
+    @property
+    def fired(self):
+        return bool(self.report)
+
+    def _on_expiration(self, prev_greenlet, ex):
+        self.report = run_info()
+        super()._on_expiration(prev_greenlet, ex)
+
+    def __str__(self):
+        return f'the test did not end within {self.seconds:g} s'
+
+
+@contextlib.contextmanager
+def limited(seconds, report):
+    """Fail the block after `seconds`; `report(title, text)` gets the stacks of all greenlets."""
+    timeout = GreenTimeout(seconds)
+    timeout.start()
+    try:
+        yield timeout
+    except LoopExit:
+        # Nobody can ever wake the test: gevent says so at once, and the stacks say why.
+        report('greenlets when the hub had nothing left to do', run_info())
+        raise
+    finally:
+        timeout.close()
+        if timeout.fired:
+            report(f'greenlets after {seconds:g} s', timeout.report)
+    if timeout.fired:
+        raise AssertionError(f'{timeout}, and swallowed the exception that told it so')
+
+
+class HubErrors(list):
+    """What was given to `hub.handle_error`: (context, exception) of any hub of the process.
+
+    A test that provokes such an error takes it out: `hub_errors.take(ZeroDivisionError)`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._hub_class = type(gevent.get_hub())
+        self._original = None
+
+    def __enter__(self):
+        original = self._original = self._hub_class.handle_error
+
+        def handle_error(hub, context, type, value, tb):
+            if type is not None and not issubclass(type, hub.NOT_ERROR):
+                self.append((repr(context), value if isinstance(value, BaseException) else type(value)))
+            return original(hub, context, type, value, tb)
+
+        self._hub_class.handle_error = handle_error
+        return self
+
+    def __exit__(self, *exc_info):
+        self._hub_class.handle_error = self._original
+
+    def take(self, kind):
+        """Remove and return the errors of this class; at least one must be there."""
+        taken = [exc for _, exc in self if isinstance(exc, kind)]
+        assert taken, f'no {kind.__name__} reached the hub, only {list(self)}'
+        self[:] = [(context, exc) for context, exc in self if not isinstance(exc, kind)]
+        return taken
+
+    def report(self):
+        return '\n'.join(
+            f'{context}:\n' + ''.join(traceback.format_exception(exc)) for context, exc in self)
+
+
+class Spawned:
+    """The greenlets started since this object was made, held weakly."""
+
+    def __init__(self):
+        self._seen = weakref.WeakSet()
+
+    def __enter__(self):
+        gevent.Greenlet.add_spawn_callback(self._seen.add)
+        return self
+
+    def __exit__(self, *exc_info):
+        gevent.Greenlet.remove_spawn_callback(self._seen.add)
+
+    def alive(self):
+        """Those that still run or wait, but for greenmq's documented long-lived ones."""
+        hub = gevent.get_hub()
+        return [g for g in list(self._seen)
+                if not g.ready() and g.parent is hub and getattr(g, 'name', '') not in LONG_LIVED]
+
+    def leftover(self, grace=0.5):
+        """Those alive after `grace` seconds: the killed and the just woken get that long to end."""
+        for wait, collect in ((0, False), (grace / 10, True), (grace, False)):
+            if not self.alive():
+                return []
+            gevent.joinall(self.alive(), timeout=wait)
+            if collect:
+                gc.collect()  # what waits for an object that only a dead traceback still holds
+        return self.alive()
+
+
+def describe(greenlets):
+    """One block of text a greenlet: its name and where it stands."""
+    blocks = []
+    for glet in greenlets:
+        frame = glet.gr_frame
+        stack = ''.join(traceback.format_stack(frame)) if frame is not None else '  (not started)\n'
+        blocks.append(f'{getattr(glet, "name", "")} {glet!r}\n{stack}')
+    return '\n'.join(blocks)

@@ -1,0 +1,135 @@
+"""The net under the suite catches what it is there for: tried on small suites of their own."""
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from tests.support import guard
+
+pytest_plugins = 'pytester'
+
+HEADER = 'import gevent, gevent.event, pytest, time\n'
+
+
+@pytest.fixture
+def run(pytester, hub_errors):
+    """Run a test file under the real conftest, in this process; gives pytest's outcome."""
+    pytester.makeconftest('from tests.conftest import *\n'
+                          'import tests.conftest as real\n'
+                          'for name in dir(real):\n'
+                          '    if name.startswith(("pytest_", "_")) and not name.startswith("__"):\n'
+                          '        globals()[name] = getattr(real, name)\n')
+
+    def run(source):
+        pytester.makepyfile(HEADER + source)
+        result = pytester.runpytest_inprocess('-p', 'no:cacheprovider', '-p', 'no:hypothesispytest')
+        hub_errors.clear()  # both suites share this hub; the inner one has judged them
+        return result
+
+    return run
+
+
+def test_a_test_that_waits_too_long_fails_and_every_greenlet_is_shown(run):
+    result = run('''
+def parked_for_ever():
+    gevent.sleep(1000)
+
+@pytest.mark.green_timeout(0.05)
+def test_it():
+    gevent.spawn(parked_for_ever)
+    gevent.sleep(1000)
+''')
+    assert result.parseoutcomes()['failed'] == 1
+    result.stdout.fnmatch_lines(['*in parked_for_ever*'])
+    result.stdout.fnmatch_lines(['*did not end within 0.05 s*'])
+
+
+def test_a_test_cannot_swallow_its_time_limit(run):
+    result = run('''
+@pytest.mark.green_timeout(0.05)
+def test_it():
+    try:
+        gevent.sleep(1000)
+    except BaseException:
+        return
+''')
+    assert result.parseoutcomes() == {'failed': 1}
+
+
+def test_a_deadlock_is_noticed_at_once_and_shown(run):
+    result = run('''
+def stuck(event):
+    event.wait()
+
+def test_it():
+    event = gevent.event.Event()
+    gevent.spawn(stuck, event)
+    event.wait()
+''')
+    assert result.parseoutcomes()['failed'] == 1
+    result.stdout.fnmatch_lines(['*hub had nothing left to do*', '*in stuck*'])
+
+
+def test_an_error_in_the_hub_fails_the_test(run):
+    result = run('''
+def test_it():
+    gevent.get_hub().loop.run_callback(lambda: 1 / 0)
+''')
+    assert result.parseoutcomes() == {'passed': 1, 'errors': 1}
+    result.stdout.fnmatch_lines(['*errors in the hub*', '*ZeroDivisionError*'])
+
+
+def test_an_error_in_the_hub_that_is_expected_can_be_taken(hub_errors):
+    gevent.get_hub().loop.run_callback(lambda: 1 / 0)
+    gevent.sleep(0)
+    assert len(hub_errors.take(ZeroDivisionError)) == 1
+    assert not hub_errors
+
+
+def test_a_greenlet_left_over_fails_the_test_and_does_not_meet_the_next_one(run):
+    result = run('''
+left = []
+
+def forgotten():
+    gevent.sleep(1000)
+
+def test_first():
+    left.append(gevent.spawn(forgotten))
+    gevent.sleep(0)
+
+def test_second():
+    assert left[0].dead
+''')
+    assert result.parseoutcomes() == {'passed': 2, 'errors': 1}
+    result.stdout.fnmatch_lines(['*1 greenlets left over*', '*in forgotten*'])
+
+
+def test_a_greenlet_that_is_about_to_end_is_no_leftover():
+    with guard.Spawned() as spawned:
+        gevent.spawn(gevent.sleep, 0.001)
+        dying = gevent.spawn(gevent.sleep, 1000)
+        gevent.sleep(0)
+        dying.kill(block=False)
+    assert spawned.leftover() == []
+
+
+def test_the_in_memory_broker_is_empty_for_each_test(run):
+    result = run('''
+def fill():
+    memory = pytest.importorskip('greenmq.transport.memory')
+    from greenmq import Connection
+    with Connection('memory://') as connection:
+        simple = connection.SimpleQueue('kept')
+        simple.put({'a': 1})
+        size = simple.qsize()
+        simple.close()
+    return size
+
+def test_first():
+    assert fill() == 1
+
+def test_second():
+    assert fill() == 1
+''')
+    outcomes = result.parseoutcomes()
+    assert outcomes.get('failed', 0) == outcomes.get('errors', 0) == 0
