@@ -26,8 +26,8 @@ Around it:
 * ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and ``asynchronous``
   are kombu's modules of those names. ``cli`` is the ``greenmq`` command.
 
-Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by number
-(P1 …), by ``docs/guarantees.rst``.
+Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by
+number (P1 …), by ``docs/guarantees.rst``.
 """
 
 from __future__ import annotations

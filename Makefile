@@ -1,0 +1,54 @@
+# `make` alone says what there is.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+# The same suite in a process that was patched before anything else was imported.
+PATCHED := $(BIN)/python -m gevent.monkey --module pytest
+# ruff has no place in setup.cfg, so its few settings stand here.
+RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
+	--select E,F,W,I,B,UP,C4,PIE,RUF100
+SOURCES := greenmq tests benchmarks examples setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check bench clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed  ## install the package into .venv and let greenlets count words over memory://
+	$(BIN)/greenmq demo
+
+test: $(VENV)/.tested  ## the whole suite, unpatched and then patched; installs missing servers where it may
+	@.ci/servers
+	$(PYTEST) -m 'not stress'
+	$(PATCHED) -m 'not stress'
+
+unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
+	$(PYTEST) -q -m 'not slow and not stress' tests/unit
+
+check: $(VENV)/.tested  ## lint, types and the rules of the house
+	$(RUFF) $(wildcard $(SOURCES))
+	$(BIN)/mypy --no-incremental --cache-dir=/dev/null
+	$(PYTEST) -q tests/house
+
+bench: $(VENV)/.tested  ## measure against kombu in the same run, and print the numbers
+	$(BIN)/python -m pip install --quiet 'kombu>=5.4,<6'
+	$(BIN)/python -m benchmarks.memory
+
+clean:  ## take away what these targets made
+	rm -rf $(VENV) build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made once, and again when what they are made from has changed.
+$(VENV)/.made: .ci/venv
+	@.ci/venv '$(PYTHON)' '$(VENV)'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made setup.cfg setup.py
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.made setup.cfg setup.py
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
