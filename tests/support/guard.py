@@ -47,19 +47,18 @@ def settle():
     """Let the hub finish what is due.
 
     Patched, a closed selector leaves a watcher for the loop's next round, which would keep gevent from noticing
-    a deadlock. Two sleeps, since the first wakes before the loop has polled.
+    a deadlock. Only `idle` waits for a whole round: `sleep(0)` comes back within the same one.
     """
-    gevent.sleep(0)
-    gevent.sleep(0)
+    gevent.idle()
 
 
 @contextlib.contextmanager
 def limited(seconds, report):
     """Fail the block after `seconds`; `report(title, text)` gets the stacks of all greenlets."""
-    settle()
     timeout = GreenTimeout(seconds)
     timeout.start()
     try:
+        settle()
         yield timeout
     except LoopExit:
         # Nobody can ever wake the test: gevent says so at once, and the stacks say why.
