@@ -1,16 +1,18 @@
 """The whole public error tree: what went wrong, who is to blame, and whether trying again helps.
 
-kombu's names stand where kombu has them. Every class of our own sits below the kombu class of its place, so an
-``except`` line written for kombu catches it too. Who is to blame shows in the branch:
+kombu's names stand where kombu has them. Every class of our own sits below the kombu class of its place, so
+an ``except`` line written for kombu catches it too. Who is to blame shows in the branch:
 
-* `ConnectionError`, `ChannelError`: the broker or the network. `ConnectionLost` may be retried on a new connection;
-  `ConnectionClosed` and `Unroutable` must not be.
-* `OperationalError`: the time or the room that was given did not suffice. Each subclass says what is known of the message.
-* `InvalidArgument`, `UnknownOption`, `WrongHub`, `WouldBlock`, `MessageStateError`, `NotBoundError`: the calling program.
+* `ConnectionError`, `ChannelError`: the broker or the network. `ConnectionLost` may be retried on a new
+  connection; `ConnectionClosed` and `Unroutable` must not be.
+* `OperationalError`: the time or the room that was given did not suffice. Each subclass says what is known of
+  the message.
+* `InvalidArgument`, `UnknownOption`, `WrongHub`, `WouldBlock`, `MessageStateError`, `NotBoundError`: the
+  calling program.
 * `SerializationError`: the content of one message. Never retried: the bytes will be the same the next time.
 
-Every error can be pickled. Objects it carries for the handler (a returned message, a rejected value) may not survive
-that: they come out as None or as their shortened repr.
+Every error can be pickled. Objects it carries for the handler (a returned message, a rejected value) may not
+survive that: they come out as None or as their shortened repr.
 
 Source: kombu.exceptions; amqp.exceptions for the errors of the protocol.
 """
@@ -18,6 +20,7 @@ Source: kombu.exceptions; amqp.exceptions for the errors of the protocol.
 from __future__ import annotations
 
 from collections.abc import Callable
+from reprlib import Repr
 from socket import timeout as TimeoutError
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +109,9 @@ __all__ = (
     'Unroutable', 'VersionMismatch', 'WouldBlock', 'WrongHub', 'reraise',
 )  # fmt: skip
 
-_CLIP = 60  # characters of a rejected value shown in a text: enough to recognise it, not enough to flood a log
+_SHORT = Repr()
+_SHORT.maxstring = 60  # enough to recognise a rejected value, too little to flood a log
+_SHORT.maxother = 120
 
 
 def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | None = None) -> None:
@@ -125,16 +130,9 @@ def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | N
 
 
 def _clip(value: object) -> str:
-    # Slicing first: repr of a 100 MB body would cost more than the error is worth.
-    if isinstance(value, str) and len(value) > _CLIP:
-        return repr(value[:_CLIP] + '…')
-    if isinstance(value, bytes) and len(value) > _CLIP:
-        return repr(value[:_CLIP]) + '…'
-    try:
-        text = repr(value)
-    except Exception as exc:  # noqa: BLE001 - a broken __repr__ must not hide the error that wants to show it
-        text = f'<{type(value).__name__}: its repr raised {type(exc).__name__}>'
-    return text if len(text) <= 2 * _CLIP else text[: 2 * _CLIP] + '…'
+    # Repr would write out all of a long bytes before it cuts: 100 MB of body cost more than this is worth.
+    # A repr that itself fails does not hide the error that wants to show it: Repr takes care of that.
+    return _SHORT.repr(value[: _SHORT.maxother] if isinstance(value, (bytes, bytearray)) else value)
 
 
 def _rebuild(
@@ -147,8 +145,9 @@ def _rebuild(
 
 
 class _Portable:
-    # Our constructors take facts and make the text of them, so pickle's default (calling the class with `args`)
-    # would fail or, worse, mix up amqp's arguments, whose order in `args` differs from the constructor's.
+    # Our constructors take facts and make the text of them, so pickle's default (calling the class with
+    # `args`) would fail or, worse, mix up amqp's arguments, whose order in `args` differs from the
+    # constructor's.
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({str(self)!r})'
@@ -170,8 +169,8 @@ class KombuError(Exception):
 class OperationalError(KombuError):
     """The broker could not be used: not reached, gone, or not in time. The program is right; retry later.
 
-    What a transport raises comes out as this (with the transport's error as its cause) from `Producer.publish`,
-    `Connection.connect` and other public doors.
+    What a transport raises comes out as this (with the transport's error as its cause) from
+    `Producer.publish`, `Connection.connect` and other public doors.
 
     Source: kombu.exceptions.OperationalError.
     """
@@ -236,9 +235,11 @@ class MessageStateError(KombuError):
 
 
 class StaleDelivery(_Portable, MessageStateError):
-    """A delivery of an earlier connection was settled. Nothing was sent; the broker delivers the message again.
+    """A delivery of an earlier connection was settled. Nothing was sent; the broker delivers the message
+    again.
 
-    Blame: nobody, the connection was lost while the message was in work. Do not retry: the tag means nothing now (P36).
+    Blame: nobody, the connection was lost while the message was in work. Do not retry: the tag means nothing
+    now (P36).
 
     Attributes:
         delivery_tag (object): the tag of the lost delivery, None if not known.
@@ -252,7 +253,8 @@ class StaleDelivery(_Portable, MessageStateError):
 class LimitExceeded(KombuError):
     """A pool had nothing to give in time. Blame: the size of the pool, or a lease that is held too long.
 
-    `args[0]` is the limit, as in kombu. With a second argument, that is the text: it names the pool and its numbers.
+    `args[0]` is the limit, as in kombu. With a second argument, that is the text: it names the pool and its
+    numbers.
 
     Source: kombu.exceptions.LimitExceeded; differs: may carry a text.
     """
@@ -297,7 +299,8 @@ class ContentDisallowed(SerializerNotInstalled):
 
 
 class InconsistencyError(ConnectionError):
-    """What a broker stores contradicts itself, e.g. an exchange without its table of bindings. Blame: that data.
+    """What a broker stores contradicts itself, e.g. an exchange without its table of bindings. Blame: that
+    data.
 
     Source: kombu.exceptions.InconsistencyError.
     """
@@ -327,13 +330,14 @@ class HttpError(Exception):
 class ConnectionLost(_Portable, RecoverableConnectionError):
     """The broker or the network ended the connection. Retry: recovery is already under way.
 
-    Every waiting call of that connection gets this one error. What was published and not yet confirmed is unknown,
-    what was delivered and not yet settled will be delivered again.
+    Every waiting call of that connection gets this one error. What was published and not yet confirmed is
+    unknown, what was delivered and not yet settled will be delivered again.
     """
 
 
 class ConnectionClosed(_Portable, ConnectionError):
-    """We closed the connection (`close()`, `release()`), perhaps in another greenlet, while this call used it (P2).
+    """We closed the connection (`close()`, `release()`), perhaps in another greenlet, while this call used it
+    (P2).
 
     Blame: the program, if at all. Not recoverable: somebody decided that it is over.
     """
@@ -342,8 +346,8 @@ class ConnectionClosed(_Portable, ConnectionError):
 class PublishNacked(_Portable, MessageNacked):
     """The broker refused to take responsibility for a message (basic.nack).
 
-    Blame: the broker (a full queue with overflow=reject-publish, or an error inside). May be retried: the message is
-    not in the broker. Connection and channel are as good as before.
+    Blame: the broker (a full queue with overflow=reject-publish, or an error inside). May be retried: the
+    message is not in the broker. Connection and channel are as good as before.
 
     Attributes:
         exchange (str), routing_key (str): where it was published.
@@ -360,13 +364,14 @@ class PublishNacked(_Portable, MessageNacked):
 class Unroutable(_Portable, ChannelError):
     """A message published with `mandatory=True` reached no queue; the broker returned it (P23).
 
-    Blame: the bindings, or the routing key. Not retried: without a new binding the next try ends the same way. The
-    channel stays open.
+    Blame: the bindings, or the routing key. Not retried: without a new binding the next try ends the same
+    way. The channel stays open.
 
     Attributes:
         message (object): the returned message as the transport gives it; None after pickling.
         exchange (str), routing_key (str): where it was published.
-        reply_code (int), reply_text (str): the broker's words: 312 NO_ROUTE, or 313 NO_CONSUMERS for `immediate`.
+        reply_code (int), reply_text (str): the broker's words: 312 NO_ROUTE, or 313 NO_CONSUMERS for
+        `immediate`.
     """
 
     def __init__(
@@ -395,8 +400,8 @@ class Unroutable(_Portable, ChannelError):
 class PublishUnconfirmed(_Portable, OperationalError, TimeoutError):
     """The deadline of a publish passed before the broker confirmed it (P17).
 
-    Blame: the broker, the network, or a deadline that is too short. With `sent='no'` it is safe to publish again;
-    with `sent='unknown'` the message may have arrived and a second publish may duplicate it.
+    Blame: the broker, the network, or a deadline that is too short. With `sent='no'` it is safe to publish
+    again; with `sent='unknown'` the message may have arrived and a second publish may duplicate it.
 
     Arguments:
         text (str): what was published and within how many seconds.
@@ -458,20 +463,21 @@ class WouldBlock(_Portable, OperationalError, RuntimeError):
     """
 
     def __init__(self, what: str = 'publish', instead: str = 'publish_nowait') -> None:
-        super().__init__(f'{what} waits, and was called in a hub callback, where nothing can wait: use {instead}()')
+        super().__init__(f'{what} waits, which nothing can do in a hub callback: use {instead}() there')
         self.what = what
         self.instead = instead
 
 
 class WrongHub(_Portable, KombuError, RuntimeError):
-    """A connection was used by the hub of another native thread than the one that opened it. Blame: the caller.
+    """A connection was used by the hub of another native thread than the one that opened it. Blame: the
+    caller.
 
     Arguments:
         what (str): the connection or channel.
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f'{what} belongs to the hub of the thread that opened it, not to this one: open one a thread')
+        super().__init__(f'{what} belongs to the hub of the thread that opened it: open one in each thread')
         self.what = what
 
 
@@ -484,8 +490,8 @@ class InvalidArgument(_Portable, KombuError, ValueError):
         limit (str): the rest of the sentence, with the limit in it:
             ``InvalidArgument('routing_key', key, 'is 300 bytes long, at most 255 allowed')``.
     Attributes:
-        what (str), value (object), limit (str): as given. After pickling, `value` is its shortened repr unless it is
-            a str, bytes, number or None.
+        what (str), value (object), limit (str): as given. After pickling, `value` is its shortened repr
+            unless it is a str, bytes, number or None.
     """
 
     def __init__(self, what: str, value: object, limit: str) -> None:
@@ -501,7 +507,8 @@ class InvalidArgument(_Portable, KombuError, ValueError):
 
 
 class UnknownOption(_Portable, KombuError, ValueError):
-    """An option that nobody knows was given, and `strict_options` is set. Blame: the caller (a typing mistake?).
+    """An option that nobody knows was given, and `strict_options` is set. Blame: the caller (a typing
+    mistake?).
 
     Arguments:
         name (str): the option.
@@ -521,9 +528,9 @@ class UnknownOption(_Portable, KombuError, ValueError):
         self.nearest = nearest
 
 
-#: What a retry loop lets through although a base class of it may be in a transport's tuple of recoverable errors
-#: (`PublishUnconfirmed` and `ConnectionBlocked` are OSErrors, as all time-outs are; their deadline has passed, and
-#: a message that may have arrived must not be sent a second time behind the caller's back).
+#: What a retry loop lets through although a base class of it may be in a transport's tuple of recoverable
+#: errors (`PublishUnconfirmed` and `ConnectionBlocked` are OSErrors, as all time-outs are; their deadline has
+#: passed, and a message that may have arrived must not be sent a second time behind the caller's back).
 NEVER_RETRIED: tuple[type[BaseException], ...] = (
     PublishUnconfirmed,
     ConnectionBlocked,

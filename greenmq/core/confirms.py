@@ -1,0 +1,193 @@
+"""Publishes that the broker has not answered for yet: sequence numbers, acks and nacks in any order, returned
+messages."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+__all__ = ('ConfirmLedger',)
+
+Waiter = TypeVar('Waiter')
+
+
+class ConfirmLedger(Generic[Waiter]):
+    """Who waits for which confirm, on one wire channel in confirm mode.
+
+    The broker counts the publishes of a channel from 1 and so do we. It answers in any order, one number or
+    all up to one; each waiter comes out of exactly one call (`confirm`, `forget` or `fail_all`), however
+    often the broker repeats itself. Every operation costs O(1) a message.
+    """
+
+    # `_low`: every number below it is answered, so a multiple confirm looks at each number once in the
+    # ledger's life. A number above it may be answered too; then it is not in `_waiting`.
+    __slots__ = ('_keys', '_low', '_next', '_queues', '_returns', '_waiting')
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waiting: dict[int, Waiter] = {}
+        self._next = 1
+        self._low = 1
+        # Only publishes that may come back (mandatory) have a key; the others must not pay for these three.
+        self._keys: dict[int, Hashable] = {}
+        self._queues: dict[Hashable, deque[int]] = {}
+        self._returns: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, seq: object) -> bool:
+        return seq in self._waiting
+
+    def __repr__(self) -> str:
+        return f'<ConfirmLedger: {len(self._waiting)} of {self._next - 1} unconfirmed>'
+
+    @property
+    def outstanding(self) -> int:
+        """How many publishes wait for their confirm."""
+        return len(self._waiting)
+
+    @property
+    def published(self) -> int:
+        """The number of the last publish, 0 before the first."""
+        return self._next - 1
+
+    def publish(self, waiter: Waiter, key: Hashable = None) -> int:
+        """Enter a publish; call it in the moment, without a switch, in which the message enters the
+        out-buffer.
+
+        Arguments:
+            waiter: whatever `confirm` shall give back.
+            key (Hashable): for a mandatory message, what a basic.return of it will be recognised by. Best
+            unique; under
+                equal keys the oldest publish is taken to be the returned one. None: it can't come back.
+        Returns:
+            int: the sequence number the broker will confirm.
+        Switches: no.
+        Source: RabbitMQ, confirm.select: counting begins at 1 after confirm.select-ok.
+        """
+        seq = self._next
+        self._next = seq + 1
+        self._waiting[seq] = waiter
+        if key is not None:
+            self._expect_return(seq, key)
+        return seq
+
+    def returned(self, key: Hashable, info: Any) -> bool:
+        """Note that a message came back; its confirm, which the broker sends later, will carry `info` as
+        outcome.
+
+        Arguments:
+            key (Hashable): as given to `publish`.
+            info: anything but a bool.
+        Returns:
+            bool: False if no unconfirmed publish has that key (any more).
+        Source: RabbitMQ confirms: basic.return is sent before the basic.ack of an unroutable mandatory
+        message.
+        """
+        queue = self._queues.get(key)
+        while queue:
+            seq = queue.popleft()
+            if seq in self._waiting:
+                self._returns[seq] = info
+                return True
+        return False
+
+    def confirm(self, seq: int, multiple: bool = False, ack: bool = True) -> list[tuple[Waiter, Any]]:
+        """Resolve the publish `seq`, or all up to it.
+
+        What was resolved before, or was never published, is passed over: repeating a confirm changes nothing.
+
+        Arguments:
+            seq (int): the number that the broker sent. With `multiple`, 0 means all.
+            multiple (bool): also all before it that are not resolved.
+            ack (bool): False for a nack.
+        Returns:
+            list[tuple[waiter, outcome]]: in the order of publishing. The outcome is True (acked), False
+            (nacked), or the
+                `info` of `returned` if the message came back.
+        Switches: no.
+        """
+        waiting = self._waiting
+        if not multiple:
+            if seq not in waiting:
+                return []
+            if seq == self._low:
+                self._low = seq + 1
+            waiter = waiting.pop(seq)
+            return [(waiter, self._outcome(seq, ack) if self._keys else ack)]
+        last = self._next - 1
+        if seq == 0 or seq > last:
+            seq = last
+        return self._confirm_up_to(seq, ack)
+
+    def forget(self, seq: int) -> bool:
+        """Take a waiter out that has given up. The broker's answer, if it comes, finds nobody.
+
+        Returns:
+            bool: False if it was resolved already.
+        """
+        if seq not in self._waiting:
+            return False
+        del self._waiting[seq]
+        if self._keys:
+            self._outcome(seq, False)
+        return True
+
+    def fail_all(self) -> list[Waiter]:
+        """Take all waiters out, in the order of publishing: the wire channel is gone, their outcome stays
+        unknown.
+
+        The ledger is as new after it: the next wire channel counts from 1 again.
+        """
+        waiters = list(self._waiting.values())
+        self._reset()
+        return waiters
+
+    def _confirm_up_to(self, seq: int, ack: bool) -> list[tuple[Waiter, Any]]:
+        waiting, low = self._waiting, self._low
+        if seq < low:
+            return []
+        self._low = seq + 1
+        if seq == self._next - 1 and not self._keys:
+            # All of it, which is what a broker that keeps up says: no look-up by number. A dict keeps its
+            # order.
+            everything = [(waiter, ack) for waiter in waiting.values()]
+            waiting.clear()
+            return everything
+        resolved = []
+        keyed = bool(self._keys)
+        for number in range(low, seq + 1):
+            if number in waiting:
+                waiter = waiting.pop(number)
+                resolved.append((waiter, self._outcome(number, ack) if keyed else ack))
+        return resolved
+
+    def _outcome(self, seq: int, ack: bool) -> Any:
+        # Called once for each number that leaves `_waiting` while keys are about, and drops what is kept for
+        # it.
+        key = self._keys.pop(seq, None)
+        if key is None:
+            return ack
+        queue = self._queues.get(key)
+        if queue is not None:
+            while queue and queue[0] not in self._waiting:
+                queue.popleft()
+            if not queue:
+                del self._queues[key]
+        return self._returns.pop(seq, ack)
+
+    def _expect_return(self, seq: int, key: Hashable) -> None:
+        self._keys[seq] = key
+        queue = self._queues.get(key)
+        if queue is None:
+            self._queues[key] = deque((seq,))
+            return
+        queue.append(seq)
+        # Numbers answered out of order stay behind the first unanswered one. Should that one never be
+        # answered, the queue would grow for ever: sweep when more than half of it must be dead.
+        if len(queue) > 2 * len(self._waiting) + 16:
+            self._queues[key] = deque(number for number in queue if number in self._waiting)
