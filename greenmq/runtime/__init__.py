@@ -1,0 +1,95 @@
+"""The loop, hidden: tasks, locks, deadlines, streams and native threads, on gevent or another hub library.
+
+What holds for every name here:
+
+*Which library.* gevent, unless the process is patched by eventlet, or `use()` or the variable GREENMQ_RUNTIME says
+otherwise. It is chosen when a name is first *used*; importing decides nothing. Whether and when the process is monkey
+patched makes no difference.
+
+*Switching.* With greenlets a switch point cannot be seen in the code, so each docstring says it: "Switches: no" means
+that no other task of this thread can run before the call returns. A call that would have to wait in a hub callback
+raises `WouldBlock` (see `in_hub`).
+
+*Cancellation.* `Task.kill()` never switches: it leaves a TaskExit to be raised where the task waits, or keeps the task
+from starting. TaskExit and a Timeout of the caller are no `Exception`s and pass through everything here untouched.
+What each call leaves behind then is said in its docstring. A wait that was already answered when the kill came gives
+the answer back to the `decline` function of `Waiter.wait` and `Handoff.wait`.
+
+*Order.* Who waits first is served first.
+
+*Threads.* All state belongs to the hub of the thread that made it. Another thread may call `post` and nothing else;
+it gets `WrongHub` where that can be noticed.
+
+*Time.* Each wait takes None (no limit), seconds, or a `Deadline`, and raises `TimeoutError` (socket.timeout).
+
+*Fork.* In the child the hub is new, inherited streams are closed without a byte, tasks end, and every copied greenlet
+that waits here gets `Forked`.
+"""
+
+from __future__ import annotations
+
+from greenmq.runtime.clock import NEVER as NEVER
+from greenmq.runtime.clock import Deadline as Deadline
+from greenmq.runtime.clock import Timer as Timer
+from greenmq.runtime.clock import call_later as call_later
+from greenmq.runtime.clock import hub_id as hub_id
+from greenmq.runtime.clock import in_hub as in_hub
+from greenmq.runtime.clock import monotonic as monotonic
+from greenmq.runtime.clock import post as post
+from greenmq.runtime.clock import run_soon as run_soon
+from greenmq.runtime.clock import sleep as sleep
+from greenmq.runtime.dial import dial as dial
+from greenmq.runtime.dial import dial_unix as dial_unix
+from greenmq.runtime.fork import after_fork as after_fork
+from greenmq.runtime.fork import fork_epoch as fork_epoch
+from greenmq.runtime.net import DialError as DialError
+from greenmq.runtime.net import DialRefused as DialRefused
+from greenmq.runtime.net import Stream as Stream
+from greenmq.runtime.offload import offload as offload
+from greenmq.runtime.patching import Patched as Patched
+from greenmq.runtime.patching import patched as patched
+from greenmq.runtime.seam import library as _library
+from greenmq.runtime.seam import name as name
+from greenmq.runtime.seam import use as use
+from greenmq.runtime.sync import Condition as Condition
+from greenmq.runtime.sync import Event as Event
+from greenmq.runtime.sync import LifoQueue as LifoQueue
+from greenmq.runtime.sync import Local as Local
+from greenmq.runtime.sync import Lock as Lock
+from greenmq.runtime.sync import NativeLock as NativeLock
+from greenmq.runtime.sync import Queue as Queue
+from greenmq.runtime.sync import RLock as RLock
+from greenmq.runtime.sync import Semaphore as Semaphore
+from greenmq.runtime.tasks import Task as Task
+from greenmq.runtime.tasks import TaskExit as TaskExit
+from greenmq.runtime.tasks import TaskGroup as TaskGroup
+from greenmq.runtime.tasks import current as current
+from greenmq.runtime.tasks import current_name as current_name
+from greenmq.runtime.tasks import set_name as set_name
+from greenmq.runtime.tasks import spawn as spawn
+from greenmq.runtime.tls import TLSOptions as TLSOptions
+from greenmq.runtime.waiter import Future as Future
+from greenmq.runtime.waiter import Handoff as Handoff
+from greenmq.runtime.waiter import Waiter as Waiter
+
+
+def timeout_class() -> type[BaseException]:
+    """The hub library's own Timeout, a BaseException that a caller may let fire in any wait here.
+
+    Switches: no.
+    Source: gevent.Timeout.
+    """
+    return _library.Timeout
+
+
+def wsgi_server(address: tuple[str, int], application: object, log: object = None) -> object:
+    """Make the hub library's WSGI server: `start()`, `stop()`, `serve_forever()`, `address`.
+
+    Arguments:
+        address (tuple[str, int]): where to listen; port 0 takes a free one.
+        application (Callable): a WSGI application; each request runs in a greenlet of its own.
+        log (object): has `write` or is a logger; None logs nothing.
+    Switches: no; `serve_forever` and `stop` do.
+    Source: gevent.pywsgi.WSGIServer.
+    """
+    return _library.wsgi_server(address, application, log)

@@ -1,0 +1,96 @@
+"""What a forked child does first: a hub of its own, no inherited socket or task, and every waiter told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from greenmq.runtime.seam import chosen, library
+
+__all__ = ('after_fork', 'fork_epoch')
+
+logger = logging.getLogger('greenmq.runtime')
+
+
+class _Epoch:
+    # An attribute and not a function: hot paths compare it.
+    __slots__ = ('number',)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
+epoch = _Epoch()
+_callbacks: list[Callable[[], Callable[[], Any] | None]] = []
+_installed = False
+
+
+def fork_epoch() -> int:
+    """Count of forks between the first process and this one. What was made in another epoch is not ours.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    return epoch.number
+
+
+def after_fork(callback: Callable[[], Any]) -> None:
+    """Have something called in every forked child, before `fork()` returns there, in the order of registration.
+
+    By then the hub is usable, inherited streams are closed and all tasks but the running one are ending.
+
+    Arguments:
+        callback (Callable): must not block; what it raises is logged. A bound method is held weakly, so that
+            registering keeps no object alive; anything else is held for good.
+    Switches: no.
+    Source: greenmq's own.
+    """
+    install()
+    if isinstance(callback, MethodType):
+        _callbacks.append(weakref.WeakMethod(callback, _callbacks.remove))
+    else:
+        _callbacks.append(lambda: callback)
+
+
+def install() -> None:
+    """Register the hook of the child, once a process.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    global _installed
+    if not _installed:
+        _installed = True
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(after_in_child=_in_child)
+
+
+def _in_child() -> None:
+    epoch.number += 1
+    if chosen():
+        from greenmq.runtime.dial import forget_lookups
+        from greenmq.runtime.net import forget_streams
+        from greenmq.runtime.offload import forget_threads
+        from greenmq.runtime.tasks import end_all
+        from greenmq.runtime.waiter import tell_waiters
+
+        # The hub first: stopping a watcher before it would be done on the poll set that we share with the parent.
+        steps = (library.reinit, forget_streams, forget_threads, forget_lookups, end_all, tell_waiters)
+        for step in steps:
+            _attempt(step)
+    for reference in _callbacks.copy():  # a callback may register others
+        callback = reference()
+        if callback is not None:
+            _attempt(callback)
+
+
+def _attempt(step: Callable[[], Any]) -> None:
+    # One failing step must not keep the others from running: half a clean-up is how sockets get shared.
+    try:
+        step()
+    except Exception:
+        logger.exception('after fork: %r failed', step)

@@ -1,0 +1,80 @@
+"""gevent as greenmq's hub library: the few primitives of `seam.Library`, and the only import of gevent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub, monkey
+from gevent._hub_local import get_hub_if_exists as peek_hub
+from gevent.event import Event
+from gevent.local import local as Local
+from gevent.lock import Semaphore
+from gevent.timeout import Timeout
+
+__all__ = (
+    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'get_hub', 'hold', 'hub_greenlet',
+    'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'sleep', 'timer', 'watch', 'wsgi_server',
+)  # fmt: skip
+
+NAME = 'gevent'
+_READ, _WRITE = 1, 2  # libev's and libuv's own numbers
+
+original: Callable[[str, str], Any] = monkey.get_original
+sleep: Callable[[float], None] = gevent.sleep
+
+
+def hub_greenlet(hub: Any) -> Any:
+    return hub  # gevent's Hub is the greenlet itself
+
+
+def run_soon(hub: Any, callback: Callable[..., None], *args: Any) -> None:
+    hub.loop.run_callback(callback, *args)
+
+
+def post(hub: Any, callback: Callable[..., None], *args: Any) -> None:
+    hub.loop.run_callback_threadsafe(callback, *args)
+
+
+def timer(hub: Any, seconds: float, callback: Callable[..., None], *args: Any) -> Any:
+    handle = hub.loop.timer(max(0.0, seconds))
+    # The loop's idea of now is as old as its round: without the update a timer made late in a long round fires early.
+    handle.start(callback, *args, update=True)
+    return handle
+
+
+def watch(hub: Any, fd: int, write: bool) -> Any:
+    return hub.loop.io(fd, _WRITE if write else _READ)
+
+
+def hold(hub: Any) -> Any:
+    handle = hub.loop.async_()
+    handle.start(_nothing)
+    return handle
+
+
+def _nothing() -> None:
+    pass
+
+
+def reinit() -> None:
+    gevent.reinit()
+
+
+def Queue(maxsize: int) -> Any:
+    from gevent.queue import Queue as GeventQueue
+
+    return GeventQueue(maxsize if maxsize > 0 else None)
+
+
+def LifoQueue(maxsize: int) -> Any:
+    from gevent.queue import LifoQueue as GeventLifoQueue
+
+    return GeventLifoQueue(maxsize if maxsize > 0 else None)
+
+
+def wsgi_server(address: tuple[str, int], application: Callable[..., Any], log: Any) -> Any:
+    from gevent.pywsgi import WSGIServer
+
+    return WSGIServer(address, application, log=log, error_log=log)

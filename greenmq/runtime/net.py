@@ -1,0 +1,441 @@
+"""The stream: bytes to and from one socket, plain or TLS, and the one table of what OS errors mean.
+
+Conditions that hold throughout:
+
+1. One task reads and one writes at a time; they may be two. Anybody may close.
+2. Bytes leave the socket only in the step that also returns or keeps them: no wait lies between, so a kill or a
+   timeout can lose none. Deadlines end waits and never touch the stream of bytes.
+3. A watcher is stopped before its descriptor is closed: the number may belong to another file a moment later.
+4. What is encrypted must be sent, in order and whole, whatever becomes of the task that wrote it. So ciphertext that
+   the kernel does not take at once is sent by the hub.
+"""
+
+from __future__ import annotations
+
+import errno
+import weakref
+from _socket import socket as Socket
+from typing import Any
+
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, WrongHub
+from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.seam import Watcher, library
+from greenmq.runtime.tls import TLSCodec
+from greenmq.runtime.waiter import Waiter
+
+__all__ = ('DialError', 'DialRefused', 'Stream')
+
+_CHUNK = 65536  # one recv; also how much is encrypted at once, which bounds what the hub may have to send by itself
+_BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
+
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+# What the kernel's errors mean. Everything that is not listed is a loss too, in the kernel's own words.
+_LOST = {
+    errno.ECONNRESET: 'the other side reset the connection',
+    errno.ECONNABORTED: 'the connection was aborted',
+    errno.EPIPE: 'the other side closed the connection',
+    errno.ESHUTDOWN: 'the connection was shut down',
+    errno.ENOTCONN: 'the connection is gone',
+    # No deadline of ours: the kernel gave up. Python's class for it is TimeoutError, which would mean the opposite.
+    errno.ETIMEDOUT: 'the other side has not answered for so long that the system gave up',
+    errno.EHOSTUNREACH: 'no route to the host',
+    errno.ENETUNREACH: 'no route to the network',
+    errno.ENETDOWN: 'the network is down',
+    errno.ECONNREFUSED: 'refused',
+}
+
+
+class DialError(ConnectionLost, OSError):
+    """No connection could be made to any address of a host. May be retried.
+
+    Attributes:
+        errno (int | None): of the last attempt, if it was the system's.
+    Source: greenmq's own; an OSError too, as programs written for kombu expect of `connect()`.
+    """
+
+    def __init__(self, text: str, number: int | None = None) -> None:
+        super().__init__(text)
+        self.errno = number
+
+
+class DialRefused(DialError, ConnectionRefusedError):
+    """Nobody listens there: each attempt was refused.
+
+    Source: greenmq's own; a ConnectionRefusedError too.
+    """
+
+
+def meaning(error: OSError) -> str:
+    """Say what an error of the system means for a connection.
+
+    Switches: no.
+    Source: the table in this module.
+    """
+    return _LOST.get(error.errno or 0) or str(error) or type(error).__name__
+
+
+class Stream:
+    """A connected socket. Made by `dial` and `dial_unix`.
+
+    Arguments:
+        sock (_socket.socket): connected and non-blocking; belongs to the stream from now on.
+        name (str): for texts, e.g. "localhost:5672".
+    Attributes:
+        peername (object): the other side's address as the system gives it.
+    Source: greenmq's own; the narrow seam is httpcore's.
+    """
+
+    __slots__ = (
+        '__weakref__', '_burst', '_error', '_hub', '_pending', '_read_what', '_reader', '_sock', '_tls', '_watchers',
+        '_write_error', '_write_what', '_writer', 'name', 'peername',
+    )  # fmt: skip
+
+    def __init__(self, sock: Socket, name: str) -> None:
+        self.name = name
+        self._sock: Socket | None = sock
+        self._hub = library.get_hub()
+        self._tls: TLSCodec | None = None
+        self._watchers: list[Watcher | None] = [None, None]  # to read, to write; made when first needed
+        self._reader: Waiter | None = None
+        self._writer: Waiter | None = None
+        self._pending = b''  # ciphertext that the kernel has not taken yet
+        self._error: BaseException | None = None  # why it is closed
+        self._write_error: BaseException | None = None  # why nothing more can be written although it is open
+        self._read_what = f'{name}: nothing to read'
+        self._write_what = f'{name}: the other side took no data'
+        self._burst = 0
+        try:
+            self.peername: Any = sock.getpeername()
+        except OSError:
+            self.peername = None  # gone again already; the first read will say so
+        _streams.add(self)
+
+    # reading
+
+    def read(self, n: int = _CHUNK, deadline: Timeoutish = None) -> bytes:
+        """Take what is there, at least one byte, waiting for it if need be.
+
+        Arguments:
+            n (int): at most so many bytes.
+            deadline (Deadline | float): of the wait; no limit if None.
+        Returns:
+            bytes: b'' when the other side has ended the stream.
+        Raises:
+            TimeoutError: nothing came in time. The stream is as it was.
+            ConnectionLost: the network or the other side broke it.
+            ConnectionClosed: we closed it, now or earlier.
+            Forked: it belongs to the parent process.
+        Switches: only if nothing is there, and now and then if there always is. Killed while waiting: no byte is lost.
+        Source: greenmq's own.
+        """
+        if self._tls is None:
+            return self._receive(n, deadline)
+        while True:
+            plain = self._decrypt(self._tls, n)
+            if plain is not None:
+                return plain
+            self._tls.feed(self._receive(_CHUNK, deadline))
+
+    def _decrypt(self, tls: TLSCodec, n: int) -> bytes | None:
+        self._check_open()
+        try:
+            plain = tls.decrypt(n)
+        except OSError as exc:
+            raise self._lost(exc) from exc
+        answer = tls.outgoing()  # to a request for new keys
+        if answer:
+            self._send_ciphertext(answer)
+        return plain
+
+    def _receive(self, n: int, deadline: Timeoutish) -> bytes:
+        self._burst += 1
+        if self._burst > _BURST:
+            self._burst = 0
+            library.sleep(0)
+        while True:
+            sock = self._check_open()
+            try:
+                return sock.recv(n)
+            except BlockingIOError:
+                self._burst = 0
+                self._wait_readable(deadline)
+            except OSError as exc:
+                raise self._lost(exc) from exc
+
+    def _wait_readable(self, deadline: Timeoutish) -> None:
+        if self._reader is not None:
+            raise RuntimeError(f'{self!r} is read by two tasks at once')
+        waiter = self._reader = Waiter(self._read_what)
+        watcher = self._watch(False)
+        watcher.start(waiter.ready)
+        try:
+            waiter.wait(deadline)
+        finally:
+            self._reader = None
+            watcher.stop()
+
+    # writing
+
+    def write(self, data: bytes | bytearray | memoryview, deadline: Timeoutish = None) -> None:
+        """Write all of it.
+
+        Arguments:
+            data (bytes): must not change until this returns.
+            deadline (Deadline | float): of the whole; no limit if None.
+        Raises:
+            TimeoutError: not all was taken in time.
+            ConnectionLost, ConnectionClosed, Forked: as for `read`.
+        Switches: only if the system's buffer is full. Killed or timed out after a part was taken: the stream is closed,
+            because nothing can follow half of something. Before that it is as it was.
+        Source: greenmq's own.
+        """
+        deadline = None if deadline is None else Deadline.of(deadline)
+        sent = self.write_some(data, deadline)
+        total = len(data)
+        if sent < total:
+            view = memoryview(data)
+            try:
+                while sent < total:
+                    sent += self.write_some(view[sent:], deadline)
+            except BaseException:
+                self._end(ConnectionLost(f'{self.name}: a write was cut short after {sent} of {total} bytes'))
+                raise
+        if self._pending:
+            self.flush(deadline)
+
+    def write_some(self, data: bytes | bytearray | memoryview, deadline: Timeoutish = None) -> int:
+        """Write the beginning of it, as much as goes, waiting only until something goes.
+
+        Arguments:
+            data (bytes): not empty; need not stay unchanged after the call.
+            deadline (Deadline | float): of the wait; no limit if None.
+        Returns:
+            int: how many bytes were taken. With TLS some may still be on their way through the hub, see `flush`.
+        Raises:
+            TimeoutError: nothing could be written in time.
+            ConnectionLost, ConnectionClosed, Forked: as for `read`.
+        Switches: only if the system's buffer is full. Killed or timed out: nothing was taken.
+        Source: greenmq's own.
+        """
+        if self._tls is not None:
+            self.flush(deadline)
+            self._check_writable()
+            part = data[:_CHUNK]
+            self._tls.encrypt(part)
+            self._send_ciphertext(self._tls.outgoing())
+            return len(part)
+        while True:
+            sock = self._check_writable()
+            try:
+                return sock.send(data)
+            except BlockingIOError:
+                self._wait_writable(deadline, own=True)
+            except OSError as exc:
+                raise self._write_failed(exc) from exc
+
+    def flush(self, deadline: Timeoutish = None) -> None:
+        """Wait until all that was written is with the system. Without TLS it always is.
+
+        Raises:
+            TimeoutError: not in time; the hub goes on sending.
+            ConnectionLost, ConnectionClosed, Forked: as for `read`.
+        Switches: only if something is left. Killed while waiting: the hub goes on sending.
+        Source: greenmq's own.
+        """
+        while self._pending:
+            self._check_writable()
+            self._wait_writable(deadline, own=False)
+
+    def _wait_writable(self, deadline: Timeoutish, own: bool) -> None:
+        # own: the watcher runs for this wait. Otherwise the hub runs it, and wakes us when all is sent.
+        if self._writer is not None:
+            raise RuntimeError(f'{self!r} is written by two tasks at once')
+        waiter = self._writer = Waiter(self._write_what)
+        watcher = self._watch(True)
+        if own:
+            watcher.start(waiter.ready)
+        try:
+            waiter.wait(deadline)
+        finally:
+            self._writer = None
+            if own:
+                watcher.stop()
+
+    def _send_ciphertext(self, ciphertext: bytes) -> None:
+        # no switch
+        idle = not self._pending
+        self._pending += ciphertext
+        if idle and not self._push() and self._write_error is None:
+            self._watch(True).start(self._on_writable)
+
+    def _push(self) -> bool:
+        # Sends what the kernel takes; True when that was all.
+        sock = self._check_open()
+        try:
+            while self._pending:
+                self._pending = self._pending[sock.send(self._pending) :]
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._pending = b''
+            self._write_failed(exc)
+        return True
+
+    def _on_writable(self) -> None:
+        # In the hub.
+        if self._sock is None or self._push():
+            watcher = self._watchers[True]
+            if watcher is not None:
+                watcher.stop()
+            if self._writer is not None:
+                self._writer.ready()
+
+    # ending
+
+    def close(self) -> None:
+        """End the stream; with TLS say so, if that goes without waiting. Any number of times, by any task.
+
+        Who reads or writes gets ConnectionClosed. What was written but is not with the system yet is lost: `flush`.
+
+        Switches: no.
+        Source: greenmq's own.
+        """
+        if self._sock is not None and self._tls is not None and self._write_error is None:
+            self._tls.say_goodbye()
+            self._pending += self._tls.outgoing()
+            self._push()
+        self._end(ConnectionClosed(f'{self.name}: we closed the connection'))
+
+    def abandon(self) -> None:
+        """Close the descriptor without another byte, not even an alert. Otherwise as `close`.
+
+        Switches: no.
+        Source: greenmq's own.
+        """
+        self._end(ConnectionClosed(f'{self.name}: we abandoned the connection'))
+
+    def _end(self, error: BaseException) -> None:
+        # no switch
+        sock = self._sock
+        if sock is None:
+            return
+        if (self._reader or self._writer) and library.peek_hub() is not self._hub:
+            raise WrongHub(repr(self))
+        self._sock = None
+        self._error = error
+        self._pending = b''
+        for watcher in self._watchers:
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._watchers = [None, None]
+        sock.close()
+        for waiter in (self._reader, self._writer):
+            if waiter is not None:
+                waiter.fail(error)
+
+    def __del__(self) -> None:
+        # Nobody waits, or we would be alive: this only closes the descriptor, and never writes or waits.
+        if getattr(self, '_sock', None) is not None:
+            self.abandon()
+
+    # what both sides use
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed.
+
+        Switches: no.
+        Source: socket.socket.fileno.
+        """
+        return -1 if self._sock is None else self._sock.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """True when it was ended on this side."""
+        return self._sock is None
+
+    @property
+    def tls(self) -> bool:
+        """True if it speaks TLS."""
+        return self._tls is not None
+
+    def start_tls(self, codec: TLSCodec, deadline: Timeoutish = None) -> None:
+        """Make the handshake and speak TLS from now on.
+
+        Raises:
+            DialError: the other side, or its certificate, was refused.
+            TimeoutError: not in time.
+        Switches: yes. Killed or failed: the stream is closed.
+        Source: greenmq's own.
+        """
+        deadline = Deadline.of(deadline)
+        try:
+            while not self._handshake_step(codec, deadline):
+                data = self._receive(_CHUNK, deadline)
+                if not data:
+                    raise DialError(f'{self.name}: the other side ended the connection during the TLS handshake')
+                codec.feed(data)
+        except BaseException:
+            self.abandon()
+            raise
+        self._tls = codec
+
+    def _handshake_step(self, codec: TLSCodec, deadline: Deadline) -> bool:
+        try:
+            done = codec.handshake()
+        except OSError as exc:
+            self._send_alert(codec)
+            raise DialError(f'{self.name}: TLS failed: {exc}', exc.errno) from exc
+        outgoing = codec.outgoing()
+        if outgoing:
+            self.write(outgoing, deadline)
+        return done
+
+    def _send_alert(self, codec: TLSCodec) -> None:
+        # So that the broker's log says why. If it does not go at once it does not matter.
+        self._pending = codec.outgoing()
+        self._push()
+
+    def _watch(self, write: bool) -> Watcher:
+        watcher = self._watchers[write]
+        if watcher is None:
+            watcher = self._watchers[write] = library.watch(self._hub, self.fileno(), write)
+        return watcher
+
+    def _check_open(self) -> Socket:
+        sock = self._sock
+        if sock is None:
+            raise self._error or ConnectionClosed(f'{self.name}: closed')
+        return sock
+
+    def _check_writable(self) -> Socket:
+        if self._write_error is not None:
+            raise self._write_error
+        return self._check_open()
+
+    def _lost(self, error: OSError) -> ConnectionLost:
+        return ConnectionLost(f'{self.name}: {meaning(error)}')
+
+    def _write_failed(self, error: OSError) -> BaseException:
+        # Only this direction: the broker may have said why before it closed, and the reader shall still get that.
+        if self._write_error is None:
+            self._write_error = self._lost(error)
+            self._write_error.__cause__ = error
+        return self._write_error
+
+    def __repr__(self) -> str:
+        state = 'closed' if self._sock is None else f'fd {self.fileno()}'
+        return f'<Stream {self.name} {state}{", TLS" if self._tls else ""}>'
+
+
+def forget_streams() -> None:
+    """In a forked child: close all inherited descriptors without a byte; the parent's are untouched.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    for stream in list(_streams):
+        # The waiters are told by the runtime, those of this thread; those of other threads exist no more.
+        stream._reader = stream._writer = None
+        stream._end(Forked(stream.name))

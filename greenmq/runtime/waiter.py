@@ -1,0 +1,432 @@
+"""One wait by one task, and what is built of it: the hand-off that a waiter accepts or declines, and the future.
+
+Conditions that hold throughout:
+
+1. A waiter leaves PENDING once and never comes back. Whoever moves it out has accepted the duty to resume the task.
+2. The task is only ever switched to from the hub, and only while `task` is set, which is exactly while it is parked.
+   So a resumption that was queued before a kill or a timeout finds nobody: it cannot wake the task somewhere else.
+3. Between looking at the state and changing it there is no switch. Another native thread is refused, see `wake`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import getcurrent
+
+from greenmq.exceptions import Forked, TimeoutError, WouldBlock, WrongHub
+from greenmq.runtime import fork
+from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.seam import library
+
+__all__ = ('Future', 'Handoff', 'Waiter')
+
+logger = logging.getLogger('greenmq.runtime')
+
+_PENDING, _WOKEN, _FAILED, _EXPIRED, _LEFT = range(5)
+_STATES = ('pending', 'woken', 'failed', 'expired', 'left')
+
+# Every parked waiter of the process: a forked child finds here whom to tell.
+_parked: set[Waiter] = set()
+
+
+class Waiter:
+    """A place where one task waits once for one value.
+
+    Arguments:
+        what (str): what is waited for, as it shall read in the TimeoutError: "<what> within 5.0 s".
+    Attributes:
+        task (object): identity of the task while it is parked here, else None.
+    Source: greenmq's own.
+    """
+
+    __slots__ = ('__weakref__', '_hub', '_state', '_value', 'task', 'what')
+
+    def __init__(self, what: str = 'nothing came') -> None:
+        self.what = what
+        self._hub = library.get_hub()
+        self._state = _PENDING
+        self.task: Any = None
+        self._value: Any = None
+
+    @property
+    def pending(self) -> bool:
+        """True while `wake` and `fail` are still accepted."""
+        return self._state == _PENDING
+
+    @property
+    def expired(self) -> bool:
+        """True if the deadline of `wait` ended it, and nothing else."""
+        return self._state == _EXPIRED
+
+    def wait(self, deadline: Timeoutish = None, decline: Callable[[Any], Any] | None = None) -> Any:
+        """Wait until woken; at once if that has happened already.
+
+        Arguments:
+            deadline (Deadline | float): no limit if None.
+            decline (Callable): gets the value of an accepted `wake` back if the wait ends by something else after
+                all (a kill, a Timeout of the caller). It must not switch.
+        Returns:
+            object: what `wake` was given.
+        Raises:
+            TimeoutError: the deadline passed.
+            WouldBlock: called in the hub, where nothing can wait.
+            WrongHub: made in another thread.
+            Forked: this is a copy of the task in a forked child.
+        Switches: only if not woken yet. Killed while waiting: later wakes are refused.
+        Source: greenmq's own.
+        """
+        if self._state == _PENDING:
+            self._park(deadline, decline)
+        if self._state == _WOKEN:
+            return self._value
+        if self._state == _FAILED:
+            raise self._value
+        raise Deadline.of(deadline).error(self.what)
+
+    def _park(self, timeout: Timeoutish, decline: Callable[[Any], Any] | None) -> None:
+        hub = self._hub
+        task = getcurrent()
+        if library.peek_hub() is not hub:
+            raise WrongHub('a waiter')
+        if task is library.hub_greenlet(hub):
+            raise WouldBlock('this call', 'spawn')
+        if self.task is not None:
+            raise RuntimeError(f'{self!r} is waited for by another task already')
+        timer = None
+        if timeout is not None:
+            left = Deadline.of(timeout).remaining()
+            if left is not None:
+                timer = library.timer(hub, left, self._resume, _EXPIRED, None)
+        self.task = task
+        epoch = fork.epoch.number
+        _parked.add(self)
+        try:
+            hub.switch()
+            if fork.epoch.number != epoch:
+                # Also when it was woken just before the fork: that value is the parent's, the copy must not use it.
+                raise Forked(self.what)
+            if self._state == _PENDING:
+                raise RuntimeError(f'{task!r} was switched to by somebody else while it waited in {self!r}')
+        except BaseException:
+            # Accepted but never to be used: without this the connection, slot or message in the value is lost.
+            if self._state == _WOKEN and decline is not None:
+                decline(self._value)
+            self._state = _LEFT
+            raise
+        finally:
+            self.task = None
+            _parked.discard(self)
+            if timer is not None:
+                timer.close()
+
+    def wake(self, value: Any = None) -> bool:
+        """End the wait with a value, before or after it began.
+
+        Returns:
+            bool: True if accepted; False if the wait has ended, so that the value is still the caller's.
+        Raises:
+            WrongHub: called in another thread than the waiter was made in; that needs `post`.
+        Switches: no. The task runs in the hub's next round.
+        Source: greenmq's own.
+        """
+        return self._settle(_WOKEN, value)
+
+    def fail(self, error: BaseException) -> bool:
+        """End the wait with an error, before or after it began.
+
+        Returns:
+            bool: True if accepted.
+        Raises:
+            WrongHub: as for `wake`.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        return self._settle(_FAILED, error)
+
+    def _settle(self, state: int, value: Any) -> bool:
+        if self._state != _PENDING:
+            return False
+        if library.peek_hub() is not self._hub:
+            raise WrongHub('a waiter')
+        self._state = state
+        self._value = value
+        if self.task is not None:
+            library.run_soon(self._hub, self._continue)
+        return True
+
+    def _continue(self) -> None:
+        if self.task is not None:
+            self.task.switch()
+
+    def _resume(self, state: int, value: Any) -> None:
+        # Runs in the hub (timers, readiness), so it need not queue another callback to switch.
+        if self._state == _PENDING:
+            self._state = state
+            self._value = value
+            if self.task is not None:
+                self.task.switch()
+
+    def ready(self, value: Any = None) -> None:
+        """As `wake`, for callbacks that run in the hub: the task runs before this returns.
+
+        Switches: yes, from the hub to the task and back.
+        Source: greenmq's own.
+        """
+        self._resume(_WOKEN, value)
+
+    def __repr__(self) -> str:
+        parked = ', parked' if self.task is not None else ''
+        return f'<Waiter {self.what!r} {_STATES[self._state]}{parked}>'
+
+
+def tell_waiters() -> None:
+    """In a forked child: resume every task of this thread that waits, which then raises `Forked`.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    hub = library.peek_hub()
+    for waiter in list(_parked):
+        if waiter._hub is hub:
+            library.run_soon(hub, waiter._continue)
+        else:
+            # Its thread does not exist here, so nobody will ever take it out.
+            _parked.discard(waiter)
+
+
+class Handoff:
+    """A line of waiters to whom values are given in the order in which they came.
+
+    Arguments:
+        what (str): as for Waiter.
+    Source: greenmq's own; the accept handshake is psycopg_pool's.
+    """
+
+    __slots__ = ('_line', 'what')
+
+    def __init__(self, what: str = 'nothing came') -> None:
+        self.what = what
+        self._line: deque[Waiter] = deque()
+
+    def wait(self, deadline: Timeoutish = None, decline: Callable[[Any], Any] | None = None) -> Any:
+        """Wait at the end of the line. Arguments, errors and kills are those of `Waiter.wait`.
+
+        Returns:
+            object: what `give` was given.
+        Switches: yes.
+        Source: greenmq's own.
+        """
+        waiter = Waiter(self.what)
+        self._line.append(waiter)
+        try:
+            return waiter.wait(deadline, decline)
+        except BaseException:
+            # Given to means taken out of the line; everybody else must leave it, or it grows with each timeout.
+            if waiter._state != _WOKEN:
+                leave(self._line, waiter)
+            raise
+
+    def give(self, value: Any = None) -> bool:
+        """Give a value to the first in line.
+
+        Returns:
+            bool: False if nobody waits: the value is still the caller's.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        return wake_first(self._line, value) is not None
+
+    def fail_all(self, error: BaseException) -> int:
+        """End all the waits with one error.
+
+        Returns:
+            int: how many there were.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        line, self._line = self._line, deque()
+        return sum(waiter.fail(error) for waiter in line)
+
+    def __len__(self) -> int:
+        return sum(waiter._state == _PENDING for waiter in self._line)
+
+    def __repr__(self) -> str:
+        return f'<Handoff {self.what!r} {len(self)} waiting>'
+
+
+def wake_first(line: deque[Waiter], value: Any = None) -> Waiter | None:
+    """Wake the first in line that accepts, and take it out with those before it that do not.
+
+    Returns:
+        Waiter: who accepted; None if nobody did.
+    Switches: no.
+    Source: greenmq's own.
+    """
+    while line:
+        # Woken first, taken out after: WrongHub then leaves the line as it was.
+        waiter = line[0]
+        accepted = waiter.wake(value)
+        line.popleft()
+        if accepted:
+            return waiter
+    return None
+
+
+def leave(line: deque[Waiter], waiter: Waiter) -> None:
+    """Take one waiter out of a line, wherever it stands.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    try:
+        line.remove(waiter)
+    except ValueError:
+        pass  # woken (and so taken out) in the same round in which it was killed
+
+
+class Future:
+    """A value that comes later, to any number of tasks.
+
+    Source: concurrent.futures.Future; differs: setting twice is refused and not an error, nothing can be cancelled,
+        and an error that nobody asks for is not reported.
+    """
+
+    __slots__ = ('__weakref__', '_callbacks', '_done', '_error', '_value', '_waiters')
+
+    def __init__(self) -> None:
+        self._done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiters: list[Waiter] | None = None
+        self._callbacks: list[Callable[[Future], Any]] | None = None
+
+    def done(self) -> bool:
+        """Tell whether there is a value or an error.
+
+        Switches: no.
+        Source: concurrent.futures.Future.done.
+        """
+        return self._done
+
+    def result(self, timeout: Timeoutish = None) -> Any:
+        """Wait for the value.
+
+        Raises:
+            TimeoutError: not in time.
+            BaseException: what `set_exception` was given.
+            WouldBlock: not there yet, and called in the hub.
+        Switches: only if not done. Killed while waiting: nothing is left behind.
+        Source: concurrent.futures.Future.result.
+        """
+        if not self._done and not self._wait(timeout):
+            raise Deadline.of(timeout).error('no result')
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def exception(self, timeout: Timeoutish = None) -> BaseException | None:
+        """Wait, and return the error that `result` would raise, or None.
+
+        Raises:
+            TimeoutError: not in time.
+        Switches: only if not done.
+        Source: concurrent.futures.Future.exception.
+        """
+        if not self._done and not self._wait(timeout):
+            raise Deadline.of(timeout).error('no result')
+        return self._error
+
+    def set_result(self, value: Any = None) -> bool:
+        """Set the value, wake those who wait and call the callbacks.
+
+        Returns:
+            bool: False if it was done already; the first one stands.
+        Raises:
+            WrongHub: tasks of another thread wait for it; that needs `post`.
+        Switches: no.
+        Source: concurrent.futures.Future.set_result.
+        """
+        if self._done:
+            return False
+        self._value = value
+        self._finish()
+        return True
+
+    def set_exception(self, error: BaseException) -> bool:
+        """As `set_result`, with an error.
+
+        Switches: no.
+        Source: concurrent.futures.Future.set_exception.
+        """
+        if self._done:
+            return False
+        self._error = error
+        self._finish()
+        return True
+
+    def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
+        """Have something called with this future when it is done; at once if it is.
+
+        Arguments:
+            callback (Callable): runs in whoever sets the value and must not block; what it raises is logged.
+        Switches: no.
+        Source: concurrent.futures.Future.add_done_callback.
+        """
+        if self._done:
+            self._call(callback)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def waited(self, timeout: Timeoutish = None) -> bool:
+        """Wait until it is done, whatever comes of it.
+
+        Returns:
+            bool: False if not in time.
+        Switches: only if not done. Killed while waiting: nothing is left behind.
+        Source: greenmq's own.
+        """
+        return self._done or self._wait(timeout)
+
+    def _wait(self, timeout: Timeoutish) -> bool:
+        waiter = Waiter('no result')
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            waiter.wait(timeout)
+            return True
+        except TimeoutError:
+            if waiter.expired:
+                return False
+            raise  # a socket.timeout that somebody threw into this task is not ours to answer
+        finally:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _finish(self) -> None:
+        self._done = True
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            waiter.wake()
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            self._call(callback)
+
+    def _call(self, callback: Callable[[Future], Any]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            logger.exception('a callback of a future failed: %r', callback)
+
+    def __repr__(self) -> str:
+        if not self._done:
+            return f'<Future pending, {len(self._waiters or ())} waiting>'
+        return f'<Future error {self._error!r}>' if self._error is not None else '<Future done>'
+
+
