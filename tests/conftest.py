@@ -11,7 +11,16 @@ import sys
 import gevent
 import pytest
 
-from tests.support import guard
+from tests.support import guard, servers
+from tests.support.servers import (  # noqa: F401 - fixtures for every test
+    amqp_url,
+    amqp_vhost,
+    certificates,
+    rabbitmq,
+    redis_server,
+    redis_session,
+    redis_url,
+)
 
 #: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
 #: and `@pytest.mark.green_timeout(seconds)` says otherwise.
@@ -71,6 +80,15 @@ def pytest_runtest_call(item):
 def pytest_runtest_teardown(item):
     with _phase(item, 'teardown'):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    output = servers.fresh_output()
+    if report.failed:
+        report.sections += [(f'output of {name}', text) for name, text in output]
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,192 @@
+"""Servers as child processes: started on free loopback ports, stopped by pid, gone when the test run is."""
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import gevent
+import gevent.socket
+import pytest
+
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+#: Below the range that the kernel gives to outgoing connections (32768 on), which could take a port from us.
+PORTS = range(20000, 32700)
+_given = set()
+
+#: Servers that run now: their log is shown with a failing test.
+RUNNING = []
+
+
+def servers_required():
+    """Whether a missing server is an error (CI) and not a reason to skip (a laptop)."""
+    return bool(os.environ.get('CI') or os.environ.get('GREENMQ_REQUIRE_SERVERS'))
+
+
+def need(*programs):
+    """Skip the test if a program is not installed; in CI, fail it. Gives the paths."""
+    paths = [shutil.which(program) for program in programs]
+    missing = [program for program, path in zip(programs, paths) if path is None]
+    if missing:
+        (pytest.fail if servers_required() else pytest.skip)(f'not installed: {", ".join(missing)}')
+    return paths
+
+
+def free_ports(count):
+    """`count` ports of 127.0.0.1 that nobody listens on, each given out once."""
+    found = []
+    while len(found) < count:
+        port = random.choice(PORTS)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(('127.0.0.1', port))
+            except OSError:
+                continue
+        _given.add(port)
+        found.append(port)
+    return found
+
+
+def die_with_parent():
+    """In the child, before exec: the kernel kills it when the thread that started it ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def popen(command, **options):
+    """Popen for a child that must not outlive us."""
+    return subprocess.Popen(command, preexec_fn=die_with_parent, **options)  # noqa: PLW1509 - one prctl call
+
+
+def wait_until(condition, seconds, what):
+    """Ask again and again, letting other greenlets run; for processes that cannot call us back."""
+    with gevent.Timeout(seconds, AssertionError(f'{what}: not within {seconds} s')):
+        while not (answer := condition()):
+            gevent.sleep(0.02)
+        return answer
+
+
+def run(command, seconds=30, **options):
+    """Run a program to its end without stopping the hub; gives what it printed.
+
+    Not gevent.subprocess: its SIGCHLD handler would reap children of the stdlib's in an unpatched process.
+    """
+    with tempfile.TemporaryFile() as out:
+        child = popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **options)
+        try:
+            wait_until(lambda: child.poll() is not None, seconds, ' '.join(command))
+        finally:
+            end(child)
+        out.seek(0)
+        text = out.read().decode(errors='replace')
+    assert child.returncode == 0, f'{" ".join(command)} ended with {child.returncode}:\n{text}'
+    return text
+
+
+def end(child):
+    """Kill a child, if it still runs, and reap it."""
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+
+
+class Server:
+    """One server: its directory, log and process. Subclasses say the command and when it answers."""
+
+    ready_seconds = 30.0
+
+    def __init__(self, name):
+        self.name = name
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f'greenmq-{name}-'))
+        self.log = self.directory / 'output.log'
+        self.process = None
+        self._shown = 0
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.stop()
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return dict(os.environ)
+
+    def answers(self):
+        """Whether a protocol answer comes."""
+        raise NotImplementedError
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def start(self):
+        """Start it on the directory it has, and wait until it answers."""
+        assert not self.running, f'{self.name} runs already'
+        with open(self.log, 'ab') as output:
+            self.process = popen(self.command(), env=self.environment(), cwd=self.directory,
+                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        RUNNING.append(self)
+        self.wait_ready()
+
+    def wait_ready(self):
+        def ready():
+            assert self.running, f'{self.name} ended at its start:\n{self.new_output()}'
+            return self.answers()
+
+        wait_until(ready, self.ready_seconds, f'{self.name} to answer')
+
+    def kill(self):
+        """SIGKILL, as a crash: the directory stays for `start()`."""
+        if self.process is not None:
+            end(self.process)
+        if self in RUNNING:
+            RUNNING.remove(self)
+
+    def restart(self):
+        """Crash it and start it again on the same ports and data."""
+        self.kill()
+        self.start()
+
+    def stop(self):
+        """End it for good and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def pause(self):
+        """Freeze it: connections stay, nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def logs(self):
+        return [self.log]
+
+    def new_output(self):
+        """What it wrote since this was last asked."""
+        text = ''.join(path.read_text(errors='replace') for path in self.logs() if path.exists())
+        new, self._shown = text[self._shown:], len(text)
+        return new
+
+
+def exchange(address, data, size=1, seconds=1.0):
+    """Send bytes to a TCP address and give the first bytes that come back, b'' if none."""
+    try:
+        with gevent.socket.create_connection(address, timeout=seconds) as sock:
+            sock.sendall(data)
+            return sock.recv(size)
+    except OSError:
+        return b''

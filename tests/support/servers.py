@@ -1,0 +1,71 @@
+"""Fixtures: one server of each kind a test run, a virtual host or an empty database a test."""
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.support.certificates import Certificates
+from tests.support.process import RUNNING
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis_server import Redis
+
+
+@pytest.fixture(scope='session')
+def certificates(tmp_path_factory):
+    """A CA, a server's and a client's certificate: see tests.support.certificates."""
+    return Certificates(tmp_path_factory.mktemp('certificates'))
+
+
+@pytest.fixture(scope='session')
+def rabbitmq(certificates):
+    """The RabbitMQ node of this run. A test that kills or pauses it starts or resumes it again."""
+    server = RabbitMQ(certificates)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def amqp_vhost(rabbitmq):
+    """The name of a virtual host that is this test's own."""
+    name = f'test-{uuid.uuid4().hex[:12]}'
+    rabbitmq.create_vhost(name)
+    yield name
+    rabbitmq.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq, amqp_vhost):
+    return rabbitmq.url(amqp_vhost)
+
+
+@pytest.fixture(scope='session')
+def redis_session(certificates):
+    server = Redis(certificates)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_session):
+    """The Redis of this run, emptied after the test."""
+    yield redis_session
+    if not redis_session.running:
+        redis_session.start()
+    redis_session.flush()
+
+
+@pytest.fixture
+def redis_url(redis_server):
+    return redis_server.url()
+
+
+def fresh_output():
+    """`(name, text)` of each running server: what it wrote since this was last asked."""
+    return [(server.name, text) for server in RUNNING if (text := server.new_output())]
