@@ -1,0 +1,394 @@
+"""Where a connection goes: URLs, keywords and alternates turned into one set of parameters.
+
+Nothing here opens anything or waits. What a URL leaves out is filled from the keywords the
+caller gave, never from another URL of the list (the second host must not inherit the first one's password).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import cycle
+from operator import itemgetter
+from typing import Any
+from urllib.parse import quote
+
+from greenmq.exceptions import InvalidArgument
+from greenmq.log import get_logger
+from greenmq.transport import get_transport_cls
+from greenmq.transport.options import convert
+from greenmq.utils.collections import HashedSeq
+from greenmq.utils.functional import shufflecycle
+from greenmq.utils.url import as_url, maybe_sanitize_url, parse_url
+
+logger = get_logger('greenmq.connection')
+
+#: what Connection(...) takes beside the URL; a query argument of such a name is that parameter, any other
+#: one is a transport option.
+PARAMETERS: dict[str, Callable[[Any], Any]] = {
+    'heartbeat': float,
+    'connect_timeout': float,
+    'login_method': str,
+    'failover_strategy': str,
+}
+PLACE = ('hostname', 'userid', 'password', 'virtual_host', 'port')
+
+Strategy = Callable[[list[str]], Iterator[str]]
+
+failover_strategies: dict[str, Strategy] = {'round-robin': cycle, 'shuffle': shufflecycle}
+
+#: Names that mean another transport in everything a Connection says about itself.
+resolve_aliases = {'pyamqp': 'amqp', 'librabbitmq': 'amqp'}
+
+_warned: set[str] = set()
+
+
+def warn_unknown(names: Iterable[str], known: Iterable[str]) -> None:
+    """Say once for each keyword that nothing reads it, with the nearest name that is read."""
+    for name in set(names) - _warned:
+        _warned.add(name)
+        near = get_close_matches(name, list(known), n=1)
+        hint = f', did you mean {near[0]!r}?' if near else ''
+        logger.warning('Connection() does not know the keyword %r and ignores it%s', name, hint)
+
+
+def copy_options(value: Any) -> Any:
+    """Copy nested dicts and lists; leave what is in them alone.
+
+    Not deepcopy: options hold SSL contexts, callables and driver clients, which can't be copied.
+    """
+    if isinstance(value, Mapping):
+        return {key: copy_options(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy_options(item) for item in value]
+    return value
+
+
+def split_hosts(hostname: str | Sequence[str] | None) -> list[str]:
+    """The URLs or host names in `hostname`: one, several after each other with ``;``, or a list of such."""
+    if not hostname:
+        return []
+    if isinstance(hostname, str):
+        # one transport takes a whole list of hosts in its URL and parses it itself: those use commas, not ';'
+        return [part.strip() for part in hostname.split(';') if part.strip()]
+    return [part for item in hostname for part in split_hosts(item)]
+
+
+def parse_address(text: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters for one URL or host name.
+
+    Arguments:
+        text (str): a URL, a host name, or host:port.
+        given (dict[str, Any]): the keywords of Connection(...): used where the URL says nothing.
+    Returns:
+        dict[str, Any]: hostname, userid, password, virtual_host, port, transport_cls, ssl, uri_prefix and
+        those of PARAMETERS that the query named; ``url_options`` holds the rest of the query, as text.
+    Raises:
+        InvalidArgument: a query argument that is a parameter and has no such value.
+    """
+    params = dict(given, url_options={}, uri_prefix=given.get('uri_prefix'))
+    if '://' not in text:
+        params['hostname'], params['port'] = _split_port(text, given.get('port'))
+        return params
+    scheme = text.partition('://')[0]
+    if '+' in scheme:
+        # e.g. sqla+sqlite:///x.db: the part behind the plus is the driver's own URL, which it parses itself
+        prefix = scheme.partition('+')[0]
+        params.update(hostname=text, uri_prefix=prefix, transport_cls=prefix)
+        return params
+    found = dict(parse_url(text))
+    params['transport_cls'] = found.pop('transport', None) or params.get('transport_cls')
+    for name in PLACE:
+        value = found.pop(name, None)
+        if value is not None and value != '':
+            params[name] = value
+    if found.get('ssl'):
+        params['ssl'] = found['ssl']
+    found.pop('ssl', None)
+    _take_query(params, found)
+    return params
+
+
+def _take_query(params: dict[str, Any], found: Mapping[str, Any]) -> None:
+    for name, value in found.items():
+        convert = PARAMETERS.get(name)
+        if convert is None:
+            params['url_options'][name] = value
+            continue
+        try:
+            params[name] = convert(value)
+        except (TypeError, ValueError):
+            raise InvalidArgument(f'{name} in the URL', value, 'is no number of seconds') from None
+
+
+def _split_port(host: str, port: int | None) -> tuple[str, int | None]:
+    # exactly one colon: '::1' and '[::1]' are addresses, not host:port
+    name, colon, digits = host.partition(':')
+    if colon and digits.isdigit():
+        return name, int(digits)
+    return host, port
+
+
+def resolve_strategy(strategy: str | Strategy) -> Strategy:
+    """The function behind a failover strategy: 'round-robin', 'shuffle', or one that the caller wrote.
+
+    Raises:
+        InvalidArgument: no strategy of that name.
+    """
+    if callable(strategy):
+        return strategy
+    try:
+        return failover_strategies[strategy]
+    except KeyError:
+        known = ', '.join(sorted(failover_strategies))
+        raise InvalidArgument('failover_strategy', strategy, f'is none of {known} and no callable') from None
+
+
+def host_cycle(hosts: list[str], strategy: Strategy) -> Iterator[str] | None:
+    """The hosts to try one after the other, without end, after the first; None if there is only one."""
+    if len(hosts) < 2:
+        return None
+    found = strategy(list(hosts))
+    if strategy is cycle:
+        next(found)  # the first one is in use
+    return found
+
+
+def place_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells two addresses apart: everything of PLACE but the password."""
+    return tuple(params.get(name) for name in PLACE if name != 'password')
+
+
+class Addressed:
+    """The half of a Connection that says where it goes: its parameters, as attributes, a URL, a copy."""
+
+    _transport: Any = None
+
+    port: int | None = None
+    virtual_host: str | None = '/'
+    connect_timeout: float | None = 5
+    hostname: str | None = None
+    userid: str | None = None
+    password: str | None = None
+    ssl: Any = None
+    login_method: str | None = None
+    uri_prefix: str | None = None
+    heartbeat: float | None = None
+    transport_options: dict[str, Any] = None  # type: ignore[assignment]
+    #: What was declared on this connection since it was opened; empty again when it is opened anew.
+    declared_entities: set[Any] = None  # type: ignore[assignment]
+    #: Endless iterator of the next URL to try; None if there is only one.
+    cycle: Iterator[str] | None = None
+    failover_strategy: Any = 'round-robin'
+    failover_strategies = failover_strategies
+    resolve_aliases = resolve_aliases
+
+    def __init__(
+        self,
+        hostname: str | Sequence[str] | None = 'localhost',
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        insist: bool = False,
+        ssl: Any = False,
+        transport: Any = None,
+        connect_timeout: float | None = 5,
+        transport_options: Mapping[str, Any] | None = None,
+        login_method: str | None = None,
+        uri_prefix: str | None = None,
+        heartbeat: float | None = None,
+        failover_strategy: Any = 'round-robin',
+        alternates: Sequence[str] | None = None,
+        credential_provider: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._given: dict[str, Any] = {
+            'hostname': 'localhost',
+            'userid': userid,
+            'password': password,
+            'virtual_host': virtual_host,
+            'port': port,
+            'ssl': ssl,
+            'transport_cls': transport,
+            'connect_timeout': connect_timeout,
+            'login_method': login_method,
+            'uri_prefix': uri_prefix,
+            'heartbeat': heartbeat,
+            'failover_strategy': failover_strategy or 'round-robin',
+        }
+        self._given_options = copy_options(transport_options or {})
+        self.insist = insist
+        self.credential_provider = credential_provider
+        self.declared_entities = set()
+        warn_unknown(kwargs, self._given)
+        hosts = split_hosts(hostname) or ['localhost']
+        self.alt = hosts if len(hosts) > 1 else list(alternates or ())
+        self._apply(hosts[0])
+        self._hosts = self._all_hosts(hosts[0])
+        self.cycle = host_cycle(self._hosts, self.failover_strategy)
+
+    def _all_hosts(self, first: str) -> list[str]:
+        here = place_of(parse_address(first, self._given))
+        places = [place_of(parse_address(host, self._given)) for host in self.alt]
+        if here not in places:
+            return [first, *self.alt]
+        # `alternates` of a copy name all the hosts: go on behind the one in use
+        at = places.index(here)
+        return self.alt[at:] + self.alt[:at]
+
+    def _apply(self, text: str) -> None:
+        params = parse_address(text, self._given)
+        self.transport_cls = params['transport_cls']
+        cls = self._known_transport() if '://' in text else None
+        if cls is not None and getattr(cls, 'can_parse_url', False) and not params['uri_prefix']:
+            # its driver reads the URL itself, lists of hosts and all
+            params.update(self._given, hostname=text, transport_cls=self.transport_cls)
+        self.hostname = params['hostname']
+        self.userid, self.password, self.port = params['userid'], params['password'], params['port']
+        self.virtual_host = params['virtual_host'] or '/'
+        self.login_method, self.uri_prefix = params['login_method'], params['uri_prefix']
+        self.ssl = params['ssl']
+        self.connect_timeout = params['connect_timeout']
+        self.heartbeat = float(params['heartbeat']) if params['heartbeat'] else params['heartbeat']
+        self._failover_strategy = params['failover_strategy']
+        self.failover_strategy = resolve_strategy(self._failover_strategy)
+        self._take_options({**params.get('url_options', {}), **copy_options(self._given_options)})
+
+    def _take_options(self, options: dict[str, Any]) -> None:
+        cls = self._known_transport() if options else None
+        self.transport_options = convert(options, cls, self._transport_name()) if cls is not None else options
+
+    def _known_transport(self) -> Any:
+        # None: unknown, or its driver is missing. That is said when the connection is used, as by kombu:
+        # programs build connections from settings long before.
+        try:
+            return self.get_transport_cls()
+        except (KeyError, ImportError):
+            return None
+
+    def completes_cycle(self, retries: int) -> bool:
+        """True if the attempt number `retries`, counted from 0, was the last of a round over all hosts.
+
+        Source: kombu Connection.completes_cycle.
+        """
+        return not (retries + 1) % len(self._hosts)
+
+    def _transport_name(self) -> str:
+        name = self.transport_cls or 'amqp'
+        return resolve_aliases.get(name, name) if isinstance(name, str) else str(name.__name__)
+
+    def _info(self, resolve: bool = True) -> dict[str, Any]:
+        name = self.transport_cls or 'amqp'
+        info = {
+            'hostname': self.hostname,
+            'userid': self.userid,
+            'password': self.password,
+            'virtual_host': self.virtual_host,
+            'port': self.port,
+            'insist': self.insist,
+            'ssl': self.ssl,
+            'transport': name,
+            'connect_timeout': self.connect_timeout,
+            'transport_options': self.transport_options,
+            'login_method': self.login_method,
+            'uri_prefix': self.uri_prefix,
+            'heartbeat': self.heartbeat,
+            'failover_strategy': self._failover_strategy,
+            'alternates': self.alt,
+            'credential_provider': self.credential_provider,
+        }
+        if resolve:
+            info['transport'] = resolve_aliases.get(name, name) if isinstance(name, str) else name
+            for key, value in self.transport.default_connection_params.items():
+                if key in info and not info[key]:
+                    info[key] = value
+        return info
+
+    def info(self) -> dict[str, Any]:
+        """The parameters of this connection, with the transport's defaults; password included.
+
+        Switches: no.
+        Source: kombu Connection.info.
+        """
+        return self._info()
+
+    def as_uri(
+        self,
+        include_password: bool = False,
+        mask: str = '**',
+        getfields: Callable[[Any], tuple[Any, ...]] = itemgetter(
+            'port', 'userid', 'password', 'virtual_host', 'transport'
+        ),
+    ) -> str:
+        """The connection as a URL; the password is masked unless asked for.
+
+        Switches: no.
+        Source: kombu Connection.as_uri.
+        """
+        hostname = self.hostname or 'localhost'
+        if '://' in hostname:
+            return hostname if include_password else maybe_sanitize_url(hostname, mask)
+        info = self._info() if self._known_transport() is not None else self._info(resolve=False)
+        port, userid, password, virtual_host, transport = getfields(info)
+        scheme = transport if isinstance(transport, str) else transport.__name__
+        return as_url(
+            scheme, hostname, port, userid, password, quote(virtual_host or ''),
+            sanitize=not include_password, mask=mask,
+        )  # fmt: skip
+
+    @property
+    def host(self) -> str:
+        """Host name and port with a colon between."""
+        port = self.port if self._known_transport() is None else self._info()['port']
+        return f'{self.hostname}:{port}'
+
+    def clone(self, **kwargs: Any) -> Any:
+        """A Connection with the same settings but those given, not opened.
+
+        Switches: no.
+        Source: kombu Connection.clone.
+        """
+        return self._plain_class()(**{**self._info(resolve=False), **kwargs})
+
+    def _plain_class(self) -> type[Any]:
+        return type(self)
+
+    def __copy__(self) -> Any:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._plain_class(), tuple(self._info(resolve=False).values()), None
+
+    def __eqhash__(self) -> HashedSeq:
+        return HashedSeq(
+            self.transport_cls, self.hostname, self.userid, self.password, self.virtual_host, self.port,
+            repr(self.transport_options),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f'<Connection: {self.as_uri()} at {id(self):#x}>'
+
+    def get_transport_cls(self) -> Any:
+        """The transport's class.
+
+        Raises:
+            KeyError: no such transport.
+            ImportError: its driver is not installed.
+        Source: kombu Connection.get_transport_cls.
+        """
+        return get_transport_cls(self.transport_cls or 'amqp')
+
+    def create_transport(self) -> Any:
+        """A new transport of this connection.
+
+        Source: kombu Connection.create_transport.
+        """
+        return self.get_transport_cls()(client=self)
+
+    @property
+    def transport(self) -> Any:
+        """The transport, made when first asked for."""
+        if self._transport is None:
+            self._transport = self.create_transport()
+        return self._transport

@@ -1,0 +1,258 @@
+"""Trying again: reconnect under a schedule, and repeat an operation until it went through on a live
+connection.
+
+Which errors are worth another try the transport says by its tuples; what NEVER_RETRIED names passes
+untouched. Nothing here closes a connection that still works: others may be using it (Contract 3, P24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from greenmq import runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.exceptions import NEVER_RETRIED, KombuError, OperationalError, PublishNacked
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from greenmq.connection import Connection
+    from greenmq.dialing import SharedDial
+
+Errback = Callable[[BaseException, float], Any]
+
+
+class Policy(NamedTuple):
+    """How often and how long to try; the arguments of Connection.ensure. Durations in seconds."""
+
+    errback: Errback | None = None
+    max_retries: int | None = None
+    interval_start: float = 1
+    interval_step: float = 1
+    interval_max: float = 1
+    on_revive: Callable[[Any], Any] | None = None
+    retry_errors: tuple[type[BaseException], ...] = ()
+    callback: Callable[[], Any] | None = None
+
+    def schedule(self, retries: int = 0) -> RetrySchedule:
+        """The delays that are left after `retries`; at least one more attempt to connect, as in kombu."""
+        left = None if self.max_retries is None else self.max_retries
+        if left is not None and retries:
+            left = max(left - retries, 1)
+        return RetrySchedule(left, self.interval_start, self.interval_step, self.interval_max)
+
+
+class LibraryErrors:
+    """Context manager: the transport's recoverable errors come out as the given classes, with their cause.
+
+    A class and not a generator: it stands round every publish.
+    """
+
+    __slots__ = ('_channel_class', '_class', '_connection')
+
+    def __init__(
+        self,
+        connection: Connection,
+        connection_class: type[Exception] = OperationalError,
+        channel_class: type[Exception] = OperationalError,
+    ) -> None:
+        self._connection = connection
+        self._class = connection_class
+        self._channel_class = channel_class
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # KombuErrors are the library's already, and say more than OperationalError would
+        if exc is None or isinstance(exc, (KombuError, self._class, self._channel_class, *NEVER_RETRIED)):
+            return
+        if isinstance(exc, self._connection.recoverable_connection_errors):
+            raise self._class(str(exc)) from exc
+        if isinstance(exc, self._connection.recoverable_channel_errors):
+            raise self._channel_class(str(exc)) from exc
+
+
+def reconnect(
+    connection: Connection,
+    dial: SharedDial[Any],
+    policy: Policy,
+    deadline: runtime.Deadline,
+    retries: int = 0,
+) -> Any:
+    """Open `connection`, again and again as `policy` says, over all its hosts.
+
+    Arguments:
+        dial (SharedDial): the one that was there when the caller came; when it is closed, recovery ends.
+    Returns:
+        object: the transport's connection.
+    Raises:
+        whatever the last attempt raised: no more retries, or the deadline has passed.
+        ConnectionClosed: it was closed while we tried.
+    Switches: yes. Killed: others that wait go on trying.
+    """
+    schedule = policy.schedule(retries)
+    attempts = rounds = 0  # how many have failed
+    while True:
+        try:
+            return connection._open(dial, deadline)
+        except NEVER_RETRIED:
+            raise
+        except connection.recoverable_connection_errors as exc:
+            attempts += 1
+            if schedule.gives_up(attempts) or deadline.expired():
+                raise
+            interval = 0.0
+            # hosts not yet tried in this round are tried at once
+            if connection.completes_cycle(attempts - 1):
+                rounds += 1
+                interval = schedule.delay(rounds)
+            if policy.errback is not None:
+                policy.errback(exc, interval)
+            _pause(dial, interval, deadline, policy.callback)
+            if deadline.expired():
+                raise
+
+
+def _pause(
+    dial: SharedDial[Any], seconds: float, deadline: runtime.Deadline, callback: Callable[[], Any] | None
+) -> None:
+    if callback is None:
+        dial.pause(seconds, deadline)
+        return
+    # A caller that gave a callback wants it each second (kombu: to notice a shutdown, by raising).
+    end = runtime.monotonic() + seconds
+    while not deadline.expired():
+        callback()
+        left = end - runtime.monotonic()
+        if left <= 0 or dial.pause(min(left, 1.0), deadline):
+            return
+
+
+def ensured_call(
+    connection: Connection,
+    obj: Any,
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    policy: Policy,
+    deadline: runtime.Deadline,
+) -> Any:
+    """Call `fun` until it went through, reviving `obj` after each loss of the connection.
+
+    Arguments:
+        obj: gets ``revive(channel)`` when the connection is a new one; None or without `revive`: nothing is
+            revived.
+        policy (Policy): when to stop.
+        deadline (Deadline): when to stop at the latest; `fun` bounds itself.
+    Raises:
+        OperationalError: given up; the transport's error is its cause.
+    Switches: yes.
+    """
+    with LibraryErrors(connection):
+        retries = 0
+        while True:
+            epoch, dial = connection.epoch, connection._dial
+            try:
+                return fun(*args, **kwargs)
+            except NEVER_RETRIED:
+                raise
+            except connection.recoverable_connection_errors as exc:
+                dial = dial or connection._enter()
+                dial.pause(_next_try(exc, policy, retries, deadline), deadline)
+                _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
+            except Exception as exc:
+                # worth a try as it is: nothing is torn down
+                told = isinstance(exc, (PublishNacked, *connection.recoverable_channel_errors))
+                if not told and not isinstance(exc, policy.retry_errors):
+                    raise
+                dial = dial or connection._enter()
+                dial.pause(_next_try(exc, policy, retries, deadline, told), deadline)
+            retries += 1
+
+
+def _next_try(
+    exc: BaseException, policy: Policy, retries: int, deadline: runtime.Deadline, tell: bool = True
+) -> float:
+    """Seconds until the next try; raises `exc` when there is none."""
+    if policy.max_retries is not None and retries >= policy.max_retries:
+        raise exc
+    if deadline.expired():
+        raise exc
+    # The first try again is immediate, as in kombu. After that an operation which kills its connection each
+    # time must not become a loop that hammers the broker.
+    delay = policy.schedule().delay(retries) if retries else 0.0
+    if tell and policy.errback is not None:
+        policy.errback(exc, delay)
+    return delay
+
+
+def _recover(
+    connection: Connection,
+    dial: SharedDial[Any],
+    obj: Any,
+    exc: BaseException,
+    epoch: int,
+    policy: Policy,
+    retries: int,
+    deadline: runtime.Deadline,
+) -> None:
+    # If the epoch has moved on, another greenlet met the same loss and has already reconnected.
+    if connection.epoch == epoch:
+        connection._drop_if_lost(exc)
+    if not connection.connected:
+        reconnect(connection, dial, policy, deadline, retries)
+    channel = connection._channel_for(obj, deadline)
+    revive = getattr(obj, 'revive', None)
+    if revive is not None:
+        revive(channel)
+    if policy.on_revive is not None:
+        policy.on_revive(channel)
+
+
+class Ensured:
+    """What Connection.ensure returns: call it like the function it stands for."""
+
+    def __init__(
+        self, connection: Connection, obj: Any, fun: Callable[..., Any], policy: Policy, timeout: Any
+    ) -> None:
+        self.connection = connection
+        self.obj = obj
+        self.fun = fun
+        self.policy = policy
+        self.timeout = timeout
+        self.__name__ = f'{getattr(fun, "__name__", type(fun).__name__)}(ensured)'
+        self.__doc__ = getattr(fun, '__doc__', None)
+        self.__module__ = getattr(fun, '__module__', __name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; see Connection.ensure."""
+        deadline = runtime.Deadline.of(self.timeout)
+        return ensured_call(self.connection, self.obj, self.fun, args, kwargs, self.policy, deadline)
+
+    def __repr__(self) -> str:
+        return f'<{self.__name__} on {self.connection!r}>'
+
+
+class AutoRetry:
+    """What Connection.autoretry makes `ensure` call and revive: a function and the channel it gets."""
+
+    def __init__(self, connection: Connection, fun: Callable[..., Any], channel: Any) -> None:
+        self.connection = connection
+        self.fun = fun
+        self.channel = channel
+        self.__name__ = getattr(fun, '__name__', type(fun).__name__)
+        self.__doc__ = getattr(fun, '__doc__', None)
+
+    def revive(self, channel: Any) -> None:
+        """Take this channel from now on."""
+        self.channel = channel
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Call the function; returns what it returned, and the channel."""
+        if self.channel is None:
+            self.channel = self.connection.channel()
+        return self.fun(*args, channel=self.channel, **kwargs), self.channel

@@ -1,0 +1,539 @@
+"""The one pool algorithm: last in first out among free resources, first come first served among those who
+wait.
+
+Where a resource or its place can be; each move between two of them is one stretch without a switch:
+
+* *free*: on the shelf;
+* *opening*: between two owners: being made, prepared or put back. The place is taken before any of that
+  begins, and given back on whatever ends it, be it an error, a kill or a Timeout of the caller;
+* *in use*: somebody has a lease. A resource that was handed to a waiter is in use from that moment; a waiter
+  that dies before it runs declines, and the next one in line gets it.
+
+``in_use + free + opening == size``, never above the limit but after a forced shrink. Nobody waits while
+there is room.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from greenmq import exceptions, runtime
+from greenmq.exceptions import TimeoutError, WrongHub
+from greenmq.log import get_logger
+from greenmq.utils.functional import lazy
+
+logger = get_logger('greenmq.pool')
+
+_ROOM: Any = object()  # handed to a waiter: there is room for one more, open it yourself
+_TIMES = 1024  # how many waits the percentiles of stats() look back on
+_NAMED = 5  # how many holders the text of LimitExceeded names: the oldest ones
+
+
+class PoolStats(NamedTuple):
+    """What a pool has, and has done since it was made. Waits are in seconds, of the last 1,024 that had to
+    wait.
+    """
+
+    limit: int | None
+    size: int
+    in_use: int
+    free: int
+    opening: int
+    waiting: int
+    opened: int
+    discarded: dict[str, int]
+    wait_p50: float
+    wait_p99: float
+
+
+class Shelf:
+    """The free resources. Has the few methods of a queue that `setup` of kombu's subclasses calls."""
+
+    __slots__ = ('queue',)
+
+    def __init__(self) -> None:
+        self.queue: list[Any] = []
+
+    def put_nowait(self, resource: Any) -> None:
+        """Put one on top."""
+        self.queue.append(resource)
+
+    put = put_nowait
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return len(self.queue)
+
+    def empty(self) -> bool:
+        """True if there is none."""
+        return not self.queue
+
+
+class Lease:
+    """One resource in somebody's hands. Calling it gives the resource back; only the first call does
+    anything.
+    """
+
+    __slots__ = ('__weakref__', '_pool', '_task', 'resource', 'since')
+
+    def __init__(self, pool: Resource, resource: Any) -> None:
+        self._pool = pool
+        self.resource = resource
+        self.since = runtime.monotonic()
+        self._task: Callable[[], Any] = _nobody
+
+    def taken(self) -> None:
+        """Note that the running task has it."""
+        self._task = weakref.ref(runtime.current())
+
+    @property
+    def active(self) -> bool:
+        """True until it was given back."""
+        return self.resource is not None
+
+    def holder(self) -> str:
+        """The name of the task that took it."""
+        task = self._task()
+        if task is None:
+            return 'a task that has ended'
+        return str(getattr(task, 'name', None) or repr(task))
+
+    def __call__(self) -> None:
+        if self.resource is not None:
+            self._pool.release(self.resource)
+
+    def discard(self) -> None:
+        """Give it back as broken: it is closed, and its place is free."""
+        if self.resource is not None:
+            self._pool.replace(self.resource)
+
+
+def _nobody() -> None:
+    return None
+
+
+class Resource:
+    """A pool. Subclasses say how a resource is made, made ready, put back and closed.
+
+    Arguments:
+        limit (int): how many there may be at once; None or 0: no limit, and none is kept for the next one.
+        preload (int): how many `setup` makes at once.
+        close_after_fork (bool): a forked child begins with an empty pool. (It does in any case: what a
+            parent's resource is worth in the child nobody can know. The name is kept.)
+    Source: kombu.resource.Resource.
+    """
+
+    LimitExceeded: type[exceptions.LimitExceeded] = exceptions.LimitExceeded
+    close_after_fork = False
+    #: Seconds that ``acquire(block=True)`` waits at most; None or inf: for ever.
+    default_timeout: float | None = 30.0
+
+    def __init__(
+        self, limit: int | None = None, preload: int | None = None, close_after_fork: bool | None = None
+    ) -> None:
+        self._limit = limit
+        self.preload = preload or 0
+        if close_after_fork is not None:
+            self.close_after_fork = close_after_fork
+        self._closed = False
+        self._resource = Shelf()
+        self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
+        self._opening = 0
+        self._line: runtime.Handoff | None = None
+        self._hub: Any = None
+        self._needs_setup = False
+        self._opened = 0
+        self._discarded: Counter[str] = Counter()
+        self._waits: deque[float] = deque(maxlen=_TIMES)
+        runtime.after_fork(self._after_fork)
+        self.setup()
+
+    # ------------------------------------------------------------------------------ what subclasses define
+
+    def setup(self) -> None:
+        """Fill the pool: called once when it is made, and again in a forked child.
+
+        Source: kombu Resource.setup.
+        """
+        raise NotImplementedError('subclass responsibility')
+
+    def new(self) -> Any:
+        """Make a resource; may switch. The place for it is reserved already.
+
+        Source: kombu ConnectionPool.new.
+        """
+        raise NotImplementedError('subclass responsibility')
+
+    def prepare(self, resource: Any) -> Any:
+        """Make a resource ready to be handed out; may switch, and may return another one (of a `lazy`, its
+        value).
+
+        Source: kombu Resource.prepare.
+        """
+        return resource() if isinstance(resource, lazy) else resource
+
+    def release_resource(self, resource: Any) -> None:
+        """Called when a resource comes back, before anybody else can have it.
+
+        Source: kombu Resource.release_resource.
+        """
+
+    def close_resource(self, resource: Any) -> None:
+        """Close a resource for good; may switch.
+
+        Source: kombu Resource.close_resource.
+        """
+        resource.close()
+
+    def collect_resource(self, resource: Any) -> None:
+        """Close a resource that is broken, or that may not wait; by default in the background.
+
+        Switches: must not.
+        Source: kombu Resource.collect_resource.
+        """
+        runtime.spawn(self._close_quietly, resource, name='greenmq.pool')
+
+    def is_alive(self, resource: Any) -> bool:
+        """False if a free resource is not worth handing out. Must not switch."""
+        return True
+
+    # ------------------------------------------------------------------------------------------- acquire
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+        """Take a resource from the pool, opening one if there is room.
+
+        Arguments:
+            block (bool): wait for a free one when the limit is reached, at most the pool's default_timeout.
+            timeout (float): seconds to wait (implies `block`); inf waits for ever.
+        Returns:
+            object: ours alone until its `release()` is called, or `release(resource)` of the pool.
+        Raises:
+            LimitExceeded: nothing free (in time); ``args[0]`` is the limit, the text says who has them.
+            RuntimeError: the pool is closed.
+            WrongHub: it is in use by another native thread.
+            whatever making one raises.
+        Switches: yes, unless one is free. Killed at any point: the pool is as it was.
+        Source: kombu Resource.acquire; differs: waiters are served in order, a timeout implies block.
+        """
+        self._enter()
+        grant = self._claim()
+        if grant is None:
+            if timeout is None:
+                if not block:
+                    raise self._limit_exceeded(None)
+                timeout = self.default_timeout
+            grant = self._wait(timeout)
+        return self._hand_out(grant)
+
+    def _enter(self) -> None:
+        if self._closed:
+            raise RuntimeError(f'Acquire on closed pool: {self!r}')
+        hub = runtime.hub_id()
+        if self._hub is not hub:
+            if self._hub is not None:
+                raise WrongHub(repr(self))
+            self._hub = hub
+        if self._needs_setup:
+            self._needs_setup = False
+            self.setup()
+
+    def _claim(self) -> Any:
+        """A free resource or _ROOM, counted as opening; None if all are in use."""
+        # no switch
+        free = self._resource.queue
+        limit = self._limit
+        while free:
+            resource = free.pop()
+            if self.is_alive(resource):
+                self._opening += 1
+                return resource
+            self._throw_away(resource, 'dead')
+        if limit and self._size() >= limit:
+            self._reap()
+            if self._size() >= limit:
+                return None
+        self._opening += 1
+        return _ROOM
+
+    def _reap(self) -> None:
+        """Take back the places of leases that are worth nothing any more, if there can be such."""
+
+    def _wait(self, timeout: float | None) -> Any:
+        deadline = runtime.Deadline.after(timeout)
+        if deadline.expired():
+            raise self._limit_exceeded(timeout)
+        if self._line is None:
+            self._line = runtime.Handoff(f'{self!r}: nothing free')
+        began = runtime.monotonic()
+        try:
+            grant = self._line.wait(deadline, decline=self._decline)
+        except TimeoutError:
+            raise self._limit_exceeded(timeout) from None
+        finally:
+            self._waits.append(runtime.monotonic() - began)
+        if grant is not _ROOM:
+            # no switch: from the giver's hands into ours
+            if self._dirty.pop(id(grant), None) is None:
+                grant = _ROOM  # force_close_all() took it away before we ran
+            self._opening += 1
+        return grant
+
+    def _decline(self, grant: Any) -> None:
+        # the waiter died after it had accepted; must not switch
+        if grant is _ROOM:
+            self._opening -= 1
+            self._fill_room()
+        elif self._dirty.pop(id(grant), None) is not None:
+            self._put_back(grant)
+
+    def _hand_out(self, grant: Any) -> Any:
+        resource = None if grant is _ROOM else grant
+        try:
+            if grant is _ROOM:
+                resource = self.new()
+                self._opened += 1
+            made = self.prepare(resource)
+            if self._closed:
+                raise RuntimeError(f'Acquire on closed pool: {self!r}')
+        except BaseException:
+            self._opening -= 1
+            if isinstance(resource, lazy) and not self._closed:
+                self._put_back(resource)  # nothing was made of it yet
+            elif resource is not None:
+                self._throw_away(resource, 'failed')
+            else:
+                self._fill_room()
+            raise
+        # no switch
+        self._opening -= 1
+        lease = self._dirty[id(made)] = Lease(self, made)
+        lease.taken()
+        try:
+            made.release = lease
+        except AttributeError:
+            pass  # it takes no attributes: only the pool's own release() gives it back
+        return made
+
+    # -------------------------------------------------------------------------------------------- return
+
+    def release(self, resource: Any) -> None:
+        """Give a resource back; the first in line gets it. Nothing happens if it was given back before.
+
+        Switches: only if `release_resource` does, or if there is no limit: it is closed then. Killed: it is
+            closed.
+        Source: kombu Resource.release.
+        """
+        lease = self._dirty.pop(id(resource), None)
+        if lease is None:
+            return
+        lease.resource = None
+        if not self._limit or self._closed:
+            self._fill_room()
+            self._close_quietly(resource)
+            return
+        self._opening += 1
+        try:
+            self.release_resource(resource)
+            alive = self.is_alive(resource)
+        except BaseException:
+            self._opening -= 1
+            self._throw_away(resource, 'failed')
+            raise
+        # no switch
+        self._opening -= 1
+        if alive and not self._closed:
+            self._put_back(resource)
+        else:
+            self._throw_away(resource, 'dead')
+
+    def replace(self, resource: Any) -> None:
+        """Give a resource back as broken: it is closed in the background, and there is room for a new one.
+
+        Switches: no.
+        Source: kombu Resource.replace.
+        """
+        lease = self._dirty.pop(id(resource), None)
+        if lease is not None:
+            lease.resource = None
+            self._throw_away(resource, 'replaced')
+
+    def _put_back(self, resource: Any) -> None:
+        # no switch
+        limit = self._limit
+        if self._closed or (limit and self._size() >= limit):
+            # shrunk below what is there: this one is one too many
+            self._throw_away(resource, 'shrunk')
+            return
+        line = self._line
+        if line is not None:
+            lease = self._dirty[id(resource)] = Lease(self, resource)
+            if line.give(resource):
+                return
+            lease.resource = None
+            del self._dirty[id(resource)]
+        self._resource.queue.append(resource)
+
+    def _throw_away(self, resource: Any, cause: str) -> None:
+        # no switch: its place is free before it is closed
+        self._discarded[cause] += 1
+        self._fill_room()
+        if isinstance(resource, lazy):
+            return
+        try:
+            self.collect_resource(resource)
+        except Exception as exc:  # it is broken: what it says now is of no use to the caller
+            logger.debug('%r: closing %r: %r', self, resource, exc)
+
+    def _fill_room(self) -> None:
+        """Tell those who wait that there is room, as many as there is room for."""
+        # no switch
+        line = self._line
+        if line is None:
+            return
+        while not self._limit or self._size() < self._limit:
+            self._opening += 1
+            if not line.give(_ROOM):
+                self._opening -= 1
+                return
+
+    def _close_quietly(self, resource: Any) -> None:
+        try:
+            self.close_resource(resource)
+        except Exception as exc:  # a broken resource may raise anything; it is gone either way
+            logger.debug('%r: closing %r: %r', self, resource, exc)
+
+    # ---------------------------------------------------------------------------------------------- size
+
+    def _size(self) -> int:
+        return len(self._dirty) + len(self._resource.queue) + self._opening
+
+    @property
+    def limit(self) -> int | None:
+        """How many resources there may be at once; None or 0: no limit. May be set; see `resize`."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self.resize(limit)
+
+    def resize(
+        self, limit: int | None, force: bool = False, ignore_errors: bool = False, reset: bool = False
+    ) -> None:
+        """Change the limit.
+
+        Arguments:
+            force (bool): also below the number in use: those too many are closed as they come back.
+            ignore_errors (bool): as `force`.
+            reset (bool): close all there are, also those in use.
+        Raises:
+            RuntimeError: more are in use, and neither `force` nor `ignore_errors` was given.
+        Switches: only with `reset`.
+        Source: kombu Resource.resize.
+        """
+        in_use = len(self._dirty) + self._opening
+        if limit and in_use > limit and not (force or ignore_errors):
+            was = f'was={self._limit} now={limit}, {in_use} in use'
+            raise RuntimeError(f"Can't shrink pool when in use: {was}")
+        # no switch
+        self._limit = limit
+        free = self._resource.queue
+        while free and limit and self._size() > limit:
+            self._throw_away(free.pop(0), 'shrunk')
+        self._fill_room()
+        if reset:
+            self.force_close_all(close_pool=False)
+
+    def force_close_all(self, close_pool: bool = True) -> None:
+        """Close all resources, also those in use.
+
+        Arguments:
+            close_pool (bool): no more can be acquired afterwards, and those who wait get RuntimeError.
+        Switches: yes. Killed: the rest is closed in the background.
+        Source: kombu Resource.force_close_all.
+        """
+        # no switch: what is closed below belongs to nobody any more
+        self._closed = self._closed or close_pool
+        doomed = [lease.resource for lease in self._dirty.values()]
+        for lease in self._dirty.values():
+            lease.resource = None
+        doomed += [resource for resource in self._resource.queue if not isinstance(resource, lazy)]
+        self._dirty.clear()
+        self._resource.queue.clear()
+        self._needs_setup = not self._closed
+        self._discarded['closed'] += len(doomed)
+        if self._closed:
+            if self._line is not None:
+                self._line.fail_all(RuntimeError(f'Acquire on closed pool: {self!r}'))
+        else:
+            self._fill_room()
+        self._close_all(doomed)
+
+    def _close_all(self, doomed: list[Any]) -> None:
+        while doomed:
+            resource = doomed.pop()
+            try:
+                self._close_quietly(resource)
+            except BaseException:
+                for left in doomed:
+                    self._throw_away(left, 'closed')
+                raise
+
+    def _after_fork(self) -> None:
+        # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
+        for lease in self._dirty.values():
+            lease.resource = None
+        self._dirty.clear()
+        self._resource.queue.clear()
+        self._opening = 0
+        self._line = self._hub = None
+        self._waits.clear()
+        self._needs_setup = not self._closed
+
+    # ------------------------------------------------------------------------------------------- numbers
+
+    def stats(self) -> PoolStats:
+        """What the pool has and has done.
+
+        Switches: no.
+        Source: greenmq's own; psycopg_pool's get_stats.
+        """
+        waits = sorted(self._waits)
+        return PoolStats(
+            limit=self._limit,
+            size=self._size(),
+            in_use=len(self._dirty),
+            free=len(self._resource.queue),
+            opening=self._opening,
+            waiting=self._waiting(),
+            opened=self._opened,
+            discarded=dict(self._discarded),
+            wait_p50=waits[len(waits) // 2] if waits else 0.0,
+            wait_p99=waits[len(waits) * 99 // 100] if waits else 0.0,
+        )
+
+    def _waiting(self) -> int:
+        return 0 if self._line is None else len(self._line)
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _limit_exceeded(self, waited: float | None) -> exceptions.LimitExceeded:
+        now = runtime.monotonic()
+        oldest = sorted(self._dirty.values(), key=lambda lease: lease.since)[:_NAMED]
+        held = ', '.join(f'{lease.holder()} for {now - lease.since:.1f} s' for lease in oldest)
+        more = len(self._dirty) - len(oldest)
+        text = f'pool {self._name()} ({len(self._dirty)} of {self._limit} in use): nothing free'
+        if waited is not None:
+            text += f' within {waited:g} s'
+        if held:
+            text += f'; held by {held}' + (f' and {more} more' if more > 0 else '')
+        return self.LimitExceeded(self._limit, text)
+
+    def __repr__(self) -> str:
+        return (
+            f'<{type(self).__name__} {self._name()}: {len(self._dirty)} in use, '
+            f'{len(self._resource.queue)} free, {self._opening} opening of {self._limit or "any number"}, {self._waiting()} waiting>'
+        )
