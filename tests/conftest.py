@@ -30,7 +30,7 @@ LAST_NET = 30
 
 def pytest_configure(config):
     for line in (
-        'green_timeout(seconds): time limit of each phase of this test, all greenlets are printed when it ends',
+        'green_timeout(seconds): time limit of this test; the stacks of all greenlets are shown at its end',
         'slow: takes more than 0.25 s or belongs to the soak',
         'stress: storms, soaks and leak slopes',
         'rabbitmq: needs a RabbitMQ server that the suite starts',

@@ -18,8 +18,8 @@ class Certificates:
         self.server_key = self.directory / 'server.key'
         self.client = self.directory / 'client.pem'
         self.client_key = self.directory / 'client.key'
-        self._openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '3650', '-subj', '/CN=test CA',
-                      '-keyout', 'ca.key', '-out', 'ca.pem')
+        self._openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '3650',
+                      '-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem')
         self._issue('server', 'localhost', 'subjectAltName=DNS:localhost,IP:127.0.0.1\n'
                                            'extendedKeyUsage=serverAuth\n')
         self._issue('client', 'greenmq-client', 'extendedKeyUsage=clientAuth\n')
@@ -31,8 +31,8 @@ class Certificates:
         (self.directory / f'{name}.ext').write_text(extensions)
         self._openssl('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={common_name}',
                       '-keyout', f'{name}.key', '-out', f'{name}.csr')
-        self._openssl('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial',
-                      '-days', '3650', '-out', f'{name}.pem', '-extfile', f'{name}.ext')
+        self._openssl('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key',
+                      '-CAcreateserial', '-days', '3650', '-out', f'{name}.pem', '-extfile', f'{name}.ext')
 
     def client_options(self):
         """The `ssl` argument of a Connection that shows our client certificate."""

@@ -46,8 +46,8 @@ class GreenTimeout(gevent.Timeout):
 def settle():
     """Let the hub finish what is due.
 
-    Patched, a closed selector leaves a watcher for the loop's next round, which would keep gevent from noticing
-    a deadlock. Only `idle` waits for a whole round: `sleep(0)` comes back within the same one.
+    Patched, a closed selector leaves a watcher for the loop's next round, which would keep gevent from
+    noticing a deadlock. Only `idle` waits for a whole round: `sleep(0)` comes back within the same one.
     """
     gevent.idle()
 

@@ -34,7 +34,7 @@ def servers_required():
 def need(*programs):
     """Skip the test if a program is not installed; in CI, fail it. Gives the paths."""
     paths = [shutil.which(program) for program in programs]
-    missing = [program for program, path in zip(programs, paths) if path is None]
+    missing = [program for program, path in zip(programs, paths, strict=True) if path is None]
     if missing:
         (pytest.fail if servers_required() else pytest.skip)(f'not installed: {", ".join(missing)}')
     return paths
@@ -64,7 +64,7 @@ def die_with_parent():
 
 def popen(command, **options):
     """Popen for a child that must not outlive us."""
-    return subprocess.Popen(command, preexec_fn=die_with_parent, **options)  # noqa: PLW1509 - one prctl call
+    return subprocess.Popen(command, preexec_fn=die_with_parent, **options)
 
 
 def wait_until(condition, seconds, what):

@@ -103,8 +103,9 @@ class RabbitMQ(Server):
         if self._epmd is None or self._epmd.poll() is not None:
             # In the foreground and ours: otherwise the node leaves a daemon behind that nobody stops.
             with open(self.directory / 'epmd.log', 'ab') as output:
-                self._epmd = popen([self._epmd_program, '-port', str(self._epmd_port), '-address', '127.0.0.1'],
-                                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+                self._epmd = popen(
+                    [self._epmd_program, '-port', str(self._epmd_port), '-address', '127.0.0.1'],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         super().start()
 
     def stop(self):
@@ -155,7 +156,8 @@ class RabbitMQ(Server):
         return [dict(zip(columns, line.split('\t'), strict=True)) for line in text.splitlines()]
 
     def wait_connections(self, count, seconds=10):
-        wait_until(lambda: len(self.list_connections()) == count, seconds, f'{count} connections at the broker')
+        wait_until(lambda: len(self.list_connections()) == count, seconds,
+                   f'{count} connections at the broker')
 
     def close_connection(self, pid, reason='closed by the test'):
         self.ctl('close_connection', pid, reason)

@@ -24,8 +24,9 @@ class Redis(Server):
                              'user worker on >secret ~app:* &app:* +@all -@dangerous\n')
 
     def command(self):
-        command = [self.program, '--port', str(self.port), '--bind', '127.0.0.1', '--dir', str(self.directory),
-                   '--save', '', '--unixsocket', self.socket_path, '--unixsocketperm', '700',
+        command = [self.program, '--port', str(self.port), '--bind', '127.0.0.1',
+                   '--dir', str(self.directory), '--save', '',
+                   '--unixsocket', self.socket_path, '--unixsocketperm', '700',
                    '--aclfile', str(self._acl), '--enable-debug-command', 'local',
                    '--notify-keyspace-events', 'KEA', '--repl-diskless-sync-delay', '0']
         if self.certificates is not None:
@@ -41,7 +42,7 @@ class Redis(Server):
         return exchange(('127.0.0.1', self.port), b'PING\r\n', 5) == b'+PONG'
 
     def client(self, **options):
-        """A redis-py client for the test itself. Without retries: its defaults hide a dead server for 20 s."""
+        """A redis-py client for the test. Without retries: its defaults hide a dead server for 20 s."""
         import redis  # slow to import, and few tests ask for it
 
         return redis.Redis(port=self.port, retry=None, socket_timeout=5, decode_responses=True, **options)

@@ -115,7 +115,7 @@ class Injection:
         def body():
             try:
                 outcome.value = function(*args, **kwargs)
-            except BaseException as exc:  # noqa: BLE001 - what is injected is no Exception, and ends here
+            except BaseException as exc:  # what is injected is no Exception, and ends here
                 outcome.error = exc
 
         self._victim = gevent.Greenlet(body)
