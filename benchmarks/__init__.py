@@ -1,0 +1,1 @@
+"""Numbers, one script a question: `python -m benchmarks` lists them."""

@@ -1,0 +1,115 @@
+"""Runs a probe for each peer in a process of its own, in turns, and prints medians beside targets.
+
+In turns (A B A B …), because a machine that slows down in the middle would otherwise speak for one side.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.peers import ROOT, Peer
+
+Result = dict[str, float]
+
+
+def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str],
+           count: int) -> dict[str, list[Result]]:
+    """`count` results of `python -m PROBE PACKAGE ARGUMENTS…` for each peer, by its package's name."""
+    results: dict[str, list[Result]] = {peer.package: [] for peer in peers}
+    for _ in range(count):
+        for peer in peers:
+            results[peer.package].append(_once(peer, probe, arguments))
+    return results
+
+
+def _once(peer: Peer, probe: str, arguments: Sequence[str]) -> Result:
+    done = subprocess.run([peer.python, '-m', probe, peer.package, *arguments], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f'{probe} {peer.package} failed:\n{done.stderr}')
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one peer needs, over all rounds."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, results: Sequence[Result], name: str) -> Figure:
+        return cls(tuple(result[name] for result in results))
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        return f'{_short(self.median)} [{_short(min(self.values))}–{_short(max(self.values))}]'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: both figures, their ratio, and whether the target is met."""
+
+    what: str
+    ours: Figure
+    theirs: Figure
+    target: str = ''
+    met: Callable[[Row], bool] | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.ours.median / self.theirs.median if self.theirs.median else float('inf')
+
+    @property
+    def verdict(self) -> str:
+        return '' if self.met is None else 'met' if self.met(self) else 'NOT MET'
+
+    def cells(self) -> tuple[str, ...]:
+        return (self.what, str(self.ours), str(self.theirs), f'{self.ratio:.2f}', self.target, self.verdict)
+
+
+def at_most_ratio(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ratio <= limit
+
+
+def below(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours.median < limit
+
+
+def show(title: str, peers: Sequence[Peer], rows: Sequence[Row], count: int) -> int:
+    """Print the table; 0 if every target is met, else 1."""
+    head = ('', *(f'{peer.package} {peer.version()}' for peer in peers), 'ratio', 'target', '')
+    table = [head, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    print(f'{title}: median [min–max] of {count} rounds, each in a fresh process, in turns')
+    print(machine())
+    for line in table:
+        print('  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return int(any(row.verdict == 'NOT MET' for row in rows))
+
+
+def machine() -> str:
+    load = os.getloadavg()[0]
+    return (f'{_cpu()} × {os.cpu_count()}, {platform.system()} {platform.release()}, '
+            f'{platform.python_implementation()} {platform.python_version()}, load {load:.1f} at the end')
+
+
+def _cpu() -> str:
+    try:
+        with open('/proc/cpuinfo') as info:
+            names = [line.partition(':')[2].strip() for line in info if line.startswith('model name')]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _short(value: float) -> str:
+    return f'{value:.0f}' if value >= 100 else f'{value:.1f}' if value >= 10 else f'{value:.2f}'
