@@ -1,10 +1,11 @@
 """Reads the recorded table of kombu's public names and says where the package differs from it.
 
-``api.json`` holds, per module: classes (bases, constructor, members), functions, aliases and values. A signature
-is a list of parameters as one would write them: ``["queue", "no_ack=False", "*", "key=None", "**kwargs"]``. A
-value is wrapped in a list; ``null`` stands for one that is not compared.
+``api.json`` holds, per module: classes (bases, constructor, members), functions, aliases and values. A
+signature is a list of parameters as one would write them: ``["queue", "no_ack=False", "*", "key=None"]``. A
+value is wrapped in a list; ``null`` stands for one that is not compared. ``not_compared`` names kombu's other
+modules: a transport comes into the table together with its test.
 
-``omissions.txt`` names what is left out or changed on purpose: a pattern a line, and the reason after ``#``. A
+``omissions.txt`` names what is left out or changed on purpose: a pattern a line, the reason after ``#``. A
 pattern is a dotted path below the package, with ``*`` and ``?`` as in the shell; it covers all below it, and
 ``pools.reset(args)`` is one parameter.
 """
@@ -61,8 +62,8 @@ def find(path):
 # ---------------------------------------------------------------- signatures
 
 def split(parameters):
-    """A recorded signature taken apart: (name, default) of the positional and of the keyword-only parameters, and
-    whether it takes ``*args`` and ``**kwargs``."""
+    """A recorded signature taken apart: (name, default) of the positional and of the keyword-only parameters,
+    and whether it takes ``*args`` and ``**kwargs``."""
     positional, keywords, args, kwargs = [], [], False, False
     for parameter in parameters:
         name, equals, default = parameter.partition('=')

@@ -21,6 +21,8 @@ def test_a_private_name_that_others_use_is_there(hook):
 
 def test_every_omission_is_needed_and_says_why():
     omissions = table.Omissions((table.HERE / 'omissions.txt').read_text())
+    for module in table.TABLE['not_compared']:
+        omissions.cover(module)
     for module in table.TABLE['modules']:
         list(table.compare_module(module, omissions))
     for hook, facts in table.TABLE['hooks'].items():

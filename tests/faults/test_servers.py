@@ -39,6 +39,7 @@ def test_rabbitmq_keeps_durable_messages_over_a_crash(rabbitmq, amqp_vhost):
     channel.queue_declare('kept', durable=True, auto_delete=False)
     channel.confirm_select()
     channel.basic_publish_confirm(amqp.Message('body', delivery_mode=2), routing_key='kept')
+    rabbitmq.sync()
     rabbitmq.restart()
     with pytest.raises(connection.connection_errors):
         connection.drain_events(timeout=5)

@@ -98,7 +98,7 @@ class Broker:
 
 _ACK_STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just('deliver'), st.integers(1, 3)),  # the step to the next tag: no_ack deliveries use some
+        st.tuples(st.just('deliver'), st.integers(1, 3)),  # steps to the next tag: no_ack uses some
         st.tuples(st.just('ack'), st.integers(0, 30)),
         st.tuples(st.just('ack_multiple'), st.integers(0, 30)),
         st.tuples(st.just('reject'), st.integers(0, 30)),

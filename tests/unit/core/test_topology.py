@@ -50,8 +50,8 @@ _NAME = st.sampled_from('abc')
 _STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ['exchange', 'queue', 'bind_queue', 'bind_exchange', 'unbind_queue', 'unbind_exchange', 'consumer',
-             'forget_exchange', 'forget_queue', 'forget_consumer', 'rename_queue']
+            ['exchange', 'queue', 'bind_queue', 'bind_exchange', 'unbind_queue', 'unbind_exchange',
+             'consumer', 'forget_exchange', 'forget_queue', 'forget_consumer', 'rename_queue']
         ),
         _NAME,
         _NAME,
@@ -128,15 +128,25 @@ def _topology():
     return topology
 
 
+def _binding(kind, destination, source, routing_key, arguments):
+    return {
+        'kind': kind,
+        'destination': destination,
+        'source': source,
+        'routing_key': routing_key,
+        'arguments': arguments,
+    }
+
+
 def test_entries_carry_the_facts_as_declared():
     assert list(_topology().replay()) == [
         ('exchange', {'name': 'e', 'type': 'topic'}),
         ('exchange', {'name': 'f', 'type': 'fanout'}),
         ('queue', {'name': 'q', 'durable': True}),
-        ('binding', {'kind': 'queue', 'destination': 'q', 'source': 'e', 'routing_key': 'k', 'arguments': {'h': 1}}),
-        ('binding', {'kind': 'exchange', 'destination': 'f', 'source': 'e', 'routing_key': '#', 'arguments': None}),
+        ('binding', _binding('queue', 'q', 'e', 'k', {'h': 1})),
+        ('binding', _binding('exchange', 'f', 'e', '#', None)),
         ('consumer', {'tag': 't', 'queue': 'q', 'no_ack': True}),
-    ]  # fmt: skip
+    ]
     assert repr(_topology()) == '<Topology: 2 exchanges, 1 queues, 2 bindings, 1 consumers>'
 
 
@@ -200,7 +210,7 @@ def test_a_queue_named_by_the_broker_takes_its_belongings_to_its_new_name():
     replay = list(topology.replay())
     assert [entry['name'] for kind, entry in replay if kind == 'queue'] == ['amq.gen-2', 'r']
     assert ('consumer', {'tag': 't', 'queue': 'amq.gen-2', 'no_ack': True}) in replay
-    assert [e['destination'] for kind, e in replay if kind == 'binding' and e['kind'] == 'queue'] == ['amq.gen-2']
+    assert ('binding', _binding('queue', 'amq.gen-2', 'e', 'k', {'h': 1})) in replay
     topology.forget_queue('amq.gen-2')
     assert [kind for kind, _ in topology.replay()] == ['exchange', 'exchange', 'queue', 'binding']
 
