@@ -44,6 +44,8 @@ class Library:
 
     * `get_hub()`: the hub of this thread, made if there is none. `peek_hub()`: the same, or None.
     * `hub_greenlet(hub)`: the greenlet that callbacks run in.
+    * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end, also if it
+      was killed before its start, and so never ran.
     * `run_soon(hub, callback, *args)`: calls it from the hub of this thread, in its next round, in order.
     * `post(hub, callback, *args)`: the same from any native thread, and wakes that hub.
     * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
@@ -60,6 +62,7 @@ class Library:
     get_hub: Callable[[], Hub]
     peek_hub: Callable[[], Hub | None]
     hub_greenlet: Callable[[Any], Any]
+    spawn: Callable[[Callable[[], None], Callable[[], None], str], Any]
     run_soon: Callable[..., None]
     post: Callable[..., None]
     timer: Callable[..., Handle]

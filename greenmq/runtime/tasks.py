@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenlet import GreenletExit as TaskExit
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent
 
 from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish, post
@@ -23,14 +23,6 @@ OnExit = Callable[['Task', 'BaseException | None'], Any]
 
 # Tasks that have not ended. This is also what keeps a task alive that nobody else refers to while it waits.
 _live: set[Task] = set()
-
-
-class _TaskGreenlet(greenlet):  # type: ignore[misc]
-    # So that a dump of all greenlets names ours.
-    name: str
-
-    def __repr__(self) -> str:
-        return f'<greenmq task {self.name!r} at {id(self):#x}>'
 
 
 class Task:
@@ -60,10 +52,9 @@ class Task:
         self._epoch = fork.epoch.number
         self._hub = library.get_hub()
         self._owner = None if owner is None else weakref.ref(owner, self._owner_gone)
-        self._greenlet: _TaskGreenlet | None = _TaskGreenlet(self._run, library.hub_greenlet(self._hub))
-        self._greenlet.name = name
         _live.add(self)
-        library.run_soon(self._hub, self._greenlet.switch)
+        # Somebody else may kill the bare greenlet before its start: then only `_end` is called.
+        self._greenlet: Any = library.spawn(self._run, self._end, name)
 
     @property
     def done(self) -> bool:
@@ -134,6 +125,8 @@ class Task:
 
     def _end(self) -> None:
         # no switch: nobody may see a task that is half ended
+        if self._greenlet is None:
+            return
         self._greenlet = None
         self._owner = None
         _live.discard(self)
@@ -151,14 +144,10 @@ class Task:
             ended.set_result()
 
     def _throw(self) -> None:
+        # Its start was queued before this, so it has started, or `_run` has seen the kill and let it end.
         self._kills = 0
-        task = self._greenlet
-        if task is None:
-            return
-        if task:  # has started and not ended
-            task.throw(TaskExit)
-        else:
-            self._kills = 1  # its start, queued before us or after, finds this and does nothing
+        if self._greenlet is not None:
+            self._greenlet.throw(TaskExit)
 
     def _owner_gone(self, _reference: object) -> None:
         # Runs wherever the last reference was dropped, perhaps in the garbage collector of another thread.

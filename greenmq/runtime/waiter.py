@@ -133,7 +133,16 @@ class Waiter:
         Switches: no. The task runs in the hub's next round.
         Source: greenmq's own.
         """
-        return self._settle(_WOKEN, value)
+        # Written out, and not shared with `fail`: this is on the way of every message.
+        if self._state != _PENDING:
+            return False
+        if library.peek_hub() is not self._hub:
+            raise WrongHub('a waiter')
+        self._state = _WOKEN
+        self._value = value
+        if self.task is not None:
+            library.run_soon(self._hub, self._continue)
+        return True
 
     def fail(self, error: BaseException) -> bool:
         """End the wait with an error, before or after it began.
@@ -145,15 +154,12 @@ class Waiter:
         Switches: no.
         Source: greenmq's own.
         """
-        return self._settle(_FAILED, error)
-
-    def _settle(self, state: int, value: Any) -> bool:
         if self._state != _PENDING:
             return False
         if library.peek_hub() is not self._hub:
             raise WrongHub('a waiter')
-        self._state = state
-        self._value = value
+        self._state = _FAILED
+        self._value = error
         if self.task is not None:
             library.run_soon(self._hub, self._continue)
         return True
