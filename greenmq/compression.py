@@ -1,0 +1,339 @@
+"""Compressions: name → (compress, content type); content type → decompress, within a limit of memory.
+
+==========  ============================  ===================  ================================
+names       content type                  needs                written as
+==========  ============================  ===================  ================================
+gzip zlib   application/x-gzip                                 a zlib stream, as kombu does
+bzip2 bzip  application/x-bz2
+lzma xz     application/x-lzma                                 an xz container
+brotli      application/x-brotli          greenmq[brotli]
+zstd        application/zstd              greenmq[zstd]
+==========  ============================  ===================  ================================
+
+Nothing here switches: compressing a large body keeps the hub from everything else meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from greenmq.exceptions import (
+    DecodeError,
+    DecompressionLimit,
+    InvalidArgument,
+    KombuError,
+)
+from greenmq.utils.encoding import ensure_bytes
+
+__all__ = ('compress', 'decompress', 'encoders', 'get_decoder', 'get_encoder', 'register')
+
+#: What a body may grow to when `decompress` is not told otherwise: bytes. Larger than what brokers are good for, and
+#: small enough that many greenlets can do it at once.
+max_decoded_bytes = 64 * 1024 * 1024
+
+Encoder = Callable[[bytes], bytes]
+#: (body, most bytes to return) → bytes. Raises `_TooLarge` instead of returning more.
+BoundedDecoder = Callable[[bytes, float], bytes]
+
+_aliases: dict[str, str] = {}
+_encoders: dict[str, Encoder] = {}
+_decoders: dict[str, Callable[[bytes], bytes]] = {}
+# Content types whose decoder stops at a limit by itself.
+_bounded: dict[str, BoundedDecoder] = {}
+# Names and content types of packages that are not installed, with the extra that brings them.
+_absent: dict[str, str] = {}
+
+
+class _TooLarge(Exception):
+    """The body would grow beyond the limit."""
+
+
+def register(
+    encoder: Callable[[bytes], bytes],
+    decoder: Callable[[bytes], bytes],
+    content_type: str,
+    aliases: Iterable[str] | None = None,
+) -> None:
+    """Make a compression known in this process; one of the same content type is replaced.
+
+    Arguments:
+        encoder (Callable): bytes → compressed bytes.
+        decoder (Callable): the way back. It can't be stopped at a limit: what is too large is refused only when
+            it has been decompressed.
+        content_type (str): stands in the message's `compression` header.
+        aliases (Iterable[str]): names to ask for it by.
+    Source: kombu.compression.register.
+    """
+    _bounded.pop(content_type, None)
+    _encoders[content_type] = encoder
+    _decoders[content_type] = decoder
+    for name in (content_type, *(aliases or ())):
+        _absent.pop(name, None)
+    _aliases.update((name, content_type) for name in aliases or ())
+
+
+def encoders() -> list[str]:
+    """Return the content types of all compressions known.
+
+    Source: kombu.compression.encoders.
+    """
+    return list(_encoders)
+
+
+def get_encoder(t: Any) -> tuple[Encoder, str]:
+    """Return (compress, content type) of a compression, by name or content type.
+
+    Raises:
+        InvalidArgument: there is no such compression, or its package is not installed.
+    Source: kombu.compression.get_encoder; differs: a typed error where kombu has a KeyError.
+    """
+    content_type = _aliases.get(t, t)
+    encoder = _encoders.get(content_type)
+    if encoder is None:
+        raise InvalidArgument('compression', t, _unknown(t))
+    return encoder, content_type
+
+
+def get_decoder(t: Any) -> Callable[[bytes], bytes]:
+    """Return the decompressing function of a compression, by name or content type.
+
+    Raises:
+        DecodeError: there is no such compression, or its package is not installed.
+    Source: kombu.compression.get_decoder; differs: a typed error where kombu has a KeyError.
+    """
+    decoder = _decoders.get(_aliases.get(t, t))
+    if decoder is None:
+        raise DecodeError(f'compression {_unknown(t)}: {t!r}')
+    return decoder
+
+
+def _unknown(t: Any) -> str:
+    if t in _absent:
+        extra = _absent[t]
+        how = f' (pip install greenmq[{extra}])' if extra else ': this Python was built without it'
+        return f'needs a module that is not installed{how}'
+    return f'is not known (known are {", ".join([*_aliases, *_encoders])})'
+
+
+def compress(body: str | bytes, content_type: str) -> tuple[bytes, str]:
+    """Compress a body.
+
+    Arguments:
+        body (str or bytes): text is encoded as UTF-8.
+        content_type (str): the compression, by name or content type.
+    Returns:
+        (bytes, str): the compressed body, and the content type for the `compression` header.
+    Raises:
+        InvalidArgument: there is no such compression, or its package is not installed.
+    Switches: no.
+    Source: kombu.compression.compress.
+    """
+    encoder, content_type = get_encoder(content_type)
+    return encoder(ensure_bytes(body)), content_type
+
+
+def decompress(body: str | bytes, content_type: str, limit: float | None = None) -> bytes:
+    """Decompress a body, holding no more than about `limit` bytes of it.
+
+    Arguments:
+        content_type (str): the compression, by name or content type.
+        limit (int): bytes the body may grow to; None is `max_decoded_bytes`, inf is no limit.
+    Raises:
+        DecompressionLimit: it would grow beyond the limit (a DecodeError).
+        DecodeError: the body is damaged or cut short, or the compression is not known.
+    Switches: no.
+    Source: kombu.compression.decompress; differs: the limit, and one type of error for all compressions.
+    """
+    most = max_decoded_bytes if limit is None else limit
+    decoder = get_decoder(content_type)
+    bounded = _bounded.get(_aliases.get(content_type, content_type))
+    try:
+        if bounded is not None:
+            return bounded(ensure_bytes(body), most)
+        decoded = decoder(ensure_bytes(body))
+    except _TooLarge:
+        raise _over(content_type, most) from None
+    except KombuError:
+        raise
+    except Exception as exc:
+        raise DecodeError(f'cannot decompress {len(body)} bytes of {content_type}: {exc}') from exc
+    if len(decoded) > most:
+        raise _over(content_type, most)
+    return decoded
+
+
+def _over(content_type: str, most: float) -> DecompressionLimit:
+    return DecompressionLimit(f'a body of {content_type}', int(most))
+
+
+# ------------------------------------------------------------------ decoders that stop at a limit
+
+
+def _room(most: float, size: int) -> int:
+    # One byte beyond the limit tells "too large" from "just fits". -1 is the decoders' word for no limit.
+    return -1 if most == float('inf') else int(most) - size + 1
+
+
+def _collect(make: Callable[[], Any], body: bytes, most: float) -> bytes:
+    # Streams may follow one another, as in files that were put together; each has to be whole.
+    parts: list[bytes] = []
+    size = 0
+    while body:
+        stream = make()
+        while not stream.eof:
+            part = stream.decompress(body, _room(most, size))
+            size += len(part)
+            if size > most:
+                raise _TooLarge
+            parts.append(part)
+            if not part and stream.needs_input:
+                raise EOFError('it is cut short')
+            body = b''
+        body = stream.unused_data
+    if not parts:
+        raise EOFError('it is empty')
+    return b''.join(parts)
+
+
+class _ZlibStream:
+    # zlib's decompressor with the interface of those of bz2 and lzma.
+
+    def __init__(self) -> None:
+        import zlib
+
+        # 32: takes a gzip header too, which is what other languages' clients call gzip.
+        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, room: int) -> bytes:
+        # Here it is 0 that means no limit.
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max(room, 0))
+
+
+def _zlib_decompress(body: bytes, most: float = float('inf')) -> bytes:
+    return _collect(_ZlibStream, body, most)
+
+
+def _bz2_decompress(body: bytes, most: float = float('inf')) -> bytes:
+    import bz2
+
+    return _collect(bz2.BZ2Decompressor, body, most)
+
+
+#: A header of a few bytes may ask for a dictionary of gigabytes; the highest preset needs 65 MiB.
+_LZMA_MEMORY = 128 * 1024 * 1024
+
+
+def _lzma_decompress(body: bytes, most: float = float('inf')) -> bytes:
+    import lzma
+
+    return _collect(lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, most)
+
+
+def _brotli_decompress(body: bytes, most: float = float('inf')) -> bytes:
+    import brotli
+
+    stream = brotli.Decompressor()
+    parts: list[bytes] = []
+    size = 0
+    while not stream.is_finished():
+        part = stream.process(body, output_buffer_limit=_brotli_room(most, size))
+        size += len(part)
+        if size > most:
+            raise _TooLarge
+        parts.append(part)
+        if not part and stream.can_accept_more_data():
+            raise EOFError('it is cut short')
+        body = b''
+    return b''.join(parts)
+
+
+def _brotli_room(most: float, size: int) -> int:
+    # The limit is counted in whole blocks by brotli; small ones keep the overshoot small.
+    room = _room(most, size)
+    return 1024 * 1024 if room < 0 else min(room, 1024 * 1024)
+
+
+#: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 8 MiB.
+_ZSTD_STEP = 256
+
+
+def _zstd_decompress(body: bytes, most: float = float('inf')) -> bytes:
+    import zstandard
+
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    parts: list[bytes] = []
+    size = 0
+    for start in range(0, len(body), _ZSTD_STEP):
+        part = stream.decompress(body[start : start + _ZSTD_STEP])
+        size += len(part)
+        if size > most:
+            raise _TooLarge
+        parts.append(part)
+        if stream.eof:
+            return b''.join(parts)
+    raise EOFError('it is cut short')
+
+
+# ------------------------------------------------------------------ what comes with greenmq
+
+
+def _zlib_compress(body: bytes) -> bytes:
+    import zlib
+
+    return zlib.compress(body)
+
+
+def _bz2_compress(body: bytes) -> bytes:
+    import bz2
+
+    return bz2.compress(body)
+
+
+def _lzma_compress(body: bytes) -> bytes:
+    import lzma
+
+    return lzma.compress(body)
+
+
+def _brotli_compress(body: bytes) -> bytes:
+    import brotli
+
+    return bytes(brotli.compress(body))
+
+
+def _zstd_compress(body: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(body)
+
+
+def _register_ours(
+    module: str, encoder: Encoder, decoder: BoundedDecoder, content_type: str, names: tuple[str, ...], extra: str
+) -> None:
+    # Looked for, not imported: most programs never compress.
+    if find_spec(module) is None:
+        _absent.update(dict.fromkeys((*names, content_type), extra))
+        return
+    register(encoder, lambda body: decompress(body, content_type), content_type, names)
+    _bounded[content_type] = decoder
+
+
+_register_ours('zlib', _zlib_compress, _zlib_decompress, 'application/x-gzip', ('gzip', 'zlib'), '')
+_register_ours('bz2', _bz2_compress, _bz2_decompress, 'application/x-bz2', ('bzip2', 'bzip'), '')
+_register_ours('lzma', _lzma_compress, _lzma_decompress, 'application/x-lzma', ('lzma', 'xz'), '')
+_register_ours('brotli', _brotli_compress, _brotli_decompress, 'application/x-brotli', ('brotli',), 'brotli')
+_register_ours('zstandard', _zstd_compress, _zstd_decompress, 'application/zstd', ('zstd', 'zstandard'), 'zstd')

@@ -1,0 +1,159 @@
+"""Checks of what a caller gave, made before anything is sent: each failure names the argument, the value and the limit.
+
+The hot paths call these only when a cheap look says that there is something to check.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from decimal import Decimal
+from math import isfinite
+from typing import Any
+from uuid import UUID
+
+from greenmq.exceptions import InvalidArgument
+
+__all__ = ('at_least_zero', 'expiration_ms', 'headers', 'priority', 'short_string', 'whole_number')
+
+#: Names and routing keys travel as AMQP short strings: one byte of length.
+SHORT_STRING_BYTES = 255
+#: A priority travels as one octet.
+MAX_PRIORITY = 255
+#: Expirations and TTLs travel as unsigned 32 bit milliseconds.
+MAX_MILLISECONDS = 2**32 - 1
+
+_PLAIN = (str, int, float, bytes, bytearray, memoryview, datetime.date, Decimal, UUID)
+_MAX_DEPTH = 64  # of nested headers: beyond it the broker's parser, or a cycle, is the next to fail
+
+
+def short_string(what: str, value: Any) -> str:
+    """Check a name or routing key: text of at most 255 bytes of UTF-8.
+
+    Arguments:
+        what (str): the argument's name, for the error.
+        value (str): what was given.
+    Returns:
+        str: the value.
+    Raises:
+        InvalidArgument: another type, too long, or not encodable.
+    Switches: no.
+    Source: AMQP 0-9-1, 4.2.5.3 Strings.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(what, value, f'is {_kind(value)}, a str is needed')
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(what, value, 'holds a lone surrogate, which UTF-8 cannot encode') from None
+    if size > SHORT_STRING_BYTES:
+        raise InvalidArgument(what, value, f'is {size} bytes long, at most {SHORT_STRING_BYTES} allowed')
+    return value
+
+
+def whole_number(what: str, value: Any, lowest: int = 0, highest: int | None = None) -> int:
+    """Check an integer within limits.
+
+    Returns:
+        int: the value.
+    Raises:
+        InvalidArgument: another type, or out of the limits.
+    Switches: no.
+    """
+    if isinstance(value, bool) or not hasattr(value, '__index__'):
+        raise InvalidArgument(what, value, f'is {_kind(value)}, an int is needed')
+    number = int(value)
+    if number < lowest:
+        raise InvalidArgument(what, value, f'is below {lowest}')
+    if highest is not None and number > highest:
+        raise InvalidArgument(what, value, f'is above {highest}')
+    return number
+
+
+def priority(value: Any) -> int:
+    """Check a message's priority: 0 to 255.
+
+    Switches: no.
+    """
+    return whole_number('priority', value, 0, MAX_PRIORITY)
+
+
+def at_least_zero(what: str, value: Any) -> float:
+    """Check a duration or size that may be anything from zero up, in the unit of `what`.
+
+    Returns:
+        float: the value; a numeric string is converted, as in kombu.
+    Raises:
+        InvalidArgument: not a number, not finite, or negative.
+    Switches: no.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(what, value, f'is {_kind(value)}, a number is needed') from None
+    if not isfinite(number):
+        raise InvalidArgument(what, value, 'is not finite')
+    if number < 0:
+        raise InvalidArgument(what, value, 'is negative, at least 0 needed')
+    return number
+
+
+def expiration_ms(value: Any) -> str:
+    """Turn an expiration in seconds into the text of milliseconds that travels with a message.
+
+    Arguments:
+        value (float | str): seconds, 0 or more; fractions of a millisecond are cut off.
+    Returns:
+        str: milliseconds.
+    Raises:
+        InvalidArgument: not a number, negative, or more than 32 bits of milliseconds (49 days).
+    Switches: no.
+    Source: kombu Producer.publish; RabbitMQ "TTL", per-message.
+    """
+    ms = int(at_least_zero('expiration', value) * 1000)
+    if ms > MAX_MILLISECONDS:
+        raise InvalidArgument('expiration', value, f'is above {MAX_MILLISECONDS // 1000} seconds')
+    return str(ms)
+
+
+def headers(value: Any, what: str = 'headers') -> None:
+    """Check a message's headers: a mapping of str to what a message header can hold.
+
+    Arguments:
+        value (Mapping[str, object]): values are str, bytes, numbers, dates, None, and lists or mappings of these.
+        what (str): the argument's name, for the error.
+    Raises:
+        InvalidArgument: another shape, naming the header.
+    Switches: no.
+    Source: AMQP 0-9-1, 4.2.5.5 Field tables.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(what, value, f'is {_kind(value)}, a mapping of str is needed')
+    _fields(value, what, 0)
+
+
+def _fields(fields: Mapping[Any, Any], what: str, depth: int) -> None:
+    for name, item in fields.items():
+        if not isinstance(name, str):
+            raise InvalidArgument(f'the name of a field of {what}', name, f'is {_kind(name)}, a str is needed')
+        if len(name) > SHORT_STRING_BYTES // 4:  # four bytes a character at most: shorter names need no encoding
+            short_string(f'the name of a field of {what}', name)
+        if item is not None and not isinstance(item, _PLAIN):
+            _nested(item, f'{what}[{name[:40]!r}]', depth + 1)
+
+
+def _nested(item: Any, what: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise InvalidArgument(what, type(item), f'is nested more than {_MAX_DEPTH} deep')
+    if isinstance(item, Mapping):
+        _fields(item, what, depth)
+    elif isinstance(item, (list, tuple)):
+        for each in item:
+            if each is not None and not isinstance(each, _PLAIN):
+                _nested(each, what, depth + 1)
+    else:
+        raise InvalidArgument(what, item, f'is {_kind(item)}, which a header cannot hold')
+
+
+def _kind(value: object) -> str:
+    return 'None' if value is None else f'of type {type(value).__name__}'
