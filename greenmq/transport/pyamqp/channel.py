@@ -1,0 +1,430 @@
+"""What users hold: an AMQP channel for any number of greenlets, which outlives the losses of its connection.
+
+Below it stand up to two wire channels (`publishing`, `consuming`); see there. The methods have py-amqp's
+names and
+arguments. Each synchronous one waits at most `operation_timeout` seconds (a transport option, 30).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AMQPNotImplementedError
+
+from greenmq import events, runtime
+from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
+from greenmq.utils.uuid import uuid
+
+from . import methods, wire
+from .consuming import Consumer, Consuming
+from .entities import Entities
+from .message import Delivery, Outgoing
+from .message import Message as AMQPMessage
+from .publishing import Publishing
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ['Channel']
+
+#: Publishes that ask for a direct reply must go over the wire that consumes from this pseudo-queue.
+DIRECT_REPLY_TO = 'amq.rabbitmq.reply-to'
+
+
+class Channel(Entities):
+    """A channel of an AMQP connection.
+
+    Arguments:
+        connection (Connection): the transport's connection.
+        channel_id (int): unused; wire channels get their numbers when they are opened.
+
+    Attributes:
+        events (dict[str, set]): ``basic_return``: called with (error, exchange, routing key, message) for
+            message that comes back, in the greenlet that drains.
+
+    Switches: opening does not; the first call does.
+    Source: amqp.Channel; differs: greenlet-safe, survives the loss of its connection, publishes over a wire
+    of its own.
+    """
+
+    Message = AMQPMessage
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel_id: int | None = None,
+        auto_decode: bool = True,
+        on_open: Callable[[Channel], Any] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.channel_id = connection.register(self)
+        self.no_ack_consumers: set[str] = set()
+        self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
+        self.closed = False
+        self.transactional = False
+        self.single_wire = False
+        self.last_queue = ''
+        self.consuming = Consuming(self)
+        self.publishing = Publishing(self)
+        if on_open is not None:
+            on_open(self)
+
+    def __repr__(self) -> str:
+        state = (
+            'closed'
+            if self.closed
+            else (
+                f'{len(self.consuming.consumers)} consumers, {len(self.consuming.ledger)} unacked, '
+                f'{self.publishing.outstanding} unconfirmed'
+            )
+        )
+        return f'<Channel {self.channel_id} of {self.connection.name}: {state}>'
+
+    @property
+    def is_open(self) -> bool:
+        """True until `close()`, whatever becomes of the connection."""
+        return not self.closed and not self.connection.closed
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """Consumer tag → callback of the consumers that run."""
+        return {each.tag: each.callback for each in self.consuming.consumers.values()}
+
+    def open(self) -> None:
+        """Open the wire for calls now. Switches: yes."""
+        self.consuming.open(self._deadline())
+
+    def close(self, reply_code: int = 0, reply_text: str = '', method_sig: tuple[int, int] = (0, 0)) -> None:
+        """Flush, and close. Deliveries that were not settled go back to their queues. Idempotent.
+
+        Switches: yes, at most `close_timeout` seconds. Killed: the wire channels are closed when their
+        answers come.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        deadline = runtime.Deadline.after(self.connection.settings.close_timeout)
+        try:
+            self.consuming.close(deadline)
+            self.publishing.close(deadline)
+        except TimeoutError:
+            # The broker does not answer; what is left belongs to the wire and ends with it.
+            self.connection.log.warning(
+                '%s: channel %s got no answer to its close', self.connection.name, self.channel_id
+            )
+        finally:
+            self.connection.unregister(self)
+            self.no_ack_consumers.clear()
+
+    def collect(self) -> None:
+        """Forget the channel without a word to the broker. Switches: no."""
+        self.closed = True
+        self.connection.unregister(self)
+
+    # ---- publishing
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+    ) -> Outgoing:
+        """A message for `basic_publish`. Switches: no."""
+        given: dict[str, Any] = {}
+        if content_type is not None:
+            given['content_type'] = content_type
+        if content_encoding is not None:
+            given['content_encoding'] = content_encoding
+        if headers:
+            given['application_headers'] = headers
+        if priority:
+            given['priority'] = priority
+        if properties:
+            given.update(properties)
+        return Outgoing(body.encode() if isinstance(body, str) else bytes(body), given)
+
+    def basic_publish(
+        self,
+        msg: Any,
+        exchange: str = '',
+        routing_key: str = '',
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: Any = None,
+        confirm_timeout: float | None = None,
+        confirm: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Publish; with confirms (the default) return when the broker has taken responsibility.
+
+        Arguments:
+            msg (Outgoing): from `prepare_message`; an `amqp.Message` will do.
+            timeout (float | Deadline): seconds for everything together; `publish_timeout` (30) if None.
+            confirm_timeout (float): seconds; as `timeout`, the shorter one counts.
+            confirm (bool): overrules the option `confirm_publish` for this message.
+        Raises: see `Publishing.publish`.
+        Switches: yes. Killed: the message may have been sent.
+        """
+        if self.closed:
+            raise ConnectionClosed(f'{self!r} was closed')
+        if immediate:
+            raise AMQPNotImplementedError(
+                'immediate=True: no RabbitMQ since 3.0 knows it, and it would close the whole connection',
+                (60, 40),
+            )
+        if not isinstance(msg, Outgoing):
+            msg = self._adopt(msg)
+        if timeout is None or confirm_timeout is not None:
+            timeout = self._publish_deadline(timeout, confirm_timeout)
+        elif not isinstance(timeout, runtime.Deadline):
+            timeout = runtime.Deadline.of(timeout)
+        publishing = self.publishing
+        if msg.properties.get('reply_to') == DIRECT_REPLY_TO:
+            self._use_single_wire()
+        publishing.publish(
+            msg, exchange, routing_key, mandatory, timeout, publishing.confirm if confirm is None else confirm
+        )
+
+    def basic_publish_nowait(
+        self, message: Any, exchange: str = '', routing_key: str = '', mandatory: bool = False, **kwargs: Any
+    ) -> runtime.Future:
+        """Queue a message and return at once.
+
+        Returns:
+            runtime.Future: resolves with the broker's confirm, or with the error.
+        Raises:
+            BufferFull: nothing more is taken now, or this channel has not opened its publishing wire yet.
+        Switches: no.
+        """
+        future = runtime.Future()
+        if self.closed:
+            raise ConnectionClosed(f'{self!r} was closed')
+        outgoing = message if isinstance(message, Outgoing) else self._adopt(message)
+        self.publishing.publish_nowait(outgoing, exchange, routing_key, mandatory, future)
+        return future
+
+    def _publish_deadline(self, timeout: Any, confirm_timeout: float | None) -> runtime.Deadline:
+        deadline = runtime.Deadline.of(
+            self.connection.settings.publish_timeout if timeout is None else timeout
+        )
+        if confirm_timeout is not None:
+            left = deadline.remaining()
+            if left is None or confirm_timeout < left:
+                return runtime.Deadline.after(confirm_timeout)
+        return deadline
+
+    def _adopt(self, message: Any) -> Outgoing:
+        body = message.body
+        return Outgoing(body.encode() if isinstance(body, str) else bytes(body), dict(message.properties))
+
+    def _use_single_wire(self) -> None:
+        # tx and confirms exclude each other, and a direct reply comes back over the wire that asked for it
+        if not self.single_wire:
+            self.single_wire = True
+            if self.transactional:
+                self.publishing.confirm = False
+
+    def returned(self, error: Any, exchange: str, routing_key: str, content: wire.Content) -> None:
+        """A message came back: tell the handlers, in whoever drains next. No switch."""
+        if events.wanted('returned'):
+            events.emit(
+                'returned',
+                self.connection.source,
+                exchange=exchange,
+                routing_key=routing_key,
+                reply_code=error.reply_code,
+                reply_text=error.reply_text,
+            )
+        if self.events.get('basic_return'):
+            delivery = Delivery('', 0, False, exchange, routing_key, content, self, 0)
+            self.connection.drain.put(self, (delivery, error), len(content.body) + 512)
+
+    def confirm_select(self, nowait: bool = False) -> None:
+        """Confirms on from the next publish. Switches: no."""
+        if self.transactional:
+            raise InvalidArgument('confirm_select', 'a transactional channel', 'a channel without tx')
+        self.publishing.confirm = True
+
+    # ---- consuming
+
+    def basic_qos(
+        self,
+        prefetch_size: int = 0,
+        prefetch_count: int = 0,
+        a_global: bool = False,
+        apply_global: bool | None = None,
+    ) -> None:
+        """Limit the unsettled deliveries: of each consumer started from now on, or of the channel
+        (`a_global`).
+
+        Arguments:
+            prefetch_size (int): bytes; RabbitMQ knows 0 only.
+            prefetch_count (int): messages, 0 to 65535; 0 is unlimited.
+        Raises:
+            InvalidArgument: out of range.
+        Switches: yes.
+        """
+        if not 0 <= prefetch_count <= 65535:
+            raise InvalidArgument('prefetch_count', prefetch_count, '0 to 65535')
+        self.consuming.set_qos(
+            prefetch_size,
+            prefetch_count,
+            a_global if apply_global is None else apply_global,
+            self._deadline(),
+        )
+
+    def basic_consume(
+        self,
+        queue: str = '',
+        consumer_tag: str = '',
+        no_local: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        nowait: bool = False,
+        callback: Callable[[Delivery], Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        on_cancel: Callable[[str], Any] | None = None,
+    ) -> str:
+        """Start a consumer; `callback` gets each `Delivery` in the greenlet that drains.
+
+        Arguments:
+            arguments (Mapping): ``x-priority``, ``x-stream-offset`` …
+            on_cancel (Callable): called with the tag when the broker cancels the consumer; without it that is
+                started again, its queue declared again if this connection declared it.
+        Returns:
+            str: the consumer tag.
+        Switches: yes, unless `nowait`. Killed: the consumer is cancelled when the broker has answered.
+        """
+        tag = consumer_tag or f'gm.{uuid()}'
+        consumer = Consumer(
+            tag,
+            queue or self.last_queue,
+            no_ack,
+            exclusive,
+            no_local,
+            dict(arguments or {}),
+            callback,
+            on_cancel,
+        )
+        self.consuming.start(consumer, self._deadline(), nowait)
+        self.connection.topology.consumer(tag, consumer.queue)
+        if no_ack:
+            self.no_ack_consumers.add(tag)
+        return tag
+
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
+        """End a consumer. What was delivered to it and no callback saw goes back to the queue. Idempotent.
+
+        Switches: yes, unless `nowait`.
+        """
+        if self.closed or self.connection.closed:
+            return
+        try:
+            self.consuming.stop(consumer_tag, self._deadline(), nowait)
+        finally:
+            self.no_ack_consumers.discard(consumer_tag)
+            self.connection.topology.forget_consumer(consumer_tag)
+
+    def basic_get(self, queue: str = '', no_ack: bool = False) -> AMQPMessage | None:
+        """One message of a queue, or None.
+
+        Switches: yes. Killed: a message that was taken goes back to the queue (lost with `no_ack`).
+        """
+        delivery = self.consuming.get(queue or self.last_queue, no_ack, self._deadline())
+        return None if delivery is None else self.message_to_python(delivery)
+
+    def message_to_python(self, raw_message: Any) -> AMQPMessage:
+        """The `Message` of a delivery. Switches: no."""
+        return (
+            raw_message if isinstance(raw_message, AMQPMessage) else self.Message(raw_message, channel=self)
+        )
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> bool:
+        """Settle a delivery; sent with the next flush, joined with its neighbours.
+
+        Returns:
+            bool: False if the delivery is of an epoch that was lost: nothing is sent, the broker delivers it
+            again.
+        Raises:
+            StaleDelivery: the same, if the option `stale_ack` is 'raise'.
+        Switches: no.
+        """
+        return self.consuming.ack(delivery_tag, multiple)
+
+    def basic_reject(self, delivery_tag: int, requeue: bool = False) -> bool:
+        """Refuse a delivery: back to its queue, or dead-lettered. Returns as `basic_ack`. Switches: no."""
+        return self.consuming.reject(delivery_tag, requeue)
+
+    def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> bool:
+        """Refuse a delivery or all up to it. Returns as `basic_ack`. Switches: no."""
+        return self.consuming.nack(delivery_tag, multiple, requeue)
+
+    def basic_recover(self, requeue: bool = False) -> None:
+        """Have every unsettled delivery delivered again. RabbitMQ knows `requeue=True` only. Switches:
+        yes."""
+        consuming = self.consuming
+        consuming.flush()
+        if not requeue:
+            raise AMQPNotImplementedError(
+                'basic.recover with requeue=False is not implemented by RabbitMQ', (60, 110)
+            )
+        undrained = self.connection.drain.discard(self)
+        deliveries = consuming.ledger.drain()
+        self.connection.log.debug(
+            '%r: %d deliveries recovered, %d unseen', self, len(deliveries), len(undrained)
+        )
+        consuming.call(methods.BASIC_RECOVER, (True,), self._deadline())
+
+    def basic_recover_async(self, requeue: bool = False) -> None:
+        """As `basic_recover`: the asynchronous form is deprecated in AMQP. Switches: yes."""
+        self.basic_recover(requeue)
+
+    def flow(self, active: bool) -> bool:
+        """Pause or resume this channel's deliveries.
+
+        RabbitMQ refuses ``channel.flow(active=False)`` of a client (540); its way is a prefetch limit.
+        Switches: yes.
+        """
+        reply = self.consuming.call(methods.FLOW, (active,), self._deadline())
+        return bool(wire.read_arguments('b', reply[1])[0])
+
+    # ---- transactions
+
+    def tx_select(self) -> None:
+        """Publishes and acks take effect with `tx_commit`. Excludes confirms. Switches: yes."""
+        if self.publishing.outstanding:
+            raise InvalidArgument(
+                'tx_select', 'a channel with unconfirmed publishes', 'a channel without confirms'
+            )
+        self.publishing.confirm = False
+        self.consuming.call(methods.TX_SELECT, (), self._deadline())
+        self.transactional = self.single_wire = True
+
+    def tx_commit(self) -> None:
+        """Let everything since the last commit take effect. Switches: yes."""
+        self.consuming.call(methods.TX_COMMIT, (), self._deadline())
+
+    def tx_rollback(self) -> None:
+        """Undo everything since the last commit. Switches: yes."""
+        self.consuming.call(methods.TX_ROLLBACK, (), self._deadline())
+
+    # ---- events (called by whoever drains)
+
+    def handle(self, delivery: Delivery, receiver: Any) -> None:
+        """Run the callback that an event is for."""
+        if isinstance(receiver, Consumer):
+            if not receiver.cancelled and receiver.callback is not None:
+                receiver.callback(delivery)
+            elif not receiver.no_ack:
+                self.consuming.reject(delivery.delivery_tag, True)
+            return
+        if isinstance(receiver, Exception):
+            for callback in list(self.events['basic_return']):
+                callback(receiver, delivery.exchange, delivery.routing_key, self.message_to_python(delivery))
+            return
+        receiver(delivery)

@@ -1,0 +1,542 @@
+"""The transport's AMQP connection: one link at a time, and what outlives it.
+
+A `Connection` is open, recovering or closed. While it recovers, calls wait inside their deadlines; the
+channels,
+consumers and entities that users hold stay the same objects. Recovery walks the client's hosts with jitter,
+declares again what was declared here, and starts the consumers again (Contract 3 of the package).
+
+Tasks (reader, writer, heartbeat, recovery) know the connection weakly, so one that was abandoned is closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from amqp.serialization import dumps
+
+from greenmq import events, runtime
+from greenmq.core.topology import Topology
+from greenmq.exceptions import (
+    ConnectionClosed,
+    ConnectionError,
+    ConnectionLost,
+    Forked,
+    KombuError,
+    TimeoutError,
+    WrongHub,
+)
+from greenmq.transport.drain import Drain
+
+from . import methods, recovery, wire
+from .channel import Channel as AMQPChannel
+from .consuming import Consumer, Consuming
+from .link import Gate, Link
+from .message import Delivery
+from .settings import Settings
+from .wirechannel import Reply, WireChannel
+
+__all__ = ['Connection']
+
+#: Opens one link: (connection, deadline, epoch) → Link, not yet started. Given by the transport, which knows
+#: the hosts.
+Dial = Callable[['Connection', runtime.Deadline, int], Link]
+Event = tuple[Delivery, Any]
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+class Control:
+    """Owner of the wire channel for calls that may fail: nothing is consumed or published on it."""
+
+    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None: ...
+
+    def on_return(self, channel: WireChannel, content: wire.Content) -> None: ...
+
+    def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None: ...
+
+    def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None: ...
+
+    def on_wire_end(self, channel: WireChannel, error: BaseException) -> None: ...
+
+
+class Connection:
+    """A connection to an AMQP broker over all its epochs.
+
+    Arguments:
+        name (str): host:port/vhost, for texts.
+        dial: opens a link; see `Dial`.
+        settings (Settings): options.
+        source (object): what events name as their source (the public Connection); held weakly.
+
+    Attributes:
+        epoch (int): how many links there were; tags, consumers and declarations belong to one.
+        link (Link | None): the present one.
+        closed (bool): `close()` was called.
+    """
+
+    Channel: ClassVar[type[AMQPChannel]] = AMQPChannel
+
+    def __init__(self, name: str, dial: Dial, settings: Settings, source: Any = None) -> None:
+        self.name = name
+        self.settings = settings
+        self.log = logging.getLogger('greenmq.transport.pyamqp')
+        self.epoch = 0
+        self.link: Link | None = None
+        self.closed = False
+        self.client: Any = source
+        self.topology = Topology()
+        self.known_exchanges: set[str] = set()
+        self.paused: list[tuple[Consuming, Consumer]] = []
+        self.drain: Drain[Event] = Drain(name)
+        self.channels: dict[int, AMQPChannel] = {}
+        self._dial = dial
+        self._source = weakref.ref(source) if source is not None else None
+        self._hub = runtime.hub_id()
+        self._next_channel = 1
+        self.aliases: dict[str, str] = {}
+        self._ready = False
+        self._failed: BaseException | None = None
+        self._gate = Gate()
+        self._control: WireChannel | None = None
+        self._control_owner = Control()
+        self._control_lock = runtime.Lock()
+        self._recovery: runtime.Task | None = None
+        runtime.after_fork(self._after_fork)
+        _open.add(self)
+
+    def __repr__(self) -> str:
+        state = 'closed' if self.closed else 'open' if self.connected else 'recovering'
+        numbers = f', {self.link.out_bytes} bytes out' if self.link is not None else ''
+        return (
+            f'<AMQP Connection {self.name}: {state}, epoch {self.epoch}, {len(self.channels)} channels, '
+            f'{self.drain.pending} events waiting{numbers}>'
+        )
+
+    @property
+    def source(self) -> Any:
+        """The public connection that events name."""
+        return None if self._source is None else self._source()
+
+    @property
+    def connected(self) -> bool:
+        """Is there a live link, with everything restored on it?"""
+        link = self.link
+        return self._ready and link is not None and link.error is None and not self.closed
+
+    @property
+    def heartbeat(self) -> float:
+        """Negotiated seconds between heartbeats; 0 for none."""
+        return self.link.heartbeat if self.link is not None else 0
+
+    @property
+    def server_properties(self) -> Any:
+        """What the broker said of itself."""
+        return self.link.terms.server_properties if self.link is not None else {}
+
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason while it refuses publishes."""
+        return self.link.blocked if self.link is not None else None
+
+    def info(self) -> dict[str, Any]:
+        """Numbers of the present link and of what waits here."""
+        return {
+            **(self.link.info() if self.link is not None else {}),
+            'waiting_events': self.drain.pending,
+            'waiting_bytes': self.drain.pending_bytes,
+        }
+
+    # ---- opening, losing, recovering
+
+    def connect(self, deadline: runtime.Deadline) -> Connection:
+        """Open a link and restore on it what the last one had.
+
+        Switches: yes. Killed: the socket is closed, nothing else changed.
+        """
+        link = self._dial(self, deadline, self.epoch + 1)
+        self.epoch += 1
+        self.link = link
+        self._ready = False
+        link.start()
+        try:
+            recovery.restore(self, link, deadline)
+        except BaseException as exc:
+            link.lose(ConnectionLost(f'{self.name}: could not be restored: {exc!r}'))
+            raise
+        if link.error is not None:
+            raise link.error
+        self._ready = True
+        self._failed = None
+        self._gate.open()
+        if self.epoch > 1:
+            self.log.info('%s: recovered, epoch %d', self.name, self.epoch)
+            source = self.source
+            if source is not None:
+                source.begin_epoch()
+            events.emit('recovered', source, epoch=self.epoch)
+        return self
+
+    def wait_open(self, deadline: runtime.Deadline, fail_fast: bool = False) -> Link:
+        """The live link, after waiting for recovery if need be.
+
+        Arguments:
+            fail_fast (bool): do not wait once a try to recover has failed: it is known to be down.
+        Raises:
+            ConnectionClosed: it was closed.
+            ConnectionLost: not recovered within the deadline, or known to be down.
+        Switches: only while it is not open.
+        """
+        while True:
+            link = self.link
+            if link is not None and self._ready and link.error is None:
+                if runtime.hub_id() is not self._hub:
+                    raise WrongHub(f'{self!r}')
+                return link
+            if self.closed:
+                raise ConnectionClosed(f'{self.name} was closed')
+            if self._recovery is None or (fail_fast and self._failed is not None):
+                raise ConnectionLost(f'{self.name} is down: {self._failed or "not connected"}')
+            try:
+                self._gate.wait(deadline)
+            except TimeoutError:
+                raise ConnectionLost(
+                    f'{self.name}: not recovered within {deadline.seconds} s'
+                    f'{f": {self._failed}" if self._failed else ""}'
+                ) from None
+
+    def wait_attempt(self, deadline: runtime.Deadline) -> None:
+        """Wait for the outcome of one try to recover; make it here if nobody else does.
+
+        Raises:
+            ConnectionClosed: it was closed.
+            Exception: what the try met.
+        Switches: yes, unless it is open.
+        """
+        if self.connected:
+            return
+        if not self.closed and self._recovery is None:
+            self.connect(deadline)
+            return
+        self._gate.wait(deadline)
+        if self.closed:
+            raise ConnectionClosed(f'{self.name} was closed')
+        if not self.connected and self._failed is not None:
+            raise self._failed
+
+    def on_link_lost(self, link: Link, error: BaseException) -> None:  # no switch
+        """The present link ended; called once, by the link."""
+        if link is not self.link:
+            return
+        was_ready, self._ready = self._ready, False
+        self.known_exchanges.clear()
+        self.paused.clear()
+        self._control = None
+        if self.closed or isinstance(error, (Forked, ConnectionClosed)):
+            self.drain.fail(error)
+            self._gate.open()
+            return
+        if not was_ready:
+            return  # lost while being opened: whoever opens it knows already
+        self.log.warning('%s: connection lost: %s', self.name, error)
+        events.emit('lost', self.source, error=error, epoch=self.epoch)
+        self._failed = None
+        if self.settings.recover:
+            self._recovery = runtime.spawn(
+                recovery.recover,
+                weakref.ref(self),
+                name=f'amqp-recovery {self.name}',
+                owner=None,
+                on_exit=self._recovery_ended,
+            )
+        else:
+            self._failed = error
+        self.drain.report(error)
+
+    def _recovery_ended(self, task: runtime.Task, error: BaseException | None) -> None:
+        if self._recovery is task:
+            self._recovery = None
+            if error is not None:
+                self._failed = error
+            self._gate.open()
+
+    def recovery_failed(self, error: BaseException) -> None:
+        """A try failed: who asked to fail fast need not wait longer. No switch."""
+        self._failed = error
+        self._gate.open()
+
+    def current_name(self, queue: str) -> str:
+        """The name that a queue has now: one the broker named gets another name in each epoch."""
+        return self.aliases.get(queue, queue) if self.aliases else queue
+
+    # ---- calls over the control wire
+
+    def call_on(
+        self, link: Link, method: methods.Method, arguments: tuple[Any, ...], deadline: runtime.Deadline
+    ) -> Reply:
+        return self._control_wire(link, deadline).call(
+            method.signature, methods.encode(method, arguments), method.replies, deadline
+        )
+
+    def _control_wire(self, link: Link, deadline: runtime.Deadline) -> WireChannel:
+        channel = self._control
+        if channel is not None and channel.error is None and channel.link is link:
+            return channel
+        if not self._control_lock.acquire(deadline):
+            raise deadline.error(f'{self.name}: no control channel')
+        try:
+            channel = self._control
+            if channel is None or channel.error is not None or channel.link is not link:
+                channel = WireChannel(link, self._control_owner)
+                channel.open(deadline)
+                self._control = channel
+            return channel
+        finally:
+            self._control_lock.release()
+
+    def control_call(
+        self, method: methods.Method, encoded: bytes, nowait: bool, deadline: runtime.Deadline
+    ) -> Reply | None:
+        """A method over a wire whose failure hurts neither deliveries nor publishes."""
+        channel = self._control_wire(self.wait_open(deadline), deadline)
+        if nowait:
+            channel.send(wire.method_frame(channel.id, method.signature, encoded))
+            return None
+        return channel.call(method.signature, encoded, method.replies, deadline)
+
+    def look_up_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
+        """Make sure, once an epoch, that an exchange is there before something is published to it.
+
+        Raises:
+            NotFound: it is not.
+        """
+        if exchange.startswith('amq.'):
+            self.known_exchanges.add(exchange)  # every virtual host has these
+            return
+        arguments = dumps(
+            methods.EXCHANGE_DECLARE.arguments, (0, exchange, 'direct', True, False, False, False, False, {})
+        )
+        self.control_call(methods.EXCHANGE_DECLARE, arguments, False, deadline)
+        self.known_exchanges.add(exchange)
+
+    # ---- entities
+
+    def forget(self, kind: str, name: str) -> None:
+        """An entity was deleted: neither declared again nor taken for known. Switches: no."""
+        if kind == 'queue':
+            self.topology.forget_queue(name)
+        else:
+            self.topology.forget_exchange(name)
+        entities = getattr(self.source, 'declared_entities', None)
+        if entities:
+            # What was declared is remembered per epoch (P20); a deleted entity has to be declared anew.
+            for entity in [each for each in entities if getattr(each, 'name', None) == name]:
+                entities.discard(entity)
+
+    def queue_facts(self, name: str) -> dict[str, Any]:
+        current = self.current_name(name)
+        for kind, facts in self.topology.replay():
+            if kind == 'queue' and facts['name'] == current:
+                return facts
+        return {}
+
+    def has_dead_letter(self, queue: str) -> bool:
+        """Was the queue declared here with a dead-letter exchange?"""
+        return bool(
+            (self.queue_facts(queue).get('arguments') or {}).get('x-dead-letter-exchange') is not None
+        )
+
+    def is_auto_delete(self, queue: str) -> bool:
+        """Was the queue declared here as auto-delete?"""
+        return bool(self.queue_facts(queue).get('auto_delete'))
+
+    # ---- channels
+
+    def channel(self, channel_id: int | None = None, callback: Any = None) -> AMQPChannel:
+        """A new channel. Switches: no."""
+        if self.closed:
+            raise ConnectionClosed(f'{self.name} was closed')
+        return self.Channel(self, channel_id, on_open=callback)
+
+    def register(self, channel: AMQPChannel) -> int:
+        """Enter a channel; returns its number."""
+        number = self._next_channel
+        self._next_channel += 1
+        self.channels[number] = channel
+        return number
+
+    def unregister(self, channel: AMQPChannel) -> None:
+        """Forget a closed channel."""
+        self.channels.pop(channel.channel_id, None)
+        self.drain.discard(channel)
+
+    def channel_lost(self, channel: AMQPChannel, error: BaseException) -> None:  # no switch
+        """The broker closed the consuming wire of a channel over an error: start its consumers again."""
+        self.log.warning(
+            '%r: the broker closed its wire channel (%s); its consumers are started again', channel, error
+        )
+        runtime.spawn(self._reopen, channel, name=f'amqp-reopen {self.name}', owner=self)
+
+    def _reopen(self, channel: AMQPChannel) -> None:
+        try:
+            channel.open()
+        except (ConnectionError, TimeoutError, KombuError) as exc:
+            self.log.error('%r: its consumers could not be started again: %s', channel, exc)
+            events.emit('consumer_lost', self.source, channel=channel, error=exc)
+            self.drain.report(exc)
+
+    def consumer_cancelled(self, channel: AMQPChannel, consumer: Consumer) -> None:  # no switch
+        """The broker ended a consumer: its queue was deleted, or its leader moved (P37)."""
+        consumer.paused = True  # nothing to cancel at the broker
+        on_cancel = consumer.on_cancel
+        if on_cancel is not None:
+            channel.consuming.consumers.pop(consumer.tag.encode(), None)
+            self.drain.put(
+                channel,
+                (
+                    Delivery(consumer.tag, 0, False, '', '', _nothing, channel),
+                    lambda delivery: on_cancel(consumer.tag),
+                ),
+            )
+            return
+        channel.consuming.consumers[consumer.tag.encode()] = consumer
+        runtime.spawn(
+            recovery.consume_again, self, channel, consumer, name=f'amqp-reconsume {self.name}', owner=self
+        )
+
+    def on_blocked(self, link: Link, reason: str | None) -> None:  # no switch
+        """The broker refuses publishes (memory, disk), or takes them again."""
+        self.log.warning(
+            '%s: %s', self.name, f'blocked by the broker: {reason}' if reason else 'no longer blocked'
+        )
+        if reason is None:
+            events.emit('unblocked', self.source)
+        else:
+            events.emit('blocked', self.source, reason=reason)
+
+    # ---- events
+
+    def drain_events(self, timeout: Any = None) -> None:
+        """Run the callback of one event in this greenlet; see `greenmq.transport.drain`."""
+        if runtime.hub_id() is not self._hub:
+            raise WrongHub(f'{self!r}')
+        self.drain.drain(_handle, timeout)
+        if self.paused and self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
+            paused, self.paused = self.paused, []
+            for consuming, consumer in paused:
+                consuming.resume(consumer)
+
+    # ---- closing
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Flush, close all channels and the connection; wake everybody who waits with `ConnectionClosed`.
+        Idempotent.
+
+        Switches: yes, at most `close_timeout` seconds; in a hub callback no: the socket is closed without a
+        word.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        _open.discard(self)
+        error = ConnectionClosed(f'{self.name} was closed')
+        self._end_recovery()
+        self.drain.fail(error)
+        self._gate.open()
+        link = self.link
+        try:
+            if link is not None and link.error is None:
+                if runtime.in_hub() or runtime.hub_id() is not self._hub:
+                    link.abandon()
+                else:
+                    self._say_goodbye(link, runtime.Deadline.after(self.settings.close_timeout))
+        finally:
+            for channel in list(self.channels.values()):
+                channel.closed = True
+            self.channels.clear()
+            self.topology.clear()
+
+    def _end_recovery(self) -> None:
+        task, self._recovery = self._recovery, None
+        if task is not None:
+            task.kill()
+
+    def _say_goodbye(self, link: Link, deadline: runtime.Deadline) -> None:
+        try:
+            link.flush()
+            half = runtime.Deadline.after((deadline.remaining() or 0) / 2)
+            while (
+                link.error is None
+                and not half.expired()
+                and any(channel.publishing.outstanding for channel in self.channels.values())
+            ):
+                # Publishers of other greenlets wait for their confirms: let what is on its way arrive.
+                runtime.sleep(0.005)
+        finally:
+            link.close(deadline)
+
+    def collect(self) -> None:
+        """Drop the socket without a word. Switches: no."""
+        self.closed = True
+        _open.discard(self)
+        self._end_recovery()
+        if self.link is not None:
+            self.link.abandon()
+        self.drain.fail(ConnectionClosed(f'{self.name} was closed'))
+        self._gate.open()
+
+    def _after_fork(self) -> None:
+        # The parent's socket was let go of by the runtime; nothing here may touch or recover it.
+        self.closed = True
+        _open.discard(self)
+        self._recovery = None
+        if self.link is not None and self.link.error is None:
+            self.link.error = Forked(self.name)
+        self.drain.fail(Forked(self.name))
+
+    # ---- py-amqp's names that programs use
+
+    def heartbeat_tick(self, rate: int = 2) -> None:
+        """Nothing to do: heartbeats go by themselves (P10)."""
+
+    def send_heartbeat(self) -> None:
+        """Send a heartbeat frame now. Switches: no."""
+        if self.link is not None:
+            self.link.send(wire.HEARTBEAT)
+
+    def is_alive(self) -> bool:
+        """As `connected`."""
+        return self.connected
+
+    def update_secret(self, secret: str, reason: str = '') -> None:
+        """Give the broker a new credential (OAuth 2) on the open connection. Switches: yes."""
+        deadline = runtime.Deadline.after(self.settings.operation_timeout)
+        self.wait_open(deadline).update_secret(secret, reason, deadline)
+
+
+_nothing = wire.Content((0, 0), b'')
+_nothing.header = b'\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
+
+
+def _handle(event: Event) -> None:
+    delivery, receiver = event
+    channel = delivery.channel
+    if channel is not None and not channel.closed:
+        channel.handle(delivery, receiver)
+
+
+def _close_all() -> None:
+    """At interpreter exit: what is buffered leaves, within a bound."""
+    for connection in list(_open):
+        link = connection.link
+        if link is not None and link.error is None and not runtime.in_hub():
+            try:
+                link.wait_drained(runtime.Deadline.after(1.0))
+            except (TimeoutError, ConnectionError) as exc:
+                connection.log.warning('%s: not everything left before the exit: %s', connection.name, exc)
+
+
+atexit.register(_close_all)

@@ -1,0 +1,163 @@
+"""Opening an AMQP connection over a stream: py-amqp's own handshake, under one deadline.
+
+py-amqp negotiates (SASL, capabilities, tuning, virtual host); it never gets a socket and never its own
+frame writer, whose ``threading.Lock`` would stop an unpatched process for ever.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import amqp
+from amqp.exceptions import FrameError, UnexpectedFrame
+from amqp.sasl import AMQPLAIN, PLAIN
+
+from greenmq import runtime
+
+from . import wire
+
+_head = struct.Struct('>BHI')
+
+
+class Wire:
+    """What py-amqp takes for its transport while it shakes hands: frames over our stream."""
+
+    def __init__(self, stream: runtime.Stream, deadline: runtime.Deadline) -> None:
+        self.stream = stream
+        self.deadline = deadline
+        self.connected = False
+        self.buffer = b''
+
+    def connect(self) -> None:
+        self.stream.write(wire.PROTOCOL_HEADER, self.deadline)
+        self.connected = True
+
+    @contextmanager
+    def having_timeout(self, timeout: float | None) -> Iterator[None]:
+        yield  # the one deadline of the opening counts, not py-amqp's
+
+    def read_frame(self) -> tuple[int, int, bytes]:
+        kind, channel_id, size = _head.unpack(self._take(7))
+        if kind == ord('A'):
+            raise UnexpectedFrame('the peer speaks another protocol version than AMQP 0-9-1')
+        if size > 1 << 20:
+            raise FrameError(f'frame of {size} bytes during the handshake')
+        payload = self._take(size)
+        if self._take(1) != b'\xce':
+            raise FrameError('frame does not end with 0xce')
+        return kind, channel_id, payload
+
+    def _take(self, size: int) -> bytes:
+        while len(self.buffer) < size:
+            data = self.stream.read(65536, self.deadline)
+            if not data:
+                raise amqp.RecoverableConnectionError('the broker closed the connection during the handshake')
+            self.buffer += data
+        taken, self.buffer = self.buffer[:size], self.buffer[size:]
+        return taken
+
+    def close(self) -> None:
+        self.connected = False
+        self.stream.close()
+
+
+class Handshake(amqp.Connection):  # type: ignore[misc]
+    """One opening.
+
+    Attributes:
+        wanted_heartbeat (float | None): seconds; None takes what the broker proposes, 0 disables.
+    """
+
+    def __init__(
+        self,
+        stream: runtime.Stream,
+        deadline: runtime.Deadline,
+        wanted_heartbeat: float | None,
+        **settings: Any,
+    ) -> None:
+        self.wire = Wire(stream, deadline)
+        self.wanted_heartbeat = wanted_heartbeat
+        super().__init__(frame_writer=self._make_writer, heartbeat=wanted_heartbeat or 0, **settings)
+
+    def Transport(self, *args: Any, **kwargs: Any) -> Wire:
+        return self.wire
+
+    def _make_writer(self, connection: amqp.Connection, transport: Wire) -> Any:
+        def write_frame(
+            kind: int, channel_id: int, signature: tuple[int, int], arguments: Any, content: None
+        ) -> None:
+            encoded = arguments.encode() if isinstance(arguments, str) else bytes(arguments)
+            transport.stream.write(wire.method_frame(channel_id, signature, encoded), transport.deadline)
+
+        return write_frame
+
+    def _on_tune(self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = 'BlB') -> None:
+        if self.wanted_heartbeat is None:
+            self.client_heartbeat = server_heartbeat
+        super()._on_tune(channel_max, frame_max, server_heartbeat, argsig)
+
+
+class Terms:
+    """What both sides agreed on when a connection was opened."""
+
+    __slots__ = ('channel_max', 'frame_max', 'heartbeat', 'leftover', 'server_properties')
+
+    def __init__(
+        self,
+        channel_max: int,
+        frame_max: int,
+        heartbeat: float,
+        server_properties: Mapping[str, Any],
+        leftover: bytes,
+    ) -> None:
+        self.channel_max = channel_max
+        self.frame_max = frame_max
+        self.heartbeat = heartbeat
+        self.server_properties = server_properties
+        self.leftover = leftover
+
+
+def authentication(userid: str | None, password: str | None, login_method: str | None) -> Any:
+    """The SASL mechanisms to offer, or None to let py-amqp choose by `login_method`.
+
+    Without a login method a password login offers only what a password can do: py-amqp would pick
+    EXTERNAL whenever a TLS server offers it, and be refused.
+    """
+    if login_method or userid is None or password is None:
+        return None
+    return (PLAIN(userid, password), AMQPLAIN(userid, password))
+
+
+def open_connection(
+    stream: runtime.Stream,
+    deadline: runtime.Deadline,
+    *,
+    heartbeat: float | None,
+    userid: str | None,
+    password: str | None,
+    login_method: str | None,
+    **settings: Any,
+) -> Terms:
+    """Shake hands on a fresh stream.
+
+    Raises:
+        amqp.exceptions.AccessRefused, NotAllowed: the broker refuses the login or the virtual host.
+        ConnectionLost, TimeoutError: the stream ended or the deadline passed.
+    Switches: yes. Killed: the caller closes the stream.
+    """
+    offered = authentication(userid, password, login_method)
+    if offered is not None:
+        settings['authentication'] = offered
+    shake = Handshake(
+        stream, deadline, heartbeat, userid=userid, password=password, login_method=login_method, **settings
+    )
+    shake.connect()
+    terms = Terms(
+        shake.channel_max, shake.frame_max, shake.heartbeat or 0, shake.server_properties, shake.wire.buffer
+    )
+    # py-amqp's objects refer to one another; cut loose here, they go without the collector.
+    shake.channels = shake.connection = None
+    return terms

@@ -1,0 +1,470 @@
+"""One life (epoch) of a socket to the broker: who reads, who writes, what waits to leave.
+
+Theory of operation. Only two tasks touch the stream: the reader parses whatever a read brought and hands
+it on, the writer sends everything that was queued since its last turn in one call. Whoever has something
+to say appends *whole* frames as immutable bytes (`send`): nothing can interleave, and a killed task leaves
+all of a message or none. Both tasks hold the link, and the link holds its connection weakly, so an
+abandoned connection can be collected while they run.
+
+A link ends once, in `_end`: everybody who waits for it learns the same error at the same moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from amqp import spec
+from amqp.exceptions import AMQPError, error_for_code
+
+from greenmq import runtime
+from greenmq.exceptions import (
+    ConnectionBlocked,
+    ConnectionClosed,
+    ConnectionError,
+    ConnectionLost,
+    LimitExceeded,
+    PublishUnconfirmed,
+    TimeoutError,
+)
+
+from . import wire
+from .handshake import Terms
+
+if TYPE_CHECKING:
+    from .wirechannel import WireChannel
+
+__all__ = ['Link', 'LinkOwner']
+
+log = logging.getLogger('greenmq.transport.pyamqp')
+
+READ_SIZE = 256 * 1024
+#: After this much was queued without a turn of the writer, a publisher gives it one: the broker works
+#: meanwhile.
+YIELD_BYTES = 64 * 1024
+
+
+class LinkOwner(Protocol):
+    """What a link tells its connection, from inside its own tasks: nothing here may switch."""
+
+    def on_link_lost(self, link: Link, error: BaseException) -> None: ...
+
+    def on_blocked(self, link: Link, reason: str | None) -> None: ...
+
+
+class Flusher(Protocol):
+    """Who holds something back until the writer's next turn (acks that can still be joined)."""
+
+    def flush(self) -> None: ...
+
+
+class Gate:
+    """Tasks that wait for the same condition and are all let through at once."""
+
+    __slots__ = ('_waiting',)
+
+    def __init__(self) -> None:
+        self._waiting: list[runtime.Waiter] = []
+
+    def wait(self, deadline: runtime.Deadline) -> None:
+        waiter = runtime.Waiter()
+        self._waiting.append(waiter)
+        try:
+            waiter.wait(deadline)
+        except BaseException:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            raise
+
+    def open(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.wake()
+
+
+class Link:
+    """One epoch of a connection.
+
+    Attributes:
+        epoch (int): number of this life, counted by the connection.
+        error (BaseException | None): why it ended; None while it lives.
+        blocked (str | None): the broker's reason while it refuses publishes, else None.
+        out_bytes (int): bytes queued and not yet handed to the kernel.
+        bytes_in, bytes_out (int): what went over the wire.
+    """
+
+    def __init__(
+        self,
+        stream: runtime.Stream,
+        terms: Terms,
+        epoch: int,
+        owner: LinkOwner,
+        *,
+        name: str,
+        high_water: int,
+        write_timeout: float,
+        max_body: int = wire.MAX_BODY_BYTES,
+    ) -> None:
+        self.stream = stream
+        self.terms = terms
+        self.epoch = epoch
+        self.name = name
+        self.frame_max = terms.frame_max
+        self.heartbeat = terms.heartbeat
+        self.high_water = high_water
+        self.write_timeout = write_timeout
+        self.error: BaseException | None = None
+        self.blocked: str | None = None
+        self.wires: dict[int, WireChannel] = {}
+        self.out_bytes = self.bytes_in = self.bytes_out = 0
+        self._owner = weakref.ref(owner)
+        self._out: list[bytes] = []
+        self._dirty: list[Flusher] = []
+        self._flushing: list[Flusher] = []
+        self._idle: runtime.Waiter | None = None  # the writer, while it has nothing to do
+        self._room = Gate()
+        self._drained = Gate()
+        self._close_ok: runtime.Waiter | None = None
+        self._secret_ok: runtime.Waiter | None = None
+        self._free_ids: deque[int] = deque()
+        self._next_id = 1
+        self._last_in = runtime.monotonic()
+        self._parser = wire.Parser(terms.frame_max, max_body)
+        self._tasks: list[runtime.Task] = []
+
+    def __repr__(self) -> str:
+        state = 'open' if self.error is None else f'ended: {self.error!s}'
+        numbers = f'{len(self.wires)} channels, {self.out_bytes} bytes out'
+        return f'<Link {self.name} epoch {self.epoch}: {state}, {numbers}>'
+
+    # ---- life
+
+    def start(self) -> None:
+        """Start reader, writer and heartbeat; from here on the link is theirs."""
+        spawn = runtime.spawn
+        self._tasks = [
+            spawn(self._read, name=f'amqp-reader {self.name}', owner=self, on_exit=self._task_ended),
+            spawn(self._write, name=f'amqp-writer {self.name}', owner=self, on_exit=self._task_ended),
+        ]
+        if self.heartbeat:
+            self._tasks.append(
+                spawn(self._beat, name=f'amqp-heartbeat {self.name}', owner=self, on_exit=self._task_ended)
+            )
+
+    def _task_ended(self, task: runtime.Task, error: BaseException | None) -> None:
+        if self.error is None:
+            self._end(ConnectionLost(f'{task.name} ended: {error!r}'))
+
+    def lose(self, error: BaseException) -> None:
+        """End the link because the other side or the network did. No switch."""
+        if self.error is None:
+            if not isinstance(error, (ConnectionError, AMQPError)):
+                lost = ConnectionLost(f'{self.name}: {error}')
+                lost.__cause__ = error
+                error = lost
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:  # no switch
+        if self.error is not None:
+            return
+        self.error = error
+        self.stream.close()
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.wake()
+        for task in self._tasks[2:]:
+            task.kill()
+        wires, self.wires = list(self.wires.values()), {}
+        for channel in wires:
+            channel.end(error)
+        self._out.clear()
+        self._dirty.clear()
+        self.out_bytes = 0
+        self._room.open()
+        self._drained.open()
+        if self._close_ok is not None:
+            self._close_ok.wake()
+        owner = self._owner()
+        if owner is not None:
+            owner.on_link_lost(self, error)
+
+    def abandon(self) -> None:
+        """Let go of the socket without a byte (after a fork, or when nobody is left to close it)."""
+        if self.error is None:
+            self.stream.abandon()
+            self._end(ConnectionClosed(f'{self.name} was abandoned'))
+
+    def close(self, deadline: runtime.Deadline) -> None:
+        """Say goodbye: flush what is queued, connection.close, wait for the answer until the deadline.
+
+        Switches: yes. Killed or timed out: the socket is closed all the same.
+        """
+        if self.error is not None:
+            return
+        self._close_ok = runtime.Waiter()
+        goodbye = wire.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
+        try:
+            self.flush()
+            self.send(goodbye)
+            self._close_ok.wait(deadline)
+        except TimeoutError:
+            log.warning(
+                '%s: no answer to connection.close within %s s; the socket is closed without it',
+                self.name,
+                deadline.seconds,
+            )
+        finally:
+            if self.error is None:
+                self._end(ConnectionClosed(f'{self.name} was closed'))
+
+    # ---- out
+
+    def send(self, frames: bytes) -> None:
+        """Queue whole frames. Never switches.
+
+        Raises:
+            ConnectionLost, ConnectionClosed: the link ended.
+        """
+        if self.error is not None:
+            raise self.error
+        self._out.append(frames)
+        self.out_bytes += len(frames)
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
+            idle.wake()
+
+    def flush_soon(self, flusher: Flusher) -> None:
+        """Have `flusher.flush()` called before the next write. Never switches."""
+        self._dirty.append(flusher)
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
+            idle.wake()
+
+    def flush(self) -> None:
+        """Let everybody who holds something back queue it now. Never switches."""
+        dirty, self._dirty = self._dirty, []
+        for flusher in dirty:
+            flusher.flush()
+
+    def wait_room(self, deadline: runtime.Deadline) -> None:
+        """Wait until a publish may be queued: the broker is not blocked and the buffer is below its mark.
+
+        Raises:
+            ConnectionBlocked: the broker was blocked until the deadline; nothing of this publish was sent.
+            PublishUnconfirmed: the buffer stayed full until the deadline; nothing of this publish was sent.
+        """
+        while self.error is None and (self.blocked is not None or self.out_bytes > self.high_water):
+            try:
+                self._room.wait(deadline)
+            except TimeoutError:
+                if self.blocked is not None:
+                    raise ConnectionBlocked(self.blocked) from None
+                raise PublishUnconfirmed(
+                    f'{self.name}: {self.out_bytes} bytes wait to be sent (mark {self.high_water}), no room '
+                    f'within {deadline.seconds} s',
+                    sent='no',
+                ) from None
+        if self.error is not None:
+            raise self.error
+        if self.out_bytes > YIELD_BYTES:
+            runtime.sleep(0)
+
+    def has_room(self) -> bool:
+        """May a publish be queued without waiting?"""
+        return self.blocked is None and self.out_bytes <= self.high_water
+
+    def wait_drained(self, deadline: runtime.Deadline) -> None:
+        """Wait until all that is queued now was handed to the kernel."""
+        self.flush()
+        while self.error is None and self.out_bytes:
+            self._drained.wait(deadline)
+
+    def _write(self) -> None:
+        while self.error is None:
+            if self._dirty:
+                self.flush()
+            if not self._out:
+                self._drained.open()
+                idle = self._idle = runtime.Waiter()
+                try:
+                    idle.wait()
+                finally:
+                    self._idle = None
+                continue
+            out, self._out = self._out, []
+            self._send_all(out[0] if len(out) == 1 else b''.join(out))
+
+    def _send_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view and self.error is None:
+            try:
+                sent = self.stream.write_some(view, runtime.Deadline.after(self.write_timeout))
+            except TimeoutError:
+                if self.blocked is not None:  # a blocked broker reads nothing: that is not its death
+                    continue
+                self.lose(ConnectionLost(f'{self.name}: the peer took nothing for {self.write_timeout} s'))
+                return
+            except OSError as exc:
+                self.lose(exc)
+                return
+            except ConnectionError as exc:
+                self.lose(exc)
+                return
+            view = view[sent:]
+            self.bytes_out += sent
+            self.out_bytes -= sent
+            if self.out_bytes <= self.high_water // 2 and self.blocked is None:
+                self._room.open()
+
+    # ---- in
+
+    def _read(self) -> None:
+        try:
+            if self.terms.leftover:
+                self._parser.feed(self.terms.leftover, self)
+            while self.error is None:
+                data = self.stream.read(READ_SIZE)
+                if not data:
+                    self.lose(ConnectionLost(f'{self.name}: the broker closed the connection'))
+                    return
+                self._last_in = runtime.monotonic()
+                self.bytes_in += len(data)
+                self._parser.feed(data, self)
+                if len(data) > 16384:
+                    # A full socket would keep the reader busy for ever: let those work who were handed
+                    # something.
+                    runtime.sleep(0)
+        except (AMQPError, OSError, ConnectionError) as exc:
+            self.lose(exc)
+
+    def on_method(self, channel_id: int, signature: tuple[int, int], payload: bytes) -> None:
+        if channel_id:
+            channel = self.wires.get(channel_id)
+            if channel is not None:
+                channel.on_method(signature, payload)
+        else:
+            handler = self._connection_methods.get(signature)
+            if handler is None:
+                raise error_for_code(
+                    540, f'unexpected method {signature} on channel 0', signature, ConnectionError
+                )
+            handler(self, payload)
+
+    def on_content(self, channel_id: int, content: wire.Content) -> None:
+        channel = self.wires.get(channel_id)
+        if channel is not None:
+            channel.on_content(content)
+
+    def _on_close(self, payload: bytes) -> None:
+        code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
+        if self._idle is not None:  # the writer is out of the stream: the answer is ours to send
+            try:
+                self.stream.write_some(
+                    wire.method_frame(0, spec.Connection.CloseOk), runtime.Deadline.after(1.0)
+                )
+            except (OSError, ConnectionError) as exc:
+                log.debug('%s: could not answer connection.close: %r', self.name, exc)
+        error = error_for_code(code, text, (class_id, method_id), ConnectionError)
+        self.lose(error)
+
+    def _on_close_ok(self, payload: bytes) -> None:
+        self._end(ConnectionClosed(f'{self.name} was closed'))
+
+    def _on_blocked(self, payload: bytes) -> None:
+        self._set_blocked(wire.read_arguments('s', payload)[0] or 'no reason given')
+
+    def _on_unblocked(self, payload: bytes) -> None:
+        self._set_blocked(None)
+
+    def _set_blocked(self, reason: str | None) -> None:
+        self.blocked = reason
+        if reason is None:
+            self._room.open()
+        owner = self._owner()
+        if owner is not None:
+            owner.on_blocked(self, reason)
+
+    def _on_update_secret_ok(self, payload: bytes) -> None:
+        waiter, self._secret_ok = self._secret_ok, None
+        if waiter is not None:
+            waiter.wake()
+
+    _connection_methods: ClassVar[dict[tuple[int, int], Callable[[Link, bytes], None]]] = {
+        spec.Connection.Close: _on_close,
+        spec.Connection.CloseOk: _on_close_ok,
+        spec.Connection.Blocked: _on_blocked,
+        spec.Connection.Unblocked: _on_unblocked,
+        (10, 71): _on_update_secret_ok,
+    }
+
+    def update_secret(self, secret: str, reason: str, deadline: runtime.Deadline) -> None:
+        """connection.update-secret: give the broker a fresh credential on the living connection."""
+        waiter = self._secret_ok = runtime.Waiter()
+        raw = secret.encode()
+        text = reason.encode()[:255]
+        arguments = len(raw).to_bytes(4, 'big') + raw + bytes((len(text),)) + text
+        self.send(wire.method_frame(0, (10, 70), arguments))
+        waiter.wait(deadline)
+        if self.error is not None:
+            raise self.error
+
+    # ---- heartbeats
+
+    def _beat(self) -> None:
+        half = self.heartbeat / 2
+        sent_before = -1
+        due = runtime.monotonic() + half
+        while self.error is None:
+            runtime.sleep(max(0.0, due - runtime.monotonic()))
+            now = runtime.monotonic()
+            if self.bytes_out == sent_before and not self._out:
+                self.send(wire.HEARTBEAT)
+            sent_before = self.bytes_out
+            # After a stall of our own the kernel may hold what we did not read: the next beat judges, not
+            # this one.
+            stalled = now - due > half
+            if not stalled and self.blocked is None and now - self._last_in > 2 * self.heartbeat:
+                self.lose(
+                    ConnectionLost(
+                        f'{self.name}: nothing from the broker for {now - self._last_in:.1f} s '
+                        f'(heartbeat {self.heartbeat} s)'
+                    )
+                )
+            due = now + half
+
+    # ---- channels
+
+    def allocate(self) -> int:
+        """A free channel id, in O(1)."""
+        if self._free_ids:
+            return self._free_ids.popleft()
+        if self._next_id > self.terms.channel_max:
+            raise LimitExceeded(
+                self.terms.channel_max,
+                f'{self.name}: all {self.terms.channel_max} channels of the connection are open',
+            )
+        self._next_id += 1
+        return self._next_id - 1
+
+    def release(self, channel_id: int) -> None:
+        """Take the id of a channel back that the broker knows to be closed."""
+        self.wires.pop(channel_id, None)
+        self._parser.forget(channel_id)
+        self._free_ids.append(channel_id)
+
+    def info(self) -> dict[str, Any]:
+        """Numbers for `repr`, logs and metrics."""
+        return {
+            'epoch': self.epoch,
+            'bytes_in': self.bytes_in,
+            'bytes_out': self.bytes_out,
+            'out_bytes': self.out_bytes,
+            'channels': len(self.wires),
+            'heartbeat': self.heartbeat,
+            'blocked': self.blocked,
+        }

@@ -1,0 +1,127 @@
+"""A message on its way out, and a delivery on its way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from greenmq import message as base
+
+from . import wire
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ['Delivery', 'Message', 'Outgoing']
+
+
+class Outgoing:
+    """A prepared message: its body as bytes and its properties by their AMQP names.
+
+    The properties are encoded when first needed and kept, so that a message published again costs nothing.
+    """
+
+    __slots__ = ('_encoded', 'body', 'properties')
+
+    def __init__(self, body: bytes, properties: Mapping[str, Any]) -> None:
+        self.body = body
+        self.properties = properties
+        self._encoded: bytes | None = None
+
+    def encoded(self) -> bytes:
+        encoded = self._encoded
+        if encoded is None:
+            encoded = self._encoded = wire.encode_properties(self.properties)
+        return encoded
+
+    def __repr__(self) -> str:
+        return f'<Outgoing {len(self.body)} bytes {dict(self.properties)!r}>'
+
+
+class Delivery:
+    """What arrived for a consumer or a basic.get, before anybody looked into it.
+
+    Attributes:
+        delivery_tag (int): unique over all epochs of the channel.
+        consumer_tag (str): empty for a basic.get.
+        content (Content): header and body as they came.
+    """
+
+    __slots__ = (
+        'channel',
+        'consumer_tag',
+        'content',
+        'delivery_tag',
+        'exchange',
+        'message_count',
+        'redelivered',
+        'routing_key',
+    )
+
+    def __init__(
+        self,
+        consumer_tag: str,
+        delivery_tag: int,
+        redelivered: bool,
+        exchange: str,
+        routing_key: str,
+        content: wire.Content,
+        channel: Channel | None,
+        message_count: int | None = None,
+    ) -> None:
+        self.consumer_tag = consumer_tag
+        self.delivery_tag = delivery_tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.content = content
+        self.channel = channel
+        self.message_count = message_count
+
+    @property
+    def body(self) -> bytes:
+        return self.content.body
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        """As kombu's messages have it: with a consumer tag, or with a message count after a get."""
+        info: dict[str, Any] = {
+            'delivery_tag': self.delivery_tag,
+            'redelivered': self.redelivered,
+            'exchange': self.exchange,
+            'routing_key': self.routing_key,
+        }
+        if self.message_count is None:
+            info['consumer_tag'] = self.consumer_tag
+        else:
+            info['message_count'] = self.message_count
+        return info
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties by their AMQP names, decoded anew at each call."""
+        return wire.decode_properties(self.content.header)
+
+
+class Message(base.Message):
+    """A delivery as applications see it.
+
+    Arguments:
+        msg (Delivery): what arrived.
+        channel (Channel): where it is settled.
+    Source: kombu.transport.pyamqp.Message.
+    """
+
+    def __init__(self, msg: Delivery, channel: Any = None, **kwargs: Any) -> None:
+        properties = wire.decode_properties(msg.content.header)
+        super().__init__(
+            body=msg.content.body,
+            channel=channel,
+            delivery_tag=msg.delivery_tag,
+            content_type=properties.get('content_type'),
+            content_encoding=properties.get('content_encoding'),
+            delivery_info=msg.delivery_info,
+            properties=properties,
+            headers=properties.get('application_headers') or {},
+            **kwargs,
+        )

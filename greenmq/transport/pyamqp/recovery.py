@@ -1,0 +1,200 @@
+"""Opening a lost connection again: its entities and consumers, and consumers that the broker cancelled."""
+
+from __future__ import annotations
+
+import random
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from amqp import spec
+
+from greenmq import events, runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.exceptions import (
+    ChannelError,
+    ConnectionError,
+    ConsumerCancelled,
+    KombuError,
+    ResourceLocked,
+    TimeoutError,
+)
+
+from . import methods, wire
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .connection import Connection
+    from .consuming import Consumer
+    from .link import Link
+
+__all__ = ('consume_again', 'recover', 'restore')
+
+
+def recover(ref: weakref.ref[Connection]) -> None:
+    """Open a lost connection again, until it is open, closed or nobody's any more."""
+    attempt = 0
+    schedule: RetrySchedule | None = None
+    while True:
+        connection = ref()
+        if connection is None or connection.closed or connection.connected:
+            return
+        settings = connection.settings
+        if schedule is None:
+            schedule = RetrySchedule(None, 0.05, settings.recovery_interval, settings.recovery_interval_max)
+        try:
+            connection.connect(runtime.Deadline.after(max(settings.connect_timeout or 0, 5.0)))
+            return
+        except Exception as exc:
+            connection.log.warning('%s: recovery attempt %d failed: %s', connection.name, attempt + 1, exc)
+            connection.recovery_failed(exc)
+        del connection
+        # Jitter: the clients of a broker that restarts shall not all come back in the same moment.
+        runtime.sleep(schedule.delay(attempt) * random.uniform(0.5, 1.0))
+        attempt += 1
+
+
+def restore(connection: Connection, link: Link, deadline: runtime.Deadline) -> None:
+    for kind, facts in connection.topology.replay():
+        _restore_entity(connection, link, kind, facts, deadline)
+    for channel in list(connection.channels.values()):
+        channel.consuming.restore(link, deadline)
+
+
+def _restore_entity(
+    connection: Connection, link: Link, kind: str, facts: dict[str, Any], deadline: runtime.Deadline
+) -> None:
+    try:
+        if kind == 'exchange':
+            _declare_exchange(connection, link, facts, deadline)
+        elif kind == 'queue':
+            _declare_queue(connection, link, facts, deadline)
+        elif kind == 'binding':
+            _bind(connection, link, facts, deadline)
+    except ChannelError as exc:
+        # One entity that cannot be had again (changed elsewhere, no longer allowed) must not keep all others
+        # away.
+        connection.log.error(
+            '%s: %s %r cannot be declared again: %s',
+            connection.name,
+            kind,
+            facts.get('name') or facts.get('destination'),
+            exc,
+        )
+        events.emit('consumer_lost', connection.source, kind=kind, error=exc, **facts)
+
+
+def _declare_exchange(
+    connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline
+) -> None:
+    name = facts['name']
+    connection.call_on(
+        link,
+        methods.EXCHANGE_DECLARE,
+        (
+            0,
+            name,
+            facts['type'],
+            False,
+            facts['durable'],
+            facts['auto_delete'],
+            facts['internal'],
+            False,
+            facts['arguments'],
+        ),
+        deadline,
+    )
+    connection.known_exchanges.add(name)
+
+
+def _declare_queue(
+    connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline
+) -> None:
+    name = facts['name']
+    asked = '' if facts['server_named'] else name
+    pause = 0.1
+    while True:
+        try:
+            reply = connection.call_on(
+                link,
+                methods.QUEUE_DECLARE,
+                (
+                    0,
+                    asked,
+                    False,
+                    facts['durable'],
+                    facts['exclusive'],
+                    facts['auto_delete'],
+                    False,
+                    facts['arguments'],
+                ),
+                deadline,
+            )
+            break
+        except ResourceLocked:
+            # The broker has not noticed yet that the last connection is gone, and keeps its exclusive queue.
+            left = deadline.remaining()
+            if left is not None and left < 2 * pause:
+                raise
+            runtime.sleep(pause)
+            pause *= 2
+    found = wire.read_arguments('sll', reply[1])[0]
+    if found != name:
+        connection.topology.rename_queue(name, found)
+        for alias, current in list(connection.aliases.items()):
+            if current == name:
+                connection.aliases[alias] = found
+        connection.aliases[name] = found
+
+
+def _bind(connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline) -> None:
+    method = methods.QUEUE_BIND if facts['kind'] == 'queue' else methods.EXCHANGE_BIND
+    destination = connection.current_name(facts['destination'])
+    connection.call_on(
+        link,
+        method,
+        (0, destination, facts['source'], facts['routing_key'], False, facts['arguments'] or {}),
+        deadline,
+    )
+
+
+def consume_again(connection: Connection, channel: Channel, consumer: Consumer) -> None:
+    facts = connection.queue_facts(consumer.queue)
+    bindings = [
+        entry
+        for kind, entry in connection.topology.replay()
+        if kind == 'binding' and entry['destination'] == connection.current_name(consumer.queue)
+    ]
+    schedule = RetrySchedule(8, 0.05, 0.2, 1.0)
+    error: BaseException = ConsumerCancelled(f'consumer {consumer.tag} of queue {consumer.queue!r}')
+    for attempt in range(9):
+        if channel.closed or consumer.cancelled or connection.closed:
+            return
+        deadline = runtime.Deadline.after(connection.settings.operation_timeout)
+        try:
+            link = connection.wait_open(deadline)
+            if facts:
+                _declare_queue(connection, link, facts, deadline)
+                for entry in bindings:
+                    _bind(connection, link, entry, deadline)
+            # on the control wire first: a queue that is not there must not close the wire of the other
+            # consumers
+            name = connection.current_name(consumer.queue)
+            connection.call_on(
+                link, methods.QUEUE_DECLARE, (0, name, True, False, False, False, False, {}), deadline
+            )
+            channel.consuming.resume_cancelled(consumer, deadline)
+            connection.log.info(
+                '%s: consumer %s consumes again from %r', connection.name, consumer.tag, consumer.queue
+            )
+            return
+        except (ConnectionError, ChannelError, TimeoutError, KombuError) as exc:
+            error = exc
+        runtime.sleep(schedule.delay(attempt))
+    connection.log.error(
+        '%s: consumer %s of queue %r is lost: %s', connection.name, consumer.tag, consumer.queue, error
+    )
+    channel.consuming.consumers.pop(consumer.tag.encode(), None)
+    events.emit(
+        'consumer_lost', connection.source, consumer_tag=consumer.tag, queue=consumer.queue, error=error
+    )
+    connection.drain.report(ConsumerCancelled(consumer.tag, spec.Basic.Cancel))

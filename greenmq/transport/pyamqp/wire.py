@@ -1,0 +1,362 @@
+"""The bytes of AMQP 0-9-1: frames out, frames in, properties; no socket, no clock, no switch.
+
+Everything that leaves is built here as immutable ``bytes``, everything that arrives passes
+`Parser.feed`. A parser keeps what it has of a frame across any cut, so a timeout or a kill elsewhere
+never tears the stream, and it refuses what the protocol forbids before it is buffered.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from amqp.exceptions import FrameError, FrameSyntaxError, UnexpectedFrame
+from amqp.serialization import decode_properties_basic, dumps, loads
+
+__all__ = [
+    'HEARTBEAT',
+    'PROTOCOL_HEADER',
+    'Parser',
+    'Sink',
+    'content_frames',
+    'decode_properties',
+    'encode_properties',
+    'method_frame',
+    'read_arguments',
+]
+
+METHOD, HEADER, BODY, BEAT = 1, 2, 3, 8
+FRAME_END = 0xCE
+#: What a frame adds to its payload: type, channel, size (7 bytes) and the end octet.
+FRAME_OVERHEAD = 8
+PROTOCOL_HEADER = b'AMQP\x00\x00\x09\x01'
+HEARTBEAT = b'\x08\x00\x00\x00\x00\x00\x00\xce'
+#: RabbitMQ's own ceiling for one message; a header that announces more is refused at once.
+MAX_BODY_BYTES = 512 * 1024 * 1024
+
+_frame_head = struct.Struct('>BHI')
+_header_head = struct.Struct('>HHQ')
+_signature = struct.Struct('>HH')
+_content_head = struct.Struct('>BHIHHQ')
+
+BASIC = 60
+DELIVER, GET_OK, RETURN = (60, 60), (60, 71), (60, 50)
+_DELIVER = _signature.pack(*DELIVER)
+_WITH_CONTENT = frozenset([DELIVER, GET_OK, RETURN])
+
+
+# ---------------------------------------------------------------- out
+
+
+def method_frame(channel_id: int, signature: tuple[int, int], arguments: bytes = b'') -> bytes:
+    """One method frame, whole."""
+    return b''.join(
+        (
+            _frame_head.pack(METHOD, channel_id, len(arguments) + 4),
+            _signature.pack(*signature),
+            arguments,
+            b'\xce',
+        )
+    )
+
+
+def content_frames(channel_id: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
+    """The header frame and the body frames of one message, whole, each body frame within `frame_max`."""
+    size = len(body)
+    head = _content_head.pack(HEADER, channel_id, len(properties) + 12, BASIC, 0, size)
+    room = frame_max - FRAME_OVERHEAD
+    if size == 0:
+        return b''.join((head, properties, b'\xce'))
+    if size <= room:
+        return b''.join((head, properties, b'\xce', _frame_head.pack(BODY, channel_id, size), body, b'\xce'))
+    parts: list[bytes | memoryview] = [head, properties, b'\xce']
+    view = memoryview(body)
+    for start in range(0, size, room):
+        piece = view[start : start + room]
+        parts += (_frame_head.pack(BODY, channel_id, len(piece)), piece, b'\xce')
+    return b''.join(parts)
+
+
+#: The basic properties in the order of their flag bits (section 4.2.6.1 of the specification).
+_PROPERTIES: tuple[tuple[str, int, str], ...] = (
+    ('content_type', 1 << 15, 's'),
+    ('content_encoding', 1 << 14, 's'),
+    ('application_headers', 1 << 13, 'F'),
+    ('delivery_mode', 1 << 12, 'o'),
+    ('priority', 1 << 11, 'o'),
+    ('correlation_id', 1 << 10, 's'),
+    ('reply_to', 1 << 9, 's'),
+    ('expiration', 1 << 8, 's'),
+    ('message_id', 1 << 7, 's'),
+    ('timestamp', 1 << 6, 'L'),
+    ('type', 1 << 5, 's'),
+    ('user_id', 1 << 4, 's'),
+    ('app_id', 1 << 3, 's'),
+    ('cluster_id', 1 << 2, 's'),
+)
+#: Properties whose values repeat from message to message: only they make a cache worth its memory.
+_REPEATING = frozenset(
+    ['content_type', 'content_encoding', 'delivery_mode', 'priority', 'type', 'user_id', 'app_id']
+)
+_cache: dict[tuple[tuple[str, Any], ...], bytes] = {}
+
+
+def encode_properties(properties: Mapping[str, Any]) -> bytes:
+    """The property flags and values of one message; names the protocol does not know are left out."""
+    if not _REPEATING.issuperset(properties):
+        return _encode_properties(properties)
+    key = tuple(properties.items())
+    found = _cache.get(key)
+    if found is None:
+        found = _encode_properties(properties)
+        if len(_cache) > 1024:  # values that do not repeat after all must not fill the memory
+            _cache.clear()
+        _cache[key] = found
+    return found
+
+
+def _encode_properties(properties: Mapping[str, Any]) -> bytes:
+    flags, parts = 0, [b'']
+    for name, bit, kind in _PROPERTIES:
+        value = properties.get(name)
+        if value is None or (kind == 'F' and not value):
+            continue
+        flags |= bit
+        parts.append(_encode_property(name, kind, value))
+    parts[0] = flags.to_bytes(2, 'big')
+    return b''.join(parts)
+
+
+def _encode_property(name: str, kind: str, value: Any) -> bytes:
+    if kind == 's':
+        text = value if isinstance(value, bytes) else str(value).encode()
+        if len(text) > 255:
+            raise ValueError(f'{name} is {len(text)} bytes long, at most 255 allowed: {text[:40]!r}…')
+        return bytes((len(text),)) + text
+    if kind == 'o':
+        return bytes((int(value),))
+    if kind == 'L':
+        return struct.pack('>Q', _seconds(value))
+    return dumps(kind, (value,))  # type: ignore[no-any-return]
+
+
+def _seconds(value: Any) -> int:
+    """Seconds since the epoch, of a number or a datetime."""
+    return int(value.timestamp() if hasattr(value, 'timestamp') else value)
+
+
+# ---------------------------------------------------------------- in
+
+_decoded: dict[bytes, dict[str, Any]] = {}
+
+
+def decode_properties(payload: bytes, offset: int = 12) -> dict[str, Any]:
+    """The properties of a content header frame's payload, in a dict of the caller's own.
+
+    Most messages of a program have the very same property bytes: those without headers or names of one
+    message are
+    decoded once.
+
+    Raises:
+        FrameSyntaxError: the bytes are no property list (of the peer's making).
+    """
+    encoded = payload[offset:]
+    found = _decoded.get(encoded)
+    if found is not None:
+        return found.copy()
+    try:
+        properties: dict[str, Any] = decode_properties_basic(payload, offset)[0]
+    except Exception as exc:  # whatever the decoder trips over, it is the peer's frame that is bad
+        raise FrameSyntaxError(f'undecodable message properties: {exc!r}') from exc
+    if _REPEATING.issuperset(properties):
+        if len(_decoded) > 1024:
+            _decoded.clear()
+        _decoded[encoded] = properties.copy()
+    return properties
+
+
+def read_arguments(signature: str, payload: bytes, offset: int = 4) -> list[Any]:
+    """The arguments of a method frame's payload, by their type letters (as in `amqp.serialization`)."""
+    if not signature:
+        return []
+    try:
+        return loads(signature, payload, offset)[0]  # type: ignore[no-any-return]
+    except Exception as exc:
+        raise FrameSyntaxError(f'undecodable method arguments: {exc!r}') from exc
+
+
+class Content:
+    """A message that arrives: its method, and of its content what has come so far."""
+
+    __slots__ = ('body', 'header', 'method', 'missing', 'parts', 'signature', 'size')
+
+    def __init__(self, signature: tuple[int, int], method: bytes) -> None:
+        self.signature = signature
+        self.method = method
+        self.header = b''
+        self.size = 0
+        self.missing = -1
+        self.parts: list[bytes] | None = None
+        self.body = b''
+
+
+class Sink(Protocol):
+    """Who takes what the parser found; it must not switch and must not raise but protocol errors."""
+
+    def on_method(self, channel_id: int, signature: tuple[int, int], payload: bytes) -> None: ...
+
+    def on_content(self, channel_id: int, content: Content) -> None: ...
+
+
+class Parser:
+    """Bytes in any portion → whole methods and messages for a `Sink`.
+
+    Attributes:
+        limit (int): the largest payload the peer may send in one frame, in bytes (frame_max − 8).
+    """
+
+    __slots__ = ('_contents', '_tail', 'limit', 'max_body')
+
+    def __init__(self, frame_max: int, max_body: int = MAX_BODY_BYTES) -> None:
+        self.limit = frame_max - FRAME_OVERHEAD
+        self.max_body = max_body
+        self._tail = b''
+        self._contents: dict[int, Content] = {}
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that is not whole yet."""
+        return len(self._tail)
+
+    def forget(self, channel_id: int) -> None:
+        """Drop what is half read of a channel that was closed."""
+        self._contents.pop(channel_id, None)
+
+    def feed(self, data: bytes, sink: Sink) -> int:
+        """Parse all whole frames of what is there; returns how many.
+
+        Raises:
+            FrameError: a frame is larger than negotiated, or does not end where it should.
+            UnexpectedFrame: a frame of a kind that cannot come now.
+        """
+        buffer = self._tail + data if self._tail else data
+        position, end, count = 0, len(buffer), 0
+        unpack = _frame_head.unpack_from
+        try:
+            while end - position >= FRAME_OVERHEAD:
+                kind, channel_id, size = unpack(buffer, position)
+                stop = position + 7 + size
+                if stop >= end:
+                    self._check_head(kind, size)
+                    break
+                if size > self.limit or buffer[stop] != FRAME_END:
+                    self._check_head(kind, size)
+                    raise FrameError(f'frame ends with {buffer[stop]:#04x} where 0xce is due')
+                payload = buffer[position + 7 : stop]
+                position = stop + 1
+                count += 1
+                if kind == METHOD:
+                    if payload[:4] == _DELIVER:
+                        position = self._deliver(buffer, position, channel_id, payload, sink)
+                    else:
+                        self._method(channel_id, payload, sink)
+                elif kind == HEADER:
+                    self._header(channel_id, payload, sink)
+                elif kind == BODY:
+                    self._body(channel_id, payload, sink)
+                elif kind != BEAT:
+                    self._check_head(kind, size)
+        finally:
+            self._tail = buffer[position:]
+        return count
+
+    def _deliver(self, buffer: bytes, position: int, channel_id: int, payload: bytes, sink: Sink) -> int:
+        """A delivery whose header and one body frame are all there, which is nearly every one: no state is
+        needed.
+
+        Returns the position behind what was taken; whatever is unusual is left to the frame-by-frame way.
+        """
+        end = len(buffer)
+        if end - position > 21 and channel_id not in self._contents:
+            kind, number, size = _frame_head.unpack_from(buffer, position)
+            body = position + 8 + size
+            if (
+                kind == HEADER
+                and number == channel_id
+                and 14 <= size <= self.limit
+                and end - body > 7
+                and buffer[body - 1] == FRAME_END
+            ):
+                kind, number, length = _frame_head.unpack_from(buffer, body)
+                stop: int = body + 7 + length
+                if (
+                    kind == BODY
+                    and number == channel_id
+                    and stop < end
+                    and length <= self.limit
+                    and buffer[stop] == FRAME_END
+                ):
+                    header = buffer[position + 7 : body - 1]
+                    if length <= self.max_body and int.from_bytes(header[4:12], 'big') == length:
+                        content = Content(DELIVER, payload)
+                        content.header = header
+                        content.size = length
+                        content.body = buffer[body + 7 : stop]
+                        sink.on_content(channel_id, content)
+                        return stop + 1
+        self._method(channel_id, payload, sink)
+        return position
+
+    def _check_head(self, kind: int, size: int) -> None:
+        if kind not in (METHOD, HEADER, BODY, BEAT):
+            raise UnexpectedFrame(f'frame of unknown type {kind:#04x}')
+        if size > self.limit:
+            raise FrameError(f'frame of {size} bytes, at most {self.limit} negotiated')
+
+    def _method(self, channel_id: int, payload: bytes, sink: Sink) -> None:
+        if channel_id in self._contents:
+            raise UnexpectedFrame(f'method frame on channel {channel_id} in the middle of a message')
+        if len(payload) < 4:
+            raise FrameSyntaxError(f'method frame of {len(payload)} bytes')
+        signature = _signature.unpack_from(payload)
+        if signature in _WITH_CONTENT:
+            self._contents[channel_id] = Content(signature, payload)
+        else:
+            sink.on_method(channel_id, signature, payload)
+
+    def _header(self, channel_id: int, payload: bytes, sink: Sink) -> None:
+        content = self._contents.get(channel_id)
+        if content is None or content.missing >= 0:
+            raise UnexpectedFrame(f'content header on channel {channel_id} without a method')
+        if len(payload) < 14:
+            raise FrameSyntaxError(f'content header of {len(payload)} bytes')
+        size: int = _header_head.unpack_from(payload)[2]
+        if size > self.max_body:
+            raise FrameError(f'message of {size} bytes, at most {self.max_body} allowed')
+        content.header = payload
+        content.size = content.missing = size
+        if not size:
+            del self._contents[channel_id]
+            sink.on_content(channel_id, content)
+
+    def _body(self, channel_id: int, payload: bytes, sink: Sink) -> None:
+        content = self._contents.get(channel_id)
+        if content is None or content.missing < 0:
+            raise UnexpectedFrame(f'content body on channel {channel_id} without a header')
+        size = len(payload)
+        if size == content.size and content.parts is None:  # the whole body in one frame: the common case
+            content.body = payload
+        else:
+            if size > content.missing:
+                raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
+            if content.parts is None:
+                content.parts = []
+            content.parts.append(payload)
+            content.missing -= size
+            if content.missing:
+                return
+            content.body = b''.join(content.parts)
+            content.parts = None
+        del self._contents[channel_id]
+        sink.on_content(channel_id, content)

@@ -1,0 +1,223 @@
+"""Frames out and in: whole, byte by byte, cut anywhere, and broken on purpose."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from amqp.basic_message import Message
+from amqp.exceptions import AMQPError, FrameError, FrameSyntaxError, UnexpectedFrame
+from amqp.serialization import dumps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenmq.transport.pyamqp import wire
+
+FRAME_MAX = 4096
+PROPERTIES = wire.encode_properties({'content_type': 'text/plain', 'delivery_mode': 2})
+
+
+class Recorder:
+    """A sink that notes what came."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_method(self, channel_id, signature, payload):
+        self.seen.append((channel_id, signature, payload[4:]))
+
+    def on_content(self, channel_id, content):
+        self.seen.append((channel_id, content.signature, content.header[12:], content.body))
+
+
+def delivery(channel_id, body, frame_max=FRAME_MAX, properties=PROPERTIES):
+    arguments = dumps('sLbss', ('tag', 7, False, 'exchange', 'key'))
+    return wire.method_frame(channel_id, wire.DELIVER, arguments) + wire.content_frames(
+        channel_id, properties, body, frame_max
+    )
+
+
+def feed(portions, frame_max=FRAME_MAX, **options):
+    parser, sink = wire.Parser(frame_max, **options), Recorder()
+    for portion in portions:
+        parser.feed(portion, sink)
+    return parser, sink.seen
+
+
+def pieces(data, size):
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+STREAM = (
+    wire.method_frame(0, (10, 30), b'\x07\xff\x00\x02\x00\x00\x00\x3c')
+    + wire.HEARTBEAT
+    + delivery(1, b'')
+    + delivery(1, b'one')
+    + delivery(2, b'x' * 10_000)
+    + wire.method_frame(3, (60, 80), b'\x00' * 8 + b'\x01')
+    + delivery(1, b'last')
+)
+
+
+@pytest.mark.parametrize('size', [1, 2, 7, 8, 9, 63, 4096, len(STREAM)])
+def test_any_portions_give_the_same_events(size):
+    parser, seen = feed(pieces(STREAM, size))
+    assert seen == feed([STREAM])[1]
+    assert [event[-1] for event in seen if event[1] == wire.DELIVER] == [b'', b'one', b'x' * 10_000, b'last']
+    assert parser.pending == 0
+
+
+def test_every_cut_leaves_the_rest_waiting():
+    whole = feed([STREAM])[1]
+    for cut in range(len(STREAM)):
+        parser, sink = wire.Parser(FRAME_MAX), Recorder()
+        parser.feed(STREAM[:cut], sink)
+        parser.feed(STREAM[cut:], sink)
+        assert sink.seen == whole, cut
+
+
+def test_channels_interleave_between_frames_but_not_a_channel_with_itself():
+    first, second = delivery(1, b'a' * 5000), delivery(2, b'b')
+    head = len(wire.method_frame(1, wire.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key'))))
+    _, seen = feed([first[:head] + second + first[head:]])
+    assert [(event[0], event[-1]) for event in seen] == [(2, b'b'), (1, b'a' * 5000)]
+    with pytest.raises(UnexpectedFrame, match='middle of a message'):
+        feed([first[:head] + delivery(1, b'b')])
+
+
+@pytest.mark.parametrize(
+    ('frames', 'error'),
+    [
+        (b'\x07\x00\x01\x00\x00\x00\x00\xce', UnexpectedFrame),
+        (b'i\x00\x01\x00\x00\x00\x00\xce', UnexpectedFrame),
+        (wire.HEARTBEAT[:-1] + b'\x69', FrameError),
+        (b'\x01\x00\x01\x00\x00\x00\x02\x00\x3c\xce', FrameSyntaxError),
+        (wire.content_frames(1, b'\x00\x00', b'body', FRAME_MAX), UnexpectedFrame),
+        (b'\x03\x00\x01\x00\x00\x00\x01x\xce', UnexpectedFrame),
+    ],
+)
+def test_what_the_protocol_forbids_is_a_typed_error(frames, error):
+    with pytest.raises(error):
+        feed([frames])
+    with pytest.raises(error):
+        feed(pieces(frames, 1))
+
+
+def test_a_frame_over_the_negotiated_size_is_refused_before_it_is_buffered():
+    parser, sink = wire.Parser(FRAME_MAX), Recorder()
+    with pytest.raises(FrameError, match='4089 bytes, at most 4088'):
+        parser.feed(b'\x03\x00\x01' + (FRAME_MAX - 7).to_bytes(4, 'big') + b'x', sink)
+    assert feed([delivery(1, b'x' * (FRAME_MAX - 8))])[1][0][-1] == b'x' * (FRAME_MAX - 8)
+
+
+def test_a_message_over_the_limit_is_refused_at_its_header():
+    with pytest.raises(FrameError, match='message of 11 bytes, at most 10'):
+        feed(pieces(delivery(1, b'x' * 11), 5), max_body=10)
+    with pytest.raises(FrameError, match='message of 11 bytes, at most 10'):
+        feed([delivery(1, b'x' * 11)], max_body=10)
+    assert feed([delivery(1, b'x' * 10)], max_body=10)[1][0][-1] == b'x' * 10
+
+
+def test_more_body_than_announced_is_refused():
+    frames = bytearray(delivery(1, b'four'))
+    position = frames.index(b'\x00\x3c\x00\x00' + (4).to_bytes(8, 'big'))
+    frames[position + 4 : position + 12] = (3).to_bytes(8, 'big')
+    with pytest.raises(UnexpectedFrame, match='more than the header announced'):
+        feed([bytes(frames)])
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    bodies=st.lists(st.binary(max_size=9000), max_size=6), cuts=st.lists(st.integers(1, 5000), max_size=12)
+)
+def test_bodies_of_any_size_survive_any_cuts(bodies, cuts):
+    data = b''.join(delivery(number % 3 + 1, body) for number, body in enumerate(bodies))
+    portions, rest = [], data
+    for cut in cuts:
+        portions.append(rest[:cut])
+        rest = rest[cut:]
+    _, seen = feed([*portions, rest])
+    assert [event[-1] for event in seen] == bodies
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    position=st.integers(0, len(STREAM) - 1),
+    replacement=st.binary(max_size=6),
+    size=st.integers(1, 4096),
+    removed=st.integers(0, 12),
+)
+def test_broken_bytes_end_in_a_typed_error_or_a_wait(position, replacement, size, removed):
+    broken = STREAM[:position] + replacement + STREAM[position + removed :]
+    parser, sink = wire.Parser(FRAME_MAX), Recorder()
+    try:
+        for portion in pieces(broken, size):
+            parser.feed(portion, sink)
+    except AMQPError:
+        return
+    assert parser.pending <= FRAME_MAX
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.binary(max_size=400))
+def test_noise_ends_in_a_typed_error_or_a_wait(data):
+    try:
+        parser, _ = feed(pieces(data, 3))
+    except AMQPError:
+        return
+    assert parser.pending <= FRAME_MAX
+
+
+VALUES = {
+    'content_type': 'application/json',
+    'content_encoding': 'utf-8',
+    'delivery_mode': 2,
+    'priority': 9,
+    'correlation_id': 'c' * 255,
+    'reply_to': 'r',
+    'expiration': '1000',
+    'message_id': 'm',
+    'timestamp': 1767312000,
+    'type': 't',
+    'user_id': 'guest',
+    'app_id': 'a',
+    'application_headers': {'n': 1, 'deep': {'list': [1, 'two', None]}},
+}
+
+
+@settings(deadline=None)
+@given(names=st.sets(st.sampled_from(sorted(VALUES))))
+def test_properties_are_encoded_as_py_amqp_does(names):
+    chosen = {name: VALUES[name] for name in VALUES if name in names}
+    assert wire.encode_properties(chosen) == Message('', **chosen)._serialize_properties()
+    assert wire.encode_properties(chosen) == wire.encode_properties(chosen)
+    assert wire.decode_properties(b'\x00' * 12 + wire.encode_properties(chosen)) == chosen
+
+
+def test_a_timestamp_may_be_a_datetime():
+    moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+    assert wire.encode_properties({'timestamp': moment}) == wire.encode_properties({'timestamp': 1767312000})
+
+
+def test_decoded_properties_belong_to_the_caller():
+    header = b'\x00' * 12 + PROPERTIES
+    wire.decode_properties(header)['content_type'] = 'changed'
+    assert wire.decode_properties(header)['content_type'] == 'text/plain'
+
+
+def test_a_property_over_255_bytes_names_itself():
+    with pytest.raises(ValueError, match='correlation_id is 300 bytes long, at most 255'):
+        wire.encode_properties({'correlation_id': 'x' * 300})
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.binary(max_size=60))
+def test_undecodable_properties_and_arguments_are_the_peers_fault(data):
+    for call in (
+        lambda: wire.decode_properties(b'\x00' * 12 + data),
+        lambda: wire.read_arguments('sLbssF', data, 0),
+    ):
+        try:
+            call()
+        except FrameSyntaxError:
+            continue
