@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
-	--select E,F,W,I,B,UP,C4,PIE,RUF100
+	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
 SOURCES := greenmq tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
