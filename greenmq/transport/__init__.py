@@ -1,4 +1,5 @@
 """Which transport a name or URL scheme stands for."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -30,9 +31,21 @@ TRANSPORT_ALIASES: dict[str, str] = {
 }
 
 #: Names of kombu transports that greenmq doesn't have and doesn't plan.
-_ELSEWHERE = frozenset((
-    'SLMQ', 'slmq', 'confluentkafka', 'consul', 'etcd', 'filesystem', 'gcpubsub', 'kafka', 'pgmq', 'sqla', 'sqlalchemy',
-))
+_ELSEWHERE = frozenset(
+    (
+        'SLMQ',
+        'slmq',
+        'confluentkafka',
+        'consul',
+        'etcd',
+        'filesystem',
+        'gcpubsub',
+        'kafka',
+        'pgmq',
+        'sqla',
+        'sqlalchemy',
+    )
+)
 
 _resolved: dict[str, Any] = {}
 
@@ -50,8 +63,8 @@ def resolve_transport(transport: Any = None) -> Any:
     """Return the class that a transport's name stands for.
 
     Arguments:
-        transport (str | type): a scheme such as 'memory' or 'redis', a dotted path 'package.module:Class' of any
-            transport written for kombu, or a class, which is returned as it is.
+        transport (str | type): a scheme such as 'memory' or 'redis', a dotted path 'package.module:Class' of
+            any transport written for kombu, or a class, which is returned as it is.
     Returns:
         type: the Transport class.
     Raises:
@@ -71,13 +84,15 @@ def resolve_transport(transport: Any = None) -> Any:
         return symbol_by_name(path)
     except ModuleNotFoundError as error:
         if error.name is not None and (path.partition(':')[0] + '.').startswith(error.name + '.'):
-            raise KeyError(f'The transport {transport!r} is not available in this version of greenmq') from None
+            raise KeyError(
+                f'The transport {transport!r} is not available in this version of greenmq'
+            ) from None
         raise
 
 
 def _unknown(name: str) -> str:
     if name in _ELSEWHERE:
-        return f"No such transport: {name}.  kombu has one of that name, greenmq doesn't; give the path of a class"
+        return f"No such transport: {name}.  kombu has it, greenmq doesn't; a class can be given by its path"
     nearest = fmatch_best(name, TRANSPORT_ALIASES)
     return f'No such transport: {name}' + (f'.  Did you mean {nearest}?' if nearest else '')
 

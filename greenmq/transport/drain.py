@@ -2,19 +2,22 @@
 
 Theory of operation
 -------------------
-Every channel of the connection has a *lane*, a queue of its own. A lane is *ready* when it holds events and none of
-its callbacks is running. Ready lanes stand in a ring, so that one busy channel cannot starve the rest.
+Every channel of the connection has a *lane*, a queue of its own. A lane is *ready* when it holds events and
+none of its callbacks is running. Ready lanes stand in a ring, so that one busy channel cannot starve the
+rest.
 
-``drain`` takes one event of the first ready lane and calls the handler in the caller's greenlet. Meanwhile the lane
-belongs to that greenlet: nobody else takes from it, so the callbacks of a channel never overlap. Only the owner may,
-when its callback drains again.
+``drain`` takes one event of the first ready lane and calls the handler in the caller's greenlet. Meanwhile
+the lane belongs to that greenlet: nobody else takes from it, so the callbacks of a channel never overlap.
+Only the owner may, when its callback drains again.
 
-A wake-up carries no event: it says "look again". So an event is never in the hands of a greenlet that may die before
-it runs; what a killed drainer leaves behind is a wake-up, and that is passed on to the next one.
+A wake-up carries no event: it says "look again". So an event is never in the hands of a greenlet that may die
+before it runs; what a killed drainer leaves behind is a wake-up, and that is passed on to the next one.
 
-A drainer that finds nothing returns as soon as any other greenlet has finished handling an event: kombu programs wait
-for their reply in ``while not reply: drain_events()``, and the reply may have been handled by a neighbour.
+A drainer that finds nothing returns as soon as any other greenlet has finished handling an event: kombu
+programs wait for their reply in ``while not reply: drain_events()``, and the reply may have been handled by a
+neighbour.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict, deque
@@ -50,7 +53,8 @@ class Drain(Generic[E]):
     Arguments:
         name (str): what the time-out message calls the connection.
 
-    All methods belong to one hub; from another native thread go through ``runtime.post``. Only `drain` switches.
+    All methods belong to one hub; from another native thread go through ``runtime.post``. Only `drain`
+    switches.
     """
 
     def __init__(self, name: str = 'connection') -> None:
@@ -61,7 +65,9 @@ class Drain(Generic[E]):
         self._lanes: dict[Hashable, _Lane[E]] = {}
         self._ring: deque[_Lane[E]] = deque()
         self._inner: dict[object, _Lane[E]] = {}  # running greenlet -> its innermost lane
-        self._waiters: OrderedDict[Any, object] = OrderedDict()  # runtime Waiter -> its greenlet, in order of arrival
+        self._waiters: OrderedDict[Any, object] = (
+            OrderedDict()
+        )  # runtime Waiter -> its greenlet, in order of arrival
         self._nested: dict[object, Any] = {}  # greenlet waiting inside its own callback -> its Waiter
         self._error: BaseException | None = None
         self._notice: BaseException | None = None
@@ -98,7 +104,10 @@ class Drain(Generic[E]):
                 self._wake_one()
 
     def fail(self, error: BaseException) -> None:
-        """End every drain, those waiting now and all later ones, with `error` until `revive`. Switches: no."""
+        """End every drain, those waiting now and all later ones, with `error` until `revive`.
+
+        Switches: no.
+        """
         self._error = error
         self._wake_all()
 
@@ -107,7 +116,10 @@ class Drain(Generic[E]):
         self._error = self._notice = None
 
     def report(self, error: BaseException) -> None:
-        """End the drains that wait now with `error`; if none does, the next one. Later drains work. Switches: no."""
+        """End the drains that wait now with `error`; if none does, the next one. Later drains work.
+
+        Switches: no.
+        """
         waiters, self._waiters = self._waiters, OrderedDict()
         told = [waiter for waiter in waiters if waiter.wake(error)]
         if not told:
@@ -130,7 +142,10 @@ class Drain(Generic[E]):
         return events
 
     def remove(self, key: Hashable, wanted: Callable[[E], bool]) -> list[E]:
-        """Take out the waiting events of channel `key` for which `wanted` is true, oldest first. Switches: no."""
+        """Take out the waiting events of channel `key` for which `wanted` is true, oldest first.
+
+        Switches: no.
+        """
         lane = self._lanes.get(key)
         if lane is None:
             return []
@@ -152,8 +167,10 @@ class Drain(Generic[E]):
         """Handle one event in this greenlet, or return when another greenlet has handled one meanwhile.
 
         Arguments:
-            handle: called with the event; what it raises comes out of this drain, and the event counts as handled.
-            timeout (float): seconds to wait for an event; None waits for ever, 0 lets the other greenlets run once.
+            handle: called with the event; what it raises comes out of this drain, and the event counts as
+                handled.
+            timeout (float): seconds to wait for an event; None waits for ever, 0 lets the other greenlets run
+                once.
         Raises:
             TimeoutError: nothing came in time (from here).
             Exception: what `fail` or `report` was given.
@@ -251,7 +268,9 @@ class Drain(Generic[E]):
         waiter = runtime.Waiter()
         self._waiters[waiter] = me
         if again:
-            self._waiters.move_to_end(waiter, last=False)  # another took what it was woken for: it keeps its place
+            self._waiters.move_to_end(
+                waiter, last=False
+            )  # another took what it was woken for: it keeps its place
         nested = me in self._inner
         if nested:
             self._nested[me] = waiter

@@ -1,4 +1,5 @@
 """What may stand in `transport_options` and in the query of a URL, and what its values are converted to."""
+
 from __future__ import annotations
 
 import difflib
@@ -9,12 +10,14 @@ from typing import Any, NamedTuple
 from greenmq.exceptions import InvalidArgument, UnknownOption
 
 __all__ = (
-    'COMMON_OPTIONS', 'Option', 'UnknownOptionWarning', 'convert', 'defaults', 'options_table', 'seconds', 'truth',
-)
+    'COMMON_OPTIONS', 'Option', 'UnknownOptionWarning', 'convert', 'defaults', 'options_table', 'seconds',
+    'truth',
+)  # fmt: skip
 
 
 class Option(NamedTuple):
-    """One transport option: what turns a given value into the right type, the value when it's not given, its meaning.
+    """One transport option: what turns a given value into the right type, the value when it's not given, its
+    meaning.
 
     Switches: no.
     """
@@ -78,7 +81,9 @@ COMMON_OPTIONS: dict[str, Option] = {
     'strict_options': Option(truth, False, 'an unknown name raises UnknownOption instead of a warning'),
     'publish_timeout': Option(seconds, 30.0, 'deadline in seconds of a publish that names none'),
     'close_timeout': Option(seconds, 5.0, 'seconds that close() may take'),
-    'connect_timeout': Option(seconds, 5.0, 'deadline in seconds of DNS, TCP, TLS and the handshake together'),
+    'connect_timeout': Option(
+        seconds, 5.0, 'deadline in seconds of DNS, TCP, TLS and the handshake together'
+    ),
     'default_prefetch': Option(whole, 1000, 'prefetch of a consumer that sets none; 0 is unlimited'),
     'max_decoded_bytes': Option(whole, 64 * 1024 * 1024, 'largest body that decompression may give'),
     'max_retries': Option(None, None, 'how often ensure() tries'),
@@ -88,7 +93,9 @@ COMMON_OPTIONS: dict[str, Option] = {
     'errback': Option(None, None, 'called with (error, seconds) before each retry'),
     'callback': Option(None, None, 'called between retries'),
     'client_properties': Option(None, None, 'what the client tells the broker of itself'),
-    'polling_interval': Option(seconds, None, 'seconds between looks, for third-party channels that can only poll'),
+    'polling_interval': Option(
+        seconds, None, 'seconds between looks, for third-party channels that can only poll'
+    ),
 }
 
 _warned: set[tuple[str, str]] = set()
@@ -134,7 +141,9 @@ def convert(given: Mapping[str, Any] | None, transport_cls: Any, where: str = ''
     if not given:
         return {}
     table = options_table(transport_cls)
-    where = where or getattr(transport_cls, 'driver_type', None) or getattr(transport_cls, '__name__', 'transport')
+    where = where or str(
+        getattr(transport_cls, 'driver_type', None) or getattr(transport_cls, '__name__', '?')
+    )
     converted = {name: _value(name, value, table.get(name), where) for name, value in given.items()}
     unknown = [name for name in converted if name not in table]
     if unknown:
@@ -148,7 +157,9 @@ def _value(name: str, value: Any, option: Option | None, where: str) -> Any:
     try:
         return option.type(value)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument(f'option {name!r} of {where}', value, f'is refused ({error}): {option.doc}') from error
+        raise InvalidArgument(
+            f'option {name!r} of {where}', value, f'is refused ({error}): {option.doc}'
+        ) from error
 
 
 def _report(unknown: Iterable[str], table: Mapping[str, Option], where: str, strict: bool) -> None:
@@ -159,5 +170,7 @@ def _report(unknown: Iterable[str], table: Mapping[str, Option], where: str, str
         if (where, name) not in _warned:
             # Once: Celery passes one dict to every broker, for each connection it makes.
             _warned.add((where, name))
-            hint = f"; did you mean {nearest!r}?" if nearest else ''
-            warnings.warn(f'{where} has no transport option {name!r}{hint}', UnknownOptionWarning, stacklevel=4)
+            hint = f'; did you mean {nearest!r}?' if nearest else ''
+            warnings.warn(
+                f'{where} has no transport option {name!r}{hint}', UnknownOptionWarning, stacklevel=4
+            )

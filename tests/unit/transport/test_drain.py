@@ -1,4 +1,5 @@
 """The event queue of a connection: order, fairness, who wakes, and what a kill leaves."""
+
 from __future__ import annotations
 
 import gevent

@@ -1,0 +1,309 @@
+"""What a transport must give: the contract that Connection, Producer and Consumer rely on.
+
+A transport is a class with the methods of `Transport`; its channels have AMQP's methods (`queue_declare`,
+`basic_publish` …) and those of `StdChannel`. `greenmq.transport.virtual` has all of it for brokers that only
+know queues. What the layers above call beyond kombu's names:
+
+* ``basic_publish(message, exchange, routing_key, mandatory=False, immediate=False, timeout=None, **kwargs)``:
+  timeout is a `runtime.Deadline`, seconds, or None;
+* ``basic_publish_nowait(message, exchange, routing_key, **kwargs)`` returns a `runtime.Future` and never
+  waits;
+* ``has_dead_letter(queue)``: would a rejected message of this queue be kept somewhere?
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+
+from greenmq import runtime
+from greenmq.exceptions import ChannelError, ConnectionError, RecoverableConnectionError
+from greenmq.message import Message
+from greenmq.transport.options import Option
+from greenmq.utils.functional import dictfilter
+from greenmq.utils.objects import cached_property
+from greenmq.utils.time import maybe_s_to_ms
+
+__all__ = ('Management', 'Message', 'StdChannel', 'Transport')
+
+C = TypeVar('C')
+
+#: Queue option of `entity.Queue` → (AMQP argument, conversion). Durations are given in seconds.
+RABBITMQ_QUEUE_ARGUMENTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    'expires': ('x-expires', maybe_s_to_ms),
+    'message_ttl': ('x-message-ttl', maybe_s_to_ms),
+    'max_length': ('x-max-length', int),
+    'max_length_bytes': ('x-max-length-bytes', int),
+    'max_priority': ('x-max-priority', int),
+}
+
+
+def to_rabbitmq_queue_arguments(arguments: Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
+    """Return queue arguments as RabbitMQ names them.
+
+    Arguments:
+        arguments (Mapping[str, object]): AMQP arguments that the user gave himself; never changed.
+        expires (float): seconds that an unused queue lives.
+        message_ttl (float): seconds that a message stays.
+        max_length (int): messages.
+        max_length_bytes (int): bytes of bodies.
+        max_priority (int): highest priority, 1 to 255.
+    Returns:
+        dict[str, object]: `arguments` and what was given of the options, durations in whole milliseconds.
+    Raises:
+        KeyError: an option of another name.
+    Switches: no.
+    Source: kombu to_rabbitmq_queue_arguments; RabbitMQ "Queues, optional arguments".
+    """
+    prepared: dict[str, Any] = dict(arguments or {})
+    for name, value in options.items():
+        argument, convert = RABBITMQ_QUEUE_ARGUMENTS[name]
+        if value is not None:
+            prepared[argument] = convert(value)
+    return dictfilter(prepared)
+
+
+class Implements(dict):  # type: ignore[type-arg]
+    """Capabilities by name, also as attributes.
+
+    Switches: no.
+    Source: kombu transport.base.Implements.
+    """
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def extend(self, **kwargs: Any) -> Implements:
+        """Return a copy with these capabilities changed. Switches: no."""
+        return self.__class__(self, **kwargs)
+
+
+default_transport_capabilities = Implements(
+    asynchronous=False,
+    exchange_type=frozenset(['direct', 'topic', 'fanout', 'headers']),
+    heartbeats=False,
+    batch_publish=False,
+)
+
+
+def _missing(obj: object, method: str) -> NotImplementedError:
+    cls = type(obj)
+    return NotImplementedError(f'Transport {cls.__module__}.{cls.__name__} does not implement {method}')
+
+
+class StdChannel:
+    """What every channel offers beside AMQP's methods.
+
+    Source: kombu transport.base.StdChannel.
+    """
+
+    #: Tags of the consumers that don't acknowledge, or None if the channel doesn't keep them.
+    no_ack_consumers: set[str] | None = None
+
+    def Consumer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a `greenmq.messaging.Consumer` on this channel. Switches: as its constructor."""
+        from greenmq.messaging import Consumer
+
+        return Consumer(self, *args, **kwargs)
+
+    def Producer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a `greenmq.messaging.Producer` on this channel. Switches: as its constructor."""
+        from greenmq.messaging import Producer
+
+        return Producer(self, *args, **kwargs)
+
+    def get_bindings(self) -> Any:
+        """Return the bindings the broker has, where it can tell.
+
+        Raises:
+            NotImplementedError: this transport can't.
+        """
+        raise _missing(self, 'get_bindings')
+
+    def after_reply_message_received(self, queue: str) -> None:
+        """Called when a reply was read from a queue that served for one reply only: the place to delete
+        it.
+        """
+
+    def prepare_queue_arguments(self, arguments: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        """Return queue arguments as this broker understands them. Switches: no."""
+        return arguments
+
+    def has_dead_letter(self, queue: str) -> bool:
+        """Tell whether a message rejected from `queue` would be kept somewhere; False if it isn't known.
+
+        Switches: no.
+        Source: greenmq's own: what decides whether an undecodable message is rejected or acknowledged (P40).
+        """
+        return False
+
+    def basic_publish_nowait(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Publish without waiting.
+
+        Returns:
+            runtime.Future: resolves when the broker has the message, or to the error.
+        Switches: no.
+        Source: greenmq's own. Here: for channels whose `basic_publish` doesn't wait.
+        """
+        future = runtime.Future()
+        try:
+            future.set_result(self.basic_publish(message, exchange, routing_key, **kwargs))  # type: ignore[attr-defined]
+        except Exception as error:  # whoever asks the future gets it
+            future.set_exception(error)
+        return future
+
+    def __enter__(self: C) -> C:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()  # type: ignore[attr-defined]
+
+
+class Management:
+    """Questions about the broker itself.
+
+    Source: kombu transport.base.Management.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+    def get_bindings(self) -> Any:
+        """Return all bindings of the broker.
+
+        Raises:
+            NotImplementedError: this transport can't tell.
+        """
+        raise _missing(self, 'get_bindings')
+
+
+class Transport:
+    """One kind of broker, and the way to one of its servers.
+
+    Arguments:
+        client (Connection): whose host, credentials and `transport_options` are used.
+
+    Source: kombu transport.base.Transport.
+    """
+
+    Management: ClassVar[Any] = Management
+
+    #: The Connection this transport serves.
+    client: Any = None
+    #: True if the transport takes whole URLs (`hostname` then is one).
+    can_parse_url: ClassVar[bool] = False
+    default_port: Any = None
+    #: What means that the connection is broken.
+    connection_errors: tuple[type[BaseException], ...] = (ConnectionError,)
+    #: What means that the channel is broken.
+    channel_errors: tuple[type[BaseException], ...] = (ChannelError,)
+    #: Connection errors after which a new connection may work.
+    recoverable_connection_errors: tuple[type[BaseException], ...] = (
+        RecoverableConnectionError,
+        OSError,
+        socket.timeout,
+    )
+    #: Channel errors after which a new channel may work.
+    recoverable_channel_errors: tuple[type[BaseException], ...] = ()
+    driver_type = 'N/A'
+    driver_name = 'N/A'
+    #: Capabilities.
+    implements: Any = default_transport_capabilities.extend()
+    #: The transport options of this class beyond those of its bases; see `transport.options`.
+    options: ClassVar[dict[str, Option]] = {}
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        self.client = client
+
+    def establish_connection(self) -> Any:
+        """Open the connection and return what the other methods take as `connection`.
+
+        Switches: as documented there.
+        """
+        raise _missing(self, 'establish_connection')
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the connection and all its channels."""
+        raise _missing(self, 'close_connection')
+
+    def create_channel(self, connection: Any) -> Any:
+        """Open a channel."""
+        raise _missing(self, 'create_channel')
+
+    def close_channel(self, connection: Any) -> None:
+        """Close a channel."""
+        raise _missing(self, 'close_channel')
+
+    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
+        """Handle one event in this greenlet; see `transport.drain`."""
+        raise _missing(self, 'drain_events')
+
+    def heartbeat_check(self, connection: Any, rate: int = 2) -> None:
+        """Do nothing: heartbeats go by themselves (P10)."""
+
+    def driver_version(self) -> str:
+        """Return the version of the driver. Switches: no."""
+        return 'N/A'
+
+    def get_heartbeat_interval(self, connection: Any) -> float:
+        """Return the seconds between heartbeats, 0 for none. Switches: no."""
+        return 0
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Do nothing: our sockets belong to the hub."""
+
+    def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
+        """Do nothing; see `register_with_event_loop`."""
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Tell whether the connection works. Switches: no."""
+        return True
+
+    def qos_semantics_matches_spec(self, connection: Any) -> bool:
+        """Tell whether `basic_qos(apply_global=False)` counts per consumer, as the specification says.
+
+        Switches: no.
+        """
+        return True
+
+    def on_readable(self, connection: Any, loop: Any) -> None:
+        """Handle what has arrived: for programs with an event loop of their own."""
+        connection.drain_events(timeout=0)
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """What a connection uses where the URL says nothing."""
+        return {}
+
+    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a management object. Switches: no."""
+        return self.Management(self)
+
+    @cached_property
+    def manager(self) -> Any:
+        """The management object of this transport."""
+        return self.get_manager()
+
+    @property
+    def supports_heartbeats(self) -> bool:
+        """Must the application call `heartbeat_check`? Never (P10)."""
+        return bool(self.implements.heartbeats)
+
+    @property
+    def supports_ev(self) -> bool:
+        """Can it be driven by kombu's own event loop?"""
+        return bool(self.implements.asynchronous)
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = '**') -> str:
+        """Return the URL in a form that may be shown, for transports that parse URLs themselves."""
+        raise NotImplementedError()

@@ -1,0 +1,368 @@
+"""``memory://``: a broker inside the process, for programs that need no other one, and for tests.
+
+* URL: ``memory://`` or ``memory://localhost/name``. Connections to one virtual host share one broker; `reset`
+    empties it.
+* Types of exchange: direct, topic, fanout, headers; exchange-to-exchange bindings; alternate-exchange.
+* Priorities (higher is sooner, 0 to 9 or x-max-priority), expiration and x-message-ttl, x-expires,
+  x-max-length, x-max-length-bytes, x-overflow, dead letters, exclusive and auto_delete queues.
+* Nothing is polled: a publish hands the message to a waiting consumer. Nothing is durable: it ends with the
+    process.
+
+Options: `fetch_ahead`, `max_deliveries`, `deadletter_queue`, and the common ones; see `transport.options`.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from queue import Empty
+from typing import Any, ClassVar
+
+from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
+from greenmq.transport import virtual
+from greenmq.transport.virtual.consumers import Subscription
+from greenmq.transport.virtual.envelope import DELIVERY_COUNT
+from greenmq.transport.virtual.local_broker import LocalBroker
+from greenmq.transport.virtual.local_queue import LocalQueue, Record
+
+__all__ = ('Channel', 'Transport', 'reset')
+
+_brokers: dict[str, LocalBroker] = {}
+
+# kombu has the broker's state as class attributes: these are those of the virtual host '/'.
+_default_queues: dict[str, LocalQueue] = {}
+_default_state = virtual.BrokerState()
+
+
+def broker(virtual_host: str | None = None) -> LocalBroker:
+    """Return the broker of a virtual host, made at first use; '/' if none is named. Switches: no."""
+    name = virtual_host or '/'
+    found = _brokers.get(name)
+    if found is None:
+        fresh = LocalBroker(name, _default_state, _default_queues) if name == '/' else LocalBroker(name)
+        found = _brokers.setdefault(name, fresh)
+    return found
+
+
+def reset(virtual_host: str | None = None) -> None:
+    """Empty the broker of a virtual host, or of all: queues, exchanges, consumers. For tests.
+
+    Connections stay usable; what they had consumed and not settled is gone.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    for name in [virtual_host] if virtual_host is not None else list(_brokers):
+        if name in _brokers:
+            _brokers[name].clear()
+
+
+class Channel(virtual.Channel):
+    """A channel of the broker in this process.
+
+    Source: kombu transport.memory.Channel.
+    """
+
+    delivery: ClassVar[str] = 'push'
+    #: The queues of the virtual host, by name; of the class, those of '/'.
+    queues: dict[str, LocalQueue] = _default_queues
+    #: Kept for programs that look at it.
+    events: ClassVar[dict[str, Any]] = {}
+    #: Closing gives back what is unsettled in another way than kombu's hook, see `close`.
+    do_restore = False
+    supports_fanout = True
+    #: Bodies stay what they are: bytes.
+    body_encoding: str | None = None
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        self._broker: LocalBroker = connection.broker
+        self.queues = self._broker.queues
+        self._tags = count(1)
+        super().__init__(connection, **kwargs)
+        # Programs give kombu's option for a broker of text; in memory it would only cost.
+        self.body_encoding = None
+
+    @property
+    def board(self) -> Any:
+        """Where the consumers of the virtual host stand."""
+        return self._broker.board
+
+    # --------------------------------------------------------------- publish
+
+    def basic_publish(
+        self,
+        message: Any,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Publish what `prepare_message` made; waiting consumers have it when this returns.
+
+        Arguments:
+            mandatory (bool): raise if no queue gets it.
+        Raises:
+            Unroutable: `mandatory`, and no queue would get it.
+            PublishNacked: a queue is full and refuses (x-overflow).
+            ConnectionClosed: the channel is closed.
+        Switches: no.
+        Source: AMQP 0-9-1 basic.publish; kombu: without `mandatory` a message for an exchange or key that
+            nobody knows vanishes, and a queue named in the default exchange is made.
+        """
+        if self.closed:
+            raise ConnectionClosed(f'{self!r} is closed')
+        broker = self._broker
+        if exchange:
+            names = broker.state.route(exchange, routing_key, message.get('headers'))
+            if not names or exchange not in broker.state.exchanges or self._foreign(exchange):
+                names = self._unbound(exchange, routing_key)
+        else:
+            names = [routing_key]
+            if routing_key not in broker.queues:
+                names = self._unknown(routing_key, mandatory)
+        if not names:
+            if mandatory:
+                raise Unroutable(message, exchange, routing_key)
+            return
+        broker.publish(names, message, exchange, routing_key)
+
+    def _foreign(self, exchange: str) -> bool:
+        return not self._routes_itself(exchange)
+
+    def _unbound(self, exchange: str, routing_key: str) -> list[str]:
+        # No queue, or an exchange type that a program brought along: kombu's way finds or warns.
+        names = [name for name in self._lookup(exchange, routing_key) if name is not None]
+        for name in names:
+            self._queue_for(name)
+        return names
+
+    def _unknown(self, queue: str, mandatory: bool) -> list[str]:
+        if mandatory:
+            return []
+        self._queue_for(queue)
+        return [queue]
+
+    def _queue_for(self, queue: str) -> LocalQueue:
+        found = self._broker.queues.get(queue)
+        return found if found is not None else self._broker.declare(queue, self.connection)
+
+    # ------------------------------------- what a virtual channel has to give
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        self._queue_for(queue)
+        info = message['properties'].get('delivery_info') or {}
+        self._broker.publish([queue], message, info.get('exchange', ''), info.get('routing_key', queue))
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        record = self._take(queue)
+        if record is None:
+            raise Empty()
+        return self._payload(record)
+
+    def _size(self, queue: str) -> int:
+        found = self._broker.queues.get(queue)
+        return 0 if found is None else found.ready
+
+    def _purge(self, queue: str) -> int:
+        found = self._broker.queues.get(queue)
+        if found is not None:
+            self._broker.check(found, self.connection)
+        return self._broker.purge(queue)
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        self._broker.delete(queue)
+
+    def _new_queue(self, queue: str, **kwargs: Any) -> None:
+        self._broker.declare(queue, self.connection, **kwargs)
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        found = self._broker.queues.get(queue)
+        if found is not None:
+            self._broker.check(found, self.connection)
+        return found is not None
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
+        """Delete a queue; its consumers stop. See `virtual.Channel.queue_delete`. Switches: no."""
+        found = self._broker.queues.get(queue)
+        if found is None:
+            return 0
+        self._broker.check(found, self.connection)
+        consumers = self.board.consumers(queue)
+        if (if_empty and found.ready) or (if_unused and consumers):
+            return 0
+        return self._broker.delete(queue)
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = '',
+        arguments: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remove a binding; an auto_delete exchange goes with its last one. Switches: no."""
+        super().queue_unbind(queue, exchange, routing_key, arguments, **kwargs)
+        self._broker.exchange_unused(exchange or 'amq.direct')
+
+    # --------------------------------------------------------------- consume
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
+        """See `virtual.Channel.basic_qos`.
+
+        Raises:
+            InvalidArgument: a negative number.
+        """
+        if prefetch_count is not None and prefetch_count < 0:
+            raise InvalidArgument('prefetch_count', prefetch_count, 'is negative')
+        super().basic_qos(prefetch_size, prefetch_count, apply_global)
+
+    def _admit(self, sub: Subscription) -> None:
+        queue = self._queue_for(sub.queue)
+        self._broker.check(queue, self.connection)
+        others = self.board.consumers(sub.queue)
+        if others and (sub.exclusive or any(other.exclusive for other in others)):
+            raise AccessRefused(
+                f"ACCESS_REFUSED - queue '{sub.queue}' in vhost '{self._broker.name}' in exclusive use",
+                (60, 20),
+                'Channel.basic_consume',
+                403,
+            )
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        """See `virtual.Channel.basic_cancel`; an auto_delete queue goes with its last consumer.
+
+        Switches: no.
+        """
+        sub = self._subscriptions.get(consumer_tag)
+        if sub is None:
+            return
+        super().basic_cancel(consumer_tag)
+        if not self.board.consumers(sub.queue):
+            self._broker.consumer_gone(sub.queue)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Take one message now, or None. Switches: no."""
+        self._check_open()
+        record = self._take(queue)
+        if record is None:
+            return None
+        message = self._delivery(record)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    def _take(self, queue: str) -> Record | None:
+        found = self._queue_for(queue)
+        if found.owner is not None:
+            self._broker.check(found, self.connection)
+        if found.expires is not None:
+            self._broker._used(found)
+        return self._broker.take(found)
+
+    def _next_message(self, queue: str, sub: Subscription) -> Any:
+        found = self._broker.queues.get(queue)
+        if found is None or not found.ready:
+            return None
+        record = self._broker.take(found)
+        return None if record is None else self._delivery(record)
+
+    def _payload(self, record: Record) -> dict[str, Any]:
+        message: dict[str, Any] = record.message
+        properties = dict(message['properties'])
+        properties['delivery_tag'] = next(self._tags)
+        properties['delivery_info'] = {'exchange': record.exchange, 'routing_key': record.routing_key}
+        headers = dict(message['headers'])
+        if record.count:
+            headers[DELIVERY_COUNT] = record.count
+        return {
+            'body': message['body'],
+            'content-type': message['content-type'],
+            'content-encoding': message['content-encoding'],
+            'headers': headers,
+            'properties': properties,
+            'redelivered': record.redelivered,
+        }
+
+    def _delivery(self, record: Record) -> Any:
+        message = self.Message(self._payload(record), channel=self)
+        message.queue = record.queue.name
+        message.place = record
+        return message
+
+    # ---------------------------------------------------------------- settle
+
+    def _delivered_too_often(self, message: Any) -> bool:
+        place = getattr(message, 'place', None)
+        return bool(self.max_deliveries) and place is not None and place.count + 1 >= self.max_deliveries
+
+    def _dead_letter(self, message: Any, reason: str) -> None:
+        if getattr(message, 'place', None) is not None:
+            self._broker.dead_letter(message.place, reason)
+
+    def _restore(self, message: Any) -> None:
+        if getattr(message, 'place', None) is not None:
+            self._broker.put_back([message.place], seen=True, limit=self.max_deliveries)
+        else:
+            super()._restore(message)
+
+    def _restore_at_beginning(self, message: Any) -> None:
+        self._restore(message)
+
+    def _put_back(self, messages: list[Any]) -> None:
+        # No callback has had these: they don't count as delivered.
+        for message in messages:
+            self.qos.ack(message.delivery_tag)
+        self._broker.put_back([message.place for message in messages], seen=False)
+
+    def after_reply_message_received(self, queue: str) -> None:
+        """Do nothing: reply queues go by their own rules."""
+
+    def close(self) -> None:
+        """See `virtual.Channel.close`. Everything unsettled is back in its place when this returns.
+
+        Switches: no.
+        """
+        if self.closed:
+            return
+        qos = self._qos
+        super().close()
+        if qos is not None:
+            messages = list(qos._delivered.values())
+            qos._delivered.clear()
+            places = [message.place for message in messages if message.place is not None]
+            self._broker.put_back(places, seen=True, limit=self.max_deliveries)
+
+
+class Transport(virtual.Transport):
+    """The broker in this process.
+
+    Arguments:
+        client (Connection): its `virtual_host` names the broker.
+    Attributes:
+        broker (LocalBroker): shared by all connections to that virtual host.
+    Source: kombu transport.memory.Transport.
+    """
+
+    Channel: ClassVar[Any] = Channel
+    #: The state of the virtual host '/'.
+    global_state: Any = _default_state
+    driver_type = 'memory'
+    driver_name = 'memory'
+    implements = virtual.Transport.implements.extend(
+        exchange_type=frozenset(['direct', 'topic', 'fanout', 'headers'])
+    )
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self.broker = broker(getattr(client, 'virtual_host', None))
+        self.state = self.broker.state
+
+    def close_connection(self, connection: Any) -> None:
+        """See `virtual.Transport.close_connection`; exclusive queues go. Switches: no."""
+        super().close_connection(connection)
+        self.broker.connection_closed(self)
+
+    def driver_version(self) -> str:
+        """There is no driver. Switches: no."""
+        return 'N/A'

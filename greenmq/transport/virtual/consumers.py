@@ -1,0 +1,208 @@
+"""Who consumes what: subscriptions by (queue, channel, tag), and the board where a push transport finds
+them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+from greenmq import runtime
+
+__all__ = ('Board', 'Callbacks', 'Subscription')
+
+
+class Subscription:
+    """One consumer of one queue on one channel.
+
+    Attributes:
+        waiting (int): its messages that no callback has had yet.
+        starved (bool): messages were left in the queue because it had no room: look again once it has.
+    """
+
+    __slots__ = (
+        'arguments',
+        'callback',
+        'cancelled',
+        'channel',
+        'exclusive',
+        'hub',
+        'no_ack',
+        'posted',
+        'queue',
+        'starved',
+        'tag',
+        'waiting',
+    )
+
+    def __init__(
+        self,
+        tag: str,
+        queue: str,
+        channel: Any,
+        no_ack: bool,
+        callback: Callable[[Any], Any],
+        exclusive: bool = False,
+        arguments: Any = None,
+    ) -> None:
+        self.tag = tag
+        self.queue = queue
+        self.channel = channel
+        self.no_ack = bool(no_ack)
+        self.callback = callback
+        self.exclusive = exclusive
+        self.arguments = arguments
+        self.hub: Any = runtime.hub_id()
+        self.waiting = 0
+        self.starved = False
+        self.cancelled = False
+        self.posted: deque[Any] = deque()  # on their way here from another thread
+
+    def room(self) -> bool:
+        """May another message come? Within the prefetch; where there is none, at most `fetch_ahead` wait."""
+        channel = self.channel
+        if not channel._flowing:
+            return False
+        if self.no_ack:
+            return bool(self.waiting < channel.fetch_ahead)
+        qos = channel.qos
+        return bool(qos.can_consume() and (qos.prefetch_count > 0 or self.waiting < channel.fetch_ahead))
+
+    def accept(self, message: Any) -> None:
+        """Count a message as delivered and leave it to whoever drains. Switches: no."""
+        channel = self.channel
+        message.delivery_info['consumer_tag'] = self.tag
+        if not self.no_ack:
+            channel.qos.append(message, message.delivery_tag)
+        self.waiting += 1
+        channel.connection._events.put(channel, (self, message))
+
+    def handled(self) -> bool:
+        """One waiting message was taken; True if it's time to ask for more."""
+        self.waiting -= 1
+        return self.starved and self.waiting * 2 <= self.channel.fetch_ahead
+
+    def __repr__(self) -> str:
+        ack = 'no ack' if self.no_ack else repr(self.channel.qos)
+        return f'<Subscription {self.tag} to {self.queue}: {self.waiting} waiting, {ack}>'
+
+
+class Board:
+    """The consumers of all connections to one broker inside this process, for channels that deliver by push.
+
+    A queue's consumers stand in a ring and take messages in turn. `notify` may be called from any native
+    thread: a consumer of another thread's hub gets its message through `runtime.post`. Only a consumer's own
+    hub looks at its books, so a message may reach one without room; it then goes back to its place.
+    """
+
+    def __init__(self) -> None:
+        self.rings: dict[str, deque[Subscription]] = {}
+
+    def add(self, sub: Subscription) -> None:
+        """Let a consumer take its turn. Switches: no."""
+        self.rings.setdefault(sub.queue, deque()).append(sub)
+
+    def remove(self, sub: Subscription) -> bool:
+        """Take a consumer out; True if the queue has none left. Switches: no."""
+        ring = self.rings.get(sub.queue)
+        if ring is None or sub not in ring:
+            return False
+        ring.remove(sub)
+        if ring:
+            return False
+        del self.rings[sub.queue]
+        return True
+
+    def consumers(self, queue: str) -> list[Subscription]:
+        """Return the consumers of a queue. Switches: no."""
+        return list(self.rings.get(queue, ()))
+
+    def notify(self, queue: str) -> None:
+        """Hand messages of `queue` to consumers that have room, in turn. Switches: no."""
+        ring = self.rings.get(queue)
+        if ring is None:
+            return
+        here = runtime.hub_id()
+        without_room = 0
+        while without_room < len(ring):
+            sub = ring[0]
+            ring.rotate(-1)
+            if sub.hub is not here:
+                if sub.posted or not self._post(sub):
+                    without_room += 1
+                    continue
+            elif not sub.room():
+                sub.starved = True
+                without_room += 1
+                continue
+            else:
+                message = sub.channel._next_message(queue, sub)
+                if message is None:
+                    return
+                sub.accept(message)
+            without_room = 0
+
+    def _post(self, sub: Subscription) -> bool:
+        # One at a time, so that a thread that is busy doesn't collect what others could work on.
+        if not sub.room():
+            sub.starved = True
+            return False
+        message = sub.channel._next_message(sub.queue, sub)
+        if message is None:
+            return False
+        sub.posted.append(message)
+        if runtime.post(sub.hub, self._arrive, sub):
+            return True
+        sub.channel._put_back([sub.posted.pop()])
+        return False
+
+    def _arrive(self, sub: Subscription) -> None:
+        while sub.posted:
+            try:
+                message = sub.posted.popleft()
+            except IndexError:
+                return  # the channel closed in between and took it back
+            if sub.cancelled or not sub.room():
+                sub.channel._put_back([message])
+            else:
+                sub.accept(message)
+        self.notify(sub.queue)
+
+
+class Callbacks(MutableMapping[str, Callable[[Any], Any]]):
+    """kombu's `Transport._callbacks`: queue → what to call with a raw message. A view of the subscriptions.
+
+    Setting an item overrides the view for that queue, as some channels for kombu do.
+    """
+
+    def __init__(self, channels: list[Any]) -> None:
+        self._channels = channels
+        self._own: dict[str, Callable[[Any], Any]] = {}
+
+    def __getitem__(self, queue: str) -> Callable[[Any], Any]:
+        own = self._own.get(queue)
+        if own is not None:
+            return own
+        for channel in self._channels:
+            if queue in channel._tag_to_queue.values():
+                return lambda raw: channel._receive(raw, queue)
+        raise KeyError(queue)
+
+    def __setitem__(self, queue: str, callback: Callable[[Any], Any]) -> None:
+        self._own[queue] = callback
+
+    def __delitem__(self, queue: str) -> None:
+        del self._own[queue]
+
+    def __iter__(self) -> Iterator[str]:
+        queues = dict.fromkeys(self._own)
+        for channel in self._channels:
+            queues.update(dict.fromkeys(channel._tag_to_queue.values()))
+        return iter(queues)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f'<Callbacks of {sorted(self)}>'

@@ -1,0 +1,115 @@
+"""A message on its way through a broker that knows no message properties: a dict, its body encoded if it must
+be text.
+
+The dict is kombu's, so both libraries read each other's: body, content-type, content-encoding, headers,
+properties (with delivery_tag, delivery_info {exchange, routing_key}, priority, body_encoding, delivery_mode,
+…), and `redelivered` on one that was given back. The number of times it was given back stands in the header
+`x-delivery-count`, as quorum queues of RabbitMQ have it.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from greenmq.exceptions import DecodeError
+from greenmq.message import Message as BaseMessage
+from greenmq.utils.encoding import bytes_to_str, str_to_bytes
+
+__all__ = ('DELIVERY_COUNT', 'Base64', 'Message', 'given_back')
+
+#: Header: how often the message was given back to its queue.
+DELIVERY_COUNT = 'x-delivery-count'
+
+
+class Base64:
+    """Bytes as text.
+
+    Source: kombu virtual.Base64.
+    """
+
+    def encode(self, s: Any) -> str:
+        """Return base64 text of bytes or str. Switches: no."""
+        return base64.b64encode(str_to_bytes(s)).decode('ascii')
+
+    def decode(self, s: Any) -> bytes:
+        """Return the bytes of base64 text. Switches: no."""
+        return base64.b64decode(str_to_bytes(s))
+
+
+class Message(BaseMessage):
+    """One delivery of a virtual channel.
+
+    Arguments:
+        payload (dict[str, object]): as it came from the broker; kept, and given back just so.
+        channel (Channel): where it is settled.
+    Attributes:
+        queue (str | None): the queue it was taken from, the only one it is given back to.
+    Source: kombu virtual.Message; differs: knows its queue.
+    """
+
+    __slots__ = ('_raw', 'place', 'queue')
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+        self._raw = payload
+        self.queue: str | None = None
+        self.place: Any = None  # where in the queue it stood, for a broker that can put it back there
+        properties = payload['properties']
+        info = dict(properties.get('delivery_info') or ())
+        info['redelivered'] = bool(payload.get('redelivered'))
+        body = payload.get('body')
+        failure: Exception | None = None
+        if body:
+            try:
+                body = channel.decode_body(body, properties.get('body_encoding'))
+            except (ValueError, KeyError) as error:
+                # Text that is no base64, or an encoding nobody knows: a matter for `decode`, not for who
+                # fetches.
+                failure = DecodeError(
+                    f'the body is not encoded as {properties.get("body_encoding")!r}: {error}'
+                )
+        super().__init__(
+            body=body,
+            channel=channel,
+            delivery_tag=properties.get('delivery_tag'),
+            content_type=payload.get('content-type'),
+            content_encoding=payload.get('content-encoding'),
+            headers=payload.get('headers'),
+            properties=properties,
+            delivery_info=info,
+            postencode='utf-8',
+            **kwargs,
+        )
+        if failure is not None:
+            self.errors.insert(0, (type(failure), failure, None))  # type: ignore[union-attr]
+
+    def serializable(self) -> dict[str, Any]:
+        """Return the payload as it came, to be given back. Switches: no."""
+        raw = self._raw
+        return {
+            'body': bytes_to_str(raw.get('body'))
+            if self.properties.get('body_encoding')
+            else raw.get('body'),
+            'properties': raw['properties'],
+            'content-type': raw.get('content-type'),
+            'content-encoding': raw.get('content-encoding'),
+            'headers': dict(raw.get('headers') or ()),
+        }
+
+
+def given_back(message: Any) -> dict[str, Any]:
+    """Return the payload of a delivery as it goes back to its queue: marked, and counted once more.
+
+    Switches: no.
+    """
+    payload: dict[str, Any] = message.serializable()
+    headers = payload['headers'] = dict(payload.get('headers') or ())
+    headers[DELIVERY_COUNT] = delivery_count(headers) + 1
+    payload['redelivered'] = True
+    return payload
+
+
+def delivery_count(headers: Any) -> int:
+    """Return how often a message with these headers was given back. Switches: no."""
+    count = (headers or {}).get(DELIVERY_COUNT, 0)
+    return count if isinstance(count, int) and count > 0 else 0

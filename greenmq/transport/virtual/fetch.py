@@ -1,0 +1,206 @@
+"""The tasks that bring messages of a channel that can't be pushed to: long polls ('wait') and looks ('poll').
+
+One task serves a *wait group*: all queues of the channel, or one queue where the broker waits for one at a
+time. It fetches while there is room, registers what came without a switch in between, and never calls a
+callback: whoever drains does that. A fetch that fails is told to the drains and tried again with a growing
+delay, so a consumer is deaf for as long as the broker is, and no longer (P25). The task knows its channel
+weakly: an abandoned channel ends it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from queue import Empty
+from typing import Any
+
+from greenmq import runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.log import get_logger
+
+__all__ = ('Fetcher',)
+
+logger = get_logger('greenmq.transport.virtual')
+
+#: Seconds to wait after a fetch that returned at once with nothing, although it should have waited.
+HASTY = 0.01
+
+
+class Fetcher:
+    """The fetch tasks of one channel.
+
+    Attributes:
+        states (dict[str | None, str]): wait group → fetching, full, idle, backoff. The group is a queue's
+            name, or None for all queues of the channel.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = weakref.ref(channel)
+        self._tasks: dict[str | None, Any] = {}
+        self._sleepers: dict[str | None, Any] = {}
+        self.states: dict[str | None, str] = {}
+
+    @property
+    def state(self) -> str:
+        """The states of the tasks in one word or list, for reprs."""
+        return (
+            ', '.join(state if group is None else f'{group}: {state}' for group, state in self.states.items())
+            or 'open'
+        )
+
+    def refresh(self) -> None:
+        """The consumers have changed: start and end tasks accordingly. Switches: no."""
+        channel = self._channel()
+        if channel is None or not channel.connection._fetches:
+            return
+        wanted = self._groups(channel)
+        waits = channel.delivery == 'wait'
+        for group in list(self._tasks):
+            # A long poll for all queues waits for the old ones: it has to start anew with the new ones.
+            if group not in wanted or (group is None and waits):
+                self._end(group)
+        for group in wanted:
+            if group not in self._tasks:
+                self._start(channel, group)
+        self.kick()
+
+    def _groups(self, channel: Any) -> list[str | None]:
+        if not channel._takers:
+            return []
+        if channel.delivery == 'wait' and getattr(channel, '_get_many', None) is None:
+            return list(channel._takers)
+        return [None]
+
+    def _start(self, channel: Any, group: str | None) -> None:
+        name = f'greenmq-fetch {channel.connection.driver_type}' + (f' {group}' if group else '')
+        self.states[group] = 'fetching'
+        self._tasks[group] = runtime.spawn(
+            self._run,
+            group,
+            name=name,
+            owner=channel,
+            on_exit=lambda task, error: self._ended(group, task, error),
+        )
+
+    def _end(self, group: str | None) -> None:
+        task = self._tasks.pop(group)
+        self.states.pop(group, None)
+        task.kill()
+
+    def _ended(self, group: str | None, task: Any, error: BaseException | None) -> None:
+        if self._tasks.get(group) is not task:
+            return  # we ended it
+        del self._tasks[group]
+        self.states.pop(group, None)
+        channel = self._channel()
+        if error is not None and channel is not None and not channel.closed:
+            self._tell(channel, error)
+            runtime.call_later(1.0, self.refresh)
+
+    def close(self) -> None:
+        """End all tasks. Switches: no."""
+        for group in list(self._tasks):
+            self._end(group)
+        self.kick()
+
+    def kick(self) -> None:
+        """There is room again, or reason to look at once: wake what waits for that. Switches: no."""
+        for waiter in list(self._sleepers.values()):
+            waiter.wake(True)
+
+    # ------------------------------------------------------------- the task
+
+    def _run(self, group: str | None) -> None:
+        retry = RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2)
+        failures = 0
+        me = runtime.current()
+        while True:
+            channel = self._channel()
+            if channel is None or channel.closed:
+                return
+            transport = channel.connection
+            room = self._room(channel)
+            pause: float | None = None
+            if room <= 0:
+                self.states[group] = 'full'
+            else:
+                self.states[group] = 'fetching'
+                transport._fetching[me] = channel
+                try:
+                    pause = self._fetch(channel, group, room)
+                    failures = 0
+                except Exception as error:  # told to the drains; the task must outlive it
+                    failures += 1
+                    pause = retry.delay(failures)
+                    self.states[group] = 'backoff'
+                    self._tell(channel, error)
+                finally:
+                    transport._fetching.pop(me, None)
+                if pause == 0:
+                    continue
+            del channel, transport  # not kept alive by a task that sleeps
+            self._sleep(group, pause, deaf=failures > 0)
+
+    def _fetch(self, channel: Any, group: str | None, room: int) -> float | None:
+        """Fetch once; return the seconds to wait before the next time."""
+        if channel.delivery == 'poll':
+            interval = channel.connection.polling_interval
+            try:
+                channel.drain_events(timeout=interval if interval else 1.0, callback=channel._fetched)
+            except Empty:
+                self.states[group] = 'idle'
+                return interval or HASTY
+            runtime.sleep(0)  # the channel may never switch: others want to run between two messages
+            return 0
+        started = runtime.monotonic()
+        if group is None:
+            items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
+        else:
+            try:
+                items = [(group, channel._get(group, timeout=channel.wait_timeout))]
+            except Empty:
+                items = []
+        self._arrived(channel, items)
+        return HASTY if not items and runtime.monotonic() - started < HASTY else 0
+
+    def _arrived(self, channel: Any, items: list[tuple[str, Any]]) -> None:
+        # All that is wanted is registered before anything that may switch, or a kill in between would lose
+        # the rest.
+        unwanted = [item for item in items if item[0] not in channel._takers]
+        for queue, raw in items:
+            if queue in channel._takers:
+                channel._fetched(raw, queue)
+        if unwanted:
+            channel._abandon(unwanted)
+
+    def _room(self, channel: Any) -> int:
+        if not channel._flowing:
+            return 0
+        waiting = sum(sub.waiting for sub in channel._subscriptions.values())
+        room: int = channel.fetch_ahead - waiting
+        if all(sub.no_ack for sub in channel._subscriptions.values()):
+            return room
+        qos = channel.qos
+        if not qos.can_consume():
+            return 0
+        free = qos.can_consume_max_estimate()
+        return room if free is None else int(free)
+
+    def _sleep(self, group: str | None, seconds: float | None, deaf: bool) -> None:
+        if deaf:
+            runtime.sleep(seconds or 0)  # a broker that fails isn't asked sooner because somebody drains
+            return
+        waiter = self._sleepers[group] = runtime.Waiter()
+        try:
+            waiter.wait(seconds)
+        except TimeoutError:
+            return  # time for the next look
+        finally:
+            if self._sleepers.get(group) is waiter:
+                del self._sleepers[group]
+
+    def _tell(self, channel: Any, error: BaseException) -> None:
+        logger.warning('%r could not fetch, and tries again: %r', channel, error)
+        channel.connection._events.report(error)
+
+    def __repr__(self) -> str:
+        return f'<Fetcher: {self.state}>'

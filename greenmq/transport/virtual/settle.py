@@ -1,0 +1,120 @@
+"""Acknowledgements collected and sent together, and leases renewed: for channels with `_settle` or `_extend`.
+
+What was given to `_settle` is forgotten only when it has returned, so a killed or failed call is repeated:
+settling a tag twice must do no harm at the broker.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from greenmq import runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.log import get_logger
+
+__all__ = ('Settling',)
+
+logger = get_logger('greenmq.transport.virtual')
+
+
+class Settling:
+    """What one channel has to settle at its broker, and whose leases it keeps."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = weakref.ref(channel)
+        self._acks: list[Any] = []
+        self._rejects: list[tuple[Any, bool]] = []
+        self._sender: Any = None
+        self._keeper: Any = None
+
+    def ack(self, tag: Any) -> None:
+        """Settle a delivery soon. Switches: no."""
+        self._acks.append(tag)
+        self._send_soon()
+
+    def reject(self, tag: Any, requeue: bool) -> None:
+        """Refuse a delivery soon. Switches: no."""
+        self._rejects.append((tag, requeue))
+        self._send_soon()
+
+    def leased(self) -> None:
+        """There is a new delivery whose lease must be kept. Switches: no."""
+        channel = self._channel()
+        if channel is None or channel._extend is None or not channel.lease_seconds:
+            return
+        if self._keeper is None or self._keeper.done:
+            self._keeper = runtime.spawn(self._keep, name='greenmq-lease', owner=channel)
+
+    def close(self) -> None:
+        """Send what is left, within the connection's close_timeout, and stop. Switches: yes."""
+        for task in (self._keeper, self._sender):
+            if task is not None:
+                task.kill()
+        channel = self._channel()
+        if channel is None or channel._settle is None or not (self._acks or self._rejects):
+            return
+        try:
+            self._send(channel)
+        except Exception as error:  # the channel closes all the same
+            logger.warning(
+                '%r could not send %d acknowledgements: their messages will be delivered again: %r',
+                channel,
+                len(self._acks) + len(self._rejects),
+                error,
+            )
+
+    def _send_soon(self) -> None:
+        channel = self._channel()
+        if channel is None or channel._settle is None:
+            self._acks.clear()
+            self._rejects.clear()
+            return
+        if self._sender is None or self._sender.done:
+            self._sender = runtime.spawn(self._run, name='greenmq-settle', owner=channel)
+
+    def _run(self) -> None:
+        retry = RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2)
+        failures = 0
+        while self._acks or self._rejects:
+            channel = self._channel()
+            if channel is None:
+                return
+            try:
+                self._send(channel)
+                failures = 0
+                continue
+            except Exception as error:  # told to the drains, and tried again
+                failures += 1
+                channel.connection._events.report(error)
+            del channel
+            runtime.sleep(retry.delay(failures))
+
+    def _send(self, channel: Any) -> None:
+        acks, rejects = list(self._acks), list(self._rejects)
+        channel._settle(acks, rejects)
+        # Others may have joined meanwhile, at the end.
+        del self._acks[: len(acks)]
+        del self._rejects[: len(rejects)]
+
+    def _keep(self) -> None:
+        while True:
+            channel = self._channel()
+            if channel is None or channel.closed or not channel.qos._delivered:
+                return
+            seconds = channel.lease_seconds
+            del channel
+            runtime.sleep(seconds / 3)
+            channel = self._channel()
+            if channel is None or channel.closed:
+                return
+            tags = list(channel.qos._delivered)
+            if tags:
+                try:
+                    channel._extend(tags, seconds)
+                except Exception as error:  # the next third may succeed; the drains learn of it
+                    channel.connection._events.report(error)
+            del channel
+
+    def __repr__(self) -> str:
+        return f'<Settling: {len(self._acks)} acks, {len(self._rejects)} rejects to send>'

@@ -1,0 +1,267 @@
+"""The connection of a virtual transport: its channels, its events, and kombu's names for both."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, ClassVar
+
+from greenmq import runtime
+from greenmq.exceptions import ConnectionClosed, ResourceError
+from greenmq.log import get_logger
+from greenmq.transport import base
+from greenmq.transport.drain import Drain
+from greenmq.transport.options import Option, seconds, whole
+from greenmq.transport.virtual.channel import W_NO_CONSUMERS, Channel, Empty
+from greenmq.transport.virtual.consumers import Callbacks
+from greenmq.transport.virtual.state import BrokerState
+from greenmq.utils.objects import cached_property
+from greenmq.utils.scheduling import FairCycle
+
+__all__ = ('Management', 'Transport')
+
+logger = get_logger('greenmq.transport.virtual')
+
+
+class Management(base.Management):
+    """Questions to a virtual broker, asked on a channel of their own.
+
+    Source: kombu virtual.Management.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport)
+        self.channel = transport.client.channel()
+
+    def get_bindings(self) -> list[dict[str, str]]:
+        """Return every binding as a dict of destination, source, routing_key. Switches: no."""
+        return [
+            {'destination': queue, 'source': exchange, 'routing_key': rkey}
+            for queue, exchange, rkey in self.channel.list_bindings()
+        ]
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+
+class Transport(base.Transport):
+    """A virtual transport, which is its own connection.
+
+    Arguments:
+        client (Connection): the Connection it serves.
+    Source: kombu virtual.Transport; differs: `drain_events` waits for an event and polls nothing, see
+        `fetch`.
+    """
+
+    Channel: ClassVar[Any] = Channel
+    Cycle: ClassVar[Any] = FairCycle
+    Management: ClassVar[Any] = Management
+
+    default_port: Any = None
+    #: All channels, in turn: for subclasses that bring their own `drain_events`.
+    cycle: Any = None
+    #: The open channels.
+    channels: list[Any] = None  # type: ignore[assignment]
+    #: Seconds between two looks, for channels that can only poll; None if their `_get` waits by itself.
+    polling_interval: float | None = 1.0
+    channel_max = 65535
+    implements = base.Transport.implements.extend(
+        asynchronous=False, exchange_type=frozenset(['direct', 'topic']), heartbeats=False
+    )
+    options: ClassVar[dict[str, Option]] = {
+        'fetch_ahead': Option(whole, 100, 'messages that may wait here while the program sets no prefetch'),
+        'max_deliveries': Option(
+            whole, 0, 'deliveries of a message before it is dead-lettered; 0 is unlimited'
+        ),
+        'polling_interval': Option(
+            seconds, 1.0, 'seconds between two looks, where the broker can only be polled'
+        ),
+    }
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self.channels = []
+        self.state = BrokerState()
+        self.cycle = self.Cycle(self._drain_channel, self.channels, Empty)
+        given = getattr(client, 'transport_options', None) or {}
+        interval = given.get('polling_interval') if hasattr(given, 'get') else None
+        if interval is not None:
+            self.polling_interval = interval
+        self._callbacks: Any = Callbacks(self.channels)
+        self._events: Drain[Any] = Drain(f'{self.driver_type} connection')
+        self._avail_channels: list[Any] = []
+        self._used_channel_ids: set[int] = set()
+        self._free_channel_ids: list[int] = []
+        # A subclass with a `drain_events` of its own fetches in it: our tasks would take its messages away.
+        self._fetches = type(self).drain_events is Transport.drain_events
+        self._delivers_itself = type(self)._deliver is not Transport._deliver
+        self._fetching: dict[Any, Any] = {}  # fetch task → its channel
+        self._prepared: dict[
+            int, Any
+        ] = {}  # id of a payload on its way through a subclass's `_deliver` → its Message
+
+    # ------------------------------------------------------------ connection
+
+    def establish_connection(self) -> Any:
+        """Open one channel, so that a broker that isn't there is noticed now, and return the connection: this
+        object.
+
+        Switches: as the channel's constructor.
+        """
+        self._events.revive()
+        self._avail_channels.append(self.create_channel(self))
+        return self
+
+    def close_connection(self, connection: Any) -> None:
+        """Close all channels; every `drain_events`, now and later, raises ConnectionClosed. Idempotent.
+
+        Switches: as the channels' `close`.
+        """
+        self._events.fail(ConnectionClosed(f'{self!r} is closed'))
+        for channels in (self._avail_channels, self.channels):
+            while channels:
+                channel = channels.pop()
+                if not channel.closed:
+                    channel.close()
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Tell whether the connection is open. Switches: no."""
+        return True
+
+    def create_channel(self, connection: Any) -> Any:
+        """Open a channel. Switches: as its constructor.
+
+        Raises:
+            ResourceError: `channel_max` are open.
+        """
+        if self._avail_channels:
+            return self._avail_channels.pop()
+        channel = self.Channel(connection)
+        self.channels.append(channel)
+        return channel
+
+    def close_channel(self, channel: Any) -> None:
+        """Forget a channel that closes. Switches: no."""
+        number = getattr(channel, 'channel_id', None)
+        if number in self._used_channel_ids:
+            self._used_channel_ids.discard(number)
+            heapq.heappush(self._free_channel_ids, number)
+        for channels in (self.channels, self._avail_channels):
+            if channel in channels:
+                channels.remove(channel)
+        channel.connection = None
+
+    def _take_channel_id(self) -> int:
+        used = self._used_channel_ids
+        if len(used) >= self.channel_max:
+            raise ResourceError(
+                f'No free channel ids, current={len(self.channels)}, channel_max={self.channel_max}', (20, 10)
+            )
+        number = heapq.heappop(self._free_channel_ids) if self._free_channel_ids else len(used) + 1
+        used.add(number)
+        return number
+
+    # ---------------------------------------------------------------- events
+
+    def drain_events(self, connection: Any, timeout: Any = None, **kwargs: Any) -> None:
+        """Handle one event of any channel in this greenlet.
+
+        Arguments:
+            timeout (float): seconds; None waits for ever.
+        Raises:
+            TimeoutError: nothing came in time.
+            ConnectionClosed: we closed the connection.
+            Exception: what the callback raises, or what a fetch failed with.
+        Switches: yes, unless an event waits.
+        """
+        events = self._events
+        if self.Channel.delivery != 'poll' or events.pending:
+            events.drain(self._dispatch, timeout)
+            return
+        # kombu looks when it is called and once more at the end, and programs rely on either.
+        self._look_now()
+        try:
+            events.drain(self._dispatch, timeout)
+        except TimeoutError:
+            self._look_now()
+            events.drain(self._dispatch, 0)
+
+    def _look_now(self) -> None:
+        for channel in self.channels:
+            channel._fetcher.kick()
+
+    def _dispatch(self, event: Any) -> None:
+        sub, message = event
+        if sub.handled():
+            sub.channel._ask_for_more()
+        if self._delivers_itself or sub.queue in self._callbacks._own:
+            self._deliver_raw(message, sub.queue)
+        else:
+            sub.callback(message)
+
+    def _deliver_raw(self, message: Any, queue: str) -> None:
+        # By way of the subclass: it sees the payload as kombu would show it. `_receive` finds the Message
+        # again.
+        raw = message._raw
+        self._prepared[id(raw)] = message
+        try:
+            self._deliver(raw, queue)
+        finally:
+            self._prepared.pop(id(raw), None)
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        """Give a payload to the consumer of its queue; from a fetch task, by way of whoever drains.
+
+        Raises:
+            KeyError: no queue.
+        Source: kombu virtual.Transport._deliver.
+        """
+        if not queue:
+            raise KeyError(f'Received message without destination queue: {message}')
+        if self._fetching and id(message) not in self._prepared:
+            channel = self._fetching.get(runtime.current())
+            if channel is not None:
+                channel._fetched(message, queue)
+                return
+        try:
+            callback = self._callbacks[queue]
+        except KeyError:
+            logger.warning(W_NO_CONSUMERS, queue)
+            self._reject_inbound_message(message, queue)
+        else:
+            callback(message)
+
+    def _reject_inbound_message(self, raw_message: Any, queue: str | None = None) -> None:
+        for channel in self.channels:
+            message = channel._make_message(raw_message, queue)
+            channel.qos.append(message, message.delivery_tag)
+            channel.basic_reject(message.delivery_tag, requeue=True)
+            break
+
+    def on_message_ready(self, channel: Any, message: Any, queue: str) -> None:
+        """Give a payload to the consumer of its queue.
+
+        Raises:
+            KeyError: nobody consumes it.
+        Source: kombu virtual.Transport.on_message_ready.
+        """
+        if not queue or queue not in self._callbacks:
+            raise KeyError(f'Message for queue {queue!r} without consumers: {message}')
+        self._callbacks[queue](message)
+
+    def _drain_channel(self, channel: Any, callback: Any, timeout: float | None = None) -> Any:
+        return channel.drain_events(callback=callback, timeout=timeout)
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """Port and host where the URL names none."""
+        return {'port': self.default_port, 'hostname': 'localhost'}
+
+    @cached_property
+    def manager(self) -> Any:
+        """The management object of this transport."""
+        return self.get_manager()
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return f'<{cls.__module__}.{cls.__name__}: {len(self.channels)} channels, {self._events!r}>'
