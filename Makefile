@@ -33,11 +33,10 @@ check: $(VENV)/.tested  ## lint, types and the rules of the house
 	$(PYTEST) -q tests/house
 
 bench: $(VENV)/.tested  ## measure against kombu in the same run, and print the numbers
-	$(BIN)/python -m pip install --quiet 'kombu>=5.4,<6'
 	$(BIN)/python -m benchmarks.memory
 
 clean:  ## take away what these targets made
-	rm -rf $(VENV) build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench-venv build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made once, and again when what they are made from has changed.
