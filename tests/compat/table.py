@@ -114,19 +114,34 @@ def compare_signature(path, recorded, function, drop, omissions):
         found = list(inspect.signature(function).parameters.values())[drop:]
     except (TypeError, ValueError):                          # written in C and silent about it
         return
-    recorded = [p for p in recorded if not omissions.cover(f"{path}({p.partition('=')[0].lstrip('*')})")]
-    signature = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in found])
+    signature = inspect.Signature(found)
+    omitted = {p for p in recorded if omissions.cover(f'{path}({bare(p)})')}
+    # One that is still there has kept its place and changed its default.
+    recorded = [p for p in recorded if p not in omitted or bare(p) in signature.parameters]
     for shows, args, kwargs in calls(recorded):
         wrong = binds(signature, args, kwargs)
         if wrong is not None:
             yield f'{path}: {shows}: {wrong}'
-    positional, keywords, _, _ = split(recorded)
-    for name, default in positional + keywords:
-        have = signature.parameters.get(name)
-        if default is None or default.startswith(('<', 'operator.')) or have is None:
+    for parameter in recorded:
+        have = signature.parameters.get(bare(parameter))
+        default = parameter.partition('=')[2]
+        if have is None or have.default is have.empty or not default or parameter in omitted:
             continue
-        if have.default is not have.empty and repr(have.default) != default:
-            yield f'{path}: {name} is {have.default!r} where {default} was'
+        if literal(default) is not None and literal(default) != literal(repr(have.default)):
+            yield f'{path}: {have.name} is {have.default!r} where {default} was'
+
+
+def bare(parameter):
+    return parameter.partition('=')[0].lstrip('*')
+
+
+def literal(text):
+    """The value of a literal; None for what is not one, and so is not compared."""
+    inner = text.removeprefix('frozenset(').removesuffix(')') if text.startswith('frozenset(') else text
+    try:
+        return repr(ast.literal_eval(inner)) if inner is text else ast.literal_eval(inner or 'None')
+    except (ValueError, SyntaxError):
+        return None
 
 
 # ---------------------------------------------------------------- members and names
@@ -150,7 +165,7 @@ def compare_value(path, recorded, found):
     if recorded is None or inspect.isclass(found):
         return
     if isinstance(found, (set, frozenset, tuple, list, dict)):
-        found = json.loads(json.dumps(found, default=as_json))
+        found = json.loads(json.dumps(found, default=as_json).replace(f'"{PACKAGE}.', '"kombu.'))
     if found != recorded[0]:
         yield f'{path}: is {found!r} where {recorded[0]!r} was'
 
@@ -202,6 +217,8 @@ def compare_class(path, recorded, cls, omissions):
             elif kind == 'attributes':
                 yield from compare_value(below, members[name], getattr(cls, name))
     for name in recorded.get('special', ()):
+        if name == '__ne__':                                 # Python 3 makes it from __eq__
+            name = '__eq__'
         if static(cls, name) in (None, static(object, name)):
             yield f'{path}: does not define {name}'
     known = set(dir(cls)).union(*map(set_on_instances, cls.__mro__))

@@ -60,7 +60,14 @@ class TestTheComparison:
         assert not self.signature(['a', '/'], lambda other: 0)
 
     def test_an_omitted_parameter(self):
-        assert not self.signature(['a', 'b=None'], lambda a: 0, omissions='f(b)  # for the test')
+        for function in (lambda a, c=2: 0, lambda a, b=1, c=2: 0):
+            assert not self.signature(['a', 'b=None', 'c=2'], function, omissions='f(b)  # for the test')
+        assert self.signature(['a', 'b=None', 'c=2'], lambda a, b=1, c=3: 0, omissions='f(b)  # for the test')
+
+    def test_defaults_that_are_sets(self):
+        recorded = ["a=frozenset({'x', 'y'})"]
+        assert not self.signature(recorded, lambda a=frozenset('yx'): 0)
+        assert self.signature(recorded, lambda a=frozenset('x'): 0)
 
     def test_members(self):
         class Found:
