@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     'BrokerConnection', 'ChannelPool', 'Connection', 'ConnectionPool', 'PooledConnection',
-    'failover_strategies', 'is_connection', 'maybe_channel', 'resolve_aliases', 'roundrobin_failover', 'ssl_available',
+    'failover_strategies', 'is_connection', 'maybe_channel', 'resolve_aliases', 'roundrobin_failover',
+    'ssl_available',
 )  # fmt: skip
 
 logger = get_logger('greenmq.connection')
@@ -153,6 +154,8 @@ class Connection(Opening):
     def channel(self) -> Any:
         """Open a new channel.
 
+        Returns:
+            Channel: the transport's; close it when done.
         Raises:
             ConnectionClosed: the connection was closed and not opened again.
         Switches: yes.
@@ -182,11 +185,7 @@ class Connection(Opening):
         return parent is None or parent in (self._connection, self._transport)
 
     def _open_default_channel(self, deadline: runtime.Deadline | None) -> Any:
-        options = self.transport_options
-        if deadline is None:
-            deadline = runtime.Deadline.after(options.get('connect_retries_timeout', RETRY_TIMEOUT))
-        policy = {name: options[name] for name in _RETRY_OPTIONS if options.get(name) is not None}
-        self._ensure_connection(**policy, timeout=deadline)
+        self._ensure_by_options(deadline)
         if self._default_channel is None or is_closed(self._default_channel):
             opened = self.channel()
             if self._default_channel is None or is_closed(self._default_channel):
@@ -194,6 +193,13 @@ class Connection(Opening):
             else:
                 self.maybe_close_channel(opened)  # another greenlet was faster
         return self._default_channel
+
+    def _ensure_by_options(self, deadline: runtime.Deadline | None) -> None:
+        options = self.transport_options
+        if deadline is None:
+            deadline = runtime.Deadline.after(options.get('connect_retries_timeout', RETRY_TIMEOUT))
+        policy = {name: options[name] for name in _RETRY_OPTIONS if options.get(name) is not None}
+        self._ensure_connection(**policy, timeout=deadline)
 
     def maybe_close_channel(self, channel: Any) -> None:
         """Close a channel; errors of a channel or connection that is gone are no errors then.

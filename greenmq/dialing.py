@@ -59,7 +59,10 @@ class SharedDial(Generic[T]):
                 return found
             if not self.busy:
                 return self._dial(dial, deadline, fair)
-            self._waiters.wait(deadline, decline=self._pass_on)
+            failure = self._waiters.wait(deadline, decline=self._pass_on)
+            if failure is not None:
+                # one error for all: without this its traceback would grow with each of them
+                raise failure.with_traceback(None)
 
     def _dial(
         self, dial: Callable[[runtime.Deadline], T], deadline: runtime.Deadline, fair: float | None
@@ -81,10 +84,11 @@ class SharedDial(Generic[T]):
         finally:
             # no switch: also runs when we are killed, and the next one must find the place free
             self.busy = False
-            if failure is not None:
-                self._waiters.fail_all(failure)
-            else:
+            if failure is None:
                 self._waiters.give(None)
+            else:
+                while self._waiters.give(failure):
+                    pass  # each give tells one
 
     def pause(self, seconds: float, deadline: runtime.Deadline) -> bool:
         """Wait before the next attempt; less if somebody else's attempt succeeds.
@@ -123,7 +127,7 @@ class SharedDial(Generic[T]):
             while line.give(None):
                 pass  # each give wakes one; they look for themselves at what there is
 
-    def _pass_on(self, _: object) -> None:
+    def _pass_on(self, failure: object) -> None:
         # we were told to look, and died before we could: the next one looks
-        if not self.busy:
+        if failure is None and not self.busy:
             self._waiters.give(None)

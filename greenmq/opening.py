@@ -6,6 +6,7 @@ none, and slow farewells are said by a task of their own, within a bound.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -38,7 +39,7 @@ class Opening(Addressed):
     _connection: Any = None
     _default_channel: Any = None
     _dial: SharedDial[Any] | None = None
-    _hub: Any = None
+    _hub: Callable[[], Any] | None = None
     _closed = False
     _switch_due = False
     _fork_hooked = False
@@ -109,7 +110,8 @@ class Opening(Addressed):
         """The dial of this hub; from now on the connection is this hub's."""
         dial = self._dial
         if dial is None:
-            self._hub = runtime.hub_id()
+            # weakly: a connection must not keep the hub of a thread that has ended
+            self._hub = weakref.ref(runtime.hub_id())
             dial = self._dial = SharedDial(self.as_uri())
             if not self._fork_hooked:
                 self._fork_hooked = True
@@ -120,7 +122,7 @@ class Opening(Addressed):
         return dial
 
     def _check_hub(self) -> None:
-        if self._hub is not None and self._hub is not runtime.hub_id():
+        if self._hub is not None and self._hub() is not runtime.hub_id():
             raise WrongHub(repr(self))
 
     def _open(self, dial: SharedDial[Any], deadline: runtime.Deadline) -> Any:
@@ -205,13 +207,13 @@ class Opening(Addressed):
 
     def _part_with(self, timeout: float) -> None:
         # no switch up to the last line: whoever comes next finds a connection that is not open
-        dial, hub = self._dial, self._hub
+        dial, hub = self._dial, self._hub() if self._hub is not None else None
         self._dial = self._hub = None
         parts = self._take()
         if dial is not None:
             if hub is runtime.hub_id():
                 dial.close()
-            else:
+            elif hub is not None:
                 runtime.post(hub, dial.close)
         if parts is not None:
             _shut(*parts, timeout or CLOSE_TIMEOUT, hub, wait=timeout > 0)
@@ -226,7 +228,7 @@ class Opening(Addressed):
         """Let go of a connection that is lost; those who wait for the next one go on waiting."""
         parts = self._take()
         if parts is not None:
-            _shut(*parts, CLOSE_TIMEOUT, self._hub, wait=False)
+            _shut(*parts, CLOSE_TIMEOUT, self._hub() if self._hub else None, wait=False)
 
     def _drop_if_lost(self, exc: BaseException) -> None:
         transport, connection = self._transport, self._connection
@@ -299,7 +301,7 @@ def _shut(transport: Any, connection: Any, channel: Any, timeout: float, hub: An
     not hold it.
     """
     if hub is not runtime.hub_id():
-        if not runtime.post(hub, _shut, transport, connection, channel, timeout, hub, False):
+        if hub is None or not runtime.post(hub, _shut, transport, connection, channel, timeout, hub, False):
             _farewell(transport, connection, channel)  # its thread is gone: nobody else uses it
         return
     task = runtime.spawn(_farewell, transport, connection, channel, name='greenmq.connection closer')

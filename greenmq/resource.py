@@ -143,7 +143,7 @@ class Resource:
         self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
         self._opening = 0
         self._line: runtime.Handoff | None = None
-        self._hub: Any = None
+        self._hub: Callable[[], Any] = _nobody
         self._needs_setup = False
         self._opened = 0
         self._discarded: Counter[str] = Counter()
@@ -225,17 +225,18 @@ class Resource:
                 if not block:
                     raise self._limit_exceeded(None)
                 timeout = self.default_timeout
-            grant = self._wait(timeout)
+            grant = self._wait(timeout, runtime.Deadline.after(timeout))
         return self._hand_out(grant)
 
     def _enter(self) -> None:
         if self._closed:
             raise RuntimeError(f'Acquire on closed pool: {self!r}')
         hub = runtime.hub_id()
-        if self._hub is not hub:
-            if self._hub is not None:
+        if self._hub() is not hub:
+            if self._hub() is not None:
                 raise WrongHub(repr(self))
-            self._hub = hub
+            # weakly: a pool must not keep the hub of a thread that has ended
+            self._hub = weakref.ref(hub)
         if self._needs_setup:
             self._needs_setup = False
             self.setup()
@@ -244,13 +245,13 @@ class Resource:
         """A free resource or _ROOM, counted as opening; None if all are in use."""
         # no switch
         free = self._resource.queue
-        limit = self._limit
         while free:
             resource = free.pop()
             if self.is_alive(resource):
                 self._opening += 1
                 return resource
             self._throw_away(resource, 'dead')
+        limit = self._ceiling()
         if limit and self._size() >= limit:
             self._reap()
             if self._size() >= limit:
@@ -261,8 +262,7 @@ class Resource:
     def _reap(self) -> None:
         """Take back the places of leases that are worth nothing any more, if there can be such."""
 
-    def _wait(self, timeout: float | None) -> Any:
-        deadline = runtime.Deadline.after(timeout)
+    def _wait(self, timeout: float | None, deadline: runtime.Deadline) -> Any:
         if deadline.expired():
             raise self._limit_exceeded(timeout)
         if self._line is None:
@@ -274,11 +274,15 @@ class Resource:
             raise self._limit_exceeded(timeout) from None
         finally:
             self._waits.append(runtime.monotonic() - began)
-        if grant is not _ROOM:
-            # no switch: from the giver's hands into ours
-            if self._dirty.pop(id(grant), None) is None:
-                grant = _ROOM  # force_close_all() took it away before we ran
-            self._opening += 1
+        # no switch
+        if grant is _ROOM:
+            return grant
+        if self._dirty.pop(id(grant), None) is None:
+            # force_close_all() took it out of our hands before we ran
+            self._enter()
+            found = self._claim()
+            return self._wait(timeout, deadline) if found is None else found
+        self._opening += 1
         return grant
 
     def _decline(self, grant: Any) -> None:
@@ -362,7 +366,7 @@ class Resource:
 
     def _put_back(self, resource: Any) -> None:
         # no switch
-        limit = self._limit
+        limit = self._ceiling()
         if self._closed or (limit and self._size() >= limit):
             # shrunk below what is there: this one is one too many
             self._throw_away(resource, 'shrunk')
@@ -393,7 +397,8 @@ class Resource:
         line = self._line
         if line is None:
             return
-        while not self._limit or self._size() < self._limit:
+        limit = self._ceiling()
+        while not limit or self._size() < limit:
             self._opening += 1
             if not line.give(_ROOM):
                 self._opening -= 1
@@ -409,6 +414,10 @@ class Resource:
 
     def _size(self) -> int:
         return len(self._dirty) + len(self._resource.queue) + self._opening
+
+    def _ceiling(self) -> int | None:
+        """The limit, or less if what the resources stand on has room for less."""
+        return self._limit
 
     @property
     def limit(self) -> int | None:
@@ -488,7 +497,8 @@ class Resource:
         self._dirty.clear()
         self._resource.queue.clear()
         self._opening = 0
-        self._line = self._hub = None
+        self._line = None
+        self._hub = _nobody
         self._waits.clear()
         self._needs_setup = not self._closed
 
@@ -535,5 +545,6 @@ class Resource:
     def __repr__(self) -> str:
         return (
             f'<{type(self).__name__} {self._name()}: {len(self._dirty)} in use, '
-            f'{len(self._resource.queue)} free, {self._opening} opening of {self._limit or "any number"}, {self._waiting()} waiting>'
+            f'{len(self._resource.queue)} free, {self._opening} opening '
+            f'of {self._limit or "any number"}, {self._waiting()} waiting>'
         )
