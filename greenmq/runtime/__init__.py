@@ -42,8 +42,9 @@ from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.fork import after_fork as after_fork
 from greenmq.runtime.fork import fork_epoch as fork_epoch
-from greenmq.runtime.net import DialError as DialError
-from greenmq.runtime.net import DialRefused as DialRefused
+from greenmq.runtime.future import Future as Future
+from greenmq.runtime.losses import DialError as DialError
+from greenmq.runtime.losses import DialRefused as DialRefused
 from greenmq.runtime.net import Stream as Stream
 from greenmq.runtime.offload import offload as offload
 from greenmq.runtime.patching import Patched as Patched
@@ -68,7 +69,6 @@ from greenmq.runtime.tasks import current_name as current_name
 from greenmq.runtime.tasks import set_name as set_name
 from greenmq.runtime.tasks import spawn as spawn
 from greenmq.runtime.tls import TLSOptions as TLSOptions
-from greenmq.runtime.waiter import Future as Future
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter
 

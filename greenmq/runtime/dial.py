@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from greenmq.exceptions import TimeoutError
 from greenmq.runtime.clock import Deadline, Timeoutish, post, sleep
-from greenmq.runtime.net import DialError, DialRefused, Stream, meaning
+from greenmq.runtime.future import Future
+from greenmq.runtime.losses import DialError, DialRefused, meaning
+from greenmq.runtime.net import Stream
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.tls import TLSCodec, TLSOptions
-from greenmq.runtime.waiter import Future, Waiter
+from greenmq.runtime.waiter import Waiter
 
 if TYPE_CHECKING:
     import ssl

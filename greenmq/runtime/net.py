@@ -1,4 +1,4 @@
-"""The stream: bytes to and from one socket, plain or TLS, and the one table of what OS errors mean.
+"""The stream: bytes to and from one socket, plain or TLS.
 
 Conditions that hold throughout:
 
@@ -12,67 +12,23 @@ Conditions that hold throughout:
 
 from __future__ import annotations
 
-import errno
 import weakref
 from _socket import socket as Socket
 from typing import Any
 
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, WrongHub
 from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.tls import TLSCodec
 from greenmq.runtime.waiter import Waiter
 
-__all__ = ('DialError', 'DialRefused', 'Stream')
+__all__ = ('Stream',)
 
 _CHUNK = 65536  # one recv; also how much is encrypted at once, which bounds what the hub may have to send by itself
 _BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
 
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-
-# What the kernel's errors mean. Everything that is not listed is a loss too, in the kernel's own words.
-_LOST = {
-    errno.ECONNRESET: 'the other side reset the connection',
-    errno.ECONNABORTED: 'the connection was aborted',
-    errno.EPIPE: 'the other side closed the connection',
-    errno.ESHUTDOWN: 'the connection was shut down',
-    errno.ENOTCONN: 'the connection is gone',
-    # No deadline of ours: the kernel gave up. Python's class for it is TimeoutError, which would mean the opposite.
-    errno.ETIMEDOUT: 'the other side has not answered for so long that the system gave up',
-    errno.EHOSTUNREACH: 'no route to the host',
-    errno.ENETUNREACH: 'no route to the network',
-    errno.ENETDOWN: 'the network is down',
-    errno.ECONNREFUSED: 'refused',
-}
-
-
-class DialError(ConnectionLost, OSError):
-    """No connection could be made to any address of a host. May be retried.
-
-    Attributes:
-        errno (int | None): of the last attempt, if it was the system's.
-    Source: greenmq's own; an OSError too, as programs written for kombu expect of `connect()`.
-    """
-
-    def __init__(self, text: str, number: int | None = None) -> None:
-        super().__init__(text)
-        self.errno = number
-
-
-class DialRefused(DialError, ConnectionRefusedError):
-    """Nobody listens there: each attempt was refused.
-
-    Source: greenmq's own; a ConnectionRefusedError too.
-    """
-
-
-def meaning(error: OSError) -> str:
-    """Say what an error of the system means for a connection.
-
-    Switches: no.
-    Source: the table in this module.
-    """
-    return _LOST.get(error.errno or 0) or str(error) or type(error).__name__
 
 
 class Stream:
@@ -220,7 +176,6 @@ class Stream:
         """
         if self._tls is not None:
             self.flush(deadline)
-            self._check_writable()
             part = data[:_CHUNK]
             self._tls.encrypt(part)
             self._send_ciphertext(self._tls.outgoing())
@@ -243,8 +198,10 @@ class Stream:
         Switches: only if something is left. Killed while waiting: the hub goes on sending.
         Source: greenmq's own.
         """
-        while self._pending:
+        while True:
             self._check_writable()
+            if not self._pending:
+                return
             self._wait_writable(deadline, own=False)
 
     def _wait_writable(self, deadline: Timeoutish, own: bool) -> None:

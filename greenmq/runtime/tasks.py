@@ -12,8 +12,8 @@ from greenlet import getcurrent
 
 from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish, post
+from greenmq.runtime.future import Future
 from greenmq.runtime.seam import library
-from greenmq.runtime.waiter import Future
 
 __all__ = ('Task', 'TaskExit', 'TaskGroup', 'current', 'current_name', 'set_name', 'spawn')
 

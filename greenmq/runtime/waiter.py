@@ -1,4 +1,4 @@
-"""One wait by one task, and what is built of it: the hand-off that a waiter accepts or declines, and the future.
+"""One wait by one task, and the line of waiters to whom something is handed, which each accepts or declines.
 
 Conditions that hold throughout:
 
@@ -10,21 +10,18 @@ Conditions that hold throughout:
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from greenlet import getcurrent
 
-from greenmq.exceptions import Forked, TimeoutError, WouldBlock, WrongHub
+from greenmq.exceptions import Forked, WouldBlock, WrongHub
 from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.seam import library
 
-__all__ = ('Future', 'Handoff', 'Waiter')
-
-logger = logging.getLogger('greenmq.runtime')
+__all__ = ('Handoff', 'Waiter')
 
 _PENDING, _WOKEN, _FAILED, _EXPIRED, _LEFT = range(5)
 _STATES = ('pending', 'woken', 'failed', 'expired', 'left')
@@ -111,11 +108,13 @@ class Waiter:
                 raise Forked(self.what)
             if self._state == _PENDING:
                 raise RuntimeError(f'{task!r} was switched to by somebody else while it waited in {self!r}')
-        except BaseException:
+        except BaseException as exc:
             # Accepted but never to be used: without this the connection, slot or message in the value is lost.
             if self._state == _WOKEN and decline is not None:
                 decline(self._value)
             self._state = _LEFT
+            if isinstance(exc, Exception) and fork.epoch.number != epoch:
+                raise Forked(self.what) from exc  # the library found nothing left to run in this child, see below
             raise
         finally:
             self.task = None
@@ -192,13 +191,19 @@ class Waiter:
 def tell_waiters() -> None:
     """In a forked child: resume every task of this thread that waits, which then raises `Forked`.
 
+    But not the main greenlet: an error there ends the process, and with it the greenlet that forked and whose work this
+    child is. It stays parked until nothing else is left to run.
+
     Switches: no.
     Source: greenmq's own.
     """
     hub = library.peek_hub()
     for waiter in list(_parked):
         if waiter._hub is hub:
-            library.run_soon(hub, waiter._continue)
+            if waiter.task.parent is not None:
+                library.run_soon(hub, waiter._continue)
+            elif waiter._state == _PENDING:
+                waiter._state = _LEFT  # its timer goes off here as well, and shall find nothing to do
         else:
             # Its thread does not exist here, so nobody will ever take it out.
             _parked.discard(waiter)
@@ -292,147 +297,3 @@ def leave(line: deque[Waiter], waiter: Waiter) -> None:
         line.remove(waiter)
     except ValueError:
         pass  # woken (and so taken out) in the same round in which it was killed
-
-
-class Future:
-    """A value that comes later, to any number of tasks.
-
-    Source: concurrent.futures.Future; differs: setting twice is refused and not an error, nothing can be cancelled,
-        and an error that nobody asks for is not reported.
-    """
-
-    __slots__ = ('__weakref__', '_callbacks', '_done', '_error', '_value', '_waiters')
-
-    def __init__(self) -> None:
-        self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._waiters: list[Waiter] | None = None
-        self._callbacks: list[Callable[[Future], Any]] | None = None
-
-    def done(self) -> bool:
-        """Tell whether there is a value or an error.
-
-        Switches: no.
-        Source: concurrent.futures.Future.done.
-        """
-        return self._done
-
-    def result(self, timeout: Timeoutish = None) -> Any:
-        """Wait for the value.
-
-        Raises:
-            TimeoutError: not in time.
-            BaseException: what `set_exception` was given.
-            WouldBlock: not there yet, and called in the hub.
-        Switches: only if not done. Killed while waiting: nothing is left behind.
-        Source: concurrent.futures.Future.result.
-        """
-        if not self._done and not self._wait(timeout):
-            raise Deadline.of(timeout).error('no result')
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def exception(self, timeout: Timeoutish = None) -> BaseException | None:
-        """Wait, and return the error that `result` would raise, or None.
-
-        Raises:
-            TimeoutError: not in time.
-        Switches: only if not done.
-        Source: concurrent.futures.Future.exception.
-        """
-        if not self._done and not self._wait(timeout):
-            raise Deadline.of(timeout).error('no result')
-        return self._error
-
-    def set_result(self, value: Any = None) -> bool:
-        """Set the value, wake those who wait and call the callbacks.
-
-        Returns:
-            bool: False if it was done already; the first one stands.
-        Raises:
-            WrongHub: tasks of another thread wait for it; that needs `post`.
-        Switches: no.
-        Source: concurrent.futures.Future.set_result.
-        """
-        if self._done:
-            return False
-        self._value = value
-        self._finish()
-        return True
-
-    def set_exception(self, error: BaseException) -> bool:
-        """As `set_result`, with an error.
-
-        Switches: no.
-        Source: concurrent.futures.Future.set_exception.
-        """
-        if self._done:
-            return False
-        self._error = error
-        self._finish()
-        return True
-
-    def add_done_callback(self, callback: Callable[[Future], Any]) -> None:
-        """Have something called with this future when it is done; at once if it is.
-
-        Arguments:
-            callback (Callable): runs in whoever sets the value and must not block; what it raises is logged.
-        Switches: no.
-        Source: concurrent.futures.Future.add_done_callback.
-        """
-        if self._done:
-            self._call(callback)
-        elif self._callbacks is None:
-            self._callbacks = [callback]
-        else:
-            self._callbacks.append(callback)
-
-    def waited(self, timeout: Timeoutish = None) -> bool:
-        """Wait until it is done, whatever comes of it.
-
-        Returns:
-            bool: False if not in time.
-        Switches: only if not done. Killed while waiting: nothing is left behind.
-        Source: greenmq's own.
-        """
-        return self._done or self._wait(timeout)
-
-    def _wait(self, timeout: Timeoutish) -> bool:
-        waiter = Waiter('no result')
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        try:
-            waiter.wait(timeout)
-            return True
-        except TimeoutError:
-            if waiter.expired:
-                return False
-            raise  # a socket.timeout that somebody threw into this task is not ours to answer
-        finally:
-            if self._waiters is not None and waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _finish(self) -> None:
-        self._done = True
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            waiter.wake()
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            self._call(callback)
-
-    def _call(self, callback: Callable[[Future], Any]) -> None:
-        try:
-            callback(self)
-        except Exception:
-            logger.exception('a callback of a future failed: %r', callback)
-
-    def __repr__(self) -> str:
-        if not self._done:
-            return f'<Future pending, {len(self._waiters or ())} waiting>'
-        return f'<Future error {self._error!r}>' if self._error is not None else '<Future done>'
-
-

@@ -398,7 +398,7 @@ class TestWaiter:
             with runtime.timeout_class()(0.001) as timeout:
                 try:
                     waiter.wait(LONG)
-                except BaseException as exc:
+                except runtime.timeout_class() as exc:
                     caught.append(exc is timeout)
 
         assert runtime.spawn(wait, name='t').join(LONG)

@@ -1,0 +1,343 @@
+"""Fork: the child starts clean and says no word on the parent's sockets; the parent notices nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Each program forks, and prints lines of the child (through a pipe) and then of the parent.
+PROLOGUE = """
+import _socket, gc, os, sys
+from greenmq import runtime
+from greenmq.exceptions import ConnectionClosed, Forked
+from greenmq.runtime.net import Stream
+
+def pair():
+    streams = []
+    for sock in _socket.socketpair():
+        sock.setblocking(False)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 8192)
+        streams.append(Stream(sock, 'peer'))
+    return streams
+
+def settle():
+    for _ in range(5):
+        runtime.sleep(0)
+
+def fork(child):
+    # Runs child() in a child; gives what it printed with say(), after its end.
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read)
+            child(lambda *words: os.write(write, (' '.join(map(str, words)) + '\\n').encode()))
+        except BaseException as exc:
+            os.write(write, repr(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    lines = runtime.offload(lambda: open(read).read().splitlines(), own_thread=True, deadline=15)
+    runtime.offload(os.waitpid if not runtime.patched().os else real_waitpid, pid, 0, own_thread=True)
+    return lines
+
+def real_waitpid(pid, options):
+    from gevent import monkey
+    try:
+        return monkey.get_original('os', 'waitpid')(pid, options)
+    except ChildProcessError:
+        return pid, 0  # the hub's watcher of children was faster
+"""
+PATCH = 'from gevent import monkey; monkey.patch_all()\n'
+
+
+@pytest.fixture(params=['', PATCH], ids=['unpatched', 'patched'])
+def run(request):
+    def run(program):
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore::DeprecationWarning', '-c', request.param + PROLOGUE + program],
+            capture_output=True, text=True, timeout=25, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 and done.stderr == '', done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_every_wait_of_a_copied_greenlet_raises_forked(run):
+    lines = run("""
+import gevent
+log = []
+def waiting(name, call):
+    try:
+        call()
+        log.append(name + ' returned')
+    except Forked:
+        log.append(name)
+ours, theirs = pair()
+full, _other = pair()
+lock, condition = runtime.Lock(), runtime.Condition()
+lock.acquire()
+def wait_for_condition():
+    with condition:
+        condition.wait()
+calls = {
+    'waiter': runtime.Waiter().wait, 'handoff': runtime.Handoff().wait, 'future': runtime.Future().result,
+    'lock': lock.acquire, 'condition': wait_for_condition, 'read': ours.read,
+    'write': lambda: full.write(bytes(10**6)), 'thread': lambda: runtime.offload(getattr, None, 'x', None) or
+    runtime.offload(__import__('_queue').SimpleQueue().get, own_thread=True),
+}
+# Greenlets of the program, not tasks of ours.
+glets = [gevent.spawn(waiting, name, call) for name, call in calls.items()]
+runtime.sleep(0.05)
+def child(say):
+    gevent.joinall(glets, timeout=10)
+    say(*sorted(log))
+    say(runtime.fork_epoch())
+print(*fork(child), sep='\\n')
+print(log, runtime.fork_epoch(), [glet.ready() for glet in glets].count(True))
+""")
+    assert lines == ['condition future handoff lock read thread waiter write', '1', '[] 0 0']
+
+
+def test_tasks_end_but_the_one_that_forked(run):
+    lines = run("""
+ends, finals = [], []
+def work():
+    try:
+        runtime.Event().wait()  # the library's own: nothing of ours could wake it
+    finally:
+        finals.append(1)
+task = runtime.spawn(work, name='t', on_exit=lambda *end: ends.append(end))
+timer = runtime.call_later(0.01, finals.append, 'timer')
+def forker():
+    def child(say):
+        runtime.sleep(0.02)
+        say(task.done, ends, finals)
+        me = runtime.spawn(int, name='new')
+        say(me.join(5), runtime.offload(int, '7'))
+    finals.clear()
+    runtime.run_soon(finals.append, 'soon')
+    lines.extend(fork(child))
+lines = []
+settle()
+assert runtime.spawn(forker, name='forker').join(20)
+print(*lines, sep='\\n')
+print(task.done, ends, 'timer' in finals)
+""")
+    # The owner is told by after_fork; queued callbacks and timers are the parent's.
+    assert lines == ['True [] [1]', 'True 7', 'False [] True']
+
+
+def test_the_main_greenlet_does_not_end_the_child_of_another(run):
+    lines = run("""
+import gevent
+lines, caught = [], []
+gone = runtime.Event()
+def forker():
+    def child(say):
+        runtime.sleep(0.02)  # longer than main's deadline
+        say('work of the child', *caught)
+    lines.extend(fork(child))
+    gone.set()
+glet = gevent.spawn(forker)
+try:
+    runtime.Waiter().wait(0.01)
+except runtime_error as exc:
+    caught.append(type(exc).__name__)
+gone.wait()
+print(*lines)
+""".replace('runtime_error', '(Forked, TimeoutError)'))
+    assert lines == ['work of the child']
+
+
+def test_the_main_greenlet_is_told_when_nothing_else_is_left_to_run(run):
+    lines = run("""
+import gevent
+read, write = os.pipe()
+glet = gevent.spawn(lambda: os.fork())  # returns into the program, twice
+waiter = runtime.Waiter()
+parent = os.getpid()
+def wake_in_the_parent():
+    if os.getpid() == parent:
+        runtime.offload(lambda: os.read(read, 100))  # the child's word
+        waiter.wake()
+settle()
+keeper = gevent.spawn(wake_in_the_parent)
+try:
+    waiter.wait()
+    print('parent goes on')
+except Forked:
+    os.write(write, b'forked')
+    os._exit(0)
+""".replace('settle()\nkeeper', 'keeper'))
+    assert lines == ['parent goes on']
+
+
+def test_no_byte_and_no_alert_from_the_child(run, certificates):
+    lines = run(f"""
+import ssl
+from greenmq.runtime.tls import TLSCodec, TLSOptions
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain({str(certificates.server)!r}, {str(certificates.server_key)!r})
+ours, theirs = pair()
+task = runtime.spawn(theirs.start_tls, TLSCodec(context, None, server_side=True), 10, name='t')
+ours.start_tls(TLSCodec(TLSOptions(ca_certs={str(certificates.ca)!r}).context(), 'localhost'), 10)
+fd = ours.fileno()
+def child(say):
+    say(ours.closed, ours.fileno())
+    ours.close()
+    for call in (ours.read, lambda: ours.write(b'x')):
+        try:
+            call()
+        except Forked:
+            say('forked')
+    try:
+        os.fstat(fd)
+    except OSError:
+        say('descriptor closed')
+print(*fork(child), sep='\\n')
+ours.write(b'still mine')
+print(theirs.read(100, 5))
+theirs.write(b'and back')
+print(ours.read(100, 5))
+""")
+    assert lines == ['True -1', 'forked', 'forked', 'descriptor closed', "b'still mine'", "b'and back'"]
+
+
+def test_fork_while_another_greenlet_is_in_send(run):
+    lines = run("""
+data = bytes(range(251)) * 8192
+ours, theirs = pair()
+sender = runtime.spawn(ours.write, data, name='sender')
+settle()
+assert not sender.done
+def child(say):
+    settle()
+    say(sender.done)
+for _ in range(3):
+    print(*fork(child))
+got = bytearray()
+while len(got) < len(data):
+    got += theirs.read(65536, 5)
+print(bytes(got) == data, sender.join(5), sender.error)
+""")
+    assert lines == ['True'] * 3 + ['True True None']
+
+
+def test_a_lock_that_the_parent_had_handed_over_is_free_in_the_child(run):
+    lines = run("""
+import gevent
+lock = runtime.Lock()
+lock.acquire()
+def take():
+    try:
+        with lock:
+            got.append('in')
+    except Forked:
+        got.append('forked')
+got = []
+glet = gevent.spawn(take)
+settle()
+lock.release()  # it is the other's now, who has not run yet
+def child(say):
+    say(lock.acquire(5), *got)
+print(*fork(child), sep='\\n')
+glet.join(5)
+print(lock.locked(), *got)
+""")
+    assert lines == ['True forked', 'False in']
+
+
+def test_after_fork_hooks(run):
+    lines = run("""
+log = []
+class Owner:
+    def __init__(self, name):
+        self.name = name
+    def reset(self):
+        log.append(self.name)
+def plain():
+    log.append('plain')
+def broken():
+    raise ValueError('broken hook')
+kept, dropped = Owner('kept'), Owner('dropped')
+import logging
+logging.getLogger('greenmq.runtime').addHandler(logging.NullHandler())
+logging.getLogger('greenmq.runtime').propagate = False
+for callback in (kept.reset, dropped.reset, broken, plain):
+    runtime.after_fork(callback)
+del dropped
+gc.collect()
+def child(say):
+    say(*log, runtime.fork_epoch())
+    say(*fork(lambda say: say(*log, runtime.fork_epoch())))
+print(*fork(child), sep='\\n')
+print(log, runtime.fork_epoch())
+""")
+    assert lines == ['kept plain 1', 'kept plain kept plain 2', '[] 0']
+
+
+def test_child_dials_while_the_parent_does(run):
+    lines = run("""
+listener = _socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(8)
+port = listener.getsockname()[1]
+dials = [runtime.spawn(lambda: runtime.dial('localhost', port, 10).close(), name='t') for _ in range(3)]
+settle()
+def child(say):
+    say(runtime.dial('localhost', port, 10).peername[1] == port)
+print(*fork(child))
+print([task.join(10) and task.error for task in dials])
+""")
+    assert lines == ['True', '[None, None, None]']
+
+
+def test_fork_from_another_thread(run):
+    lines = run("""
+import gevent
+log = []
+def waiting():
+    try:
+        runtime.Waiter().wait()
+    except BaseException as exc:
+        log.append(exc)
+glet = gevent.spawn(waiting)
+ours, theirs = pair()
+settle()
+def in_thread():
+    read, write = os.pipe()
+    from gevent import monkey
+    pid = monkey.get_original('os', 'fork')()
+    if pid == 0:
+        try:
+            runtime.sleep(0.01)
+            done = runtime.spawn(int, name='t').join(5)
+            os.write(write, f'{done} {ours.closed} {log}'.encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as file:
+        return file.read()
+print(runtime.offload(in_thread, own_thread=True))
+ours.write(b'abc')
+print(theirs.read(10, 5), glet.dead)
+glet.kill()
+""")
+    assert lines == ['True True []', "b'abc' False"]
+
+
+def test_a_child_that_only_execs_is_left_alone(run):
+    lines = run("""
+import gevent.subprocess
+ours, theirs = pair()
+task = runtime.spawn(ours.read, name='t')
+settle()
+print(gevent.subprocess.check_output([sys.executable, '-c', 'print("exec")']).decode().strip())
+theirs.write(b'abc')
+print(task.join(5), task.error)
+""")
+    assert lines == ['exec', 'True None']
