@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from greenmq.transport.virtual.channel import (
     UNDELIVERABLE_FMT,
-    W_NO_CONSUMERS,
     AbstractChannel,
     Channel,
     Empty,
@@ -15,7 +14,7 @@ from greenmq.transport.virtual.envelope import Base64, Message
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.qos import RESTORE_PANIC_FMT, RESTORING_FMT, QoS
 from greenmq.transport.virtual.state import BrokerState, binding_key_t, queue_binding_t, queue_declare_ok_t
-from greenmq.transport.virtual.transport import Management, Transport
+from greenmq.transport.virtual.transport import W_NO_CONSUMERS, Management, Transport
 
 __all__ = (
     'ARRAY_TYPE_H', 'NOT_EQUIVALENT_FMT', 'RESTORE_PANIC_FMT', 'RESTORING_FMT', 'STANDARD_EXCHANGE_TYPES',

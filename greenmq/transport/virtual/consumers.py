@@ -18,7 +18,6 @@ class Subscription:
 
     Attributes:
         waiting (int): its messages that no callback has had yet.
-        starved (bool): messages were left in the queue because it had no room: look again once it has.
     """
 
     __slots__ = (
@@ -31,7 +30,6 @@ class Subscription:
         'no_ack',
         'posted',
         'queue',
-        'starved',
         'tag',
         'waiting',
     )
@@ -55,7 +53,6 @@ class Subscription:
         self.arguments = arguments
         self.hub: Any = runtime.hub_id()
         self.waiting = 0
-        self.starved = False
         self.cancelled = False
         self.posted: deque[Any] = deque()  # on their way here from another thread
 
@@ -81,7 +78,8 @@ class Subscription:
     def handled(self) -> bool:
         """One waiting message was taken; True if it's time to ask for more."""
         self.waiting -= 1
-        return self.starved and self.waiting * 2 <= self.channel.fetch_ahead
+        channel = self.channel
+        return bool(channel._starving and self.waiting * 2 <= channel.fetch_ahead)
 
     def __repr__(self) -> str:
         ack = 'no ack' if self.no_ack else repr(self.channel.qos)
@@ -133,7 +131,7 @@ class Board:
                     without_room += 1
                     continue
             elif not sub.room():
-                sub.starved = True
+                sub.channel._starving = True
                 without_room += 1
                 continue
             else:
@@ -146,7 +144,7 @@ class Board:
     def _post(self, sub: Subscription) -> bool:
         # One at a time, so that a thread that is busy doesn't collect what others could work on.
         if not sub.room():
-            sub.starved = True
+            sub.channel._starving = True
             return False
         message = sub.channel._next_message(sub.queue, sub)
         if message is None:

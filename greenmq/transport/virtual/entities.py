@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenmq.exceptions import InvalidArgument, NotFound, PreconditionFailed
+from greenmq.transport.virtual.parts import ChannelParts
 from greenmq.transport.virtual.state import queue_binding_t, queue_declare_ok_t
 from greenmq.utils.uuid import uuid
 
@@ -23,20 +24,8 @@ class NotEquivalentError(PreconditionFailed):
     """
 
 
-class EntityMethods:
-    """Exchanges, queues, bindings. Mixed into `virtual.Channel`; the underscored methods called are the
-    channel's.
-    """
-
-    connection: Any
-    exchange_types: Any
-    supports_fanout: bool
-    _own_routes: bool
-
-    @property
-    def state(self) -> Any:
-        """The `BrokerState` of the connection's transport."""
-        return self.connection.state
+class EntityMethods(ChannelParts):
+    """Exchanges, queues, bindings."""
 
     @property
     def _vhost(self) -> str:
@@ -312,13 +301,3 @@ class EntityMethods:
 
     def _not_found(self, kind: str, name: str, sig: tuple[int, int], method: str) -> NotFound:
         return NotFound(f'NOT_FOUND - no {kind} {name!r} in vhost {self._vhost!r}', sig, method, 404)
-
-    # What the channel below gives.
-
-    _has_queue: Any
-    _new_queue: Any
-    _size: Any
-    _purge: Any
-    _delete: Any
-    _queue_bind: Any
-    _consumer_count: Any

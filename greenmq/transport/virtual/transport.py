@@ -11,15 +11,17 @@ from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.drain import Drain
 from greenmq.transport.options import Option, seconds, whole
-from greenmq.transport.virtual.channel import W_NO_CONSUMERS, Channel, Empty
+from greenmq.transport.virtual.channel import Channel, Empty
 from greenmq.transport.virtual.consumers import Callbacks
 from greenmq.transport.virtual.state import BrokerState
 from greenmq.utils.objects import cached_property
 from greenmq.utils.scheduling import FairCycle
 
-__all__ = ('Management', 'Transport')
+__all__ = ('W_NO_CONSUMERS', 'Management', 'Transport')
 
 logger = get_logger('greenmq.transport.virtual')
+
+W_NO_CONSUMERS = 'Giving back a message of queue %r: nobody consumes it.'
 
 
 class Management(base.Management):
@@ -96,9 +98,8 @@ class Transport(base.Transport):
         self._fetches = type(self).drain_events is Transport.drain_events
         self._delivers_itself = type(self)._deliver is not Transport._deliver
         self._fetching: dict[Any, Any] = {}  # fetch task → its channel
-        self._prepared: dict[
-            int, Any
-        ] = {}  # id of a payload on its way through a subclass's `_deliver` → its Message
+        # A payload on its way through a subclass's `_deliver` → (subscription, Message), by its id.
+        self._prepared: dict[int, tuple[Any, Any]] = {}
 
     # ------------------------------------------------------------ connection
 
@@ -195,17 +196,17 @@ class Transport(base.Transport):
         if sub.handled():
             sub.channel._ask_for_more()
         if self._delivers_itself or sub.queue in self._callbacks._own:
-            self._deliver_raw(message, sub.queue)
+            self._deliver_raw(sub, message)
         else:
             sub.callback(message)
 
-    def _deliver_raw(self, message: Any, queue: str) -> None:
+    def _deliver_raw(self, sub: Any, message: Any) -> None:
         # By way of the subclass: it sees the payload as kombu would show it. `_receive` finds the Message
         # again.
         raw = message._raw
-        self._prepared[id(raw)] = message
+        self._prepared[id(raw)] = (sub, message)
         try:
-            self._deliver(raw, queue)
+            self._deliver(raw, sub.queue)
         finally:
             self._prepared.pop(id(raw), None)
 

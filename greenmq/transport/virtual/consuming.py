@@ -1,0 +1,220 @@
+"""How a virtual channel consumes: consumers come and go, payloads become messages, `basic_get` takes one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from greenmq.log import get_logger
+from greenmq.transport.virtual.consumers import Subscription
+from greenmq.transport.virtual.parts import AbstractChannel, ChannelParts, Empty
+from greenmq.utils.uuid import uuid
+
+__all__ = ('ConsumeMethods',)
+
+logger = get_logger('greenmq.transport.virtual')
+
+
+class ConsumeMethods(ChannelParts):
+    """basic_consume, basic_cancel, basic_get, basic_qos, flow."""
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
+        """Limit the unsettled messages of this channel; 0 for no limit. Switches: no.
+
+        Source: AMQP 0-9-1 basic.qos; kombu: the whole channel counts, whatever `apply_global` says.
+        """
+        self.qos.prefetch_count = prefetch_count or 0
+        self._ask_for_more()
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> None:
+        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains. Switches: no.
+
+        Source: AMQP 0-9-1 basic.consume; kombu.
+        """
+        self._check_open()
+        if consumer_tag in self._subscriptions:
+            self.basic_cancel(consumer_tag)
+        sub = Subscription(
+            consumer_tag,
+            queue,
+            self,
+            no_ack,
+            callback,
+            bool(kwargs.get('exclusive')),
+            kwargs.get('arguments'),
+        )
+        self._admit(sub)
+        self._subscriptions[consumer_tag] = sub
+        self._consumers.add(consumer_tag)
+        self._tag_to_queue[consumer_tag] = queue
+        self._active_queues.append(queue)
+        self._takers.setdefault(queue, deque()).append(sub)
+        if no_ack:
+            self.no_ack_consumers.add(consumer_tag)
+        self._reset_cycle()
+        if self.delivery == 'push':
+            self.board.add(sub)
+            self.board.notify(queue)
+        else:
+            self._fetcher.refresh()
+
+    def _admit(self, sub: Subscription) -> None:
+        """Refuse a consumer by raising; a hook for brokers that know exclusive ones."""
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        """End a consumer; what waits for its callback goes back to the queue. An unknown tag is fine.
+        Switches: as the channel's `_restore_at_beginning`.
+        """
+        sub = self._subscriptions.pop(consumer_tag, None)
+        if sub is None:
+            return
+        sub.cancelled = True
+        self._consumers.discard(consumer_tag)
+        self.no_ack_consumers.discard(consumer_tag)
+        self._tag_to_queue.pop(consumer_tag, None)
+        if sub.queue in self._active_queues:
+            self._active_queues.remove(sub.queue)
+        takers = self._takers.get(sub.queue)
+        if takers is not None:
+            takers.remove(sub)
+            if not takers:
+                del self._takers[sub.queue]
+        self._reset_cycle()
+        if self.delivery == 'push':
+            self.board.remove(sub)
+        else:
+            self._fetcher.refresh()
+        waiting = [
+            message for _, message in self.connection._events.remove(self, lambda event: event[0] is sub)
+        ]
+        while sub.posted:
+            waiting.append(sub.posted.popleft())
+        sub.waiting = 0
+        self._put_back(waiting)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Take one message now.
+
+        Returns:
+            Message: or None if there is none.
+        Switches: as the channel's `_get`.
+        """
+        self._check_open()
+        try:
+            raw = self._get_one(queue)
+        except Empty:
+            return None
+        message = self._make_message(raw, queue)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+            if self._settling is not None:
+                self._settling.leased()
+        return message
+
+    def _get_one(self, queue: str) -> Any:
+        if getattr(self, '_get_many', None) is not None and type(self)._get is AbstractChannel._get:
+            for _, raw in self._get_many([queue], 1, 0):  # type: ignore[attr-defined]
+                return raw
+            raise Empty()
+        return self._get(queue)
+
+    def message_to_python(self, raw_message: Any) -> Any:
+        """Return a Message of a payload; one that is a Message already stays as it is. Switches: no."""
+        return (
+            raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
+        )
+
+    def _make_message(self, raw: Any, queue: str) -> Any:
+        message = self.Message(raw, channel=self)
+        tag = message.delivery_tag
+        if tag is None or tag in self.qos._delivered:
+            # kombu numbers messages when they are published: one in two queues would be settled in both at
+            # once.
+            message.delivery_tag = tag = uuid()
+        message.queue = queue
+        return message
+
+    def _next_message(self, queue: str, sub: Subscription) -> Any:
+        """The next message of a push channel for `sub`, or None; never switches."""
+        try:
+            return self._make_message(self._get(queue), queue)
+        except Empty:
+            return None
+
+    def _receive(self, raw: Any, queue: str) -> Any:
+        """Hand one payload to the next consumer of `queue` on this channel, in the caller's greenlet."""
+        known = self.connection._prepared.pop(id(raw), None)
+        if known is not None:
+            sub, message = known
+            return sub.callback(message)
+        sub = self._next_taker(queue)
+        message = self._make_message(raw, queue)
+        message.delivery_info['consumer_tag'] = sub.tag
+        if not sub.no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return sub.callback(message)
+
+    def _next_taker(self, queue: str) -> Subscription:
+        takers = self._takers[queue]
+        sub = takers[0]
+        takers.rotate(-1)
+        return sub
+
+    def _fetched(self, raw: Any, queue: str) -> None:
+        """Register one payload that a fetch brought, and leave it to whoever drains."""
+        if queue not in self._takers:
+            self._abandon([(queue, raw)])
+            return
+        try:
+            message = self._make_message(raw, queue)
+        except (KeyError, TypeError, AttributeError):
+            # Not a message of ours or kombu's. Raising would end the fetch, and giving it back would bring it
+            # again.
+            logger.exception('Dropped what queue %r gave, it is no message: %r', queue, raw)
+            return
+        self._next_taker(queue).accept(message)
+        if self._settling is not None:
+            self._settling.leased()
+
+    def drain_events(self, timeout: float | None = None, callback: Callable[..., Any] | None = None) -> Any:
+        """Ask the broker once for a message of the queues consumed, and give it to `callback(payload,
+        queue)`.
+
+        Raises:
+            Empty: nothing there, or no room for more.
+        Switches: as the channel's `_get`.
+        Source: kombu virtual.Channel.drain_events. `Transport.drain_events` is what programs call.
+        """
+        callback = callback or self.connection._deliver
+        if self._consumers and self.qos.can_consume():
+            if self.delivery == 'poll' and getattr(self, '_get_many', None) is not None:
+                return self._get_many(self._active_queues, timeout=timeout)  # type: ignore[attr-defined]
+            return self._poll(self.cycle, callback, timeout=timeout)
+        raise Empty()
+
+    def _consumer_count(self, queue: str) -> int:
+        if self.delivery == 'push':
+            return len(self.board.consumers(queue))
+        return sum(len(channel._takers.get(queue, ())) for channel in self.connection.channels)
+
+    def flow(self, active: bool = True) -> bool:
+        """Stop the deliveries to this channel's consumers, or go on. Switches: no.
+
+        Source: AMQP 0-9-1 channel.flow.
+        """
+        self._flowing = bool(active)
+        self._ask_for_more()
+        return self._flowing
+
+    def _ask_for_more(self) -> None:
+        # There is room, perhaps for the first time in a while.
+        if not self._subscriptions or self.closed:
+            return
+        if self.delivery == 'push':
+            for queue in list(self._takers):
+                self.board.notify(queue)
+        else:
+            self._fetcher.kick()

@@ -1,0 +1,155 @@
+"""How a virtual channel settles: acks, rejects, and the way back into the queue or to the dead letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenmq.transport.virtual.envelope import DELIVERY_COUNT, given_back
+from greenmq.transport.virtual.parts import ChannelParts
+
+__all__ = ('SettleMethods',)
+
+
+class SettleMethods(ChannelParts):
+    """basic_ack, basic_reject, basic_recover."""
+
+    def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
+        """Settle a message, with `multiple` also all delivered before it.
+
+        Returns:
+            bool | None: False if the channel is closed: the message went back to its queue.
+        Switches: as the channel's QoS.
+        """
+        if self.closed:
+            return False
+        qos = self.qos
+        if multiple:
+            for tag in self._up_to(delivery_tag):
+                self._ack(qos, tag)
+        else:
+            self._ack(qos, delivery_tag)
+        self._room_again()
+        return None
+
+    def _ack(self, qos: Any, tag: Any) -> None:
+        known = self._settling is not None and tag in qos._delivered
+        qos.ack(tag)
+        if known and self._settling is not None:
+            self._settling.ack(tag)
+
+    def _up_to(self, delivery_tag: Any) -> list[Any]:
+        delivered = self.qos._delivered
+        if delivery_tag not in delivered:
+            return [delivery_tag]
+        tags = []
+        for tag in delivered:
+            tags.append(tag)
+            if tag == delivery_tag:
+                break
+        return tags
+
+    def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
+        """Refuse a message: dead-lettered or dropped, or with `requeue` back to the front of its queue.
+
+        Returns:
+            bool | None: as `basic_ack`.
+        Switches: as the channel's QoS.
+        """
+        if self.closed:
+            return False
+        message = self.qos._delivered.get(delivery_tag)
+        if message is not None and requeue and self._delivered_too_often(message):
+            requeue = False
+            self._dead_letter(message, 'delivery_limit')
+        elif message is not None and not requeue:
+            self._dead_letter(message, 'rejected')
+        if self._settling is not None and message is not None and self._settle is not None:
+            self.qos.ack(delivery_tag)
+            self._settling.reject(delivery_tag, requeue)
+        else:
+            self.qos.reject(delivery_tag, requeue=requeue)
+        self._room_again()
+        return None
+
+    def _room_again(self) -> None:
+        if self._subscriptions:
+            if self.delivery != 'push':
+                self._fetcher.kick()
+            elif self._starving:
+                self._starving = False
+                self._ask_for_more()
+
+    def _delivered_too_often(self, message: Any) -> bool:
+        limit = self.max_deliveries
+        return bool(limit) and given_back(message)['headers'][DELIVERY_COUNT] >= limit
+
+    def _dead_letter(self, message: Any, reason: str) -> None:
+        """Send a refused message to the dead-letter exchange of its queue, if it has one."""
+        queue = getattr(message, 'queue', None)
+        arguments = (self.state.queues.get(queue, {}).get('arguments') or {}) if queue else {}
+        exchange = arguments.get('x-dead-letter-exchange')
+        if exchange is None:
+            return
+        payload = message.serializable()
+        info = message.delivery_info
+        headers = payload['headers']
+        headers.setdefault('x-first-death-reason', reason)
+        headers.setdefault('x-first-death-queue', queue)
+        headers.setdefault('x-first-death-exchange', info.get('exchange', ''))
+        key = arguments.get('x-dead-letter-routing-key') or info.get('routing_key') or ''
+        properties = {name: value for name, value in payload['properties'].items() if name != 'expiration'}
+        body = self.decode_body(payload['body'], properties.get('body_encoding'))
+        fresh = self.prepare_message(
+            body, None, payload['content-type'], payload['content-encoding'], headers, properties
+        )
+        self.basic_publish(fresh, exchange, key)
+
+    def basic_recover(self, requeue: bool = False) -> Any:
+        """Give back all that is unsettled on this channel.
+
+        Raises:
+            NotImplementedError: without `requeue`, as brokers have it.
+        Switches: as the channel's `_restore_at_beginning`.
+        """
+        if not requeue:
+            raise NotImplementedError('Does not support recover(requeue=False)')
+        self.connection._events.remove(self, self._forget_event)
+        failed = self.qos.restore_unacked()
+        self._ask_for_more()
+        return failed
+
+    def _forget_event(self, event: Any) -> bool:
+        sub = event[0]
+        if sub.no_ack:
+            return False
+        sub.waiting -= 1
+        return True
+
+    def _put_back(self, messages: list[Any]) -> None:
+        """Give back deliveries that no callback had, so that the oldest comes first again."""
+        for message in reversed(messages) if self._restores_in_front else messages:
+            self.qos.ack(message.delivery_tag)
+            self._restore_at_beginning(message)
+
+    @property
+    def _restores_in_front(self) -> bool:
+        return type(self)._restore_at_beginning is not SettleMethods._restore_at_beginning
+
+    def _restore(self, message: Any) -> None:
+        """Put a delivery back into its queue, and into no other one."""
+        payload = given_back(message)
+        queue = getattr(message, 'queue', None)
+        if queue is not None:
+            self._put(queue, payload)
+            return
+        info = message.delivery_info
+        for name in self._lookup(info.get('exchange', ''), info.get('routing_key', '')):
+            self._put(name, payload)
+
+    def _restore_at_beginning(self, message: Any) -> None:
+        """As `_restore`, at the front; override it where the broker has a front."""
+        self._restore(message)
+
+    def after_reply_message_received(self, queue: str) -> None:
+        """Delete a queue that served for one reply. Switches: as `queue_delete`."""
+        self.queue_delete(queue)
