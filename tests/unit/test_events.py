@@ -356,6 +356,33 @@ def test_a_forked_child_tells_only_what_happens_in_the_child(subscribe):
     assert told == ['parent']
 
 
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')  # of threads; the child uses none
+def test_a_fork_in_a_handler_leaves_what_waits_to_the_parent(subscribe):
+    read, write = os.pipe()
+    children = []
+
+    def fork(event):
+        if event.facts['number']:
+            return
+        (dispatcher,) = events._dispatchers.values()
+        child = os.fork()
+        if child:
+            children.append(child)
+            return
+        os.write(write, b'waits: %d' % len(dispatcher._queue))
+        os._exit(0)
+
+    subscribe('lag', fork)
+    for number in range(3):
+        events.emit('lag', number=number)
+    _drained()
+    answer = os.read(read, 100)
+    os.close(read)
+    os.close(write)
+    os.waitpid(children[0], 0)
+    assert answer == b'waits: 0'
+
+
 def test_each_hub_tells_its_own_handlers(subscribe):
     threads = []
     subscribe('lost', lambda event: threads.append((event.facts['hub'], runtime.hub_id())))

@@ -175,18 +175,32 @@ def test_after_a_loss_counting_begins_anew():
     assert ledger.confirm(1) == [('c', True)]
 
 
+def test_a_return_passes_over_what_was_confirmed_meanwhile():
+    ledger = ConfirmLedger()
+    for name in 'abc':
+        ledger.publish(name, key='k')
+    ledger.confirm(2)
+    assert ledger.returned('k', 'first')
+    assert ledger.returned('k', 'second')
+    assert ledger.confirm(3, multiple=True) == [('a', 'first'), ('c', 'second')]
+
+
 @pytest.mark.parametrize('stuck', [False, True])
-def test_nothing_is_kept_of_what_was_resolved(stuck):
+@pytest.mark.parametrize('unroutable', [False, True])
+def test_nothing_is_kept_of_what_was_resolved(stuck, unroutable):
     # An endless run of mandatory publishes under one key, the first of them perhaps never answered.
     ledger = ConfirmLedger()
     if stuck:
         ledger.publish('stuck', key='k')
+        if unroutable:
+            ledger.returned('k', 'info')
     for _ in range(500):
         seq = ledger.publish('w', key='k')
-        ledger.returned('k', 'info')
+        if unroutable:
+            ledger.returned('k', 'info')
         ledger.confirm(seq)
     kept = [len(ledger._waiting), len(ledger._keys), len(ledger._returns)]
-    assert kept == [stuck] * 3
+    assert kept == [stuck, stuck, stuck and unroutable]
     assert sum(map(len, ledger._queues.values())) <= 20
 
 

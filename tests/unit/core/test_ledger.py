@@ -185,6 +185,12 @@ def test_an_ack_is_given_once():
     assert ledger.oldest() == 2
 
 
+def test_a_single_ack_is_never_said_as_a_multiple_one():
+    _, buffer = _delivered(1)
+    buffer.ack(1)
+    assert buffer.flush() == [(1, False)]
+
+
 def test_ack_of_all_by_tag_zero():
     _, buffer = _delivered(3)
     assert [tag for tag, _ in buffer.ack_multiple(0)] == [1, 2, 3]

@@ -162,6 +162,19 @@ def test_bindings_are_listed_as_copies_of_what_was_given(kind):
     assert routes.bindings() == [('q', 'k', {'h': 1})]
 
 
+@pytest.mark.parametrize('kind', ['direct', 'fanout', 'topic'])
+def test_a_target_stays_while_one_of_its_equal_looking_bindings_does(kind):
+    routes = table(kind)
+    for arguments in (None, {'h': 1}, {'h': True}):
+        assert routes.add('q', 'k', arguments)
+    assert len(routes) == 3
+    for arguments in ({'h': 1}, None):
+        routes.remove('q', 'k', arguments)
+        assert routes.route('k') == ['q']
+    routes.remove('q', 'k', {'h': True})
+    assert routes.route('k') == []
+
+
 class _CountedDict(dict):
     looks = 0
 

@@ -96,9 +96,13 @@ def _step(topology, model, what, one, two, key):
 
 
 @settings(deadline=None)
-@given(_STEPS)
-def test_replay_declares_all_that_is_left_and_in_an_order_that_works(steps):
+@given(_STEPS, st.booleans())
+def test_replay_declares_all_that_is_left_and_in_an_order_that_works(steps, prepared):
     topology, model = Topology(), Model()
+    if prepared:  # so that more of the steps find what they need
+        for name in 'abc':
+            _step(topology, model, 'exchange', name, name, '')
+            _step(topology, model, 'queue', name, name, '')
     for step in steps:
         _step(topology, model, *step)
         broker = Broker()
@@ -194,6 +198,16 @@ def test_what_the_broker_deletes_by_itself_is_not_declared_again():
     # Then: with the other, all of it goes, one after the other.
     topology.forget_consumer('t2')
     assert list(topology.replay()) == []
+
+
+def test_a_tag_that_is_used_again_belongs_to_its_new_queue():
+    topology = _topology()
+    topology.queue('r')
+    topology.consumer('t', 'r')
+    topology.forget_queue('q')
+    assert ('consumer', {'tag': 't', 'queue': 'r'}) in list(topology.replay())
+    topology.forget_queue('r')
+    assert 'consumer' not in [kind for kind, _ in topology.replay()]
 
 
 def test_a_queue_that_stays_outlives_its_consumers():
