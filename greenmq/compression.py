@@ -188,7 +188,7 @@ def _collect(make: Callable[[], Any], body: bytes, most: float) -> bytes:
             if size > most:
                 raise _TooLarge
             parts.append(part)
-            if not part and stream.needs_input:
+            if not part and stream.needs_input and not stream.eof:
                 raise EOFError('it is cut short')
             body = b''
         body = stream.unused_data
@@ -255,7 +255,7 @@ def _brotli_decompress(body: bytes, most: float = float('inf')) -> bytes:
         if size > most:
             raise _TooLarge
         parts.append(part)
-        if not part and stream.can_accept_more_data():
+        if not part and stream.can_accept_more_data() and not stream.is_finished():
             raise EOFError('it is cut short')
         body = b''
     return b''.join(parts)
@@ -267,8 +267,8 @@ def _brotli_room(most: float, size: int) -> int:
     return 1024 * 1024 if room < 0 else min(room, 1024 * 1024)
 
 
-#: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 8 MiB.
-_ZSTD_STEP = 256
+#: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 2 MiB.
+_ZSTD_STEP = 64
 
 
 def _zstd_decompress(body: bytes, most: float = float('inf')) -> bytes:

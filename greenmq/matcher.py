@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from greenmq.utils.compat import entrypoints
+from greenmq.utils.compat import load_entrypoints
 from greenmq.utils.encoding import bytes_to_str
-
-logger = logging.getLogger(__name__)
 
 MatcherFunction = Callable[[str, str], bool]
 
@@ -92,9 +89,7 @@ class MatcherRegistry:
     def _load_plugins(self) -> None:
         # Looking through what is installed takes milliseconds, hence not at import.
         namespaces, self._plugins = self._plugins, ()
-        for namespace in namespaces:
-            for point, arguments in entrypoints(namespace):
-                self.register(point.name, *arguments)
+        load_entrypoints(namespaces, lambda name, arguments: self.register(name, *arguments))
 
 
 #: The matchers of this process.

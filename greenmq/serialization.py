@@ -15,7 +15,6 @@ Reading a pickle runs whatever code its author put in, so neither a message nor 
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -31,12 +30,10 @@ from greenmq.exceptions import (
     SerializerNotInstalled,
 )
 from greenmq.utils import json
-from greenmq.utils.compat import entrypoints
+from greenmq.utils.compat import load_entrypoints
 from greenmq.utils.encoding import bytes_to_str, str_to_bytes
 
 __all__ = ('dumps', 'loads', 'pickle', 'register', 'unregister')
-
-logger = logging.getLogger(__name__)
 
 #: Stands for "no argument given".
 NOTSET = object()
@@ -255,7 +252,7 @@ class SerializerRegistry:
 
     def _disallowed(self, content_type: str, why: str, accept: Collection[str] | None) -> ContentDisallowed:
         name = parenthesize_alias(self.type_to_name.get(content_type, content_type), content_type)
-        hint = '' if accept is None else f' (accepted: {", ".join(sorted(accept)) or "nothing"})'
+        hint = '' if accept is None else f' (accepted: {", ".join(sorted(map(str, accept))) or "nothing"})'
         if content_type in EXECUTABLE:
             hint += '; reading it runs code of the sender: it takes both enable_insecure_serializers() and `accept`'
         return ContentDisallowed(f'Refusing to deserialize {why} content of type {name}{hint}')
@@ -263,10 +260,14 @@ class SerializerRegistry:
     def _load_plugins(self) -> None:
         # Looking through what is installed takes milliseconds, hence not at import.
         namespaces, self._plugins = self._plugins, ()
-        for namespace in namespaces:
-            for point, arguments in entrypoints(namespace):
-                self.register(point.name, *arguments)
-                self._disabled_content_types.add(self.name_to_type[point.name])
+        load_entrypoints(namespaces, self._plug)
+
+    def _plug(self, name: str, arguments: Any) -> None:
+        known = name in self.name_to_type
+        self.register(name, *arguments)
+        if not known:
+            # As in kombu: what a package brings is off until the program or the consumer asks for it.
+            self._disabled_content_types.add(self.name_to_type[name])
 
 
 def _size(data: Any) -> str:
@@ -327,7 +328,7 @@ def unpickle(s: str | bytes) -> Any:
 
 def register_json() -> None:
     """Register 'json'."""
-    registry.register('json', json.dumps, json.loads, content_type='application/json', content_encoding='utf-8')
+    registry.register('json', json.encode, json.decode, content_type='application/json', content_encoding='utf-8')
 
 
 def register_pickle() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import reraise
+
+logger = logging.getLogger(__name__)
 
 __all__ = (
     'FILENO_ERRORS',
@@ -21,6 +24,7 @@ __all__ = (
     'entrypoints',
     'fileno',
     'get_gevent_concurrent_error',
+    'load_entrypoints',
     'maybe_fileno',
     'nested',
     'register_after_fork',
@@ -86,6 +90,23 @@ def entrypoints(namespace: str) -> Iterator[tuple[Any, Any]]:
     return ((point, point.load()) for point in entry_points(group=namespace))
 
 
+def load_entrypoints(namespaces: Iterable[str], use: Callable[[str, Any], Any]) -> None:
+    """Hand what installed packages offer under these names to a function, as (name, loaded object).
+
+    A package that is broken is logged and left out: it must not stop a program that may never use it.
+
+    Source: greenmq's own.
+    """
+    from importlib.metadata import entry_points
+
+    for namespace in namespaces:
+        for point in entry_points(group=namespace):
+            try:
+                use(point.name, point.load())
+            except Exception:
+                logger.exception('entry point %r of %r cannot be used', point.name, namespace)
+
+
 def fileno(f: Any) -> int:
     """Return the file descriptor of a file, or the number itself.
 
@@ -123,6 +144,7 @@ def nested(*managers: Any) -> Iterator[list[Any]]:
 # One hook of runtime serves all registrations: an entry ends with its object, which a hook could not.
 _forked: weakref.WeakValueDictionary[tuple[int, Callable[[Any], Any]], Any] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+_hooked = False
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
@@ -134,18 +156,17 @@ def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
     Source: kombu.utils.compat.register_after_fork, multiprocessing.util.register_after_fork; differs: children of a
     plain `os.fork()` count too.
     """
-    number = next(_numbers)
-    if number == 0:
+    global _hooked
+    if not _hooked:
+        _hooked = True
         runtime.after_fork(_run_after_fork)
-    _forked[number, func] = obj
+    _forked[next(_numbers), func] = obj
 
 
 def _run_after_fork() -> None:
     for (_, func), obj in sorted(_forked.items(), key=lambda item: item[0][0]):
         try:
             func(obj)
-        except Exception:  # noqa: BLE001 - one failing hook must not keep the others from running
-            # Imported here: log stands on utils.
-            from greenmq.log import get_logger
-
-            get_logger(__name__).exception('after fork: %r failed', func)
+        except Exception:
+            # One failing hook must not keep the others from running.
+            logger.exception('after fork: %r failed', func)

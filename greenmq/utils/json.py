@@ -88,23 +88,24 @@ def _one_shot() -> Callable[[Any], str]:
     if make is None:
         return plain.encode
     try:
-        encode = make(
+        write = make(
             None, plain.default, _encoder.encode_basestring_ascii, None, ': ', ', ', False, False, True
         )
-        encode({'probe': [1, 'x', None]}, 0)
+        write({'probe': [1, 'x', None]}, 0)
     except TypeError:  # another Python, another signature: the public way is right everywhere
         return plain.encode
 
     def fast(o: Any) -> str:
         try:
-            return ''.join(encode(o, 0))
+            return ''.join(write(o, 0))
         except RecursionError:
             return plain.encode(o)  # tells a circle (ValueError) from mere depth
 
     return fast
 
 
-_encode = _one_shot()
+#: `dumps` without options: object → text. What the json serializer calls.
+encode = _one_shot()
 
 
 def dumps(
@@ -126,7 +127,7 @@ def dumps(
     Source: kombu.utils.json.dumps.
     """
     if not kwargs and not default_kwargs and cls is JSONEncoder and _dumps is json.dumps:
-        return _encode(s)
+        return encode(s)
     return _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
 
 
@@ -167,12 +168,22 @@ def loads(
     Switches: no.
     Source: kombu.utils.json.loads.
     """
+    if _loads is json.loads and object_hook is _default_hook and decode_bytes:
+        return decode(s)
     if isinstance(s, memoryview):
         s = s.tobytes()
     if isinstance(s, (bytes, bytearray)) and decode_bytes:
         s = s.decode('utf-8')
-    if _loads is not json.loads or object_hook is not _default_hook or not isinstance(s, str):
-        return _loads(s, object_hook=object_hook)
+    return _loads(s, object_hook=object_hook)
+
+
+_default_hook = object_hook
+
+
+def decode(s: Any) -> Any:
+    """Read JSON as `loads` without options does. What the json serializer calls."""
+    if not isinstance(s, str):
+        s = _utf8(s)
     # A Python call for each mapping is most of the work, and few messages need it. A backslash-u escape of
     # Latin-1 could spell the marker, so its presence takes the full way too.
     decoder = _plain if '__type__' not in s and '\\u00' not in s else _hooked
@@ -183,7 +194,10 @@ def loads(
     return value if end == len(s) else decoder.decode(s)
 
 
-_default_hook = object_hook
+def _utf8(s: Any) -> str:
+    if not isinstance(s, (bytes, bytearray, memoryview)):
+        raise TypeError(f'the JSON object must be str, bytes or bytearray, not {type(s).__name__}')
+    return str(s, 'utf-8')
 
 
 def register_type(
