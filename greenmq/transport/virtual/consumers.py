@@ -125,35 +125,28 @@ class Board:
         without_room = 0
         while without_room < len(ring):
             sub = ring[0]
-            ring.rotate(-1)
-            if sub.hub is not here:
-                if sub.posted or not self._post(sub):
-                    without_room += 1
-                    continue
-            elif not sub.room():
+            if not sub.room() or (sub.hub is not here and sub.posted):
                 sub.channel._starving = True
                 without_room += 1
+                ring.rotate(-1)
                 continue
-            else:
-                message = sub.channel._next_message(queue, sub)
-                if message is None:
-                    return
+            message = sub.channel._next_message(queue, sub)
+            if message is None:
+                return  # whose turn it was has it the next time
+            if sub.hub is here:
                 sub.accept(message)
+            else:
+                self._post(sub, message)
             without_room = 0
+            ring.rotate(-1)
 
-    def _post(self, sub: Subscription) -> bool:
+    def _post(self, sub: Subscription, message: Any) -> None:
         # One at a time, so that a thread that is busy doesn't collect what others could work on.
-        if not sub.room():
-            sub.channel._starving = True
-            return False
-        message = sub.channel._next_message(sub.queue, sub)
-        if message is None:
-            return False
         sub.posted.append(message)
-        if runtime.post(sub.hub, self._arrive, sub):
-            return True
-        sub.channel._put_back([sub.posted.pop()])
-        return False
+        if not runtime.post(sub.hub, self._arrive, sub):
+            # Its thread has ended without closing. Out of the ring first: giving back asks the ring again.
+            self.remove(sub)
+            sub.channel._put_back([sub.posted.pop()])
 
     def _arrive(self, sub: Subscription) -> None:
         while sub.posted:

@@ -1,0 +1,309 @@
+"""What goes in comes out: as it was, in order, to one consumer, and back to its queue if nobody settles it."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from tests.contract.conftest import text
+
+
+@pytest.fixture
+def here(channel, bench):
+    return bench(channel)
+
+
+@pytest.fixture
+def there(connect, bench):
+    """A second connection."""
+    return bench(connect().channel())
+
+
+def test_a_message_arrives_as_it_was_sent(here, queue):
+    headers = {'word': 'grün', 'number': 7, 'nested': {'list': [1, 2]}}
+    here.put(queue, b'\x00\xffbody', headers=headers, correlation_id='c-1', reply_to='r', delivery_mode=1)
+    message = here.get(queue)
+    assert bytes(message.body) == b'\x00\xffbody'
+    assert message.content_type == 'application/data'
+    assert message.content_encoding == 'binary'
+    assert message.headers == headers
+    assert message.properties['correlation_id'] == 'c-1' and message.properties['reply_to'] == 'r'
+    assert message.delivery_info['routing_key'] == queue and message.delivery_info['exchange'] == ''
+    assert not message.delivery_info['redelivered']
+    message.ack()
+    assert here.get(queue) is None
+
+
+@pytest.mark.parametrize('size', [0, 1, 200_000])
+def test_bodies_of_any_size(here, queue, size):
+    here.put(queue, b'\xfe' * size)
+    assert bytes(here.get(queue, no_ack=True).body or b'') == b'\xfe' * size
+
+
+def test_what_the_publisher_changes_later_is_not_sent(here, queue):
+    headers, properties = {'a': 1}, {'correlation_id': 'x'}
+    message = here.channel.prepare_message(b'body', 3, 'text/plain', 'utf-8', headers, properties)
+    here.channel.basic_publish(message, exchange='', routing_key=queue)
+    headers['a'] = 2
+    properties.clear()
+    assert properties == {}
+    assert here.get(queue, no_ack=True).headers == {'a': 1}
+
+
+def test_order_is_kept(here, queue):
+    for n in range(20):
+        here.put(queue, n)
+    assert here.get_all(queue) == [str(n) for n in range(20)]
+
+
+def test_consumer_gets_what_was_there_and_what_comes(here, queue):
+    seen = []
+    here.put(queue, 'before')
+    here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
+    here.put(queue, 'after')
+    here.until(lambda: len(seen) == 2)
+    assert seen == ['before', 'after']
+
+
+def test_each_message_has_one_consumer(here, there, queue):
+    seen = []
+    for bench in (here, there):
+        bench.channel.basic_qos(0, 1, False)
+        bench.consume(
+            queue, lambda message, bench=bench: (seen.append((bench, text(message))), message.ack())
+        )
+    for n in range(10):
+        here.put(queue, n)
+    with gevent.Timeout(10):
+        while len(seen) < 10:
+            here.drain(0.01)
+            there.drain(0.01)
+    assert sorted(body for _, body in seen) == sorted(str(n) for n in range(10))
+    assert {bench for bench, _ in seen} == {here, there}
+
+
+def test_two_consumers_on_one_channel_share(here, queue):
+    seen = []
+    for tag in ('a', 'b'):
+        here.consume(queue, lambda message, tag=tag: (seen.append(tag), message.ack()), tag=tag)
+    for n in range(6):
+        here.put(queue, n)
+    here.until(lambda: len(seen) == 6)
+    assert seen.count('a') == seen.count('b') == 3
+
+
+def test_prefetch_limits_what_is_unsettled(here, queue):
+    held = []
+    here.channel.basic_qos(0, 2, False)
+    here.consume(queue, held.append)
+    for n in range(5):
+        here.put(queue, n)
+    here.until(lambda: len(held) == 2)
+    here.drain()
+    assert [text(message) for message in held] == ['0', '1']
+    held[0].ack()
+    here.until(lambda: len(held) == 3)
+    here.drain()
+    assert len(held) == 3
+
+
+def test_ack_multiple_settles_all_before(here, queue):
+    held = []
+    here.consume(queue, held.append)
+    for n in range(4):
+        here.put(queue, n)
+    here.until(lambda: len(held) == 4)
+    held[2].ack(multiple=True)
+    here.channel.close()
+    again = type(here)(here.client.channel())
+    assert again.get_all(queue) == ['3']
+    again.channel.queue_delete(queue=queue)
+
+
+def test_no_ack_leaves_nothing_unsettled(here, queue):
+    seen = []
+    here.consume(queue, lambda message: seen.append(text(message)), no_ack=True)
+    here.put(queue, 'x')
+    here.until(lambda: seen)
+    here.channel.close()
+    assert type(here)(here.client.channel()).get(queue) is None
+
+
+def test_rejected_is_gone(here, queue):
+    here.put(queue, 'x')
+    here.get(queue).reject()
+    assert here.get(queue) is None
+
+
+def test_requeued_comes_back_first_and_marked(here, queue):
+    for n in range(3):
+        here.put(queue, n)
+    first = here.get(queue)
+    first.requeue()
+    again = here.get(queue)
+    assert text(again) == '0' and again.delivery_info['redelivered']
+    again.ack()
+    assert here.get_all(queue) == ['1', '2']
+
+
+def test_closing_a_channel_gives_back_in_order(here, there, queue):
+    held = []
+    here.consume(queue, held.append)
+    for n in range(4):
+        here.put(queue, n)
+    here.until(lambda: len(held) == 2)  # two had a callback, two wait for one
+    here.channel.close()
+    bodies = []
+    with gevent.Timeout(10):
+        while len(bodies) < 4:
+            bodies += there.get_all(queue)
+            gevent.sleep(0)
+    assert bodies == ['0', '1', '2', '3']
+    there.channel.queue_delete(queue=queue)
+
+
+def test_closing_the_connection_gives_back(connect, bench, here, queue):
+    connection = connect()
+    other = bench(connection.channel())
+    here.put(queue, 'x')
+    with gevent.Timeout(10):
+        while other.get(queue) is None:
+            gevent.sleep(0)
+    connection.close()
+    with gevent.Timeout(10):
+        message = None
+        while message is None:
+            message = here.get(queue)
+            gevent.sleep(0)
+    assert text(message) == 'x' and message.delivery_info['redelivered']
+
+
+def test_cancelled_consumer_gets_nothing_more(here, queue):
+    seen = []
+    here.consume(queue, lambda message: (seen.append(text(message)), message.ack()), tag='gone')
+    here.put(queue, 'one')
+    here.until(lambda: seen)
+    here.channel.basic_cancel('gone')
+    here.put(queue, 'two')
+    here.drain()
+    assert seen == ['one']
+    assert text(here.get(queue)) == 'two'
+
+
+def test_recover_delivers_again(here, queue):
+    held = []
+    here.consume(queue, held.append)
+    here.put(queue, 'x')
+    here.until(lambda: held)
+    here.channel.basic_recover(requeue=True)
+    here.until(lambda: len(held) == 2)
+    assert held[1].delivery_info['redelivered']
+    held[1].ack()
+
+
+def test_get_from_an_empty_queue_is_none(here, queue):
+    assert here.get(queue) is None
+
+
+def test_drain_without_an_event_times_out(connection, channel):
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.01)
+
+
+def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
+    seen = []
+    here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
+    waiting = gevent.spawn(here.client.drain_events, timeout=10)
+    gevent.sleep(0)
+    there.put(queue, 'x')
+    waiting.get(timeout=10)
+    assert seen == ['x']
+
+
+def test_the_error_of_a_callback_reaches_its_drainer_and_the_next_message_comes(here, queue):
+    seen = []
+
+    def broken(message):
+        message.ack()
+        if not seen:
+            seen.append('error')
+            raise LookupError('mine')
+        seen.append(text(message))
+
+    here.consume(queue, broken)
+    here.put(queue, 1)
+    here.put(queue, 2)
+    with pytest.raises(LookupError, match='mine'):
+        here.until(lambda: False)
+    here.until(lambda: len(seen) == 2)
+    assert seen == ['error', '2']
+
+
+def test_a_killed_drainer_loses_nothing(here, queue):
+    seen = []
+    here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
+    for n in range(20):
+        drainer = gevent.spawn(here.client.drain_events, timeout=10)
+        gevent.sleep(0)
+        drainer.kill(block=False)
+        here.put(queue, n)
+    here.until(lambda: len(seen) == 20)
+    assert seen == [str(n) for n in range(20)]
+
+
+def test_callbacks_of_a_channel_do_not_overlap(here, queue):
+    running, overlapped, done = [], [], []
+
+    def slow(message):
+        overlapped.append(bool(running))
+        running.append(1)
+        gevent.sleep(0)
+        running.pop()
+        message.ack()
+        done.append(1)
+
+    here.consume(queue, slow)
+    for n in range(10):
+        here.put(queue, n)
+
+    def drain():
+        while len(done) < 10:
+            here.client.drain_events(timeout=10)
+
+    drainers = [gevent.spawn(drain) for _ in range(4)]
+    gevent.joinall(drainers, timeout=10, raise_error=True)
+    assert overlapped == [False] * 10
+
+
+def test_closing_the_connection_wakes_its_drainers(connect, bench, queue):
+    from greenmq.exceptions import ConnectionClosed
+
+    connection = connect()
+    connection.channel()
+    errors = []
+
+    def drain():
+        try:
+            connection.drain_events()
+        except ConnectionClosed as error:
+            errors.append(error)
+
+    drainers = [gevent.spawn(drain) for _ in range(3)]
+    gevent.sleep(0)
+    connection.close()
+    gevent.joinall(drainers, timeout=10)
+    assert len(errors) == 3
+
+
+def test_close_twice_from_two_greenlets(connection, here, queue):
+    here.consume(queue, lambda message: None)
+    closers = [gevent.spawn(here.channel.close) for _ in range(3)]
+    gevent.joinall(closers, timeout=10, raise_error=True)
+    connection.channel().queue_delete(queue=queue)
+
+
+def test_an_ack_after_the_channel_closed_says_so(here, queue):
+    here.put(queue, 'x')
+    message = here.get(queue)
+    here.channel.close()
+    assert message.ack() is False

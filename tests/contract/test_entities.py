@@ -1,0 +1,195 @@
+"""Exchanges route, queues count, and what isn't there is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenmq.exceptions import ChannelError, NotFound, Unroutable
+from tests.contract.conftest import text
+
+
+@pytest.fixture
+def here(channel, bench):
+    return bench(channel)
+
+
+@pytest.fixture
+def exchange(channel, name):
+    """Declare an exchange of some type, bind queues to it; all deleted at the end."""
+    made = []
+
+    def exchange(kind, **queues):
+        exchange = f'{name}-{kind}'
+        channel.exchange_declare(exchange=exchange, type=kind, durable=False, auto_delete=False)
+        made.append(exchange)
+        for queue, keys in queues.items():
+            channel.queue_declare(queue=f'{name}-{queue}', durable=False, auto_delete=False)
+            for key in keys:
+                channel.queue_bind(queue=f'{name}-{queue}', exchange=exchange, routing_key=key)
+        return exchange
+
+    yield exchange
+    for queue in 'abc':
+        channel.queue_delete(queue=f'{name}-{queue}')
+    for each in made:
+        channel.exchange_delete(exchange=each)
+
+
+def test_direct_routes_by_key(here, exchange, name):
+    direct = exchange('direct', a=['red', 'green'], b=['green'])
+    for key in ('red', 'green', 'blue'):
+        here.publish(key, direct, key)
+    assert here.get_all(f'{name}-a') == ['red', 'green']
+    assert here.get_all(f'{name}-b') == ['green']
+
+
+def test_topic_routes_by_word(here, exchange, name):
+    topic = exchange('topic', a=['sport.#'], b=['*.news', 'sport.*'])
+    for key in ('sport', 'sport.chess', 'sport.chess.news', 'world.news', 'world'):
+        here.publish(key, topic, key)
+    assert here.get_all(f'{name}-a') == ['sport', 'sport.chess', 'sport.chess.news']
+    assert here.get_all(f'{name}-b') == ['sport.chess', 'world.news']
+
+
+def test_a_queue_gets_a_message_once_however_many_bindings_match(here, exchange, name):
+    topic = exchange('topic', a=['#', 'x.*', '*.y'])
+    here.publish('one', topic, 'x.y')
+    assert here.get_all(f'{name}-a') == ['one']
+
+
+def test_fanout_reaches_every_queue(here, exchange, name):
+    fanout = exchange('fanout', a=[''], b=['whatever'])
+    here.publish('all', fanout, 'any')
+    assert here.get_all(f'{name}-a') == here.get_all(f'{name}-b') == ['all']
+
+
+def test_headers_route_by_header(connection, here, channel, exchange, name):
+    if not connection.supports_exchange_type('headers'):
+        pytest.skip('this broker has no headers exchange')
+    headers = exchange('headers', a=[], b=[])
+    channel.queue_bind(f'{name}-a', headers, '', arguments={'x-match': 'all', 'kind': 'pdf', 'page': 1})
+    channel.queue_bind(f'{name}-b', headers, '', arguments={'x-match': 'any', 'kind': 'pdf', 'page': 2})
+    here.publish('both', headers, headers={'kind': 'pdf', 'page': 1})
+    here.publish('any', headers, headers={'page': 2})
+    here.publish('none', headers, headers={'kind': 'txt'})
+    assert here.get_all(f'{name}-a') == ['both']
+    assert here.get_all(f'{name}-b') == ['both', 'any']
+
+
+def test_requeue_returns_to_the_one_queue(here, exchange, name):
+    fanout = exchange('fanout', a=[''], b=[''])
+    here.publish('x', fanout)
+    message = here.get(f'{name}-a')
+    message.requeue()
+    assert here.get_all(f'{name}-a') == ['x']
+    assert here.get_all(f'{name}-b') == ['x']
+
+
+def test_both_copies_are_settled_apart(here, exchange, name):
+    fanout = exchange('fanout', a=[''], b=[''])
+    here.publish('x', fanout)
+    one, two = here.get(f'{name}-a'), here.get(f'{name}-b')
+    assert one.delivery_tag != two.delivery_tag
+    one.ack()
+    two.requeue()
+    assert here.get_all(f'{name}-a') == []
+    assert here.get_all(f'{name}-b') == ['x']
+
+
+def test_unbound_gets_nothing_more(here, channel, exchange, name):
+    direct = exchange('direct', a=['k'])
+    channel.queue_unbind(queue=f'{name}-a', exchange=direct, routing_key='k')
+    here.publish('x', direct, 'k')
+    assert here.get_all(f'{name}-a') == []
+
+
+def test_mandatory_and_no_queue_raises(here, exchange):
+    direct = exchange('direct', a=['k'])
+    here.publish('fine', direct, 'k', mandatory=True)
+    with pytest.raises(Unroutable, match='NO_ROUTE') as caught:
+        here.publish('lost', direct, 'other', mandatory=True)
+    assert (caught.value.exchange, caught.value.routing_key) == (direct, 'other')
+
+
+def test_mandatory_to_a_missing_queue_raises(here, name):
+    with pytest.raises(Unroutable):
+        here.publish('lost', '', name, mandatory=True)
+
+
+def test_declaring_counts(here, queue):
+    here.put(queue, 1)
+    here.put(queue, 2)
+    declared = here.channel.queue_declare(queue=queue, passive=True)
+    assert (declared.queue, declared.message_count, declared.consumer_count) == (queue, 2, 0)
+    here.consume(queue, lambda message: None)
+    assert here.channel.queue_declare(queue=queue, passive=True).consumer_count == 1
+
+
+def test_a_queue_without_a_name_gets_one(channel):
+    declared = channel.queue_declare(queue='', exclusive=True)
+    assert declared.queue.startswith('amq.gen')
+    channel.queue_delete(queue=declared.queue)
+
+
+def test_passive_declaration_of_what_is_not_there(connection, name):
+    with pytest.raises(NotFound, match=name) as caught:
+        connection.channel().queue_declare(queue=name, passive=True)
+    assert caught.value.code == 404 and isinstance(caught.value, ChannelError)
+    with pytest.raises(NotFound, match=name):
+        connection.channel().exchange_declare(exchange=name, type='direct', passive=True)
+
+
+def test_another_declaration_of_an_exchange_is_refused(connection, exchange):
+    direct = exchange('direct')
+    with pytest.raises(ChannelError) as caught:
+        connection.channel().exchange_declare(exchange=direct, type='topic', durable=False, auto_delete=False)
+    assert caught.value.code == 406
+
+
+def test_purge_counts_and_empties(here, queue):
+    for n in range(3):
+        here.put(queue, n)
+    assert here.channel.queue_purge(queue=queue) == 3
+    assert here.get(queue) is None
+
+
+def test_purge_leaves_what_is_unsettled(here, queue):
+    here.put(queue, 'mine')
+    message = here.get(queue)
+    here.put(queue, 'other')
+    assert here.channel.queue_purge(queue=queue) == 1
+    message.requeue()
+    assert here.get_all(queue) == ['mine']
+
+
+def test_deleting_a_queue_ends_its_bindings(here, channel, exchange, name):
+    direct = exchange('direct', a=['k'])
+    channel.queue_delete(queue=f'{name}-a')
+    channel.queue_declare(queue=f'{name}-a', durable=False, auto_delete=False)
+    here.publish('x', direct, 'k')
+    assert here.get_all(f'{name}-a') == []
+
+
+def test_delete_counts(here, connection, queue):
+    here.put(queue, 1)
+    assert here.channel.queue_delete(queue=queue) == 1
+    with pytest.raises(NotFound):
+        connection.channel().queue_declare(queue=queue, passive=True)
+
+
+def test_dead_letters(here, channel, exchange, name):
+    dead = exchange('direct', a=['dead'])
+    channel.queue_declare(
+        queue=f'{name}-b',
+        durable=False,
+        auto_delete=False,
+        arguments={'x-dead-letter-exchange': dead, 'x-dead-letter-routing-key': 'dead'},
+    )
+    assert channel.has_dead_letter(f'{name}-b') and not channel.has_dead_letter(f'{name}-a')
+    here.publish('x', '', f'{name}-b', headers={'mine': 1})
+    here.get(f'{name}-b').reject()
+    message = here.get(f'{name}-a')
+    assert text(message) == 'x' and message.headers['mine'] == 1
+    assert message.headers['x-first-death-reason'] == 'rejected'
+    assert message.headers['x-first-death-queue'] == f'{name}-b'
+    message.ack()
