@@ -468,10 +468,10 @@ class Resource:
         doomed = [lease.resource for lease in self._dirty.values()]
         for lease in self._dirty.values():
             lease.resource = None
-        doomed += [resource for resource in self._resource.queue if not isinstance(resource, lazy)]
+        free = self._resource.queue
+        doomed += [resource for resource in free if not isinstance(resource, lazy)]
         self._dirty.clear()
-        self._resource.queue.clear()
-        self._needs_setup = not self._closed
+        free[:] = [] if self._closed else [resource for resource in free if isinstance(resource, lazy)]
         self._discarded['closed'] += len(doomed)
         if self._closed:
             if self._line is not None:

@@ -1,0 +1,457 @@
+"""The pool algorithm, one promise a test. The state machine in test_resource_model.py mixes them all."""
+import gevent
+import pytest
+
+from greenmq import runtime
+from greenmq.exceptions import LimitExceeded, WrongHub
+from greenmq.resource import Resource
+from greenmq.utils.functional import lazy
+from tests.support.switches import assert_no_switch
+
+
+class Thing:
+    closed = False
+    alive = True
+
+    def close(self):
+        self.closed = True
+
+
+class Pool(Resource):
+    """A pool of things; `gate` stops `new`, `failures` makes it fail."""
+
+    gate = None
+
+    def setup(self):
+        self.made = []
+        self.failures = []
+        for _ in range(self.preload):
+            self._resource.put_nowait(self.new())
+
+    def new(self):
+        if self.gate is not None:
+            self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.made.append(Thing())
+        return self.made[-1]
+
+    def is_alive(self, resource):
+        return resource.alive
+
+
+def counts(pool):
+    stats = pool.stats()
+    return stats.in_use, stats.free, stats.opening, stats.waiting
+
+
+def settle():
+    for _ in range(3):
+        gevent.sleep(0)
+
+
+class TestAcquire:
+
+    def test_last_in_first_out(self):
+        pool = Pool(3)
+        one, two = pool.acquire(), pool.acquire()
+        pool.release(one)
+        pool.release(two)
+        assert pool.acquire() is two and pool.acquire() is one
+        assert len(pool.made) == 2
+
+    def test_it_does_not_switch_when_one_is_free(self):
+        pool = Pool(1)
+        with assert_no_switch():
+            thing = pool.acquire()
+            thing.release()
+            pool.acquire()
+
+    def test_no_limit_keeps_none(self):
+        pool = Pool()
+        thing = pool.acquire()
+        thing.release()
+        assert thing.closed and pool.acquire() is not thing
+
+    def test_beyond_the_limit_it_says_who_has_them(self):
+        pool = Pool(2)
+        runtime.set_name('greedy')
+        pool.acquire(), pool.acquire()
+        with pytest.raises(LimitExceeded, match=r'pool Pool \(2 of 2 in use\): nothing free; held by') as caught:
+            pool.acquire()
+        assert caught.value.args[0] == 2
+
+    def test_the_text_names_holders_and_wait(self):
+        pool = Pool(1)
+        task = runtime.spawn(pool.acquire, name='the holder')
+        task.join()
+        keep = pool._dirty  # the task is gone, its lease is not
+        assert len(keep) == 1
+        with pytest.raises(LimitExceeded, match=r'nothing free within 0\.001 s; held by a task that has ended for'):
+            pool.acquire(timeout=0.001)
+
+    def test_a_timeout_implies_block(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, timeout=60)
+        gevent.sleep(0)
+        thing.release()
+        assert waiter.get() is thing
+
+    def test_block_alone_waits_the_default_time_at_most(self):
+        pool = Pool(1)
+        pool.acquire()
+        pool.default_timeout = 0.001
+        with pytest.raises(LimitExceeded, match='within 0.001 s'):
+            pool.acquire(block=True)
+
+    @pytest.mark.parametrize('forever', [None, float('inf')])
+    def test_for_ever_if_the_pool_says_so(self, forever):
+        pool = Pool(1)
+        pool.default_timeout = forever
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0.002)
+        thing.release()
+        assert waiter.get() is thing
+
+    def test_waiters_are_served_in_order(self):
+        pool, order = Pool(1), []
+        thing = pool.acquire()
+
+        def take(number):
+            got = pool.acquire(block=True)
+            order.append(number)
+            got.release()
+
+        tasks = [gevent.spawn(take, number) for number in range(20)]
+        gevent.sleep(0)
+        assert counts(pool) == (1, 0, 0, 20)
+        thing.release()
+        # who comes now must not overtake
+        assert pool.stats().free == 0
+        gevent.joinall(tasks, raise_error=True)
+        assert order == list(range(20)) and counts(pool) == (0, 1, 0, 0)
+
+    def test_a_dead_one_is_thrown_away(self):
+        pool = Pool(2)
+        thing = pool.acquire()
+        thing.release()
+        thing.alive = False
+        assert pool.acquire() is not thing
+        settle()
+        assert thing.closed and pool.stats().discarded == {'dead': 1}
+
+    def test_one_that_dies_in_use_is_thrown_away_and_a_waiter_opens_another(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        thing.alive = False
+        thing.release()
+        assert waiter.get() is not thing
+        assert counts(pool) == (1, 0, 0, 0)
+        settle()
+
+    def test_an_error_while_opening_gives_the_place_back(self):
+        pool = Pool(1)
+        pool.failures = [OSError('refused')]
+        with pytest.raises(OSError, match='refused'):
+            pool.acquire()
+        assert counts(pool) == (0, 0, 0, 0)
+        pool.acquire()
+
+    @pytest.mark.parametrize('how', [gevent.GreenletExit, gevent.Timeout])
+    def test_a_kill_while_opening_gives_the_place_to_the_next(self, how):
+        pool = Pool(1)
+        pool.gate = runtime.Event()
+        first = gevent.spawn(self.cut, pool)
+        gevent.sleep(0)
+        second = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        assert counts(pool) == (0, 0, 1, 1)
+        first.kill(how(), block=False)
+        settle()
+        assert counts(pool) == (0, 0, 1, 0)
+        pool.gate.set()
+        assert second.get() in pool.made and counts(pool) == (1, 0, 0, 0)
+
+    @pytest.mark.parametrize('how', [gevent.GreenletExit, gevent.Timeout])
+    def test_a_kill_of_the_one_it_was_just_handed_to(self, how):
+        pool = Pool(1)
+        thing = pool.acquire()
+        first, second = gevent.spawn(self.cut, pool), gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        first.kill(how(), block=False)  # comes first, and finds that it has accepted
+        thing.release()
+        assert second.get() is thing and counts(pool) == (1, 0, 0, 0)
+
+    @staticmethod
+    def cut(pool):
+        try:
+            pool.acquire(block=True)
+        except (gevent.GreenletExit, gevent.Timeout):
+            return
+        raise AssertionError('it was not cut')
+
+    def test_a_third_partys_placeholders(self):
+        class Lazies(Resource):
+            def setup(self):
+                for _ in range(self.limit):
+                    self._resource.put_nowait(lazy(Thing))
+
+        pool = Lazies(2)
+        one, two = pool.acquire(), pool.acquire()
+        assert isinstance(one, Thing) and one is not two
+        with pytest.raises(LimitExceeded):
+            pool.acquire()
+
+    def test_a_placeholder_that_fails_is_not_lost(self):
+        failures = [OSError('refused')]
+
+        def make():
+            if failures:
+                raise failures.pop()
+            return Thing()
+
+        class Lazies(Resource):
+            def setup(self):
+                self._resource.put_nowait(lazy(make))
+
+        pool = Lazies(1)
+        with pytest.raises(OSError, match='refused'):
+            pool.acquire()
+        assert isinstance(pool.acquire(), Thing)
+
+    def test_resources_that_take_no_attributes(self):
+        class Numbers(Resource):
+            def setup(self):
+                pass
+
+            def new(self):
+                return (1, 2)
+
+            def close_resource(self, resource):
+                pass
+
+        pool = Numbers(1)
+        pool.release(pool.acquire())
+        assert counts(pool) == (0, 1, 0, 0)
+
+    def test_subclasses_say_what_they_are(self):
+        with pytest.raises(NotImplementedError):
+            Resource(limit=1)
+
+    def test_another_threads_hub_is_refused(self):
+        pool = Pool(1)
+        pool.acquire()
+
+        def use():
+            with pytest.raises(WrongHub):
+                pool.acquire()
+            return True
+
+        assert gevent.get_hub().threadpool.apply(use)
+        gevent.get_hub().threadpool.kill()
+
+
+class TestRelease:
+
+    def test_twice_is_once(self):
+        pool = Pool(2)
+        thing = pool.acquire()
+        release = thing.release
+        thing.release()
+        pool.release(thing)
+        assert counts(pool) == (0, 1, 0, 0)
+        assert pool.acquire() is thing
+        release()  # an old lease says nothing about the new one
+        assert counts(pool) == (1, 0, 0, 0)
+
+    def test_a_strangers_resource_is_ignored(self):
+        pool = Pool(1)
+        pool.release(Thing())
+        pool.replace(Thing())
+        assert counts(pool) == (0, 0, 0, 0)
+
+    def test_replace_closes_and_makes_room(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        pool.replace(thing)
+        assert waiter.get() is not thing and counts(pool) == (1, 0, 0, 0)
+        settle()
+        assert thing.closed
+
+    def test_an_error_in_release_resource_gives_the_place_back(self):
+        class Picky(Pool):
+            def release_resource(self, resource):
+                raise ValueError('do not like it')
+
+        pool = Picky(1)
+        thing = pool.acquire()
+        with pytest.raises(ValueError, match='like'):
+            thing.release()
+        assert counts(pool) == (0, 0, 0, 0)
+        settle()
+        assert thing.closed
+
+    def test_a_kill_in_release_resource_gives_the_place_back(self):
+        gate = runtime.Event()
+
+        class Slow(Pool):
+            def release_resource(self, resource):
+                gate.wait()
+
+        pool = Slow(1)
+        thing = pool.acquire()
+        task = gevent.spawn(thing.release)
+        gevent.sleep(0)
+        assert counts(pool) == (0, 0, 1, 0)
+        task.kill()
+        assert counts(pool) == (0, 0, 0, 0)
+        settle()
+        assert thing.closed
+
+
+class TestSize:
+
+    def test_growing_lets_waiters_in(self):
+        pool = Pool(1)
+        pool.acquire()
+        waiters = [gevent.spawn(pool.acquire, block=True) for _ in range(3)]
+        gevent.sleep(0)
+        pool.resize(3)
+        settle()
+        assert counts(pool) == (3, 0, 0, 1)
+        pool.limit = 4
+        gevent.joinall(waiters, raise_error=True)
+        assert pool.limit == 4
+
+    def test_shrinking_closes_what_is_free(self):
+        pool = Pool(3)
+        things = [pool.acquire() for _ in range(3)]
+        for thing in things:
+            thing.release()
+        pool.resize(1)
+        settle()
+        assert [thing.closed for thing in things] == [True, True, False]
+        assert counts(pool) == (0, 1, 0, 0)
+
+    def test_shrinking_below_what_is_in_use_must_be_forced_and_waits_for_returns(self):
+        pool = Pool(3)
+        things = [pool.acquire() for _ in range(3)]
+        with pytest.raises(RuntimeError, match="Can't shrink pool when in use: was=3 now=1"):
+            pool.resize(1)
+        assert pool.limit == 3
+        pool.resize(1, force=True)
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        things[0].release()
+        things[1].release()
+        settle()
+        assert [thing.closed for thing in things] == [True, True, False] and counts(pool) == (1, 0, 0, 1)
+        things[2].release()
+        assert waiter.get() is things[2]
+
+    def test_resize_with_reset_closes_all(self):
+        pool = Pool(2)
+        thing = pool.acquire()
+        pool.resize(3, reset=True)
+        assert thing.closed and counts(pool) == (0, 0, 0, 0)
+        pool.acquire()
+
+    def test_preload(self):
+        assert counts(Pool(3, preload=2)) == (0, 2, 0, 0)
+
+    def test_force_close_all_closes_also_what_is_in_use(self):
+        pool = Pool(2)
+        used, free = pool.acquire(), pool.acquire()
+        free.release()
+        pool.force_close_all()
+        assert used.closed and free.closed and counts(pool) == (0, 0, 0, 0)
+        used.release()
+        assert counts(pool) == (0, 0, 0, 0)
+        with pytest.raises(RuntimeError, match='closed pool'):
+            pool.acquire()
+
+    def test_a_closed_pool_tells_those_who_wait(self):
+        pool = Pool(1)
+        pool.acquire()
+        errors = []
+
+        def wait():
+            try:
+                pool.acquire(block=True)
+            except RuntimeError as exc:
+                errors.append(str(exc))
+
+        task = gevent.spawn(wait)
+        gevent.sleep(0)
+        pool.force_close_all()
+        task.join()
+        assert 'closed pool' in errors[0]
+
+    def test_closed_while_opening(self):
+        pool = Pool(1)
+        pool.gate = runtime.Event()
+        errors = []
+
+        def take():
+            try:
+                pool.acquire()
+            except RuntimeError as exc:
+                errors.append(str(exc))
+
+        task = gevent.spawn(take)
+        gevent.sleep(0)
+        pool.force_close_all()
+        pool.gate.set()
+        task.join()
+        settle()
+        assert errors and pool.made[0].closed and counts(pool) == (0, 0, 0, 0)
+
+    def test_a_pool_that_is_not_closed_goes_on_with_those_who_wait(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        pool.force_close_all(close_pool=False)
+        assert thing.closed and waiter.get() is not thing
+        assert counts(pool) == (1, 0, 0, 0)
+
+    def test_taken_away_between_hand_over_and_run(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        thing.release()
+        pool.force_close_all(close_pool=False)
+        got = waiter.get()
+        assert thing.closed and got is not thing and counts(pool) == (1, 0, 0, 0)
+
+    def test_a_forked_child_begins_empty(self):
+        pool = Pool(2, preload=1)
+        used = pool.acquire()
+        pool._after_fork()
+        assert counts(pool) == (0, 0, 0, 0) and not used.closed
+        used.release()
+        assert counts(pool) == (0, 0, 0, 0)
+        assert pool.acquire() is not used
+
+    def test_the_numbers_show(self):
+        pool = Pool(2)
+        pool.acquire()
+        assert repr(pool) == '<Pool Pool: 1 in use, 0 free, 0 opening of 2, 0 waiting>'
+        stats = pool.stats()
+        assert (stats.limit, stats.size, stats.opened, stats.discarded) == (2, 1, 1, {})
+
+    def test_waits_are_counted(self):
+        pool = Pool(1)
+        thing = pool.acquire()
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0.002)
+        thing.release()
+        waiter.get()
+        assert pool.stats().wait_p50 >= 0.002 and pool.stats().wait_p99 >= pool.stats().wait_p50

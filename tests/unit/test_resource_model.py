@@ -1,0 +1,200 @@
+"""Anything may happen to a pool in any order: its numbers stay true, nobody is forgotten, nobody overtakes."""
+import gevent
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from greenmq import runtime
+from greenmq.resource import Resource
+
+
+class Thing:
+    def __init__(self, pool):
+        self.pool = pool
+        self.alive = True
+        pool.living.add(self)
+
+    def close(self):
+        self.pool.living.discard(self)
+
+
+class Pool(Resource):
+    gate = None
+    fail = False
+
+    def __init__(self, limit):
+        self.living = set()
+        super().__init__(limit)
+
+    def setup(self):
+        pass
+
+    def new(self):
+        thing = Thing(self)  # what is half open counts, too, until it is closed
+        try:
+            if self.gate is not None:
+                self.gate.wait()
+            if self.fail:
+                raise OSError('refused')
+        except BaseException:
+            thing.close()
+            raise
+        return thing
+
+    def is_alive(self, resource):
+        return resource.alive
+
+
+class Client:
+    """One greenlet that asks for a thing, and what became of it."""
+
+    def __init__(self, pool, order):
+        self.thing = self.ended = None
+        self.greenlet = gevent.spawn(self.run, pool, order)
+
+    def run(self, pool, order):
+        try:
+            self.thing = pool.acquire(timeout=3600)
+            order.append(self)
+        except BaseException as exc:
+            self.ended = exc
+
+    @property
+    def waits(self):
+        return self.thing is None and self.ended is None
+
+
+class PoolMachine(RuleBasedStateMachine):
+
+    def __init__(self):
+        super().__init__()
+        self.pool = Pool(2)
+        self.clients = []
+        self.order = []
+
+    def settle(self):
+        for _ in range(6):
+            gevent.sleep(0)
+
+    def waiting(self):
+        return [client for client in self.clients if client.waits]
+
+    def holding(self):
+        return [client for client in self.clients if client.thing is not None]
+
+    def pick(self, data, clients):
+        return data.draw(st.sampled_from(clients))
+
+    def let_go(self, client):
+        thing, client.thing = client.thing, None
+        self.clients.remove(client)
+        return thing
+
+    @rule(number=st.integers(1, 3))
+    def ask(self, number):
+        self.clients += [Client(self.pool, self.order) for _ in range(number)]
+        self.settle()
+
+    @precondition(lambda self: self.holding())
+    @rule(data=st.data())
+    def release_twice(self, data):
+        lease = self.let_go(self.pick(data, self.holding())).release
+        lease()
+        self.settle()
+        lease()
+        self.settle()
+
+    @precondition(lambda self: self.holding())
+    @rule(data=st.data())
+    def replace(self, data):
+        self.pool.replace(self.let_go(self.pick(data, self.holding())))
+        self.settle()
+
+    @precondition(lambda self: self.holding())
+    @rule(data=st.data())
+    def die_in_use(self, data):
+        thing = self.let_go(self.pick(data, self.holding()))
+        thing.alive = False
+        thing.release()
+        self.settle()
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data(), how=st.sampled_from([gevent.GreenletExit, gevent.Timeout]))
+    def cut(self, data, how):
+        client = self.pick(data, self.waiting())
+        client.greenlet.kill(how(), block=False)
+        self.settle()
+        assert isinstance(client.ended, how)
+        self.clients.remove(client)
+
+    @precondition(lambda self: self.waiting() and self.holding())
+    @rule(data=st.data(), how=st.sampled_from([gevent.GreenletExit, gevent.Timeout]))
+    def cut_while_being_handed(self, data, how):
+        thing = self.let_go(self.pick(data, self.holding()))
+        victim = self.waiting()[0]
+        victim.greenlet.kill(how(), block=False)  # comes first, and finds that it has accepted
+        thing.release()
+        self.settle()
+        assert isinstance(victim.ended, how)
+        self.clients.remove(victim)
+
+    @rule(limit=st.integers(1, 5), force=st.booleans())
+    def resize(self, limit, force):
+        try:
+            self.pool.resize(limit, force=force)
+        except RuntimeError:
+            assert not force
+        self.settle()
+
+    @rule()
+    def stop_opening(self):
+        if self.pool.gate is None:
+            self.pool.gate = runtime.Event()
+
+    @rule(fail=st.booleans())
+    def open_again(self, fail):
+        if self.pool.gate is not None:
+            gate, self.pool.gate = self.pool.gate, None
+            self.pool.fail = fail
+            gate.set()
+            self.settle()
+            self.pool.fail = False
+            self.clients = [client for client in self.clients if client.ended is None]
+
+    @rule()
+    def close_all(self):
+        for client in self.holding():
+            self.let_go(client)
+        self.pool.force_close_all(close_pool=False)
+        self.settle()
+
+    @invariant()
+    def numbers_are_true(self):
+        stats = self.pool.stats()
+        assert stats.in_use + stats.free + stats.opening == stats.size
+        assert stats.in_use == len(self.holding())
+        assert stats.opening + stats.waiting == len(self.waiting())
+        # each place is a thing that lives, and each living thing has a place
+        assert len(self.pool.living) == stats.size
+        assert stats.size <= max(stats.limit, stats.in_use + stats.opening)
+
+    @invariant()
+    def nobody_waits_while_there_is_room(self):
+        stats = self.pool.stats()
+        assert not stats.waiting or (stats.size >= stats.limit and not stats.free)
+
+    @invariant()
+    def things_are_held_by_one_only(self):
+        held = [client.thing for client in self.holding()]
+        assert len(set(held)) == len(held)
+
+    def teardown(self):
+        for client in self.clients:
+            client.greenlet.kill()
+        self.pool.gate = None
+        self.pool.force_close_all()
+        self.settle()
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
