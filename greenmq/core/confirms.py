@@ -124,6 +124,11 @@ class ConfirmLedger(Generic[Waiter]):
             seq = last
         return self._confirm_up_to(seq, ack)
 
+    def keys(self) -> list[Hashable]:
+        """List the keys of the publishes that may still come back, oldest first. Costs O(n): for the odd case."""
+        returned = self._returns
+        return [key for seq, key in self._keys.items() if seq not in returned]
+
     def forget(self, seq: int) -> bool:
         """Take a waiter out that has given up. The broker's answer, if it comes, finds nobody.
 

@@ -231,15 +231,14 @@ class Channel(Entities):
 
     def returned(self, error: Any, exchange: str, routing_key: str, content: wire.Content) -> None:
         """A message came back: tell the handlers, in whoever drains next. No switch."""
-        if events.wanted('returned'):
-            events.emit(
-                'returned',
-                self.connection.source,
-                exchange=exchange,
-                routing_key=routing_key,
-                reply_code=error.reply_code,
-                reply_text=error.reply_text,
-            )
+        events.emit(
+            'returned',
+            self.connection.source,
+            exchange=exchange,
+            routing_key=routing_key,
+            reply_code=error.reply_code,
+            reply_text=error.reply_text,
+        )
         if self.events.get('basic_return'):
             delivery = Delivery('', 0, False, exchange, routing_key, content, self, 0)
             self.connection.drain.put(self, (delivery, error), len(content.body) + 512)

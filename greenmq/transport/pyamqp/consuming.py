@@ -446,8 +446,7 @@ class Consuming:
                 self.channel,
                 tag,
             )
-            if events.wanted('stale_ack'):
-                events.emit('stale_ack', self.connection.source, delivery_tag=tag)
+            events.emit('stale_ack', self.connection.source, delivery_tag=tag)
             if self.connection.settings.raise_stale:
                 raise StaleDelivery(
                     f'delivery {tag} of {self.channel!r} belongs to a connection that was lost', tag

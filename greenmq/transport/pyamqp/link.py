@@ -263,7 +263,7 @@ class Link:
                 self._room.wait(deadline)
             except TimeoutError:
                 if self.blocked is not None:
-                    raise ConnectionBlocked(self.blocked) from None
+                    raise self.blocked_error(deadline) from None
                 raise PublishUnconfirmed(
                     f'{self.name}: {self.out_bytes} bytes wait to be sent (mark {self.high_water}), no room '
                     f'within {deadline.seconds} s',
@@ -273,6 +273,13 @@ class Link:
             raise self.error
         if self.out_bytes > YIELD_BYTES:
             runtime.sleep(0)
+
+    def blocked_error(self, deadline: runtime.Deadline) -> ConnectionBlocked:
+        """The error of a publish that the blocked broker did not take in time."""
+        reason = self.blocked or 'unblocked meanwhile'
+        return ConnectionBlocked(
+            f'{self.name}: the broker takes no publishes ({reason}), not within {deadline.seconds} s', reason
+        )
 
     def has_room(self) -> bool:
         """May a publish be queued without waiting?"""

@@ -20,7 +20,6 @@ from greenmq.core.confirms import ConfirmLedger
 from greenmq.exceptions import (
     BufferFull,
     ChannelError,
-    ConnectionBlocked,
     ConnectionClosed,
     PublishNacked,
     PublishUnconfirmed,
@@ -236,7 +235,9 @@ class Publishing:
                 pending = Pending(
                     message, exchange, routing_key, mandatory, link.bytes_out + link.out_bytes, future
                 )
-            self.ledger.publish(pending, (exchange, routing_key, message.body) if mandatory else None)
+            self.ledger.publish(
+                pending, (exchange, routing_key, message.encoded(), message.body) if mandatory else None
+            )
         channel.send(frames)
         if pending is None and future is not None:
             future.set_result(None)
@@ -255,7 +256,7 @@ class Publishing:
     def _expired(self, pending: Pending, deadline: runtime.Deadline) -> Exception:
         link = self.connection.link
         if link is not None and link.blocked is not None:
-            return ConnectionBlocked(link.blocked)
+            return link.blocked_error(deadline)
         return PublishUnconfirmed(
             f'publish to exchange {pending.exchange!r}, routing key {pending.routing_key!r}: no confirm from '
             f'{self.connection.name} within {deadline.seconds} s',
@@ -322,22 +323,32 @@ class Publishing:
             elif outcome is not False:  # it came back before its confirm
                 pending.settle(outcome)
             else:
-                if events.wanted('nacked'):
-                    events.emit(
-                        'nacked',
-                        self.connection.source,
-                        exchange=pending.exchange,
-                        routing_key=pending.routing_key,
-                    )
+                events.emit(
+                    'nacked',
+                    self.connection.source,
+                    exchange=pending.exchange,
+                    routing_key=pending.routing_key,
+                )
                 pending.settle(PublishNacked(None, pending.exchange, pending.routing_key))
 
     def on_return(self, channel: WireChannel, content: wire.Content) -> None:
         code, text, exchange, routing_key = wire.read_arguments('Bsss', content.method)
         error = Unroutable(content, exchange, routing_key, code, text)
-        self.ledger.returned((exchange, routing_key, content.body), error)
+        if not self.ledger.returned((exchange, routing_key, content.header[12:], content.body), error):
+            self._returned_changed(exchange, routing_key, content.body, error)
         self.channel.returned(error, exchange, routing_key, content)
 
+    def _returned_changed(self, exchange: str, routing_key: str, body: bytes, error: Unroutable) -> None:
+        # A broker may take properties away (RabbitMQ: the header BCC); what is left still tells most of them
+        # apart.
+        for key in self.ledger.keys():
+            if isinstance(key, tuple) and (key[0], key[1], key[3]) == (exchange, routing_key, body):
+                self.ledger.returned(key, error)
+                return
+
     def on_wire_end(self, channel: WireChannel, error: BaseException) -> None:
+        if channel is not self.wire and channel is not self.channel.consuming.wire:
+            return
         self.connection.known_exchanges.clear()
         for pending in self.ledger.fail_all():
             if pending is None:

@@ -218,3 +218,12 @@ def test_a_million_outstanding_are_confirmed_bundled_and_backwards():
     for _ in range(1000):  # what was answered is not gone through again
         ledger.publish('w')
         assert ledger.confirm(ledger.published, multiple=True) == [('w', True)]
+
+
+def test_keys_lists_what_may_still_come_back_oldest_first():
+    ledger = ConfirmLedger()
+    for key in ('a', 'b', None, 'c'):
+        ledger.publish(object(), key)
+    ledger.returned('b', 'back')
+    ledger.confirm(1)
+    assert ledger.keys() == ['c']
