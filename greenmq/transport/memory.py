@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
 from greenmq.transport import virtual
+from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
 from greenmq.transport.virtual.local_broker import LocalBroker
@@ -181,6 +182,13 @@ class Channel(virtual.Channel):
         if found is not None:
             self._broker.check(found, self.connection)
         return found is not None
+
+    def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return `arguments` with a Queue's `expires`, `message_ttl`, `max_length` … as RabbitMQ names them.
+
+        Switches: no.
+        """
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
         """Delete a queue; its consumers stop. See `virtual.Channel.queue_delete`. Switches: no."""

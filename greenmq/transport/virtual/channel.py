@@ -67,8 +67,11 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
                 self._settling.close()
             if self._qos is not None:
                 self._qos.restore_unacked_once()
+                self._qos = None
         finally:
             self._cycle = None
+            for kind in self.exchange_types.values():
+                kind.channel = None  # or a closed channel would stay until the collector comes (P47)
             self.connection.close_channel(self)
 
     def __repr__(self) -> str:

@@ -60,8 +60,6 @@ class Transport(base.Transport):
     Management: ClassVar[Any] = Management
 
     default_port: Any = None
-    #: All channels, in turn: for subclasses that bring their own `drain_events`.
-    cycle: Any = None
     #: The open channels.
     channels: list[Any] = None  # type: ignore[assignment]
     #: Seconds between two looks, for channels that can only poll; None if their `_get` waits by itself.
@@ -84,7 +82,6 @@ class Transport(base.Transport):
         super().__init__(client, **kwargs)
         self.channels = []
         self.state = BrokerState()
-        self.cycle = self.Cycle(self._drain_channel, self.channels, Empty)
         given = getattr(client, 'transport_options', None) or {}
         interval = given.get('polling_interval') if hasattr(given, 'get') else None
         if interval is not None:
@@ -257,6 +254,12 @@ class Transport(base.Transport):
     def default_connection_params(self) -> dict[str, Any]:
         """Port and host where the URL names none."""
         return {'port': self.default_port, 'hostname': 'localhost'}
+
+    @cached_property
+    def cycle(self) -> Any:
+        """All channels, in turn: for subclasses that bring their own `drain_events`."""
+        # Made on demand: it knows us, and a ring of two would outlive every connection that was closed (P47).
+        return self.Cycle(self._drain_channel, self.channels, Empty)
 
     @cached_property
     def manager(self) -> Any:
