@@ -96,6 +96,7 @@ class Injection:
         self.twice = twice
         self.switches = 0
         self.thrown = []
+        self.outcome = None
         self._victim = None
         self._hub = gevent.get_hub()
 
@@ -110,7 +111,7 @@ class Injection:
 
     def run(self, function, *args, **kwargs):
         """Call it in a greenlet of its own, hit it, and give its Outcome."""
-        outcome = Outcome()
+        outcome = self.outcome = Outcome()
 
         def body():
             try:
