@@ -18,6 +18,7 @@ from queue import Empty
 from typing import Any, ClassVar
 
 from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
+from greenmq.message import Message
 from greenmq.transport import virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.virtual.consumers import Subscription
@@ -57,6 +58,67 @@ def reset(virtual_host: str | None = None) -> None:
             _brokers[name].clear()
 
 
+def _payload(record: Record, tag: Any) -> dict[str, Any]:
+    """The message as a virtual channel of kombu would get it from its broker."""
+    message: dict[str, Any] = record.message
+    properties = dict(message['properties'])
+    properties['delivery_tag'] = tag
+    properties['delivery_info'] = {'exchange': record.exchange, 'routing_key': record.routing_key}
+    return {
+        'body': message['body'],
+        'content-type': message.get('content-type'),
+        'content-encoding': message.get('content-encoding'),
+        'headers': _headers(record),
+        'properties': properties,
+        'redelivered': record.redelivered,
+    }
+
+
+def _headers(record: Record) -> dict[str, Any]:
+    headers = dict(record.message.get('headers') or ())
+    if record.count:
+        headers[DELIVERY_COUNT] = record.count
+    return headers
+
+
+class LocalMessage(virtual.Message):
+    """A delivery out of a queue in this process, made without the payload that nobody asks for.
+
+    Arguments:
+        record (Record): the message and its place.
+        channel (Channel): where it is settled.
+        tag (int): its number there.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, record: Record, channel: Any, tag: int) -> None:
+        self.queue = record.queue.name
+        self.place = record
+        message = record.message
+        Message.__init__(
+            self,
+            message['body'],
+            tag,
+            message.get('content-type'),
+            message.get('content-encoding'),
+            {
+                'exchange': record.exchange,
+                'routing_key': record.routing_key,
+                'redelivered': record.redelivered,
+            },
+            message['properties'].copy(),
+            _headers(record),
+            'utf-8',
+            None,
+            channel,
+        )
+
+    @property
+    def _raw(self) -> dict[str, Any]:  # type: ignore[override]
+        return _payload(self.place, self.delivery_tag)
+
+
 class Channel(virtual.Channel):
     """A channel of the broker in this process.
 
@@ -78,6 +140,7 @@ class Channel(virtual.Channel):
         self._broker: LocalBroker = connection.broker
         self.queues = self._broker.queues
         self._tags = count(1)
+        self._plain_messages = self.Message is virtual.Message
         super().__init__(connection, **kwargs)
         # Programs give kombu's option for a broker of text; in memory it would only cost.
         self.body_encoding = None
@@ -114,35 +177,29 @@ class Channel(virtual.Channel):
         if self.closed:
             raise ConnectionClosed(f'{self!r} is closed')
         broker = self._broker
-        if exchange:
-            names = broker.state.route(exchange, routing_key, message.get('headers'))
-            if not names or exchange not in broker.state.exchanges or self._foreign(exchange):
-                names = self._unbound(exchange, routing_key)
-        else:
-            names = [routing_key]
-            if routing_key not in broker.queues:
-                names = self._unknown(routing_key, mandatory)
-        if not names:
-            if mandatory:
+        plan = broker.plan(exchange, routing_key)
+        if plan is None:
+            plan = self._plan(message, exchange, routing_key, mandatory)
+        broker.publish(plan, message, exchange, routing_key)
+
+    def _plan(self, message: Any, exchange: str, routing_key: str, mandatory: bool) -> tuple[LocalQueue, ...]:
+        broker = self._broker
+        if not exchange:
+            if mandatory and routing_key not in broker.queues:
                 raise Unroutable(message, exchange, routing_key)
-            return
-        broker.publish(names, message, exchange, routing_key)
-
-    def _foreign(self, exchange: str) -> bool:
-        return not self._routes_itself(exchange)
-
-    def _unbound(self, exchange: str, routing_key: str) -> list[str]:
+            self._queue_for(routing_key)
+            return broker.remember_plan(exchange, routing_key, [routing_key])
+        if exchange in broker.state.exchanges and self._routes_itself(exchange):
+            names = broker.state.route(exchange, routing_key, message.get('headers'))
+            if names:
+                if not broker.state.known_route(exchange, routing_key):
+                    return tuple(broker.queues[name] for name in names)  # the headers had a say
+                return broker.remember_plan(exchange, routing_key, names)
         # No queue, or an exchange type that a program brought along: kombu's way finds or warns.
         names = [name for name in self._lookup(exchange, routing_key) if name is not None]
-        for name in names:
-            self._queue_for(name)
-        return names
-
-    def _unknown(self, queue: str, mandatory: bool) -> list[str]:
-        if mandatory:
-            return []
-        self._queue_for(queue)
-        return [queue]
+        if not names and mandatory:
+            raise Unroutable(message, exchange, routing_key)
+        return tuple(self._queue_for(name) for name in names)
 
     def _queue_for(self, queue: str) -> LocalQueue:
         found = self._broker.queues.get(queue)
@@ -151,15 +208,15 @@ class Channel(virtual.Channel):
     # ------------------------------------- what a virtual channel has to give
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        self._queue_for(queue)
+        found = self._queue_for(queue)
         info = message['properties'].get('delivery_info') or {}
-        self._broker.publish([queue], message, info.get('exchange', ''), info.get('routing_key', queue))
+        self._broker.publish((found,), message, info.get('exchange', ''), info.get('routing_key', queue))
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         record = self._take(queue)
         if record is None:
             raise Empty()
-        return self._payload(record)
+        return _payload(record, next(self._tags))
 
     def _size(self, queue: str) -> int:
         found = self._broker.queues.get(queue)
@@ -275,30 +332,25 @@ class Channel(virtual.Channel):
         record = self._broker.take(found)
         return None if record is None else self._delivery(record)
 
-    def _payload(self, record: Record) -> dict[str, Any]:
-        message: dict[str, Any] = record.message
-        properties = dict(message['properties'])
-        properties['delivery_tag'] = next(self._tags)
-        properties['delivery_info'] = {'exchange': record.exchange, 'routing_key': record.routing_key}
-        headers = dict(message['headers'])
-        if record.count:
-            headers[DELIVERY_COUNT] = record.count
-        return {
-            'body': message['body'],
-            'content-type': message['content-type'],
-            'content-encoding': message['content-encoding'],
-            'headers': headers,
-            'properties': properties,
-            'redelivered': record.redelivered,
-        }
-
     def _delivery(self, record: Record) -> Any:
-        message = self.Message(self._payload(record), channel=self)
+        if self._plain_messages:
+            return LocalMessage(record, self, next(self._tags))
+        # A subclass brought a Message of its own, and expects a payload.
+        message = self.Message(_payload(record, next(self._tags)), channel=self)
         message.queue = record.queue.name
         message.place = record
         return message
 
     # ---------------------------------------------------------------- settle
+
+    def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
+        """See `virtual.Channel.basic_ack`. Switches: no."""
+        if multiple or self.closed:
+            return super().basic_ack(delivery_tag, multiple)
+        self.qos.ack(delivery_tag)
+        if self._starving:
+            self._room_again()
+        return None
 
     def _delivered_too_often(self, message: Any) -> bool:
         place = getattr(message, 'place', None)

@@ -1,4 +1,6 @@
-"""What a transport is given: the URLs of the brokers there are, a connection factory, and small ways to look."""
+"""What a transport is given: the URLs of the brokers there are, a connection factory, and small ways to
+look.
+"""
 
 from __future__ import annotations
 

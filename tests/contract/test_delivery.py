@@ -1,4 +1,6 @@
-"""What goes in comes out: as it was, in order, to one consumer, and back to its queue if nobody settles it."""
+"""What goes in comes out: as it was, in order, to one consumer, and back to its queue if nobody settles
+it.
+"""
 
 from __future__ import annotations
 

@@ -214,6 +214,7 @@ class ConsumeMethods(ChannelParts):
         if not self._subscriptions or self.closed:
             return
         if self.delivery == 'push':
+            self._starving = False
             for queue in list(self._takers):
                 self.board.notify(queue)
         else:

@@ -15,7 +15,7 @@ from greenmq import runtime
 from greenmq.exceptions import InvalidArgument, PublishNacked, ResourceLocked
 from greenmq.transport.virtual.consumers import Board
 from greenmq.transport.virtual.local_queue import LocalQueue, Record
-from greenmq.transport.virtual.state import BrokerState
+from greenmq.transport.virtual.state import MAX_ROUTES, BrokerState
 
 __all__ = ('LocalBroker',)
 
@@ -74,6 +74,7 @@ class LocalBroker:
                 user if kwargs.get('exclusive') else None,
             )
             queue = self.queues.setdefault(name, queue)
+            self.state._changed()
         self.check(queue, user)
         self._used(queue)
         return queue
@@ -97,6 +98,7 @@ class LocalBroker:
         """Delete a queue with its messages and bindings; return how many messages it had."""
         with self._lock:
             queue = self.queues.pop(name, None)
+            self.state._changed()
             count = len(queue.clear()) if queue is not None else 0
             bound = {binding.exchange for binding in self.state.queue_bindings(name)}
             self.state.queue_bindings_delete(name)
@@ -147,7 +149,22 @@ class LocalBroker:
 
     # -------------------------------------------------------------- messages
 
-    def publish(self, names: list[str], message: dict[str, Any], exchange: str, routing_key: str) -> None:
+    def plan(self, exchange: str, routing_key: str) -> tuple[LocalQueue, ...] | None:
+        """Return the queues that a plain publish goes to, if that is known from an earlier one."""
+        return self.state._plans.get((exchange, routing_key))
+
+    def remember_plan(self, exchange: str, routing_key: str, names: list[str]) -> tuple[LocalQueue, ...]:
+        """Return the queues of these names, and know them until a binding or a queue changes."""
+        plan = tuple(self.queues[name] for name in names if name in self.queues)
+        plans = self.state._plans
+        if len(plans) >= MAX_ROUTES:
+            plans.clear()
+        plans[exchange, routing_key] = plan
+        return plan
+
+    def publish(
+        self, queues: tuple[LocalQueue, ...], message: dict[str, Any], exchange: str, routing_key: str
+    ) -> None:
         """Put a message into queues and hand it to those who wait.
 
         Raises:
@@ -162,20 +179,19 @@ class LocalBroker:
         touched: list[str] = []
         refused = None
         with self._lock:
-            for name in names:
-                queue = self.queues.get(name)
-                if queue is None:
-                    continue
+            for queue in queues:
                 record = Record(message, exchange, routing_key, queue)
-                record.priority = priority
+                if priority:
+                    record.priority = priority
                 if queue.plain and expiration is None:
                     queue.append(record)
-                    touched.append(name)
+                    touched.append(queue.name)
                 elif not self._store(queue, record, expiration, touched):
-                    refused = name
-        notify = self.board.notify
+                    refused = queue.name
+        rings = self.board.rings
         for name in touched:
-            notify(name)
+            if name in rings:
+                self.board.notify(name)
         if refused is not None:
             raise PublishNacked(f'queue {refused!r} is full and refuses messages', exchange, routing_key)
 

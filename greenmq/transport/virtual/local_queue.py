@@ -32,32 +32,20 @@ class Record:
         stored (bool): it is in its queue now.
     """
 
-    __slots__ = (
-        'count',
-        'due',
-        'exchange',
-        'message',
-        'number',
-        'priority',
-        'queue',
-        'redelivered',
-        'routing_key',
-        'size',
-        'stored',
-    )
+    # Class attributes, because hardly any message differs from them and one is made for each.
+    count = 0
+    due: float | None = None
+    number = 0
+    priority = 0
+    redelivered = False
+    size = 0
+    stored = False
 
     def __init__(self, message: dict[str, Any], exchange: str, routing_key: str, queue: LocalQueue) -> None:
         self.message = message
         self.exchange = exchange
         self.routing_key = routing_key
         self.queue = queue
-        self.priority = 0
-        self.size = 0
-        self.number = 0
-        self.due: float | None = None
-        self.count = 0
-        self.redelivered = False
-        self.stored = False
 
 
 class LocalQueue:
@@ -136,11 +124,12 @@ class LocalQueue:
         self._number = record.number = self._number + 1
         record.stored = True
         self.ready += 1
-        self.ready_bytes += record.size
         if record.priority:
             self._level(record).append(record)
         else:
             self._zero.append(record)
+        if not self.plain:
+            self.ready_bytes += record.size
         if record.due is not None:
             self._watch(record, record.due)
 
@@ -165,7 +154,9 @@ class LocalQueue:
             while level:
                 record = level.popleft()
                 if record.stored:
-                    self._gone(record)
+                    record.stored = False
+                    self.ready -= 1
+                    self.ready_bytes -= record.size
                     return record
                 self._dead -= 1
         return None

@@ -75,9 +75,14 @@ class SettleMethods(ChannelParts):
         if self._subscriptions:
             if self.delivery != 'push':
                 self._fetcher.kick()
-            elif self._starving:
-                self._starving = False
+            elif self._starving and self._low():
                 self._ask_for_more()
+
+    def _low(self) -> bool:
+        # Without a prefetch the limit is ours: we refill at half, not one by one.
+        return bool(self.qos.prefetch_count) or any(
+            sub.waiting * 2 <= self.fetch_ahead for sub in self._subscriptions.values()
+        )
 
     def _delivered_too_often(self, message: Any) -> bool:
         limit = self.max_deliveries

@@ -80,6 +80,7 @@ class BrokerState:
         self.queues: dict[str, dict[str, Any]] = {}
         self._tables: dict[str, routing.Table[Any]] = {}
         self._routes: dict[tuple[str, str], list[str]] = {}
+        self._plans: dict[tuple[str, str], Any] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -88,7 +89,11 @@ class BrokerState:
         self.queue_index.clear()
         self.queues.clear()
         self._tables.clear()
+        self._changed()
+
+    def _changed(self) -> None:
         self._routes.clear()
+        self._plans.clear()
 
     # -------------------------------------------------------------- bindings
 
@@ -124,7 +129,7 @@ class BrokerState:
             ]
             for args in gone:
                 table.remove(queue, routing_key, args)
-            self._routes.clear()
+            self._changed()
             if len(gone) < len(mine):
                 return
         del self.bindings[key]
@@ -148,7 +153,7 @@ class BrokerState:
             table = self._tables.get(key.exchange)
             if table is not None:
                 table.remove_target(queue)
-        self._routes.clear()
+        self._changed()
 
     def exchange_bind(self, destination: str, source: str, routing_key: str, arguments: Any = None) -> None:
         """Let an exchange receive what another one routes so."""
@@ -159,7 +164,7 @@ class BrokerState:
         table = self._tables.get(source)
         if table is not None:
             table.remove(exchange_t(destination), routing_key, arguments)
-            self._routes.clear()
+            self._changed()
 
     def exchange_delete(self, exchange: str) -> None:
         """Forget an exchange and every binding from it or to it."""
@@ -170,7 +175,7 @@ class BrokerState:
             self.queue_index[key.queue].discard(key)
         for table in self._tables.values():
             table.remove_target(exchange_t(exchange))
-        self._routes.clear()
+        self._changed()
 
     def in_use(self, exchange: str) -> bool:
         """Tell whether anything is bound to the exchange."""
@@ -184,7 +189,7 @@ class BrokerState:
                 return  # an exchange type of the program's own: its `lookup` routes, over `get_table`
             table = self._tables[exchange] = routing.table(kind)
         table.add(target, routing_key or '', arguments)
-        self._routes.clear()
+        self._changed()
 
     # ---------------------------------------------------------------- routes
 
@@ -213,6 +218,10 @@ class BrokerState:
                 self._routes.clear()
             self._routes[exchange, routing_key] = queues
         return queues
+
+    def known_route(self, exchange: str, routing_key: str) -> bool:
+        """Tell whether the route is one for any headers."""
+        return (exchange, routing_key) in self._routes
 
     def _walk(
         self,

@@ -92,6 +92,7 @@ class Transport(base.Transport):
         self._used_channel_ids: set[int] = set()
         self._free_channel_ids: list[int] = []
         # A subclass with a `drain_events` of its own fetches in it: our tasks would take its messages away.
+        self._looks = self.Channel.delivery == 'poll'
         self._fetches = type(self).drain_events is Transport.drain_events
         self._delivers_itself = type(self)._deliver is not Transport._deliver
         self._fetching: dict[Any, Any] = {}  # fetch task → its channel
@@ -173,7 +174,7 @@ class Transport(base.Transport):
         Switches: yes, unless an event waits.
         """
         events = self._events
-        if self.Channel.delivery != 'poll' or events.pending:
+        if not self._looks or events.pending:
             events.drain(self._dispatch, timeout)
             return
         # kombu looks when it is called and once more at the end, and programs rely on either.
