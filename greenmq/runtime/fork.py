@@ -25,7 +25,8 @@ class _Epoch:
 
 
 epoch = _Epoch()
-_callbacks: list[Callable[[], Callable[[], Any] | None]] = []
+# In order of registration; each gives what is to be called, or None when its owner is gone.
+_callbacks: dict[object, Callable[[], Callable[[], Any] | None]] = {}
 _installed = False
 
 
@@ -50,10 +51,15 @@ def after_fork(callback: Callable[[], Any]) -> None:
     Source: greenmq's own.
     """
     install()
+    key = object()
     if isinstance(callback, MethodType):
-        _callbacks.append(weakref.WeakMethod(callback, _callbacks.remove))
+        # Not a WeakMethod: what it calls when its owner dies fails, aloud, while the interpreter ends.
+        owner = weakref.ref(callback.__self__, lambda _, forget=_callbacks.pop: forget(key, None))  # type: ignore[misc]
+        _callbacks[key] = lambda function=callback.__func__: (  # type: ignore[misc]
+            None if owner() is None else MethodType(function, owner())
+        )
     else:
-        _callbacks.append(lambda: callback)
+        _callbacks[key] = lambda: callback
 
 
 def install() -> None:
@@ -82,7 +88,7 @@ def _in_child() -> None:
         steps = (library.reinit, forget_streams, forget_threads, forget_lookups, end_all, tell_waiters)
         for step in steps:
             _attempt(step)
-    for reference in _callbacks.copy():  # a callback may register others
+    for reference in list(_callbacks.values()):  # a callback may register others
         callback = reference()
         if callback is not None:
             _attempt(callback)
