@@ -32,6 +32,24 @@ def test_connect_by_several_greenlets_when_the_one_that_dials_is_hit(transport):
         world.check_works()
 
 
+def test_connect_when_the_next_to_dial_is_hit_too():
+    """The one that dials is killed; the one told to dial instead is hit; the third must still be served."""
+    for injection, world in each('slow', rounds=range(6)):
+        dialler, third = (gevent.Greenlet(world.connection.connect) for _ in range(2))
+
+        def connect(world=world, dialler=dialler, third=third):
+            dialler.start()
+            gevent.sleep(0)  # now it dials
+            third.start()
+            gevent.spawn(dialler.kill)
+            return world.connection.connect()
+
+        injection.run(connect)
+        if third.started:
+            assert third.get(timeout=2) is world.connection
+        world.check_works()
+
+
 def test_channel(transport):
     for injection, world in each(transport):
         injection.run(world.connection.channel)
