@@ -2,28 +2,28 @@
 
 What holds for every name here:
 
-*Which library.* gevent, unless the process is patched by eventlet, or `use()` or the variable GREENMQ_RUNTIME says
-otherwise. It is chosen when a name is first *used*; importing decides nothing. Whether and when the process is monkey
-patched makes no difference.
+*Which library.* gevent, unless the process is patched by eventlet, or `use()` or the variable GREENMQ_RUNTIME
+says otherwise. It is chosen when a name is first *used*; importing decides nothing. Whether and when the
+process is monkey patched makes no difference.
 
-*Switching.* With greenlets a switch point cannot be seen in the code, so each docstring says it: "Switches: no" means
-that no other task of this thread can run before the call returns. A call that would have to wait in a hub callback
-raises `WouldBlock` (see `in_hub`).
+*Switching.* With greenlets a switch point cannot be seen in the code, so each docstring says it: "Switches:
+no" means that no other task of this thread can run before the call returns. A call that would have to wait in
+a hub callback raises `WouldBlock` (see `in_hub`).
 
-*Cancellation.* `Task.kill()` never switches: it leaves a TaskExit to be raised where the task waits, or keeps the task
-from starting. TaskExit and a Timeout of the caller are no `Exception`s and pass through everything here untouched.
-What each call leaves behind then is said in its docstring. A wait that was already answered when the kill came gives
-the answer back to the `decline` function of `Waiter.wait` and `Handoff.wait`.
+*Cancellation.* `Task.kill()` never switches: it leaves a TaskExit to be raised where the task waits, or keeps
+the task from starting. TaskExit and a Timeout of the caller are no `Exception`s and pass through everything
+here untouched. What each call leaves behind then is said in its docstring. A wait that was already answered
+when the kill came gives the answer back to the `decline` function of `Waiter.wait` and `Handoff.wait`.
 
 *Order.* Who waits first is served first.
 
-*Threads.* All state belongs to the hub of the thread that made it. Another thread may call `post` and nothing else;
-it gets `WrongHub` where that can be noticed.
+*Threads.* All state belongs to the hub of the thread that made it. Another thread may call `post` and nothing
+else; it gets `WrongHub` where that can be noticed.
 
 *Time.* Each wait takes None (no limit), seconds, or a `Deadline`, and raises `TimeoutError` (socket.timeout).
 
-*Fork.* In the child the hub is new, inherited streams are closed without a byte, tasks end, and every copied greenlet
-that waits here gets `Forked`.
+*Fork.* In the child the hub is new, inherited streams are closed without a byte, tasks end, and every copied
+greenlet that waits here gets `Forked`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from greenmq.runtime.clock import in_hub as in_hub
 from greenmq.runtime.clock import monotonic as monotonic
 from greenmq.runtime.clock import post as post
 from greenmq.runtime.clock import run_soon as run_soon
-from greenmq.runtime.clock import sleep as sleep
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.fork import after_fork as after_fork
@@ -71,6 +70,7 @@ from greenmq.runtime.tasks import spawn as spawn
 from greenmq.runtime.tls import TLSOptions as TLSOptions
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter
+from greenmq.runtime.waiter import sleep as sleep
 
 
 def timeout_class() -> type[BaseException]:

@@ -1,4 +1,4 @@
-"""Time: sleeping, timers, callbacks in the hub, and the deadline that carries all timeout arithmetic."""
+"""Time: timers, callbacks in the hub, and the deadline that carries all timeout arithmetic."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from greenlet import getcurrent
 
-from greenmq.exceptions import InvalidArgument, TimeoutError, WouldBlock
+from greenmq.exceptions import InvalidArgument, TimeoutError
 from greenmq.runtime import fork
 from greenmq.runtime.seam import Handle, library
 
 __all__ = (
-    'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'monotonic', 'post', 'run_soon',
-    'sleep',
+    'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'monotonic', 'post',
+    'run_soon',
 )  # fmt: skip
 
 logger = logging.getLogger('greenmq.runtime')
@@ -128,19 +128,6 @@ class Deadline:
 
 Timeoutish = float | Deadline | None
 NEVER = Deadline.NEVER = Deadline(_FOREVER, None)
-
-
-def sleep(seconds: float = 0) -> None:
-    """Let other tasks run for some seconds; 0 lets each that is ready run once.
-
-    Raises:
-        WouldBlock: called in the hub.
-    Switches: yes. Killed while sleeping: nothing is left behind.
-    Source: greenmq's own.
-    """
-    if in_hub():
-        raise WouldBlock('sleep', 'call_later')
-    library.sleep(seconds)
 
 
 def in_hub() -> bool:

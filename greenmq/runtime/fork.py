@@ -40,7 +40,7 @@ def fork_epoch() -> int:
 
 
 def after_fork(callback: Callable[[], Any]) -> None:
-    """Have something called in every forked child, before `fork()` returns there, in the order of registration.
+    """Have something called in every forked child, before `fork()` returns there, in order of registration.
 
     By then the hub is usable, inherited streams are closed and all tasks but the running one are ending.
 
@@ -84,7 +84,8 @@ def _in_child() -> None:
         from greenmq.runtime.tasks import end_all
         from greenmq.runtime.waiter import tell_waiters
 
-        # The hub first: stopping a watcher before it would be done on the poll set that we share with the parent.
+        # The hub first: stopping a watcher before it would be done on the poll set that we share with the
+        # parent.
         steps = (library.reinit, forget_streams, forget_threads, forget_lookups, end_all, tell_waiters)
         for step in steps:
             _attempt(step)

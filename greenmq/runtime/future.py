@@ -18,8 +18,8 @@ logger = logging.getLogger('greenmq.runtime')
 class Future:
     """A value that comes later, to any number of tasks.
 
-    Source: concurrent.futures.Future; differs: setting twice is refused and not an error, nothing can be cancelled,
-        and an error that nobody asks for is not reported.
+    Source: concurrent.futures.Future; differs: setting twice is refused and not an error, nothing can be
+        cancelled, and an error that nobody asks for is not reported.
     """
 
     __slots__ = ('__weakref__', '_callbacks', '_done', '_error', '_value', '_waiters')
@@ -155,5 +155,3 @@ class Future:
         if not self._done:
             return f'<Future pending, {len(self._waiters or ())} waiting>'
         return f'<Future error {self._error!r}>' if self._error is not None else '<Future done>'
-
-

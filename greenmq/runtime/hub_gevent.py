@@ -15,18 +15,18 @@ from gevent.timeout import Timeout
 
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'get_hub', 'hold', 'hub_greenlet',
-    'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'sleep', 'spawn', 'timer', 'watch', 'wsgi_server',
+    'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer', 'watch', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
 _READ, _WRITE = 1, 2  # libev's and libuv's own numbers
 
 original: Callable[[str, str], Any] = monkey.get_original
-sleep: Callable[[float], None] = gevent.sleep
 
 
 def spawn(run: Callable[[], None], ended: Callable[[], None], name: str) -> Any:
-    # A whole gevent.Greenlet and no bare one: tools and test suites that watch gevent's spawning see our tasks too.
+    # A whole gevent.Greenlet and no bare one: tools and test suites that watch gevent's spawning see our
+    # tasks too.
     task = gevent.Greenlet(run)
     task.name = name
     task.rawlink(lambda _task: ended())
@@ -48,7 +48,8 @@ def post(hub: Any, callback: Callable[..., None], *args: Any) -> None:
 
 def timer(hub: Any, seconds: float, callback: Callable[..., None], *args: Any) -> Any:
     handle = hub.loop.timer(max(0.0, seconds))
-    # The loop's idea of now is as old as its round: without the update a timer made late in a long round fires early.
+    # The loop's idea of now is as old as its round: without the update a timer made late in a long round
+    # fires early.
     handle.start(callback, *args, update=True)
     return handle
 

@@ -3,11 +3,11 @@
 Conditions that hold throughout:
 
 1. One task reads and one writes at a time; they may be two. Anybody may close.
-2. Bytes leave the socket only in the step that also returns or keeps them: no wait lies between, so a kill or a
-   timeout can lose none. Deadlines end waits and never touch the stream of bytes.
+2. Bytes leave the socket only in the step that also returns or keeps them: no wait lies between, so a kill or
+   a timeout can lose none. Deadlines end waits and never touch the stream of bytes.
 3. A watcher is stopped before its descriptor is closed: the number may belong to another file a moment later.
-4. What is encrypted must be sent, in order and whole, whatever becomes of the task that wrote it. So ciphertext that
-   the kernel does not take at once is sent by the hub.
+4. What is encrypted must be sent, in order and whole, whatever becomes of the task that wrote it. So
+   ciphertext that the kernel does not take at once is sent by the hub.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ import weakref
 from _socket import socket as Socket
 from typing import Any
 
-from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, WrongHub
+from greenmq.exceptions import (
+    ConnectionClosed,
+    ConnectionLost,
+    Forked,
+    TimeoutError,
+    WrongHub,
+)
 from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.tls import TLSCodec
-from greenmq.runtime.waiter import Waiter
+from greenmq.runtime.waiter import Waiter, sleep
 
 __all__ = ('Stream',)
 
-_CHUNK = 65536  # one recv; also how much is encrypted at once, which bounds what the hub may have to send by itself
+# One recv; also how much is encrypted at once, which bounds what the hub may have to send by itself.
+_CHUNK = 65536
 _BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
 
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -43,8 +50,8 @@ class Stream:
     """
 
     __slots__ = (
-        '__weakref__', '_burst', '_error', '_hub', '_pending', '_read_what', '_reader', '_sock', '_tls', '_watchers',
-        '_write_error', '_write_what', '_writer', 'name', 'peername',
+        '__weakref__', '_burst', '_error', '_hub', '_pending', '_read_what', '_reader', '_sock', '_tls',
+        '_watchers', '_write_error', '_write_what', '_writer', 'name', 'peername',
     )  # fmt: skip
 
     def __init__(self, sock: Socket, name: str) -> None:
@@ -82,7 +89,8 @@ class Stream:
             ConnectionLost: the network or the other side broke it.
             ConnectionClosed: we closed it, now or earlier.
             Forked: it belongs to the parent process.
-        Switches: only if nothing is there, and now and then if there always is. Killed while waiting: no byte is lost.
+        Switches: only if nothing is there, and now and then if there always is. Killed while waiting: no byte
+            is lost.
         Source: greenmq's own.
         """
         if self._tls is None:
@@ -108,18 +116,23 @@ class Stream:
         self._burst += 1
         if self._burst > _BURST:
             self._burst = 0
-            library.sleep(0)
+            sleep(0)
+        late = False
         while True:
             sock = self._check_open()
             try:
                 return sock.recv(n)
             except BlockingIOError:
+                if late:
+                    raise Deadline.of(deadline).error(self._read_what) from None
                 self._burst = 0
-                self._wait_readable(deadline)
+                # Out of time is judged by one more look: was our own hub late, the data may be there (P13).
+                late = not self._wait_readable(deadline)
             except OSError as exc:
                 raise self._lost(exc) from exc
 
-    def _wait_readable(self, deadline: Timeoutish) -> None:
+    def _wait_readable(self, deadline: Timeoutish) -> bool:
+        # False when the deadline has passed.
         if self._reader is not None:
             raise RuntimeError(f'{self!r} is read by two tasks at once')
         waiter = self._reader = Waiter(self._read_what)
@@ -127,9 +140,14 @@ class Stream:
         watcher.start(waiter.ready)
         try:
             waiter.wait(deadline)
+        except TimeoutError:
+            if not waiter.expired:
+                raise
+            return False
         finally:
             self._reader = None
             watcher.stop()
+        return True
 
     # writing
 
@@ -142,8 +160,8 @@ class Stream:
         Raises:
             TimeoutError: not all was taken in time.
             ConnectionLost, ConnectionClosed, Forked: as for `read`.
-        Switches: only if the system's buffer is full. Killed or timed out after a part was taken: the stream is closed,
-            because nothing can follow half of something. Before that it is as it was.
+        Switches: only if the system's buffer is full. Killed or timed out after a part was taken: the stream
+            is closed, because nothing can follow half of something. Before that it is as it was.
         Source: greenmq's own.
         """
         deadline = None if deadline is None else Deadline.of(deadline)
@@ -167,7 +185,8 @@ class Stream:
             data (bytes): not empty; need not stay unchanged after the call.
             deadline (Deadline | float): of the wait; no limit if None.
         Returns:
-            int: how many bytes were taken. With TLS some may still be on their way through the hub, see `flush`.
+            int: how many bytes were taken. With TLS some may still be on their way through the hub, see
+            `flush`.
         Raises:
             TimeoutError: nothing could be written in time.
             ConnectionLost, ConnectionClosed, Forked: as for `read`.
@@ -253,7 +272,8 @@ class Stream:
     def close(self) -> None:
         """End the stream; with TLS say so, if that goes without waiting. Any number of times, by any task.
 
-        Who reads or writes gets ConnectionClosed. What was written but is not with the system yet is lost: `flush`.
+        Who reads or writes gets ConnectionClosed. What was written but is not with the system yet is lost:
+        `flush`.
 
         Switches: no.
         Source: greenmq's own.
@@ -331,7 +351,7 @@ class Stream:
             while not self._handshake_step(codec, deadline):
                 data = self._receive(_CHUNK, deadline)
                 if not data:
-                    raise DialError(f'{self.name}: the other side ended the connection during the TLS handshake')
+                    raise DialError(f'{self.name}: the other side hung up during the TLS handshake')
                 codec.feed(data)
         except BaseException:
             self.abandon()
@@ -375,7 +395,7 @@ class Stream:
         return ConnectionLost(f'{self.name}: {meaning(error)}')
 
     def _write_failed(self, error: OSError) -> BaseException:
-        # Only this direction: the broker may have said why before it closed, and the reader shall still get that.
+        # Only this direction: the broker may have said why before it closed, and the reader shall get that.
         if self._write_error is None:
             self._write_error = self._lost(error)
             self._write_error.__cause__ = error

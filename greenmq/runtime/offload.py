@@ -1,10 +1,10 @@
 """Native threads for calls that block: drivers without greenlets, name resolution, long polls.
 
-The pool is ours. gevent's own is shared with everything in the process, ten threads in all: ten slow look-ups, or ten
-long polls of somebody else, and nobody connects any more (P45).
+The pool is ours. gevent's own is shared with everything in the process, ten threads in all: ten slow
+look-ups, or ten long polls of somebody else, and nobody connects any more (P45).
 
-Conditions: a worker thread touches nothing of the hub but `post`; it takes jobs from a queue of C, never patched; and
-it is started below `threading`, so that the interpreter does not wait for it at exit.
+Conditions: a worker thread touches nothing of the hub but `post`; it takes jobs from a queue of C, which is
+never patched; and it is started below `threading`, so that the interpreter does not wait for it at exit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ class _Job:
     __slots__ = ('_abandon', '_args', '_error', '_fun', '_hold', '_hub', '_result', '_waiter')
 
     def __init__(
-        self, fun: Callable[..., Any], args: tuple[Any, ...], abandon: Callable[[Any], Any] | None, waiter: Waiter
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        abandon: Callable[[Any], Any] | None,
+        waiter: Waiter,
     ) -> None:
         self._fun = fun
         self._args = args
@@ -47,7 +51,7 @@ class _Job:
             return  # nobody waits any more: not begun is better than done for nothing
         try:
             self._result = self._fun(*self._args)
-        except BaseException as exc:  # noqa: BLE001 - carried to the task that waits
+        except BaseException as exc:
             self._error = exc
         if not post(self._hub, self._deliver):
             self._give_up(self._result)
@@ -108,7 +112,7 @@ class _Pool:
         start_thread(self._work)
 
     def _lock(self) -> Any:
-        # Made at first use, as the library must be chosen. setdefault is atomic: two threads get the same one.
+        # Made at first use, as the library must be chosen. setdefault is atomic: two threads get the same.
         lock = self._locks.get('')
         return lock or self._locks.setdefault('', library.original('_thread', 'allocate_lock')())
 
@@ -160,7 +164,8 @@ def offload(
         fun (Callable): called with `args` in a thread; must not use anything of runtime but `post`.
         deadline (Deadline | float): of this wait; the thread itself cannot be stopped.
         abandon (Callable): gets the result, in a thread, if the wait ended before it came. May block.
-        own_thread (bool): for calls that may take long (a long poll): a thread of its own, outside the pool's limit.
+        own_thread (bool): for calls that may take long (a long poll): a thread of its own, outside the pool's
+            limit.
     Returns:
         object: what `fun` returned.
     Raises:

@@ -1,4 +1,4 @@
-"""What of the standard library is monkey patched, since when, and what that means for a driver that blocks."""
+"""What of the standard library is monkey patched, since when, and what that means for a blocking driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__ = ('Patched', 'patched')
 _MODULES = ('socket', 'ssl', 'threading', 'select', 'queue', 'os', 'time', 'subprocess')
 # A driver in plain Python waits in these four, and nowhere else.
 _WAITED_IN = ('socket', 'ssl', 'threading', 'select')
-_EVENTLET = {'threading': 'thread', 'queue': 'thread', 'ssl': 'socket', 'subprocess': 'os'}  # its coarser names
+# eventlet's names, which are coarser.
+_EVENTLET = {'threading': 'thread', 'queue': 'thread', 'ssl': 'socket', 'subprocess': 'os'}
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Patched:
         return self.socket and self.ssl and self.threading and self.select
 
     def covers(self, driver: str) -> bool:
-        """Tell whether a driver in plain Python may be called directly, because all its waits are cooperative.
+        """Tell whether a driver in plain Python may be called directly: all its waits are cooperative.
 
-        It is so if the four modules it may wait in were patched before it was imported: a driver imported earlier may
-        hold the originals (`from socket import socket`). When in doubt the answer is no.
+        It is so if the four modules it may wait in were patched before it was imported: a driver imported
+        earlier may hold the originals (`from socket import socket`). When in doubt the answer is no.
 
         Arguments:
             driver (str): name of its top module, e.g. 'pymongo'.
@@ -59,7 +60,8 @@ class Patched:
             return False
         if driver not in sys.modules:
             return True
-        # sys.modules keeps the order of imports, and patching a module imports the library's counterpart of it.
+        # sys.modules keeps the order of imports, and patching a module imports the library's counterpart of
+        # it.
         order = {module: place for place, module in enumerate(sys.modules)}
         counterparts = [f'{self.by}{_green(self.by)}.{module}' for module in _WAITED_IN]
         return all(order.get(part, len(order)) < order[driver] for part in counterparts)
@@ -97,5 +99,3 @@ def patched() -> Patched:
     when = 'never' if not state['socket'] else 'before' if _before else 'after'
     by = next((library for library in state.values() if library), '')
     return Patched(**{module: bool(library) for module, library in state.items()}, by=by, when=when)
-
-

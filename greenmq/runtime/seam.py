@@ -44,16 +44,16 @@ class Library:
 
     * `get_hub()`: the hub of this thread, made if there is none. `peek_hub()`: the same, or None.
     * `hub_greenlet(hub)`: the greenlet that callbacks run in.
-    * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end, also if it
-      was killed before its start, and so never ran.
+    * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end,
+      also if it was killed before its start, and so never ran.
     * `run_soon(hub, callback, *args)`: calls it from the hub of this thread, in its next round, in order.
     * `post(hub, callback, *args)`: the same from any native thread, and wakes that hub.
     * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
-    * `hold(hub)`: a `Handle`; until closed, that hub waits for `post` although nothing else can wake it. Without it
-      gevent calls such a wait a deadlock.
+    * `hold(hub)`: a `Handle`; until closed, that hub waits for `post` although nothing else can wake it.
+      Without it gevent calls such a wait a deadlock.
     * `original(module, name)`: what the standard library had there before any monkey patching.
     * `reinit()`: makes the hub of this thread usable in a forked child.
-    * `sleep`, `Timeout`, `Event`, `Semaphore`, `Queue`, `LifoQueue`, `Local`, `wsgi_server`: the library's own.
+    * `Timeout`, `Event`, `Semaphore`, `Queue`, `LifoQueue`, `Local`, `wsgi_server`: the library's own.
 
     Callbacks run in the hub, and a callback that raises is reported by the library.
     """
@@ -70,7 +70,6 @@ class Library:
     hold: Callable[[Any], Handle]
     original: Callable[[str, str], Any]
     reinit: Callable[[], None]
-    sleep: Callable[[float], None]
     Timeout: type[BaseException]
     Event: Callable[[], Any]
     Semaphore: Callable[[int], Any]
@@ -81,8 +80,9 @@ class Library:
 
 
 class _Undecided(Library):
-    # The first name that anybody asks for decides. After that this object is a plain `Library` whose names sit in
-    # its own dict, so that the hot paths pay one attribute look-up for the late choice and nothing else.
+    # The first name that anybody asks for decides. After that this object is a plain `Library` whose names
+    # sit in its own dict, so that the hot paths pay one attribute look-up for the late choice and nothing
+    # else.
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute not in Library.__annotations__:
@@ -164,7 +164,8 @@ def _choose() -> None:
             raise
         missing = f'{wanted} is not installed' if exc.name == wanted else f'greenmq has no {module_name} yet'
         raise ImportError(
-            f'greenmq cannot run on {wanted} ({why}): {missing}. runtime.use() or GREENMQ_RUNTIME choose another'
+            f'greenmq cannot run on {wanted} ({why}): {missing}. '
+            f'runtime.use() or GREENMQ_RUNTIME choose another'
         ) from exc
     # Two native threads may come here together: both write the same values, so no lock is needed.
     for attribute in Library.__annotations__:

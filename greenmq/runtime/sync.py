@@ -1,7 +1,7 @@
-"""Lock, RLock and Condition, first come first served, on waiters; and the library's Event, Semaphore and queues.
+"""Lock, RLock and Condition, first come first served; and the library's Event, Semaphore and queues.
 
-All of it belongs to one hub: tasks of one native thread exclude each other with it, threads do not. Between threads
-there is `post`, and `NativeLock` for a stretch without a switch.
+All of it belongs to one hub: tasks of one native thread exclude each other with it, threads do not. Between
+threads there is `post`, and `NativeLock` for a stretch without a switch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ __all__ = ('Condition', 'Event', 'LifoQueue', 'Local', 'Lock', 'NativeLock', 'Qu
 
 
 class Lock:
-    """Mutual exclusion between the tasks of one hub. `release` passes it to the first in line, who owns it at once.
+    """Mutual exclusion between the tasks of one hub.
+
+    `release` passes it to the first in line, who owns it at once.
 
     A task that releases and acquires again goes to the end of the line: nobody starves (P8).
 
@@ -63,7 +65,8 @@ class Lock:
         if self._owner is None:
             raise RuntimeError('release of a lock that nobody holds')
         heir = wake_first(self._line) if self._line else None
-        # The heir owns it from now on, before it runs: who asks in between must not think that it is still ours.
+        # The heir owns it from now on, before it runs: who asks in between must not think that it is still
+        # ours.
         self._owner = None if heir is None else heir.task
 
     def locked(self) -> bool:
@@ -206,8 +209,9 @@ class Condition:
             bool: False if nobody notified in time.
         Raises:
             RuntimeError: the lock is not held.
-        Switches: yes. Killed while waiting: the lock is taken again before the kill goes on, and a notification that
-            had come is passed to the next. Taking it again is not cut short, not even by a second kill.
+        Switches: yes. Killed while waiting: the lock is taken again before the kill goes on, and a
+            notification that had come is passed to the next. Taking it again is not cut short, not even by a
+            second kill.
         Source: threading.Condition.wait.
         """
         self._check_held()
@@ -273,14 +277,15 @@ class Condition:
         wake_first(self._line)
 
     def _take_again(self, count: int) -> None:
-        # Leaving without the lock would make the caller's `with` release what somebody else holds by now. So a kill
-        # that lands here waits until the lock is ours: locks are never held over a blocking read, so not for long.
+        # Leaving without the lock would make the caller's `with` release what somebody else holds by now. So
+        # a kill that lands here waits until the lock is ours: locks are never held over a blocking read, so
+        # not for long.
         cut: BaseException | None = None
         while True:
             try:
                 self._lock.acquire()
                 break
-            except BaseException as exc:  # noqa: BLE001 - kept, and raised below
+            except BaseException as exc:
                 cut = cut or exc
         if isinstance(self._lock, RLock):
             self._lock._restore(count)

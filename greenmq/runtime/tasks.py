@@ -35,8 +35,8 @@ class Task:
     """
 
     __slots__ = (
-        '__weakref__', '_args', '_ended', '_epoch', '_fun', '_greenlet', '_hub', '_kills', '_on_exit', '_owner',
-        'error', 'name',
+        '__weakref__', '_args', '_ended', '_epoch', '_fun', '_greenlet', '_hub', '_kills', '_on_exit',
+        '_owner', 'error', 'name',
     )  # fmt: skip
 
     def __init__(
@@ -62,15 +62,19 @@ class Task:
         return self._greenlet is None
 
     def kill(self) -> None:
-        """Raise TaskExit in it, wherever it waits; before its start: it never runs. Any number of times, any thread.
+        """Raise TaskExit in it, wherever it waits; before its start: it never runs.
 
-        It has not ended when this returns; see `join`. A kill of the running task takes effect where it waits next.
+        Any number of times, from any thread.
+
+        It has not ended when this returns; see `join`. A kill of the running task takes effect where it waits
+        next.
 
         Switches: no.
         Source: gevent.Greenlet.kill(block=False).
         """
         if self._greenlet is not None:
-            # Two kills before the first arrives are one: the second would cut the clean-up that the first began.
+            # Two kills before the first arrives are one: the second would cut the clean-up that the first
+            # began.
             self._kills += 1
             if self._kills == 1:
                 post(self._hub, self._throw)
@@ -106,11 +110,11 @@ class Task:
                 fun(*args)
         except TaskExit:
             pass  # a kill is a normal end
-        except Exception as exc:  # noqa: BLE001 - this is the last frame; the owner is told
+        except Exception as exc:
             self._failed(exc)
         except BaseException as exc:
-            # A Timeout that its maker does not catch is an error of the task; Ctrl-C and SystemExit are not for us:
-            # the hub takes them to the main greenlet.
+            # A Timeout that its maker does not catch is an error of the task; Ctrl-C and SystemExit are not
+            # for us: the hub takes them to the main greenlet.
             self._failed(exc)
             if not isinstance(exc, library.Timeout):
                 raise
@@ -133,7 +137,8 @@ class Task:
         on_exit, self._on_exit = self._on_exit, None
         ended, self._ended = self._ended, None
         if self._epoch != fork.epoch.number:
-            # A copy in a forked child: the owner's after_fork hook has told it, and there is nothing to restart here.
+            # A copy in a forked child: the owner's after_fork hook has told it, and there is nothing to
+            # restart here.
             on_exit = None
         if on_exit is not None:
             try:
@@ -154,8 +159,8 @@ class Task:
         self.kill()
 
     def __repr__(self) -> str:
-        state = 'running' if self._greenlet is not None else 'done' if self.error is None else f'failed: {self.error!r}'
-        return f'<Task {self.name!r} {state}>'
+        ended = 'done' if self.error is None else f'failed: {self.error!r}'
+        return f'<Task {self.name!r} {"running" if self._greenlet is not None else ended}>'
 
 
 def spawn(
@@ -168,11 +173,13 @@ def spawn(
     """Start a task; it runs in the hub's next round.
 
     Arguments:
-        fun (Callable): called with `args`. An error it lets out is logged on 'greenmq.runtime' and given to `on_exit`.
+        fun (Callable): called with `args`. An error it lets out is logged on 'greenmq.runtime' and given to
+            `on_exit`.
         name (str): fixed and documented, e.g. "amqp-reader h:5672".
-        owner (object): held weakly; when it is collected the task is killed. So `fun` must not be a method of it.
-        on_exit (Callable[[Task, BaseException | None], None]): runs at the end of the task, in it, with its error
-            (None after a kill or a normal end). Must not block. Not called in a forked child.
+        owner (object): held weakly; when it is collected the task is killed. So `fun` must not be a method of
+            it.
+        on_exit (Callable[[Task, BaseException | None], None]): runs at the end of the task, in it, with its
+            error (None after a kill or a normal end). Must not block. Not called in a forked child.
     Returns:
         Task: has `name`, `done`, `error`, `kill()`, `join(timeout)`.
     Switches: no.

@@ -26,10 +26,11 @@ _VERIFY = {'none': False, 'cert_none': False, 'optional': True, 'cert_optional':
 
 @dataclass(frozen=True)
 class TLSOptions:
-    """How to speak TLS with a broker. The certificate and the name in it are verified unless that is switched off.
+    """How to speak TLS with a broker. Certificate and name are verified unless that is switched off.
 
     Attributes:
-        ca_certs (str): file with the authorities to trust; the system's if neither this nor `ca_path` is given.
+        ca_certs (str): file with the authorities to trust; the system's if neither this nor `ca_path` is
+            given.
         ca_path (str): directory with them.
         certfile (str), keyfile (str), password (str): our own certificate.
         verify (bool): False accepts any certificate (and any name).
@@ -54,8 +55,9 @@ class TLSOptions:
         """Make options of what users pass as `ssl=`.
 
         Arguments:
-            value (bool | Mapping | TLSOptions | ssl.SSLContext | None): False and None mean no TLS, True the defaults;
-                a mapping may use kombu's names (`cert_reqs`, `ca_certs`, …). An SSLContext is taken as it is.
+            value (bool | Mapping | TLSOptions | ssl.SSLContext | None): False and None mean no TLS, True the
+                defaults; a mapping may use kombu's names (`cert_reqs`, `ca_certs`, …). An SSLContext is taken
+                as it is.
         Raises:
             UnknownOption: a key that means nothing here.
             InvalidArgument: a `cert_reqs` that is none of the module ssl's.
@@ -88,7 +90,8 @@ class TLSOptions:
         Switches: no. Blocks for the time it takes to read some files.
         Source: ssl.create_default_context.
         """
-        # Looked up now: a context of a class from before a late monkey patch recurses without end in its setters.
+        # Looked up now: a context of a class from before a late monkey patch recurses without end in its
+        # setters.
         import ssl
 
         context = ssl.create_default_context(cafile=self.ca_certs, capath=self.ca_path)
@@ -108,7 +111,8 @@ TLSish = Union[None, bool, Mapping[str, Any], TLSOptions, 'ssl.SSLContext']
 
 
 def _verify(cert_reqs: Any) -> bool:
-    # ssl.CERT_NONE is 0, CERT_OPTIONAL 1 (for a client the same as) CERT_REQUIRED 2; URLs bring them as words.
+    # ssl.CERT_NONE is 0, CERT_OPTIONAL 1 (for a client the same as) CERT_REQUIRED 2; URLs bring them as
+    # words.
     if isinstance(cert_reqs, str):
         verify = _VERIFY.get(cert_reqs.lower())
     else:
@@ -129,7 +133,9 @@ class TLSCodec:
 
     __slots__ = ('_incoming', '_object', '_outgoing', '_want_read', '_zero_return')
 
-    def __init__(self, context: ssl.SSLContext, server_hostname: str | None, server_side: bool = False) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, server_hostname: str | None, server_side: bool = False
+    ) -> None:
         import ssl
 
         self._want_read = ssl.SSLWantReadError
@@ -189,7 +195,7 @@ class TLSCodec:
             if not parts:
                 return None
         except self._zero_return:
-            pass  # the end, said properly or not: every protocol above has lengths and notices what is missing
+            pass  # the end, said properly or not: the protocols above have lengths and notice what is missing
         return parts[0] if len(parts) == 1 else b''.join(parts)
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> None:
@@ -213,7 +219,7 @@ class TLSCodec:
         try:
             self._object.unwrap()
         except ssl.SSLError:
-            pass  # it wants the other side's answer, or the session was never complete: nothing waits for either
+            pass  # it wants the other side's answer, or there was no session yet: nothing waits for either
 
     def outgoing(self) -> bytes:
         """Take the ciphertext that shall be sent; b'' if there is none.

@@ -2,10 +2,13 @@
 
 Conditions that hold throughout:
 
-1. A waiter leaves PENDING once and never comes back. Whoever moves it out has accepted the duty to resume the task.
-2. The task is only ever switched to from the hub, and only while `task` is set, which is exactly while it is parked.
-   So a resumption that was queued before a kill or a timeout finds nobody: it cannot wake the task somewhere else.
-3. Between looking at the state and changing it there is no switch. Another native thread is refused, see `wake`.
+1. A waiter leaves PENDING once and never comes back. Whoever moves it out has accepted the duty to resume the
+   task.
+2. The task is only ever switched to from the hub, and only while `task` is set, which is exactly while it is
+   parked. So a resumption that was queued before a kill or a timeout finds nobody: it cannot wake the task
+   somewhere else.
+3. Between looking at the state and changing it there is no switch. Another native thread is refused, see
+   `wake`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.seam import library
 
-__all__ = ('Handoff', 'Waiter')
+__all__ = ('Handoff', 'Waiter', 'sleep')
 
 _PENDING, _WOKEN, _FAILED, _EXPIRED, _LEFT = range(5)
 _STATES = ('pending', 'woken', 'failed', 'expired', 'left')
@@ -64,8 +67,8 @@ class Waiter:
 
         Arguments:
             deadline (Deadline | float): no limit if None.
-            decline (Callable): gets the value of an accepted `wake` back if the wait ends by something else after
-                all (a kill, a Timeout of the caller). It must not switch.
+            decline (Callable): gets the value of an accepted `wake` back if the wait ends by something else
+                after all (a kill, a Timeout of the caller). It must not switch.
         Returns:
             object: what `wake` was given.
         Raises:
@@ -104,17 +107,18 @@ class Waiter:
         try:
             hub.switch()
             if fork.epoch.number != epoch:
-                # Also when it was woken just before the fork: that value is the parent's, the copy must not use it.
+                # Also if it was woken just before the fork: that value is the parent's, and not ours to use.
                 raise Forked(self.what)
             if self._state == _PENDING:
                 raise RuntimeError(f'{task!r} was switched to by somebody else while it waited in {self!r}')
         except BaseException as exc:
-            # Accepted but never to be used: without this the connection, slot or message in the value is lost.
+            # Accepted but never to be used: without this the slot or message in the value is lost.
             if self._state == _WOKEN and decline is not None:
                 decline(self._value)
             self._state = _LEFT
             if isinstance(exc, Exception) and fork.epoch.number != epoch:
-                raise Forked(self.what) from exc  # the library found nothing left to run in this child, see below
+                # The library found nothing left to run in this child, see `tell_waiters`.
+                raise Forked(self.what) from exc
             raise
         finally:
             self.task = None
@@ -188,11 +192,32 @@ class Waiter:
         return f'<Waiter {self.what!r} {_STATES[self._state]}{parked}>'
 
 
+def sleep(seconds: float = 0) -> None:
+    """Let other tasks run for some seconds; 0 lets each that is ready run once.
+
+    Raises:
+        WouldBlock: called in the hub.
+        Forked: this is a copy of the task in a forked child.
+    Switches: yes. Killed while sleeping: nothing is left behind.
+    Source: time.sleep.
+    """
+    waiter = Waiter('sleep')
+    if seconds <= 0:
+        library.run_soon(waiter._hub, waiter.ready)
+        waiter.wait()
+        return
+    timer = library.timer(waiter._hub, seconds, waiter.ready)
+    try:
+        waiter.wait()
+    finally:
+        timer.close()
+
+
 def tell_waiters() -> None:
     """In a forked child: resume every task of this thread that waits, which then raises `Forked`.
 
-    But not the main greenlet: an error there ends the process, and with it the greenlet that forked and whose work this
-    child is. It stays parked until nothing else is left to run.
+    But not the main greenlet: an error there ends the process, and with it the greenlet that forked and whose
+    work this child is. It stays parked until nothing else is left to run.
 
     Switches: no.
     Source: greenmq's own.
@@ -236,7 +261,7 @@ class Handoff:
         try:
             return waiter.wait(deadline, decline)
         except BaseException:
-            # Given to means taken out of the line; everybody else must leave it, or it grows with each timeout.
+            # Given to means taken out of the line; everybody else must leave it, or it grows for ever.
             if waiter._state != _WOKEN:
                 leave(self._line, waiter)
             raise

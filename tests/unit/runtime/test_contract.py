@@ -1,6 +1,7 @@
 """The contract of a runtime, tested through `greenmq.runtime` alone.
 
-Every hub library must pass this file as it stands: `GREENMQ_RUNTIME=<name> pytest tests/unit/runtime/test_contract.py`.
+Every hub library must pass this file as it stands: `GREENMQ_RUNTIME=<name> pytest
+tests/unit/runtime/test_contract.py`.
 """
 
 from __future__ import annotations

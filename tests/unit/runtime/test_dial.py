@@ -84,7 +84,7 @@ def deaf():
 
 @pytest.fixture(autouse=True)
 def names(monkeypatch):
-    """The resolver of this test: a dict of name → list of addresses, error, or NativeLock to wait for first."""
+    """The resolver of this test: name → list of addresses, or error, or NativeLock to wait for."""
     names = {}
 
     def getaddrinfo(host, port, family=0, kind=0):
@@ -146,7 +146,9 @@ def test_options_of_the_socket(listener):
         listener.host, listener.port, LONG, socket_options=[(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 20000)]
     )
     option = stream._sock.getsockopt
-    assert option(_socket.IPPROTO_TCP, _socket.TCP_NODELAY) and option(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE)
+    assert option(_socket.IPPROTO_TCP, _socket.TCP_NODELAY) and option(
+        _socket.SOL_SOCKET, _socket.SO_KEEPALIVE
+    )
     assert option(_socket.SOL_SOCKET, _socket.SO_RCVBUF) >= 20000
     stream.close()
 
@@ -218,7 +220,9 @@ class TestNames:
             runtime.dial('host', 1, LONG)
 
     def test_the_deadline_covers_the_look_up(self, stuck):
-        with pytest.raises(TimeoutError, match='stuck:1: no answer to the look-up of the name within 0.001 s'):
+        with pytest.raises(
+            TimeoutError, match='stuck:1: no answer to the look-up of the name within 0.001 s'
+        ):
             runtime.dial(stuck, 1, 0.001)
 
     def test_the_hub_runs_and_a_kill_ends_the_wait(self, stuck):
@@ -322,7 +326,10 @@ class TestTLS:
         assert server.join(LONG)
         server = self.serve(listener, certificates)
         stream = runtime.dial(
-            'broker', listener.port, LONG, tls=TLSOptions(ca_certs=str(certificates.ca), server_hostname='localhost')
+            'broker',
+            listener.port,
+            LONG,
+            tls=TLSOptions(ca_certs=str(certificates.ca), server_hostname='localhost'),
         )
         stream.close()
         assert server.join(LONG)

@@ -27,8 +27,8 @@ def settle():
         runtime.sleep(0)
 
 def fork(child):
-    # Runs child() in a child; gives what it printed with say(), after its end. (posix.close: gevent's own os.close
-    # leaves the closing to the next round of the hub, which may be long in coming.)
+    # Runs child() in a child; gives what it printed with say(), after its end. (posix.close: gevent's own
+    # os.close leaves the closing to the next round of the hub, which may be long in coming.)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -86,9 +86,9 @@ def wait_for_condition():
         condition.wait()
 calls = {
     'waiter': runtime.Waiter().wait, 'handoff': runtime.Handoff().wait, 'future': runtime.Future().result,
-    'lock': lock.acquire, 'condition': wait_for_condition, 'read': ours.read,
-    'write': lambda: full.write(bytes(10**6)), 'thread': lambda: runtime.offload(getattr, None, 'x', None) or
-    runtime.offload(__import__('_queue').SimpleQueue().get, own_thread=True),
+    'lock': lock.acquire, 'sleep': lambda: runtime.sleep(20), 'condition': wait_for_condition, 'read':
+    ours.read, 'write': lambda: full.write(bytes(10**6)), 'thread': lambda: runtime.offload(getattr, None,
+    'x', None) or runtime.offload(__import__('_queue').SimpleQueue().get, own_thread=True),
 }
 # Greenlets of the program, not tasks of ours.
 glets = [gevent.spawn(waiting, name, call) for name, call in calls.items()]
@@ -100,7 +100,7 @@ def child(say):
 print(*fork(child), sep='\\n')
 print(log, runtime.fork_epoch(), [glet.ready() for glet in glets].count(True))
 """)
-    assert lines == ['condition future handoff lock read thread waiter write', '1', '[] 0 0']
+    assert lines == ['condition future handoff lock read sleep thread waiter write', '1', '[] 0 0']
 
 
 def test_tasks_end_but_the_one_that_forked(run):
@@ -133,7 +133,8 @@ print(task.done, ends, 'timer' in finals)
 
 
 def test_the_main_greenlet_does_not_end_the_child_of_another(run):
-    lines = run("""
+    lines = run(
+        """
 import gevent
 lines, caught = [], []
 gone = runtime.Event()
@@ -150,12 +151,14 @@ except runtime_error as exc:
     caught.append(type(exc).__name__)
 gone.wait()
 print(*lines)
-""".replace('runtime_error', '(Forked, TimeoutError)'))
+""".replace('runtime_error', '(Forked, TimeoutError)')
+    )
     assert lines == ['work of the child']
 
 
 def test_the_main_greenlet_is_told_when_nothing_else_is_left_to_run(run):
-    lines = run("""
+    lines = run(
+        """
 import gevent
 read, write = os.pipe()
 glet = gevent.spawn(lambda: os.fork())  # returns into the program, twice
@@ -173,7 +176,8 @@ try:
 except Forked:
     os.write(write, b'forked')
     os._exit(0)
-""".replace('settle()\nkeeper', 'keeper'))
+""".replace('settle()\nkeeper', 'keeper')
+    )
     assert lines == ['parent goes on']
 
 

@@ -9,7 +9,9 @@ import pytest
 
 
 def ask(program):
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=25, check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=25, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -17,7 +19,10 @@ def ask(program):
 PATCH = 'from gevent import monkey; monkey.patch_all()\n'
 REPORT = 'from greenmq.runtime import patched; print(patched())\n'
 DRIVER = 'import imaplib\n'
-COVERED = 'from greenmq.runtime import patched; p = patched(); print(p.all, p.covers("imaplib"), p.covers("not_there"))\n'
+COVERED = (
+    'from greenmq.runtime import patched; p = patched()\n'
+    'print(p.all, p.covers("imaplib"), p.covers("not_there"))\n'
+)
 
 
 def test_report():
@@ -25,7 +30,10 @@ def test_report():
     assert ask(PATCH + REPORT).startswith('gevent: socket, ssl, threading, select, ')
     assert ask(PATCH + REPORT).endswith('(before greenmq)')
     assert ask('import greenmq.runtime\n' + PATCH + REPORT).endswith('(after greenmq)')
-    assert ask('from gevent import monkey; monkey.patch_socket()\n' + REPORT) == 'gevent: socket (before greenmq)'
+    assert (
+        ask('from gevent import monkey; monkey.patch_socket()\n' + REPORT)
+        == 'gevent: socket (before greenmq)'
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +46,14 @@ def test_report():
         (PATCH, 'True True True'),
         ('from gevent import monkey; monkey.patch_all(thread=False)\n' + DRIVER, 'False False False'),
     ],
-    ids=['unpatched', 'before the driver', 'after the driver', 'imported, patched later', 'driver not there', 'threads not'],
+    ids=[
+        'unpatched',
+        'before the driver',
+        'after the driver',
+        'imported, patched later',
+        'driver not there',
+        'threads not',
+    ],
 )
 def test_a_driver_is_covered_only_if_all_was_patched_before_it(program, answer):
     assert ask(program + COVERED) == answer

@@ -75,9 +75,12 @@ ORDERS = {
     'never': (WORK, 'never'),
     'before import': (PATCH + WORK, 'before'),
     'after import': ('import greenmq.runtime, ssl\n' + PATCH + WORK, 'after'),
-    'after first use': ('from greenmq import runtime\nruntime.name(); runtime.Lock(); import ssl\n' + PATCH + WORK, 'after'),
+    'after first use': ('from greenmq import runtime\nruntime.name()\nimport ssl\n' + PATCH + WORK, 'after'),
     'partly': ('from gevent import monkey; monkey.patch_socket(); monkey.patch_time()\n' + WORK, 'before'),
-    'threads only': ('from gevent import monkey; monkey.patch_thread(); monkey.patch_queue()\n' + WORK, 'never'),
+    'threads only': (
+        'from gevent import monkey; monkey.patch_thread(); monkey.patch_queue()\n' + WORK,
+        'never',
+    ),
 }
 
 
@@ -142,12 +145,14 @@ def test_use_after_first_use():
     chosen = runtime.name()
     runtime.use(chosen)
     other = 'eventlet' if chosen == 'gevent' else 'gevent'
-    with pytest.raises(RuntimeError, match=f"runs on {chosen} already, so runtime.use\\('{other}'\\) comes too late"):
+    late = f"runs on {chosen} already, so runtime.use\\('{other}'\\) comes too late"
+    with pytest.raises(RuntimeError, match=late):
         runtime.use(other)
 
 
 def test_use_beats_the_variable():
-    done = run('from greenmq import runtime; runtime.use("gevent"); print(runtime.name())', GREENMQ_RUNTIME='eventlet')
+    program = 'from greenmq import runtime; runtime.use("gevent"); print(runtime.name())'
+    done = run(program, GREENMQ_RUNTIME='eventlet')
     assert done.stdout.strip() == 'gevent', done.stderr
 
 
@@ -168,7 +173,9 @@ def test_each_thread_has_a_hub_of_its_own():
 
 
 def test_wsgi_server():
-    server = runtime.wsgi_server(('127.0.0.1', 0), lambda environ, start: (start('200 OK', []), [b'hello'])[1])
+    server = runtime.wsgi_server(
+        ('127.0.0.1', 0), lambda environ, start: (start('200 OK', []), [b'hello'])[1]
+    )
     server.start()
     try:
         stream = runtime.dial(*server.address, 10)
