@@ -45,7 +45,8 @@ def unpickle_dict(cls: type[_ObjectT], kwargs: dict[str, Any]) -> _ObjectT:
 
 
 class Object:
-    """A value whose fields are listed in `attrs`: that makes it copyable, picklable and a dictionary on request.
+    """A value whose fields are listed in `attrs`: that makes it copyable, picklable and a dictionary on
+    request.
 
     Switches: no.
     Source: kombu.abstract.Object.
@@ -95,7 +96,8 @@ class MaybeChannelBound(Object):
     _channel: Any = None
     _is_bound = False
 
-    #: Whether declaring it once an epoch is enough (an entity the broker may remove by itself is declared each time).
+    #: Whether declaring it once an epoch is enough (an entity the broker may remove by itself is declared
+    #: each time).
     can_cache_declaration: bool = False
 
     def __call__(self: _BoundT, channel: Any) -> _BoundT:
@@ -106,7 +108,8 @@ class MaybeChannelBound(Object):
         """Give a copy that is bound to `channel`; this one stays as it is.
 
         Arguments:
-            channel (Channel | Connection | None): for a connection its default channel is taken, and opened if need be.
+            channel (Channel | Connection | None): for a connection its default channel is taken, and opened
+                if need be.
         Switches: yes, see `maybe_channel`.
         Source: kombu MaybeChannelBound.bind.
         """

@@ -133,9 +133,12 @@ class Queue(MaybeChannelBound):
             self.exchange = exchange
 
     def __hash__(self) -> int:
-        # All that says where its messages come from, and all of it takes part in ==. Declarations are remembered by
-        # this: with the name alone, a second way into the same queue would never be bound.
+        # All that says where its messages come from, and all of it takes part in ==. Declarations are
+        # remembered by this: with the name alone, a second way into the same queue would never be bound.
         return hash(('Q', self.name, self.exchange, self.routing_key, frozenset(map(str, self.bindings))))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Queue):
@@ -251,7 +254,9 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.queue_bind.
         """
-        return self.bind_to(self.exchange, self.routing_key, self.binding_arguments, nowait=nowait, channel=channel)
+        return self.bind_to(
+            self.exchange, self.routing_key, self.binding_arguments, nowait=nowait, channel=channel
+        )
 
     def bind_to(
         self,
@@ -279,11 +284,13 @@ class Queue(MaybeChannelBound):
 
         Arguments:
             no_ack (bool | None): it needs no acknowledgement; None: as the queue says.
-            accept (Iterable[str] | None): content types or serializer names to decode; None: all that are enabled.
+            accept (Iterable[str] | None): content types or serializer names to decode; None: all that are
+                enabled.
         Returns:
             Message | None: None for an empty queue.
         Raises:
-            DecodeError: its body could not be decompressed. The message is settled: nobody would have it to do so.
+            DecodeError: its body could not be decompressed. The message is settled: nobody would have it to
+                do so.
         Switches: yes.
         Source: kombu Queue.get.
         """
@@ -355,7 +362,9 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.delete.
         """
-        result = self.channel.queue_delete(queue=self.name, if_unused=if_unused, if_empty=if_empty, nowait=nowait)
+        result = self.channel.queue_delete(
+            queue=self.name, if_unused=if_unused, if_empty=if_empty, nowait=nowait
+        )
         forget_declaration(self)
         return result
 
@@ -393,7 +402,9 @@ class Queue(MaybeChannelBound):
     def __repr__(self) -> str:
         if self.bindings:
             return self._repr_entity(f'Queue {self.name or repr("")} -> {pretty_bindings(self.bindings)}')
-        return self._repr_entity(f'Queue {self.name or repr("")} -> {self.exchange!r} -> {self.routing_key or ""}')
+        return self._repr_entity(
+            f'Queue {self.name or repr("")} -> {self.exchange!r} -> {self.routing_key or ""}'
+        )
 
     @property
     def can_cache_declaration(self) -> bool:  # type: ignore[override]
@@ -408,9 +419,9 @@ class Queue(MaybeChannelBound):
         Arguments:
             queue (str): the name.
             **options: the arguments of `Queue`; `binding_key` for the routing key; `exchange` by name with
-                `exchange_type`, `exchange_durable`, `exchange_auto_delete`, `exchange_arguments`, `delivery_mode`;
-                `queue_durable`, `queue_auto_delete`. Plain `durable` and `auto_delete` mean both. Unknown ones are
-                ignored.
+                `exchange_type`, `exchange_durable`, `exchange_auto_delete`, `exchange_arguments`,
+                `delivery_mode`; `queue_durable`, `queue_auto_delete`. Plain `durable` and `auto_delete` mean
+                both. Unknown ones are ignored.
         Switches: no.
         Source: kombu Queue.from_dict; differs: `exchange` may be an Exchange, `bindings` may be any iterable.
         """
@@ -425,8 +436,23 @@ class Queue(MaybeChannelBound):
                 auto_delete=_first(options, 'exchange_auto_delete', 'auto_delete'),
                 arguments=options.get('exchange_arguments'),
             )
-        same = ('exclusive', 'no_ack', 'queue_arguments', 'binding_arguments', 'consumer_arguments', 'bindings')
-        more = ('alias', 'no_declare', 'expires', 'message_ttl', 'max_length', 'max_length_bytes', 'max_priority')
+        same = (
+            'exclusive',
+            'no_ack',
+            'queue_arguments',
+            'binding_arguments',
+            'consumer_arguments',
+            'bindings',
+        )
+        more = (
+            'alias',
+            'no_declare',
+            'expires',
+            'message_ttl',
+            'max_length',
+            'max_length_bytes',
+            'max_priority',
+        )
         return cls(
             queue,
             exchange=exchange,

@@ -21,7 +21,9 @@ INTERNAL_EXCHANGE_PREFIX = ('amq.',)
 
 
 def maybe_delivery_mode(
-    v: int | str | None, modes: Mapping[str, int] | None = None, default: int | None = PERSISTENT_DELIVERY_MODE
+    v: int | str | None,
+    modes: Mapping[str, int] | None = None,
+    default: int | None = PERSISTENT_DELIVERY_MODE,
 ) -> Any:
     """Give the number of a delivery mode.
 
@@ -83,7 +85,8 @@ class Exchange(MaybeChannelBound):
         channel (Channel | Connection): bind to it at once.
         durable (bool): survives a restart of the broker. Default true.
         auto_delete (bool): goes when its last binding goes.
-        delivery_mode (int | str): for messages published to it: 1/'transient' or 2/'persistent' (the default).
+        delivery_mode (int | str): for messages published to it: 1/'transient' or 2/'persistent' (the
+            default).
         arguments (dict[str, object]): the broker's extensions.
         passive (bool): declaring only asks whether it exists.
         no_declare (bool): never declare it.
@@ -120,6 +123,9 @@ class Exchange(MaybeChannelBound):
 
     def __hash__(self) -> int:
         return hash(f'E|{self.name}')
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Exchange):
@@ -165,7 +171,9 @@ class Exchange(MaybeChannelBound):
     def _check(self) -> None:
         validate.short_string('the name of an exchange', self.name)
         if not isinstance(self.type, str) or not self.type:
-            raise InvalidArgument(f'the type of exchange {self.name!r}', self.type, 'is not the name of a type')
+            raise InvalidArgument(
+                f'the type of exchange {self.name!r}', self.type, 'is not the name of a type'
+            )
 
     def bind_to(
         self,
@@ -245,7 +253,9 @@ class Exchange(MaybeChannelBound):
         mode = maybe_delivery_mode(delivery_mode or self.delivery_mode)
         if isinstance(body, str) and kwargs.get('content_encoding') is None:
             kwargs['content_encoding'] = 'utf-8'
-        return self.channel.prepare_message(body, properties={**(properties or {}), 'delivery_mode': mode}, **kwargs)
+        return self.channel.prepare_message(
+            body, properties={**(properties or {}), 'delivery_mode': mode}, **kwargs
+        )
 
     def publish(
         self,

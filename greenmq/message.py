@@ -1,13 +1,13 @@
 """One delivery: its body on demand, and at most one acknowledgement.
 
-A message is made for every delivery, so its fields are slots, and nothing is decoded before it is asked for. Only
-a compressed body is inflated at once, under a limit: `body` has always been the inflated one.
+A message is made for every delivery, so its fields are slots, and nothing is decoded before it is asked for.
+Only a compressed body is inflated at once, under a limit: `body` has always been the inflated one.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from greenmq import events
 from greenmq.compression import decompress
@@ -25,16 +25,16 @@ ACK_STATES = {'ACK', 'REJECTED', 'REQUEUED'}
 
 IS_PYPY = hasattr(sys, 'pypy_version_info')
 
-#: What a compressed body may inflate to, unless the transport option `max_decoded_bytes` says otherwise. Deflate
-#: reaches 1:1000, so a 100 kB "bomb" can already ask for 100 MB.
+#: What a compressed body may inflate to, unless the transport option `max_decoded_bytes` says otherwise.
+#: Deflate reaches 1:1000, so a 100 kB "bomb" can already ask for 100 MB.
 MAX_DECODED_BYTES = 64 * 1024 * 1024
 
 _UNDECODED: Any = object()
 
 
 class _Errors:
-    # The list of what went wrong while a message was made: made itself only for those who look. Hardly any message
-    # has one, and a list for each would cost more than decoding a small body.
+    # The list of what went wrong while a message was made: made itself only for those who look. Hardly any
+    # message has one, and a list for each would cost more than decoding a small body.
     def __get__(self, message: Any, owner: Any = None) -> list[Any] | None:
         if message is None:
             return None
@@ -56,8 +56,8 @@ class Message:
         accept (set[str]): content types that may be decoded; None: all that are enabled.
         channel (Channel): where it is to be settled.
     Attributes:
-        errors (list[tuple]): `sys.exc_info()` of what failed while it was made (a body that does not inflate);
-            `decode()` raises the first.
+        errors (list[tuple]): `sys.exc_info()` of what failed while it was made (a body that does not
+            inflate); `decode()` raises the first.
     Switches: no.
     Source: kombu.message.Message; differs: `decode` raises what `errors` holds, as a DecodeError.
     """
@@ -130,9 +130,11 @@ class Message:
         Arguments:
             multiple (bool): and all delivered before it on this channel.
         Returns:
-            bool | None: False if the connection was lost since: nothing was sent, the broker delivers it again (P36).
+            bool | None: False if the connection was lost since: nothing was sent, the broker delivers it
+            again (P36).
         Raises:
-            MessageStateError: settled before, or no channel. StaleDelivery if the transport is told to raise it.
+            MessageStateError: settled before, or no channel. StaleDelivery if the transport is told to raise
+                it.
         Switches: yes if the connection's buffer is full.
         Source: kombu Message.ack; differs: the return value.
         """
@@ -141,7 +143,11 @@ class Message:
             no_ack = channel.no_ack_consumers
             if no_ack and self.delivery_info.get('consumer_tag') in no_ack:
                 return None  # the broker has forgotten it already
-        self._settle('ACK')
+        if channel is None or self._state in ACK_STATES:
+            self._refuse()
+        # Recorded before the call, which may switch: of two greenlets that settle one message only the first
+        # may.
+        self._state = 'ACK'
         try:
             sent = channel.basic_ack(self.delivery_tag, multiple=multiple)
         except BaseException as exc:
@@ -174,7 +180,9 @@ class Message:
         return self._reject('REQUEUED', True)
 
     def _reject(self, state: str, requeue: bool) -> bool | None:
-        self._settle(state)
+        if self.channel is None or self._state in ACK_STATES:
+            self._refuse()
+        self._state = state
         try:
             sent = self.channel.basic_reject(self.delivery_tag, requeue=requeue)
         except BaseException as exc:
@@ -182,20 +190,19 @@ class Message:
             raise
         return None if sent is not False else self._unsettle()
 
-    def _settle(self, state: str) -> None:
-        # Recorded before the call, which may switch: of two greenlets that settle one message only the first may.
+    def _refuse(self) -> NoReturn:
         if self.channel is None:
             raise self.MessageStateError('This message does not have a receiving channel')
-        if self._state in ACK_STATES:
-            raise self.MessageStateError(f'Message already acknowledged with state: {self._state}')
-        self._state = state
+        raise self.MessageStateError(f'Message already acknowledged with state: {self._state}')
 
     def _unsettle(self, exc: BaseException | None = None) -> bool:
         # Nothing was sent: the caller may try again, unless the tag means nothing any more.
         self._state = 'STALE' if exc is None or isinstance(exc, StaleDelivery) else 'RECEIVED'
         return False
 
-    def ack_log_error(self, logger: Any, errors: tuple[type[BaseException], ...], multiple: bool = False) -> None:
+    def ack_log_error(
+        self, logger: Any, errors: tuple[type[BaseException], ...], multiple: bool = False
+    ) -> None:
         """As `ack`, but log `errors` instead of raising them.
 
         Arguments:
@@ -209,7 +216,9 @@ class Message:
         except errors as exc:
             logger.critical("Couldn't ack %r, reason:%r", self.delivery_tag, exc, exc_info=True)
 
-    def reject_log_error(self, logger: Any, errors: tuple[type[BaseException], ...], requeue: bool = False) -> None:
+    def reject_log_error(
+        self, logger: Any, errors: tuple[type[BaseException], ...], requeue: bool = False
+    ) -> None:
         """As `reject`, but log `errors` instead of raising them.
 
         Switches: as `reject`.
@@ -252,7 +261,8 @@ class Message:
 
     @property
     def redelivery_expected(self) -> bool:
-        """Whether the broker will deliver it again, because its connection was lost before it was settled (P36)."""
+        """Whether the broker will deliver it again, because its connection was lost before it was settled
+        (P36)."""
         if self._state != 'RECEIVED':
             return self._state == 'STALE'
         is_stale = getattr(self.channel, 'is_stale', None)
@@ -264,7 +274,9 @@ class Message:
             content_type=self.content_type,
             delivery_tag=self.delivery_tag,
             body_length=len(self.body) if self.body is not None else None,
-            properties=dictfilter(correlation_id=self.properties.get('correlation_id'), type=self.properties.get('type')),
+            properties=dictfilter(
+                correlation_id=self.properties.get('correlation_id'), type=self.properties.get('type')
+            ),
             delivery_info=dictfilter(
                 exchange=self.delivery_info.get('exchange'), routing_key=self.delivery_info.get('routing_key')
             ),
@@ -281,8 +293,8 @@ def _as_decode_error(exc: Exception, what: str) -> Exception:
 
 
 def _max_decoded_bytes(channel: Any) -> int:
-    # The channel's own attribute if the transport keeps one, else the connection's option; third-party channels
-    # may have neither.
+    # The channel's own attribute if the transport keeps one, else the connection's option; third-party
+    # channels may have neither.
     limit = getattr(channel, 'max_decoded_bytes', None)
     if limit is None:
         client = getattr(getattr(channel, 'connection', None), 'client', None)
@@ -294,8 +306,8 @@ def _max_decoded_bytes(channel: Any) -> int:
 def settle_undecodable(message: Any, exc: BaseException, dead_letter: bool = False) -> None:
     """Settle a message that nobody will be able to read, so that it stops no consumer (P40).
 
-    It is logged, then rejected without requeue where its queue has a place for it, else acknowledged: requeued, it
-    would come back for ever.
+    It is logged, then rejected without requeue where its queue has a place for it, else acknowledged:
+    requeued, it would come back for ever.
 
     Arguments:
         message (Message): of any transport.
@@ -310,8 +322,7 @@ def settle_undecodable(message: Any, exc: BaseException, dead_letter: bool = Fal
         dead_letter = bool(has_dead_letter is not None and queue and has_dead_letter(queue))
     fate = 'rejected without requeue' if dead_letter else 'acknowledged, and so lost'
     logger.error('Cannot decode message %r: %r. It is %s.', message.delivery_tag, exc, fate, exc_info=exc)
-    if events.wanted('decode_error'):
-        events.emit('decode_error', source=channel, message=message, error=exc, dead_letter=dead_letter)
+    events.emit('decode_error', source=channel, message=message, error=exc, dead_letter=dead_letter)
     if message.acknowledged or channel is None:
         return
     if dead_letter and message.delivery_info.get('consumer_tag') not in (channel.no_ack_consumers or ()):

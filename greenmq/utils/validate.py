@@ -1,4 +1,5 @@
-"""Checks of what a caller gave, made before anything is sent: each failure names the argument, the value and the limit.
+"""Checks of what a caller gave, made before anything is sent: each failure names the argument, the value and
+the limit.
 
 The hot paths call these only when a cheap look says that there is something to check.
 """
@@ -120,7 +121,8 @@ def headers(value: Any, what: str = 'headers') -> None:
     """Check a message's headers: a mapping of str to what a message header can hold.
 
     Arguments:
-        value (Mapping[str, object]): values are str, bytes, numbers, dates, None, and lists or mappings of these.
+        value (Mapping[str, object]): values are str, bytes, numbers, dates, None, and lists or mappings of
+            these.
         what (str): the argument's name, for the error.
     Raises:
         InvalidArgument: another shape, naming the header.
@@ -135,8 +137,12 @@ def headers(value: Any, what: str = 'headers') -> None:
 def _fields(fields: Mapping[Any, Any], what: str, depth: int) -> None:
     for name, item in fields.items():
         if not isinstance(name, str):
-            raise InvalidArgument(f'the name of a field of {what}', name, f'is {_kind(name)}, a str is needed')
-        if len(name) > SHORT_STRING_BYTES // 4:  # four bytes a character at most: shorter names need no encoding
+            raise InvalidArgument(
+                f'the name of a field of {what}', name, f'is {_kind(name)}, a str is needed'
+            )
+        if (
+            len(name) > SHORT_STRING_BYTES // 4
+        ):  # four bytes a character at most: shorter names need no encoding
             short_string(f'the name of a field of {what}', name)
         if item is not None and not isinstance(item, _PLAIN):
             _nested(item, f'{what}[{name[:40]!r}]', depth + 1)

@@ -1,0 +1,211 @@
+"""Node: one process that takes the commands of a mailbox. Public in `greenmq.pidbox`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from greenmq import messaging
+from greenmq.log import get_logger
+from greenmq.matcher import match
+from greenmq.utils.functional import reprcall
+
+__all__ = ('Node',)
+
+W_PIDBOX_IN_USE = """\
+A node named {node.hostname} already takes commands from this mailbox.
+
+Either another node of that name is running, or one was not shut down as it should: the commands
+are then shared out among them. Give each node of a host a name of its own.
+"""
+
+logger = get_logger('greenmq.pidbox')
+debug, error = logger.debug, logger.error
+
+
+class Node:
+    """One process that takes commands.
+
+    Arguments:
+        hostname (str): its name; default: that of the host.
+        state (object): given to every handler as first argument.
+        channel (Channel): where it takes commands.
+        handlers (dict[str, Callable]): commands by name.
+        mailbox (Mailbox): whose node it is.
+    Source: kombu.pidbox.Node.
+    """
+
+    hostname: str | None = None
+    handlers: dict[str, Callable[..., Any]] | None = None
+    mailbox: Any = None
+    state: Any = None
+    channel: Any = None
+
+    def __init__(
+        self,
+        hostname: str | None,
+        state: Any = None,
+        channel: Any = None,
+        handlers: dict[str, Callable[..., Any]] | None = None,
+        mailbox: Any = None,
+    ) -> None:
+        self.channel = channel
+        self.mailbox = mailbox
+        self.hostname = hostname
+        self.state = state
+        self.adjust_clock = self.mailbox.clock.adjust
+        self.handlers = {} if handlers is None else handlers
+
+    def Consumer(
+        self, channel: Any = None, no_ack: bool = True, accept: Any = None, **options: Any
+    ) -> messaging.Consumer:
+        """Make the consumer of this node's commands.
+
+        Switches: yes: it declares the node's queue.
+        Source: kombu Node.Consumer.
+        """
+        queue = self.mailbox.get_queue(self.hostname)
+
+        def verify_exclusive(name: str, messages: int, consumers: int) -> None:
+            if consumers:
+                warnings.warn(W_PIDBOX_IN_USE.format(node=self), stacklevel=2)
+
+        queue.on_declared = verify_exclusive
+        return messaging.Consumer(
+            channel or self.channel,
+            [queue],
+            no_ack=no_ack,
+            accept=self.mailbox.accept if accept is None else accept,
+            **options,
+        )
+
+    def handler(self, fun: Callable[..., Any]) -> Callable[..., Any]:
+        """Register a command under its function's name; a decorator.
+
+        Switches: no.
+        Source: kombu Node.handler.
+        """
+        assert self.handlers is not None
+        self.handlers[fun.__name__] = fun
+        return fun
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Log a command that can't be decoded.
+
+        Switches: no.
+        Source: kombu Node.on_decode_error.
+        """
+        error('Cannot decode message: %r', exc, exc_info=exc)
+
+    def listen(self, channel: Any = None, callback: Callable[..., Any] | None = None) -> messaging.Consumer:
+        """Start taking commands.
+
+        Arguments:
+            callback (Callable): called with (body, message); default `handle_message`.
+        Switches: yes.
+        Source: kombu Node.listen.
+        """
+        consumer = self.Consumer(
+            channel=channel,
+            callbacks=[callback or self.handle_message],
+            on_decode_error=self.on_decode_error,
+        )
+        consumer.consume()
+        return consumer
+
+    def dispatch(
+        self,
+        method: str,
+        arguments: dict[str, Any] | None = None,
+        reply_to: dict[str, str] | None = None,
+        ticket: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a command, and send what it returned to where `reply_to` says.
+
+        Arguments:
+            reply_to (dict[str, str]): `exchange` and `routing_key`.
+            ticket (str): of the request.
+            **kwargs: ignored.
+        Returns:
+            object: what the handler returned, ``{'error': …}`` if it raised.
+        Switches: as the handler; yes to reply.
+        Source: kombu Node.dispatch.
+        """
+        arguments = arguments or {}
+        debug(
+            'pidbox received method %s [reply_to:%s ticket:%s]',
+            reprcall(method, (), arguments),
+            reply_to,
+            ticket,
+        )
+        handle = self.handle_call if reply_to else self.handle_cast
+        try:
+            reply = handle(method, arguments)
+        except Exception as exc:
+            error('pidbox command error: %r', exc, exc_info=True)
+            reply = {'error': repr(exc)}
+        if reply_to:
+            self.reply(
+                {self.hostname: reply}, exchange=reply_to['exchange'], routing_key=reply_to['routing_key'],
+                ticket=ticket,
+            )  # fmt: skip
+        return reply
+
+    def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run a command; `handle_call` and `handle_cast` are this with and without a reply.
+
+        Raises:
+            KeyError: unknown.
+        Switches: as the handler.
+        Source: kombu Node.handle.
+        """
+        assert self.handlers is not None
+        return self.handlers[method](self.state, **(arguments or {}))
+
+    def handle_call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Run a command that wants a reply.
+
+        Switches: as the handler.
+        Source: kombu Node.handle_call.
+        """
+        return self.handle(method, arguments)
+
+    def handle_cast(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Run a command that wants no reply.
+
+        Switches: as the handler.
+        Source: kombu Node.handle_cast.
+        """
+        return self.handle(method, arguments)
+
+    def handle_message(self, body: dict[str, Any], message: Any = None) -> Any:
+        """Run the command of a message, if it is for this node.
+
+        Switches: as `dispatch`.
+        Source: kombu Node.handle_message.
+        """
+        if message is not None:
+            self.adjust_clock(message.headers.get('clock') or 0)
+        destination = body.get('destination')
+        pattern, matcher = body.get('pattern'), body.get('matcher')
+        if destination:
+            meant = self.hostname in destination
+        elif pattern and matcher:
+            meant = bool(match(self.hostname or '', pattern, matcher))
+        else:
+            meant = True
+        return self.dispatch(**body) if meant else None
+
+    dispatch_from_message = handle_message
+
+    def reply(self, data: Any, exchange: str, routing_key: str, ticket: str | None, **kwargs: Any) -> None:
+        """Send a reply.
+
+        Switches: yes.
+        Source: kombu Node.reply.
+        """
+        self.mailbox._publish_reply(
+            data, exchange, routing_key, ticket, channel=self.channel, serializer=self.mailbox.serializer
+        )

@@ -1,0 +1,503 @@
+"""Producer: from a value to a message at the broker, by any number of greenlets at once. Public in
+`greenmq.messaging`.
+
+Nothing of one call is kept on the object. What it keeps is the channel, replaced as a whole by `revive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from greenmq import events, runtime
+from greenmq.abstract import maybe_channel
+from greenmq.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch
+from greenmq.common import maybe_declare
+from greenmq.compression import compress
+from greenmq.connection import is_connection
+from greenmq.entity import DELIVERY_MODES, Exchange, maybe_delivery_mode
+from greenmq.exceptions import ChannelError, EncodeError, InvalidArgument, Unroutable, WouldBlock
+from greenmq.nowait import Backlog
+from greenmq.serialization import dumps
+from greenmq.utils import validate
+from greenmq.utils.functional import ChannelPromise
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ('Producer',)
+
+#: Seconds a publish may take, everything included; the transport option `publish_timeout` says otherwise.
+PUBLISH_TIMEOUT = 30.0
+
+#: Text of at most this many characters fits a short string in UTF-8 whatever they are.
+_SURELY_SHORT = validate.SHORT_STRING_BYTES // 4
+
+#: The broker says that an exchange or queue is not there, or not as it was declared.
+_DECLARATION_LOST = (404, 406)
+
+_ProducerT = TypeVar('_ProducerT', bound='Producer')
+
+_deadline_after = runtime.Deadline.after
+
+
+class Producer:
+    """Publishes messages, usually to one exchange.
+
+    Arguments:
+        channel (Channel | Connection): for a connection its default channel is opened by the first use.
+        exchange (Exchange | str): where to publish unless `publish` says otherwise. A name alone is not
+            declared.
+        routing_key (str): default for `publish`.
+        serializer (str): default for `publish`; None: the default of the process, json.
+        auto_declare (bool): declare `exchange` before the first publish of each epoch. Default true.
+        compression (str): default for `publish`.
+        on_return (Callable): called with (error, exchange, routing_key, message) for a message published with
+            `mandatory` that no queue took; without it that publish raises `Unroutable`.
+    Source: kombu.messaging.Producer; differs: safe to share between greenlets; `exchange` may be a name.
+    """
+
+    exchange: Any = None
+    routing_key: str = ''
+    serializer: str | None = None
+    compression: str | None = None
+    auto_declare: bool = True
+    on_return: Callable[..., Any] | None = None
+    __connection__: Any = None
+
+    def __init__(
+        self,
+        channel: Any,
+        exchange: Exchange | str | None = None,
+        routing_key: str | None = None,
+        serializer: str | None = None,
+        auto_declare: bool | None = None,
+        compression: str | None = None,
+        on_return: Callable[..., Any] | None = None,
+    ) -> None:
+        self._channel: Any = None
+        self._batches: dict[Any, BatchState] = {}
+        self._backlog: Backlog | None = None
+        self.exchange = exchange if exchange is not None else self.exchange
+        if self.exchange is None:
+            self.exchange = Exchange('')
+        elif isinstance(self.exchange, str):
+            self.exchange = Exchange(self.exchange, no_declare=True)
+        self.routing_key = routing_key or self.routing_key
+        self.serializer = serializer or self.serializer
+        self.compression = compression or self.compression
+        self.on_return = on_return or self.on_return
+        if auto_declare is not None:
+            self.auto_declare = auto_declare
+        if channel is not None:
+            self.revive(channel)
+
+    def __repr__(self) -> str:
+        return f'<Producer: {self._channel!r}>'
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__class__, self.__reduce_args__()
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        return None, self.exchange, self.routing_key, self.serializer, self.auto_declare, self.compression
+
+    def declare(self) -> None:
+        """Declare the exchange.
+
+        Switches: yes.
+        Source: kombu Producer.declare.
+        """
+        if self.exchange.name:
+            self.exchange.declare()
+
+    def maybe_declare(self, entity: Any, retry: bool = False, **retry_policy: Any) -> bool | None:
+        """Declare an entity unless that was done in this epoch of the connection.
+
+        Switches: yes if it has to be declared.
+        Source: kombu Producer.maybe_declare.
+        """
+        if entity:
+            return maybe_declare(entity, self.channel, retry, **retry_policy)
+        return None
+
+    def publish(
+        self,
+        body: Any,
+        routing_key: str | None = None,
+        delivery_mode: int | str | None = None,
+        mandatory: bool = False,
+        immediate: bool = False,
+        priority: int = 0,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        serializer: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        exchange: Exchange | str | None = None,
+        retry: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+        declare: Iterable[Any] | None = None,
+        expiration: float | None = None,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        **properties: Any,
+    ) -> Any:
+        """Publish a message. Nothing that is passed in is changed.
+
+        Arguments:
+            body (object): anything the serializer takes; with `content_type` a str or bytes that is sent as
+                it is.
+            routing_key (str): at most 255 bytes of UTF-8. Default: the producer's.
+            delivery_mode (int | str): 1/'transient' or 2/'persistent'. Default: the exchange's, else
+                persistent.
+            mandatory (bool): the message must reach a queue.
+            immediate (bool): it must reach a consumer (most brokers refuse this).
+            priority (int): 0 to 255.
+            content_type (str), content_encoding (str): of a body that is encoded already.
+            serializer (str): by name. Default: the producer's.
+            headers (dict[str, object]): sent along.
+            compression (str): by name; '' for none. Default: the producer's.
+            exchange (Exchange | str): Default: the producer's.
+            retry (bool): try again after connection errors, within `timeout`.
+            retry_policy (dict[str, object]): as for `Connection.ensure`.
+            declare (Iterable[Exchange | Queue]): declared first, unless that was done in this epoch.
+            expiration (float): seconds after which the broker may drop it.
+            timeout (float): seconds for all of it: connecting, declaring, sending, confirming. Default: the
+                transport option `publish_timeout`, 30. inf: without limit.
+            confirm_timeout (float): handed to the transport, for kombu's sake.
+            **properties: further AMQP properties (correlation_id, reply_to, …).
+        Returns:
+            object: what the transport's channel returned.
+        Raises:
+            InvalidArgument: a value that can't be sent, before anything is.
+            EncodeError: the body can't be serialized.
+            WouldBlock: called in a hub callback; `publish_nowait` is for that.
+            Unroutable: `mandatory`, and no queue took it (from the broker).
+            PublishUnconfirmed: not confirmed in time. ConnectionBlocked: the broker takes nothing now.
+            OperationalError: with `retry`: given up.
+        Switches: yes. Killed while waiting: the message is sent whole or not at all.
+        Source: kombu Producer.publish; differs: one deadline for everything; declarations are remembered
+            (P20).
+        """
+        if runtime.in_hub():
+            raise WouldBlock('publish')
+        deadline = runtime.Deadline.of(timeout) if timeout is not None else self._default_deadline()
+        args = self._arguments(
+            body, routing_key, delivery_mode, mandatory, immediate, priority, content_type, content_encoding,
+            serializer, headers, compression, exchange, declare, expiration, properties, deadline,
+            confirm_timeout,
+        )  # fmt: skip
+        if not retry:
+            return self._publish(*args)
+        policy = {**(retry_policy or {}), 'timeout': deadline}
+        return self.connection.ensure(self, self._publish, **policy)(*args)
+
+    def publish_nowait(
+        self,
+        body: Any,
+        routing_key: str | None = None,
+        delivery_mode: int | str | None = None,
+        mandatory: bool = False,
+        immediate: bool = False,
+        priority: int = 0,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        serializer: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        exchange: Exchange | str | None = None,
+        declare: Iterable[Any] | None = None,
+        expiration: float | None = None,
+        **properties: Any,
+    ) -> Any:
+        """Publish without waiting, in a hub callback too.
+
+        Arguments:
+            all: as for `publish`.
+        Returns:
+            runtime.Future: resolves when the broker has the message, or to the error. Messages keep their
+            order.
+        Raises:
+            InvalidArgument, EncodeError: as `publish`.
+            BufferFull: too many messages wait already.
+        Switches: no. If the channel must be opened or something declared first, a task does that.
+        Source: greenmq's own.
+        """
+        args = self._arguments(
+            body, routing_key, delivery_mode, mandatory, immediate, priority, content_type, content_encoding,
+            serializer, headers, compression, exchange, declare, expiration, properties,
+            self._default_deadline(), None,
+        )  # fmt: skip
+        channel = self._channel
+        send = getattr(channel, 'basic_publish_nowait', None)
+        if (
+            self._backlog
+            or send is None
+            or isinstance(channel, ChannelPromise)
+            or self._undeclared(channel, args[10])
+        ):
+            if self._backlog is None:
+                self._backlog = Backlog(self._publish)
+            return self._backlog.put(*args)
+        message = channel.prepare_message(*args[:6])
+        return send(message, exchange=args[9], routing_key=args[6], mandatory=args[7], immediate=args[8])
+
+    def _default_deadline(self) -> runtime.Deadline:
+        client = self.__connection__
+        if client is None:
+            client = getattr(getattr(self._channel, 'connection', None), 'client', None)
+        options = getattr(client, 'transport_options', None)
+        if options and options.__class__ is dict:
+            return runtime.Deadline.of(_seconds(options.get('publish_timeout', PUBLISH_TIMEOUT)))
+        return _deadline_after(PUBLISH_TIMEOUT)
+
+    def _arguments(
+        self, body: Any, routing_key: Any, delivery_mode: Any, mandatory: bool, immediate: bool, priority: Any,
+        content_type: str | None, content_encoding: str | None, serializer: str | None, headers: Any,
+        compression: str | None, exchange: Any, declare: Any, expiration: Any, properties: dict[str, Any],
+        deadline: Any, confirm_timeout: float | None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """What `_publish` takes, checked, from what the caller gave: the one place where a bad value is
+        found."""
+        default = self.exchange
+        if exchange:
+            if isinstance(exchange, Exchange):
+                delivery_mode = delivery_mode or exchange.delivery_mode
+                exchange = exchange.name
+            elif not isinstance(exchange, str):
+                raise InvalidArgument('exchange', exchange, 'is neither an Exchange nor a name')
+            else:
+                delivery_mode = delivery_mode or default.delivery_mode
+            if len(exchange) > _SURELY_SHORT:
+                validate.short_string('exchange', exchange)
+        else:
+            delivery_mode = delivery_mode or default.delivery_mode
+            exchange = default.name
+        properties['delivery_mode'] = _delivery_mode(delivery_mode) if delivery_mode else 2
+        if routing_key is None:
+            routing_key = self.routing_key
+        if routing_key.__class__ is not str or len(routing_key) > _SURELY_SHORT:
+            validate.short_string('routing_key', routing_key)
+        if priority:
+            validate.priority(priority)
+        if expiration is not None:
+            properties['expiration'] = validate.expiration_ms(expiration)
+        if headers:
+            validate.headers(headers)
+            headers = dict(headers)
+        else:
+            headers = {}
+        if content_type:
+            body, content_encoding = _encoded(body, content_type, content_encoding)
+        else:
+            content_type, content_encoding, body = dumps(body, serializer=serializer or self.serializer)
+        if compression is None:
+            compression = self.compression
+        if compression:
+            body, headers['compression'] = compress(body, compression)
+        if self.auto_declare and default.name:
+            declare = [*declare, default] if declare and default not in declare else declare or (default,)
+        return (
+            body, priority, content_type, content_encoding, headers, properties, routing_key, mandatory,
+            immediate, exchange, declare, deadline, confirm_timeout,
+        )  # fmt: skip
+
+    def _publish(
+        self, body: Any, priority: Any, content_type: str, content_encoding: str, headers: dict[str, Any],
+        properties: dict[str, Any], routing_key: str, mandatory: bool, immediate: bool, exchange: str,
+        declare: Any, deadline: Any, confirm_timeout: float | None, again: bool = False,
+    ) -> Any:  # fmt: skip
+        # Called again after a loss, then with another channel: the message is made for the one at hand.
+        channel = self._channel
+        if channel is None or channel.__class__ is ChannelPromise:
+            channel = self.channel
+        message = channel.prepare_message(body, priority, content_type, content_encoding, headers, properties)
+        if declare:
+            connection = channel.connection
+            # What `maybe_declare` would ask, without a call for each entity of each message.
+            declared = connection.client.declared_entities if connection is not None else ()
+            for entity in declare:
+                if hash(entity) not in declared:
+                    maybe_declare(entity, channel)
+        publish = channel.basic_publish
+        if self._batches:
+            state = self._batches.get(runtime.current())
+            if state is not None:
+                publish = state.publisher(channel)
+        if events.wanted('publish'):
+            events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
+        try:
+            return publish(
+                message,
+                exchange=exchange,
+                routing_key=routing_key,
+                mandatory=mandatory,
+                immediate=immediate,
+                timeout=deadline,
+                confirm_timeout=confirm_timeout,
+            )
+        except Unroutable as exc:
+            # Somebody may have deleted a queue that we remember as declared: declare once more, then believe
+            # it (P20). The message is prepared anew: the channel has already put it into its own form.
+            if declare and not again and _forget_declared(channel, declare):
+                return self._publish(
+                    body, priority, content_type, content_encoding, headers, properties, routing_key,
+                    mandatory, immediate, exchange, declare, deadline, confirm_timeout, True,
+                )  # fmt: skip
+            return self._returned(exc, channel)
+        except ChannelError as exc:
+            if getattr(exc, 'reply_code', None) in _DECLARATION_LOST:
+                _forget_declared(channel, declare, exchange)
+            raise
+
+    def _returned(self, exc: Unroutable, channel: Any) -> None:
+        events.emit('returned', source=channel, exchange=exc.exchange, routing_key=exc.routing_key, error=exc)
+        on_return = self.on_return
+        if on_return is None:
+            raise exc
+        if on_return not in _return_handlers(channel):
+            on_return(exc, exc.exchange, exc.routing_key, exc.message)
+
+    def _undeclared(self, channel: Any, declare: Any) -> bool:
+        if not declare:
+            return False
+        declared = channel.connection.client.declared_entities
+        return any(hash(entity) not in declared for entity in declare)
+
+    def batch(self, max_size: int = DEFAULT_BATCH_SIZE) -> ProducerBatch:
+        """Collect what this greenlet publishes inside the `with` block and send it together.
+
+        On a transport that cannot, each message is published at once. An exception that leaves the block discards
+        what was not sent yet.
+
+        Arguments:
+            max_size (int): messages after which it is flushed by itself.
+        Returns:
+            ProducerBatch: a context manager with `flush()`.
+        Raises:
+            InvalidArgument: not a positive integer.
+        Switches: no; the flush does.
+        Source: kombu Producer.batch; differs: per greenlet, not per thread.
+        """
+        return ProducerBatch(self, self._batches, max_size)
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Whether the transport sends a batch together."""
+        return bool(getattr(self.channel, 'supports_batch_publish', False))
+
+    @property
+    def channel(self) -> Any:
+        """The channel to publish on. Opened now if it was only promised, and then this switches."""
+        channel = self._channel
+        if isinstance(channel, ChannelPromise):
+            promise, channel = channel, channel()
+            # Another greenlet may have revived us while the channel was opened: then its channel is the
+            # newer one.
+            if self._channel is promise:
+                self._channel = channel
+                self.exchange.revive(channel)
+                self._listen_for_returns(channel)
+        return channel
+
+    @channel.setter
+    def channel(self, channel: Any) -> None:
+        self._channel = channel
+
+    def _listen_for_returns(self, channel: Any) -> None:
+        if self.on_return is not None:
+            handlers = _return_handlers(channel)
+            if hasattr(handlers, 'add'):
+                handlers.add(self.on_return)
+
+    def revive(self, channel: Any) -> None:
+        """Use another channel from now on, for all greenlets that share this producer.
+
+        Arguments:
+            channel (Channel | Connection): for a connection its default channel is opened by the first use.
+        Switches: no.
+        Source: kombu Producer.revive.
+        """
+        if is_connection(channel):
+            connection = channel
+            self.__connection__ = connection
+            channel = ChannelPromise(lambda: connection.default_channel)
+        if isinstance(channel, ChannelPromise):
+            self._channel = channel
+            self.exchange = self.exchange(channel)
+        else:
+            channel = maybe_channel(channel)
+            self._channel = channel
+            self.exchange = self.exchange(channel)
+            self._listen_for_returns(channel)
+
+    def __enter__(self: _ProducerT) -> _ProducerT:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the producer back to the pool it came from, if any; a pool replaces this method.
+
+        Switches: no.
+        Source: kombu Producer.release.
+        """
+
+    close = release
+
+    @property
+    def connection(self) -> Any:
+        """The Connection, None if the channel does not tell."""
+        client = self.__connection__
+        if client is None:
+            client = getattr(getattr(self.channel, 'connection', None), 'client', None)
+        return client
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else validate.at_least_zero('publish_timeout', value)
+
+
+def _delivery_mode(mode: Any) -> int:
+    if mode.__class__ is int:
+        if mode in (1, 2):
+            return int(mode)
+    elif mode in DELIVERY_MODES:
+        return int(maybe_delivery_mode(mode))
+    raise InvalidArgument('delivery_mode', mode, "is not one of 1, 2, 'transient', 'persistent'")
+
+
+def _encoded(body: Any, content_type: str, content_encoding: str | None) -> tuple[Any, str]:
+    if isinstance(body, str):
+        encoding = content_encoding or 'utf-8'
+        try:
+            return body.encode(encoding), encoding
+        except (LookupError, UnicodeError) as exc:
+            raise EncodeError(
+                f'a body of type {content_type} cannot be encoded as {encoding!r}: {exc}'
+            ) from exc
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise EncodeError(
+            f'with content_type {content_type!r} the body must be encoded already: '
+            f'a str or bytes, not {type(body).__name__}'
+        )
+    return body, content_encoding or 'binary'
+
+
+def _return_handlers(channel: Any) -> Any:
+    # Only channels in the manner of py-amqp have such a table.
+    table = getattr(channel, 'events', None)
+    return table.get('basic_return', ()) if isinstance(table, dict) else ()
+
+
+def _forget_declared(channel: Any, declare: Any, exchange: str = '') -> bool:
+    """Forget that these were declared; tells whether any was remembered."""
+    declared = channel.connection.client.declared_entities
+    before = len(declared)
+    declared.difference_update([hash(entity) for entity in declare or ()])
+    if exchange:
+        declared.discard(hash(Exchange(exchange)))
+    return len(declared) < before
