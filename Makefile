@@ -7,11 +7,11 @@ PYTEST := $(BIN)/python -m pytest
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
-	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
+	--select E,F,W,I,B,UP,C4,PIE --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
 SOURCES := greenmq tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check bench clean
+.PHONY: help demo test unit check soak bench clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,10 @@ check: $(VENV)/.tested  ## lint, types and the rules of the house
 	$(RUFF) $(wildcard $(SOURCES))
 	$(BIN)/mypy --no-incremental --cache-dir=/dev/null
 	$(PYTEST) -q tests/house
+
+soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minutes
+	@.ci/servers
+	$(PYTEST) -m stress
 
 bench: $(VENV)/.tested  ## measure against kombu in the same run, and print the numbers
 	$(BIN)/python -m benchmarks.memory

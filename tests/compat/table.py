@@ -146,13 +146,16 @@ def literal(text):
 
 # ---------------------------------------------------------------- members and names
 
+COMPUTED = (property, functools.cached_property)
+
+
 def static(cls, name):
     return inspect.getattr_static(cls, name, None)
 
 
 def compare_method(path, recorded, cls, name, omissions):
     raw = static(cls, name)
-    if isinstance(raw, (property, functools.cached_property)) or not callable(getattr(cls, name, None)):
+    if isinstance(raw, COMPUTED) or not callable(getattr(cls, name, None)):
         yield f'{path}: no method but {type(raw).__name__}'
     elif recorded is not None and not inspect.isclass(raw):
         function, drop = raw, 1
@@ -214,7 +217,7 @@ def compare_class(path, recorded, cls, omissions):
                 yield from compare_method(below, members[name], cls, name, omissions)
             elif kind == 'properties' and inspect.isfunction(static(cls, name)):
                 yield f'{below}: a method where a property was'
-            elif kind == 'attributes':
+            elif kind == 'attributes' and not isinstance(static(cls, name), COMPUTED):
                 yield from compare_value(below, members[name], getattr(cls, name))
     for name in recorded.get('special', ()):
         if name == '__ne__':                                 # Python 3 makes it from __eq__

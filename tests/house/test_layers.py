@@ -10,12 +10,12 @@ from tests.house.source import PACKAGE, modules
 
 LEVELS = (
     ('exceptions', 'core.*', 'runtime.*', 'events'),
-    ('utils.*', 'log', 'matcher', 'asynchronous.*'),
+    ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
     ('resource', 'address', 'dialing', 'opening', 'ensure', 'connection'),
-    ('common', 'messaging'),
-    ('pools', 'simple', 'mixins', 'pidbox', 'compat'),
+    ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
+    ('pools', 'simple', 'mixins', 'node', 'pidbox', 'compat'),
     ('',),
     ('worker.*', 'cli.*', 'contrib.*'),
 )

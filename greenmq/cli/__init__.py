@@ -1,0 +1,32 @@
+"""The ``greenmq`` command: a demo, and one message or many in and out of any broker from a shell.
+
+Nothing is loaded before ``main`` runs, and Ctrl-C is in hand before anything else is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from greenmq.cli.interrupt import INTERRUPTED, Interrupts
+
+__all__ = ('main',)
+
+
+def main() -> None:
+    """Run the command line of this process and end it.
+
+    Raises:
+        SystemExit: always; 0 done, 1 it did not work out, 2 it was asked for wrongly, 130 Ctrl-C.
+    Switches: yes.
+    """
+    interrupts = Interrupts()
+    interrupts.install()
+    code = INTERRUPTED
+    try:
+        from greenmq.cli.commands import run
+
+        code = run(sys.argv[1:], interrupts)
+        interrupts.ignore()
+    except KeyboardInterrupt:
+        interrupts.ignore()
+    sys.exit(code)
