@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
 from greenmq.message import Message
+from greenmq.runtime import hub_id, post
 from greenmq.transport import virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.virtual.consumers import Subscription
@@ -138,6 +139,8 @@ class Channel(virtual.Channel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._broker: LocalBroker = connection.broker
+        self._user = connection.user
+        self._hub = hub_id()
         self.queues = self._broker.queues
         self._tags = count(1)
         self._plain_messages = self.Message is virtual.Message
@@ -203,7 +206,7 @@ class Channel(virtual.Channel):
 
     def _queue_for(self, queue: str) -> LocalQueue:
         found = self._broker.queues.get(queue)
-        return found if found is not None else self._broker.declare(queue, self.connection)
+        return found if found is not None else self._broker.declare(queue, self._user)
 
     # ------------------------------------- what a virtual channel has to give
 
@@ -225,19 +228,19 @@ class Channel(virtual.Channel):
     def _purge(self, queue: str) -> int:
         found = self._broker.queues.get(queue)
         if found is not None:
-            self._broker.check(found, self.connection)
+            self._broker.check(found, self._user)
         return self._broker.purge(queue)
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         self._broker.delete(queue)
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
-        self._broker.declare(queue, self.connection, **kwargs)
+        self._broker.declare(queue, self._user, **kwargs)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         found = self._broker.queues.get(queue)
         if found is not None:
-            self._broker.check(found, self.connection)
+            self._broker.check(found, self._user)
         return found is not None
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> dict[str, Any]:
@@ -252,7 +255,7 @@ class Channel(virtual.Channel):
         found = self._broker.queues.get(queue)
         if found is None:
             return 0
-        self._broker.check(found, self.connection)
+        self._broker.check(found, self._user)
         consumers = self.board.consumers(queue)
         if (if_empty and found.ready) or (if_unused and consumers):
             return 0
@@ -284,7 +287,7 @@ class Channel(virtual.Channel):
 
     def _admit(self, sub: Subscription) -> None:
         queue = self._queue_for(sub.queue)
-        self._broker.check(queue, self.connection)
+        self._broker.check(queue, self._user)
         others = self.board.consumers(sub.queue)
         if others and (sub.exclusive or any(other.exclusive for other in others)):
             raise AccessRefused(
@@ -320,7 +323,7 @@ class Channel(virtual.Channel):
     def _take(self, queue: str) -> Record | None:
         found = self._queue_for(queue)
         if found.owner is not None:
-            self._broker.check(found, self.connection)
+            self._broker.check(found, self._user)
         if found.expires is not None:
             self._broker._used(found)
         return self._broker.take(found)
@@ -393,6 +396,13 @@ class Channel(virtual.Channel):
             places = [message.place for message in messages if message.place is not None]
             self._broker.put_back(places, seen=True, limit=self.max_deliveries)
 
+    def __del__(self) -> None:
+        # Abandoned without close(): what it had goes back, but not from here, where the lock may be held.
+        qos = getattr(self, '_qos', None)
+        if qos is not None and qos._delivered and not self.closed:
+            places = [message.place for message in qos._delivered.values() if message.place is not None]
+            post(self._hub, self._broker.put_back, places, True, self.max_deliveries)
+
 
 class Transport(virtual.Transport):
     """The broker in this process.
@@ -417,11 +427,21 @@ class Transport(virtual.Transport):
         super().__init__(client, **kwargs)
         self.broker = broker(getattr(client, 'virtual_host', None))
         self.state = self.broker.state
+        #: Stands for this connection at the broker, which must not keep it alive.
+        self.user = object()
+        self._hub = hub_id()
 
     def close_connection(self, connection: Any) -> None:
         """See `virtual.Transport.close_connection`; exclusive queues go. Switches: no."""
         super().close_connection(connection)
-        self.broker.connection_closed(self)
+        self.broker.connection_closed(self.user)
+
+    def __del__(self) -> None:
+        # Abandoned without close(). A finalizer must not take the broker's lock, which its own thread may
+        # hold.
+        user = getattr(self, 'user', None)
+        if user is not None and any(queue.owner is user for queue in list(self.broker.queues.values())):
+            post(self._hub, self.broker.connection_closed, user)
 
     def driver_version(self) -> str:
         """There is no driver. Switches: no."""

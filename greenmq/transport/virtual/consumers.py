@@ -4,13 +4,17 @@ them.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
-from greenmq import runtime
+from greenmq import events, runtime
+from greenmq.log import get_logger
 
 __all__ = ('Board', 'Callbacks', 'Subscription')
+
+logger = get_logger('greenmq.transport.virtual')
 
 
 class Subscription:
@@ -21,6 +25,7 @@ class Subscription:
     """
 
     __slots__ = (
+        '__weakref__',
         'arguments',
         'callback',
         'cancelled',
@@ -81,6 +86,16 @@ class Subscription:
         channel = self.channel
         return bool(channel._starving and self.waiting * 2 <= channel.fetch_ahead)
 
+    def lost(self) -> None:
+        """The broker ended it. Switches: no, where the channel's `basic_cancel` doesn't."""
+        channel = self.channel
+        if self.cancelled or channel.closed:
+            return
+        channel.basic_cancel(self.tag)
+        logger.warning('%r: queue %r was deleted, and consumer %r with it', channel, self.queue, self.tag)
+        if events.wanted('consumer_lost'):
+            events.emit('consumer_lost', source=channel, consumer_tag=self.tag, queue=self.queue)
+
     def __repr__(self) -> str:
         ack = 'no ack' if self.no_ack else repr(self.channel.qos)
         return f'<Subscription {self.tag} to {self.queue}: {self.waiting} waiting, {ack}>'
@@ -91,30 +106,32 @@ class Board:
 
     A queue's consumers stand in a ring and take messages in turn. `notify` may be called from any native
     thread: a consumer of another thread's hub gets its message through `runtime.post`. Only a consumer's own
-    hub looks at its books, so a message may reach one without room; it then goes back to its place.
+    hub changes its books, so a message may reach one without room; it then goes back to its place.
+
+    The ring holds consumers weakly: a connection that nobody has any more ends with all that belongs to it.
     """
 
     def __init__(self) -> None:
-        self.rings: dict[str, deque[Subscription]] = {}
+        self.rings: dict[str, deque[weakref.ref[Subscription]]] = {}
 
     def add(self, sub: Subscription) -> None:
         """Let a consumer take its turn. Switches: no."""
-        self.rings.setdefault(sub.queue, deque()).append(sub)
+        self.rings.setdefault(sub.queue, deque()).append(weakref.ref(sub))
 
-    def remove(self, sub: Subscription) -> bool:
-        """Take a consumer out; True if the queue has none left. Switches: no."""
+    def remove(self, sub: Subscription) -> None:
+        """Take a consumer out. Switches: no."""
         ring = self.rings.get(sub.queue)
-        if ring is None or sub not in ring:
-            return False
-        ring.remove(sub)
-        if ring:
-            return False
-        del self.rings[sub.queue]
-        return True
+        if ring is None:
+            return
+        for reference in [reference for reference in ring if reference() in (None, sub)]:
+            ring.remove(reference)
+        if not ring:
+            self.rings.pop(sub.queue, None)
 
     def consumers(self, queue: str) -> list[Subscription]:
         """Return the consumers of a queue. Switches: no."""
-        return list(self.rings.get(queue, ()))
+        found = [reference() for reference in list(self.rings.get(queue, ()))]
+        return [sub for sub in found if sub is not None]
 
     def notify(self, queue: str) -> None:
         """Hand messages of `queue` to consumers that have room, in turn. Switches: no."""
@@ -124,7 +141,10 @@ class Board:
         here = runtime.hub_id()
         without_room = 0
         while without_room < len(ring):
-            sub = ring[0]
+            sub = ring[0]()
+            if sub is None:
+                ring.popleft()
+                continue
             if not sub.room() or (sub.hub is not here and sub.posted):
                 sub.channel._starving = True
                 without_room += 1
@@ -139,6 +159,14 @@ class Board:
                 self._post(sub, message)
             without_room = 0
             ring.rotate(-1)
+
+    def lost(self, queue: str) -> None:
+        """The queue is gone: end its consumers, each in its own hub, and tell of it. Switches: no."""
+        for sub in self.consumers(queue):
+            if sub.hub is runtime.hub_id():
+                sub.lost()
+            else:
+                runtime.post(sub.hub, sub.lost)
 
     def _post(self, sub: Subscription, message: Any) -> None:
         # One at a time, so that a thread that is busy doesn't collect what others could work on.

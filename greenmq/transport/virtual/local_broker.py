@@ -105,6 +105,8 @@ class LocalBroker:
             self.state.queues.pop(name, None)
             for exchange in bound:
                 self._unbound(exchange, name)
+        if queue is not None:
+            self.board.lost(name)
         return count
 
     def _unbound(self, exchange: str, queue: str) -> None:
