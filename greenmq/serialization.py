@@ -11,6 +11,10 @@ raw      application/data                bytes, as they are
 =======  ==============================  =============================================================
 
 Reading a pickle runs whatever code its author put in, so neither a message nor a default ever turns it on.
+
+Nothing here switches.
+
+Source: kombu.serialization.
 """
 
 from __future__ import annotations
@@ -260,7 +264,8 @@ class SerializerRegistry:
     def _load_plugins(self) -> None:
         # Looking through what is installed takes milliseconds, hence not at import.
         namespaces, self._plugins = self._plugins, ()
-        load_entrypoints(namespaces, self._plug)
+        if namespaces:
+            load_entrypoints(namespaces, self._plug)
 
     def _plug(self, name: str, arguments: Any) -> None:
         known = name in self.name_to_type
