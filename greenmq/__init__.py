@@ -32,10 +32,13 @@ number (P1 …), by ``docs/guarantees.rst``.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import namedtuple
 
+# typing costs more than the rest of this import; to type checkers a name that is so called means the same.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from greenmq.common import eventloop
     from greenmq.connection import BrokerConnection, Connection
     from greenmq.entity import Exchange, Queue, binding
@@ -49,18 +52,14 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 
-class version_info_t(NamedTuple):
-    """A version taken apart, to compare with.
+class version_info_t(namedtuple('version_info_t', 'major minor micro releaselevel serial')):
+    """A version taken apart, to compare with: three numbers and two words.
 
     Switches: no.
     Source: kombu version_info_t.
     """
 
-    major: int
-    minor: int
-    micro: int
-    releaselevel: str
-    serial: str
+    __slots__ = ()
 
 
 VERSION = version_info = version_info_t(0, 1, 0, '', '')
@@ -95,6 +94,8 @@ def __getattr__(name: str) -> Any:
     origin = _ORIGINS.get(name)
     if origin is None:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+
     value = globals()[name] = getattr(import_module(f'{__name__}.{origin}'), name)
     return value
 
