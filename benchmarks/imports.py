@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 
 from benchmarks import runner
 from benchmarks.peers import Peer, add_options, pair
@@ -13,8 +14,9 @@ ROUNDS = 11
 
 
 def rows(peers: tuple[Peer, Peer], count: int) -> list[Row]:
-    runner.rounds(peers, 'benchmarks.probes.imports', [], 1)  # compiles what is not compiled yet
-    results = runner.rounds(peers, 'benchmarks.probes.imports', [], count)
+    with tempfile.TemporaryDirectory() as cache:
+        runner.rounds(peers, 'benchmarks.probes.imports', [cache], 1)  # compiles
+        results = runner.rounds(peers, 'benchmarks.probes.imports', [cache], count)
     ours, theirs = (results[peer.package] for peer in peers)
     return [
         Row(what, Figure.of(ours, name), Figure.of(theirs, name), "≤ kombu's", runner.at_most_ratio(1.0))
