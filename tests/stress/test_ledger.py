@@ -66,9 +66,15 @@ class Storm:
         if self.random.random() < 0.1:
             message.requeue()
             return
-        gevent.sleep(0)
-        message.ack()
-        self.books.acked[body['id']] += 1  # no switch since the ack
+        try:
+            gevent.sleep(0)
+        except BaseException:
+            # The channel may be a neighbour's, who lives on and does not know of it.
+            message.requeue()
+            raise
+        # False: its channel was closed while we worked, and the broker delivers it again (P36).
+        if message.ack() is not False:
+            self.books.acked[body['id']] += 1  # no switch since the ack
 
     def consume(self):
         connection = self.connection()
