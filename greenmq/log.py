@@ -1,4 +1,7 @@
-"""Loggers, log levels, and texts that can always be formatted."""
+"""Loggers, log levels, and texts that can always be formatted.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

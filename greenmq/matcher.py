@@ -1,4 +1,9 @@
-"""Whether a name fits a pattern, by shell pattern or regular expression; further matchers can be registered."""
+"""Whether a name fits a pattern, by shell pattern or regular expression; further matchers can be registered.
+
+Nothing here switches, unless a function that the program passed in does.
+
+Source: kombu.matcher.
+"""
 
 from __future__ import annotations
 

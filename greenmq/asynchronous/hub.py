@@ -31,12 +31,16 @@ _current_loop: Hub | None = None
 
 
 class Stop(BaseException):
-    """Raised by a callback to end `run_forever`."""
+    """Raised by a callback to end `run_forever`.
+
+    Source: kombu.asynchronous.hub.Stop.
+    """
 
 
 def get_event_loop() -> Hub | None:
     """Return the hub that was set as the program's, or None.
 
+    Switches: no.
     Source: kombu.asynchronous.hub.get_event_loop.
     """
     return _current_loop
@@ -45,6 +49,7 @@ def get_event_loop() -> Hub | None:
 def set_event_loop(loop: Hub | None) -> Hub | None:
     """Make a hub the program's.
 
+    Switches: no.
     Source: kombu.asynchronous.hub.set_event_loop.
     """
     global _current_loop
@@ -101,7 +106,8 @@ class Hub:
     on_close: Any = None
 
     def __init__(self, timer: Timer | None = None) -> None:
-        self.timer = timer if timer is not None else Timer()
+        # What is new wakes the loop, so a timer of its own need not make it look now and then.
+        self.timer = timer if timer is not None else Timer(max_interval=float('inf'))
         self.timer.on_change = self._wake
         self.readers: dict[int, Any] = {}
         self.writers: dict[int, Any] = {}
@@ -254,20 +260,24 @@ class Hub:
         while True:
             for tick in list(self.on_tick):
                 tick()
-            self._run_ready()
-            delay = self.fire_timers(propagate=self.propagate_errors)
-            if not self._ready:
-                self._sleep(delay if self.timer else None)
-            self._run_ready()
+            called = self._run_ready()
+            fired, delay = self._fire(self.propagate_errors)
+            if called or fired:
+                runtime.sleep(0)  # descriptors get their turn however many calls there are
+            else:
+                self._sleep(delay)
+                self._run_ready()
             self._dispatch()
             yield
 
-    def _run_ready(self) -> None:
+    def _run_ready(self) -> int:
         # Only those that are here now: what they ask for comes next round, or descriptors would never get a turn.
         # One at a time, so that the rest is still there if one ends the loop.
+        called = 0
         for _ in range(len(self._ready)):
             if not self._ready:
-                return
+                break
+            called += 1
             entry = self._ready.popleft()
             if entry.canceled:
                 continue
@@ -277,9 +287,11 @@ class Hub:
                 raise
             except Exception as exc:  # noqa: BLE001 - the program's own code
                 self.on_callback_error(entry, exc)
+        return called
 
     def _sleep(self, seconds: float | None) -> None:
-        if self._events:
+        # None: nothing is scheduled, and what will be wakes us.
+        if self._events or self._ready:
             return
         waiter = self._waiter = runtime.Waiter('nothing to do')
         hold = library.hold(library.get_hub())  # with nothing registered yet, another greenlet or a signal may come
@@ -357,17 +369,21 @@ class Hub:
         Returns:
             float: seconds until the next is due; 0 if more are due already.
         """
-        for _ in range(max_timers):
+        fired, delay = self._fire(propagate, max_timers)
+        return 0.0 if fired >= max_timers else min(delay or min_delay, max_delay)
+
+    def _fire(self, propagate: Any, max_timers: int = 10) -> tuple[int, float | None]:
+        for fired in range(max_timers):
             delay, entry = next(self.scheduler)
             if entry is None:
-                return min(delay or min_delay, max_delay)
+                return fired, delay
             try:
                 entry()
             except propagate:
                 raise
             except Exception:
                 logger.exception('Error in timer')
-        return 0.0
+        return max_timers, 0.0
 
     def on_callback_error(self, callback: Any, exc: BaseException) -> None:
         """Log the error of a callback."""

@@ -1,4 +1,7 @@
-"""A schedule of calls. It says what is due; the hub (or who iterates over it) makes the calls."""
+"""A schedule of calls. It says what is due; the hub (or who iterates over it) makes the calls.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

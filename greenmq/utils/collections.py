@@ -1,4 +1,7 @@
-"""Containers: a list that can be a key, a dict keyed by equality."""
+"""Containers: a list that can be a key, a dict keyed by equality.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

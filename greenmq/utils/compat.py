@@ -1,4 +1,9 @@
-"""What kombu once needed for old Pythons and other event loops, and what programs still call."""
+"""What kombu once needed for old Pythons and other event loops, and what programs still call.
+
+Nothing here switches, unless a function that the program passed in does.
+
+Source: kombu.utils.compat.
+"""
 
 from __future__ import annotations
 

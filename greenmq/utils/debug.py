@@ -1,4 +1,7 @@
-"""Seeing what the library does: logging set up in one call, objects whose method calls are logged."""
+"""Seeing what the library does: logging set up in one call, objects whose method calls are logged.
+
+Nothing here switches, unless a function that the program passed in does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Small tools on functions and values: lazy values, a bounded cache, number series, retrying."""
+"""Small tools on functions and values: lazy values, a bounded cache, number series, retrying.
+
+Only what sleeps or waits says "Switches: yes"; the rest does not, unless a function that was passed in does.
+
+Source: kombu.utils.functional.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Objects by their dotted name."""
+"""Objects by their dotted name.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

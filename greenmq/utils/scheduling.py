@@ -1,4 +1,7 @@
-"""In which order things get their turn."""
+"""In which order things get their turn.
+
+Nothing here switches, unless a function that the program passed in does.
+"""
 
 from __future__ import annotations
 

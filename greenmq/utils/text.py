@@ -1,4 +1,7 @@
-"""Nearest names, escaped patterns, versions."""
+"""Nearest names, escaped patterns, versions.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

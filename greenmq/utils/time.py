@@ -1,4 +1,7 @@
-"""Units of time."""
+"""Units of time.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 

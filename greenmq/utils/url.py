@@ -1,4 +1,7 @@
-"""Broker URLs: taken apart, put together, and shown without their password."""
+"""Broker URLs: taken apart, put together, and shown without their password.
+
+Nothing here switches.
+"""
 
 from __future__ import annotations
 
