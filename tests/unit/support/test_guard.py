@@ -133,3 +133,32 @@ def test_second():
 ''')
     outcomes = result.parseoutcomes()
     assert outcomes.get('failed', 0) == outcomes.get('errors', 0) == 0
+
+
+def test_what_a_server_wrote_is_shown_with_the_test_that_failed(run):
+    result = run('''
+from tests.support import process
+
+class Server:
+    name, text = 'a server', ''
+
+    def new_output(self):
+        text, self.text = self.text, ''
+        return text
+
+server = Server()
+process.RUNNING.append(server)
+
+def test_first():
+    server.text = 'written before'
+
+def test_second():
+    server.text = 'written while it failed'
+    assert 0
+
+def test_third():
+    process.RUNNING.clear()
+''')
+    assert result.parseoutcomes() == {'passed': 2, 'failed': 1}
+    result.stdout.fnmatch_lines(['*output of a server*', 'written while it failed'])
+    result.stdout.no_fnmatch_line('*written before*')
