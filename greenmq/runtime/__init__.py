@@ -22,8 +22,11 @@ else; it gets `WrongHub` where that can be noticed.
 
 *Time.* Each wait takes None (no limit), seconds, or a `Deadline`, and raises `TimeoutError` (socket.timeout).
 
-*Fork.* In the child the hub is new, inherited streams are closed without a byte, tasks end, and every copied
-greenlet that waits here gets `Forked`.
+*Fork.* In the child the hub is new, inherited streams are closed without a byte, tasks end (without
+`on_exit`; see `after_fork`), queued callbacks and timers are dropped, and every copied greenlet that waits
+here gets `Forked`. Two exceptions: the task that forked goes on, and a main greenlet that waits while another
+one forks stays parked until nothing else is left to run in that child, since an error there would end the
+process.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ from greenmq.runtime.tls import TLSOptions as TLSOptions
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter
 from greenmq.runtime.waiter import sleep as sleep
+from greenmq.runtime.watchdog import Watchdog as Watchdog
 
 
 def timeout_class() -> type[BaseException]:

@@ -1,0 +1,61 @@
+"""A hub that does not run is noticed, and the culprit's stack is named (P13)."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from greenmq import events, runtime
+from greenmq.exceptions import InvalidArgument
+from greenmq.lag import watch_lag
+
+
+def burn(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+@pytest.fixture
+def watched(caplog):
+    """Watch with a threshold of 50 ms; gives a function that waits for what is told."""
+    told = runtime.Queue()
+    subscription = events.subscribe('lag', told.put)
+    watchdog = watch_lag(0.05)
+    with caplog.at_level(logging.WARNING, 'greenmq.lag'):
+        yield lambda: told.get(timeout=5).facts
+    watchdog.cancel()
+    subscription.cancel()
+
+
+def test_a_stall_is_told_with_its_length_and_the_stack_of_its_cause(watched, caplog):
+    runtime.sleep(0.02)
+    burn(0.4)
+    facts = watched()
+    assert 0.05 < facts['seconds'] < 5
+    assert 'in burn' in facts['stack']
+    assert 'the hub did not run for' in caplog.text
+
+
+def test_a_hub_that_runs_is_left_in_peace(caplog):
+    seen = []
+    watchdog = runtime.Watchdog(5.0, lambda *facts: seen.append(facts))
+    runtime.sleep(0.01)
+    watchdog.cancel()
+    assert seen == []
+
+
+def test_a_cancelled_watch_tells_nothing():
+    seen = []
+    watchdog = runtime.Watchdog(0.02, lambda *facts: seen.append(facts))
+    watchdog.cancel()
+    burn(0.1)
+    runtime.sleep(0.05)
+    assert seen == []
+
+
+def test_a_threshold_must_be_positive():
+    with pytest.raises(InvalidArgument, match='threshold'):
+        watch_lag(0)
