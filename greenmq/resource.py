@@ -15,6 +15,7 @@ there is room.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
@@ -77,17 +78,28 @@ class Lease:
     anything.
     """
 
-    __slots__ = ('__weakref__', '_pool', '_task', 'resource', 'since')
+    __slots__ = ('__weakref__', '_outer', '_pool', '_task', 'resource', 'since')
 
     def __init__(self, pool: Resource, resource: Any) -> None:
         self._pool = pool
         self.resource = resource
         self.since = runtime.monotonic()
         self._task: Callable[[], Any] = _nobody
+        self._outer: BaseException | None = None
 
     def taken(self) -> None:
         """Note that the running task has it."""
         self._task = weakref.ref(runtime.current())
+        self._outer = sys.exc_info()[1]
+
+    def in_error(self) -> bool:
+        """True while an exception passes, or is handled, that was not there when the lease began."""
+        exc = sys.exc_info()[1]
+        return exc is not None and exc is not self._outer
+
+    def end(self) -> None:
+        """From now on calling it does nothing."""
+        self.resource = self._outer = None
 
     @property
     def active(self) -> bool:
@@ -333,7 +345,7 @@ class Resource:
         lease = self._dirty.pop(id(resource), None)
         if lease is None:
             return
-        lease.resource = None
+        lease.end()
         if not self._limit or self._closed:
             self._fill_room()
             self._close_quietly(resource)
@@ -361,7 +373,7 @@ class Resource:
         """
         lease = self._dirty.pop(id(resource), None)
         if lease is not None:
-            lease.resource = None
+            lease.end()
             self._throw_away(resource, 'replaced')
 
     def _put_back(self, resource: Any) -> None:
@@ -376,7 +388,7 @@ class Resource:
             lease = self._dirty[id(resource)] = Lease(self, resource)
             if line.give(resource):
                 return
-            lease.resource = None
+            lease.end()
             del self._dirty[id(resource)]
         self._resource.queue.append(resource)
 
@@ -467,7 +479,7 @@ class Resource:
         self._closed = self._closed or close_pool
         doomed = [lease.resource for lease in self._dirty.values()]
         for lease in self._dirty.values():
-            lease.resource = None
+            lease.end()
         free = self._resource.queue
         doomed += [resource for resource in free if not isinstance(resource, lazy)]
         self._dirty.clear()
@@ -493,7 +505,7 @@ class Resource:
     def _after_fork(self) -> None:
         # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
         for lease in self._dirty.values():
-            lease.resource = None
+            lease.end()
         self._dirty.clear()
         self._resource.queue.clear()
         self._opening = 0

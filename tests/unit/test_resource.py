@@ -77,7 +77,8 @@ class TestAcquire:
         pool = Pool(2)
         runtime.set_name('greedy')
         pool.acquire(), pool.acquire()
-        with pytest.raises(LimitExceeded, match=r'pool Pool \(2 of 2 in use\): nothing free; held by') as caught:
+        text = r'pool Pool \(2 of 2 in use\): nothing free; held by'
+        with pytest.raises(LimitExceeded, match=text) as caught:
             pool.acquire()
         assert caught.value.args[0] == 2
 
@@ -87,7 +88,8 @@ class TestAcquire:
         task.join()
         keep = pool._dirty  # the task is gone, its lease is not
         assert len(keep) == 1
-        with pytest.raises(LimitExceeded, match=r'nothing free within 0\.001 s; held by a task that has ended for'):
+        text = r'nothing free within 0\.001 s; held by a task that has ended for'
+        with pytest.raises(LimitExceeded, match=text):
             pool.acquire(timeout=0.001)
 
     def test_a_timeout_implies_block(self):

@@ -1,4 +1,4 @@
-"""Anything may happen to a pool in any order: its numbers stay true, nobody is forgotten, nobody overtakes."""
+"""Anything may happen to a pool in any order: its numbers stay true and nobody is forgotten."""
 import gevent
 from hypothesis import settings
 from hypothesis import strategies as st

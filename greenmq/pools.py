@@ -1,0 +1,536 @@
+"""Pools by connection, of connections and of producers; one global limit.
+
+`connections[conn]` leases whole connections, one to a holder. `producers[conn]` leases *channels*: all its
+producers publish over one or two connections that the pool keeps for them, so thousands of greenlets need
+two sockets. What goes wrong in one lease costs that channel and nobody else.
+
+The groups keep one set of pools for each hub, so native threads may use them; a forked child begins with
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from greenmq import runtime
+from greenmq.connection import Connection, is_closed
+from greenmq.exceptions import LimitExceeded
+from greenmq.log import get_logger
+from greenmq.messaging import Producer
+from greenmq.resource import Resource
+from greenmq.utils.collections import EqualityDict, eqhash
+from greenmq.utils.functional import ChannelPromise, lazy
+
+if TYPE_CHECKING:
+    from greenmq.resource import Lease
+
+__all__ = (
+    'PoolGroup', 'ProducerPool', 'connections', 'get_limit', 'producers', 'register_group', 'reset',
+    'set_limit',
+)  # fmt: skip
+
+logger = get_logger('greenmq.pool')
+
+#: Kept for programs that set it: lowering the limit is never refused.
+disable_limit_protection: Any = None
+#: As the limit of a group: that of `set_limit`.
+use_global_limit: Any = object()
+
+_limit = [10]
+_groups: list[PoolGroup] = []
+
+SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
+
+
+class SharedConnection:
+    """A connection that a ProducerPool has taken from its pool, and how many of its channels are leased."""
+
+    __slots__ = ('connection', 'leases', 'released')
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.leases = 0
+        self.released: Lease = connection.release
+        # ``producer.connection.release()`` of one holder must not take it away from the others
+        connection.release = _stay_open
+
+    def channel(self) -> Any:
+        """Open a channel for one lease. Switches: yes."""
+        self.connection._ensure_by_options(None)
+        return self.connection.channel()
+
+
+def _stay_open() -> None:
+    """What release() of a shared connection does: others publish on it."""
+
+
+class ProducerPool(Resource):
+    """A pool of producers, each with a channel of its own, on a few connections that they share.
+
+    A subclass that overrides `create_producer` or `prepare` gets whole connections, as in kombu: one for
+    each producer that is in use.
+
+    Arguments:
+        connections (ConnectionPool): where the connections come from.
+        limit (int): how many producers at most; None: no limit.
+        Producer (type): the class of the producers.
+        max_connections (int): how many connections they share at most.
+    Source: kombu.pools.ProducerPool; differs: channels are leased, not connections.
+    """
+
+    Producer: Any = Producer
+    close_after_fork = True
+    #: How many connections all producers share at most.
+    max_connections = 2
+
+    def __init__(self, connections: Any, *args: Any, **kwargs: Any) -> None:
+        self.connections = connections
+        self.Producer = kwargs.pop('Producer', None) or self.Producer
+        self.max_connections = kwargs.pop('max_connections', None) or self.max_connections
+        self._shared: list[SharedConnection] = []
+        self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
+        cls = type(self)
+        self._shares = (
+            cls.create_producer is ProducerPool.create_producer and cls.prepare is ProducerPool.prepare
+        )
+        super().__init__(*args, **kwargs)
+
+    def setup(self) -> None:
+        """Nothing: producers are made when they are acquired. Switches: no."""
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+        """Take a producer; its channel is opened when it publishes.
+
+        Arguments:
+            block (bool): wait for one when the limit is reached, at most the pool's default_timeout.
+            timeout (float): seconds to wait (implies `block`), also for a connection; inf waits for ever.
+        Returns:
+            Producer: given back by `release()` or at the end of a ``with``. After an error in the ``with``
+                its channel
+            is closed, and not used again.
+        Raises:
+            LimitExceeded: nothing free in time.
+        Switches: yes, unless one is free. Killed: the pool is as it was.
+        Source: kombu Resource.acquire.
+        """
+        if self._shares and not self._shared:
+            if timeout is None and block:
+                timeout = self.default_timeout
+            deadline = runtime.Deadline.after(timeout)
+            self._share(block, timeout)
+            timeout = deadline.remaining() if timeout is not None else None
+        return super().acquire(block, timeout)
+
+    def _share(self, block: bool, timeout: float | None) -> None:
+        self._enter()
+        connection = self.connections.acquire(block, timeout)
+        if len(self._shared) < self.max_connections:
+            self._shared.append(SharedConnection(connection))
+        else:
+            connection.release()
+
+    def create_producer(self) -> Any:
+        """Make a producer on a connection of its own.
+
+        Switches: yes, if it has to wait for a connection.
+        Source: kombu ProducerPool.create_producer.
+        """
+        connection = self.connections.acquire(block=True)
+        try:
+            return self.Producer(connection)
+        except BaseException:
+            connection.release()
+            raise
+
+    def new(self) -> Any:
+        """A producer, with a channel to be opened on a shared connection. Switches: no."""
+        if not self._shares:
+            return lazy(self.create_producer)
+        shared = self._choose()
+        promise = ChannelPromise(shared.channel)
+        producer = self.Producer(shared.connection)
+        producer.revive(promise)
+        shared.leases += 1
+        self._leased[id(producer)] = shared, promise
+        return producer
+
+    def _choose(self) -> SharedConnection:
+        # no switch
+        if not self._shared:
+            # reset() or a fork came between: taking one that is free does not wait
+            self._share(False, None)
+        least = min(self._shared, key=lambda shared: shared.leases)
+        if least.leases >= SPREAD and len(self._shared) < self.max_connections:
+            try:
+                self._share(False, None)
+            except LimitExceeded:
+                return least  # others have them all: the one we have will do
+            return self._shared[-1]
+        return least
+
+    def prepare(self, p: Any) -> Any:
+        """Make a producer ready: one that has no connection of its own gets one, unless they share.
+
+        Switches: yes, if it has to wait for a connection.
+        Source: kombu ProducerPool.prepare.
+        """
+        if callable(p):
+            p = p()
+        if not self._shares and p._channel is None:
+            connection = self.connections.acquire(block=True)
+            try:
+                p.revive(connection)
+            except BaseException:
+                connection.release()
+                raise
+        return p
+
+    def release(self, resource: Any) -> None:
+        """Give a producer back; as a broken one while an exception passes through its ``with``.
+
+        Switches: no, unless there is no limit: its channel is closed then.
+        Source: kombu ProducerPool.release.
+        """
+        lease = self._dirty.get(id(resource))
+        if lease is not None and lease.in_error():
+            self.replace(resource)
+        else:
+            super().release(resource)
+
+    def release_resource(self, resource: Any) -> None:
+        """Give the connection of a producer back too, unless it is shared."""
+        if not self._shares:
+            connection = resource.__connection__
+            if connection is not None:
+                connection.release()
+            resource.channel = None
+
+    def close_resource(self, resource: Any) -> None:
+        """Close what is only of this producer: the leased channel, or nothing. Switches: yes."""
+        lease = self._forget(resource)
+        if lease is not None:
+            _close_channel(*lease)
+        elif not self._shares:
+            self.release_resource(resource)
+
+    def collect_resource(self, resource: Any) -> None:
+        """As `close_resource`, in the background. Switches: no."""
+        lease = self._forget(resource)
+        if lease is not None:
+            if hasattr(lease[1], '__value__'):
+                runtime.spawn(_close_channel, *lease, name='greenmq.pool')
+        elif not self._shares:
+            connection, resource.channel = resource.__connection__, None
+            if connection is not None:
+                self.connections.replace(connection)
+
+    def _forget(self, resource: Any) -> tuple[SharedConnection, ChannelPromise] | None:
+        lease = self._leased.pop(id(resource), None)
+        if lease is not None:
+            lease[0].leases -= 1
+        return lease
+
+    def is_alive(self, resource: Any) -> bool:
+        """True if its channel is the leased one, and open; or is still to be opened."""
+        lease = self._leased.get(id(resource))
+        if lease is None:
+            return not self._shares
+        shared, promise = lease
+        if not hasattr(promise, '__value__'):
+            return shared in self._shared
+        channel = promise.__value__
+        # after a reconnect the producer was revived on the default channel, which is not ours to lease
+        ours = resource._channel in (channel, promise)
+        return ours and not is_closed(channel) and shared.connection._owns(channel)
+
+    def force_close_all(self, close_pool: bool = True) -> None:
+        """Close all, and give the shared connections back.
+
+        Switches: yes. Killed: the rest is closed in the background.
+        Source: kombu Resource.force_close_all.
+        """
+        shared, self._shared = self._shared, []
+        try:
+            super().force_close_all(close_pool)
+        finally:
+            for each in shared:
+                each.released()
+
+    def _ceiling(self) -> int | None:
+        if not self._shares or not self._shared:
+            return self._limit
+        room = [_max_channels(shared.connection) for shared in self._shared]
+        if None in room:
+            return self._limit
+        # one channel of each stays free for the connection's own use
+        most = min(number - 1 for number in room if number is not None) * self.max_connections
+        return most if not self._limit else min(self._limit, most)
+
+    def _after_fork(self) -> None:
+        self._shared.clear()
+        self._leased.clear()
+        super()._after_fork()
+
+    def _name(self) -> str:
+        return f'producers of {self.connections._name()}'
+
+
+def _max_channels(connection: Any) -> int | None:
+    """How many channels the open connection can have; None if that is not known."""
+    transport = connection._transport
+    found = getattr(transport, 'max_channels', None) or getattr(transport, 'channel_max', None)
+    return int(found) if found else None
+
+
+def _close_channel(shared: SharedConnection, promise: ChannelPromise) -> None:
+    channel = getattr(promise, '__value__', None)
+    if channel is None or is_closed(channel):
+        return
+    try:
+        channel.close()
+    except Exception as exc:  # it was given up because something is wrong with it
+        logger.debug('closing %r of %r: %r', channel, shared.connection, exc)
+
+
+class PoolGroup(EqualityDict):
+    """Pools by what they are pools of; one is made when it is first asked for. Each hub has its own.
+
+    Arguments:
+        limit (int): of each pool; `use_global_limit`: that of `set_limit`.
+        close_after_fork (bool): a forked child begins with none. (It does in any case.)
+    Source: kombu.pools.PoolGroup.
+    """
+
+    def __init__(self, limit: int | None = None, close_after_fork: bool = True) -> None:
+        super().__init__()
+        self.limit = limit
+        self.close_after_fork = close_after_fork
+        self._by_hub: WeakKeyDictionary[Any, EqualityDict] = WeakKeyDictionary()
+        self._hooked = False
+
+    def create(self, resource: Any, limit: int | None) -> Any:
+        """Make the pool for `resource`; subclasses say how.
+
+        Source: kombu PoolGroup.create.
+        """
+        raise NotImplementedError('PoolGroups must define ``create``')
+
+    def resolve(self, resource: Any) -> Any:
+        """What `resource` stands for: here itself."""
+        return resource
+
+    @property
+    def pools(self) -> EqualityDict:
+        """Those of the hub of this thread."""
+        hub = runtime.hub_id()
+        found = self._by_hub.get(hub)
+        if found is None:
+            if not self._hooked:
+                self._hooked = True
+                runtime.after_fork(self._after_fork)
+            found = self._by_hub[hub] = EqualityDict()
+        return found
+
+    def _after_fork(self) -> None:
+        # Not closed: what is in them is the parent's. Each pool forgets its own in the same way.
+        self._by_hub = WeakKeyDictionary()
+
+    def __getitem__(self, resource: Any) -> Any:
+        found = self.pools.get(resource)
+        return self.__missing__(resource) if found is None else found
+
+    def __missing__(self, resource: Any) -> Any:
+        whole = self.resolve(resource)
+        pools = self.pools
+        pool = pools.get(whole)
+        if pool is None:
+            limit = get_limit() if self.limit is use_global_limit else self.limit
+            pool = pools[whole] = self.create(whole, limit)
+        return pool
+
+    def __setitem__(self, resource: Any, pool: Any) -> None:
+        self.pools[self.resolve(resource)] = pool
+
+    def __delitem__(self, resource: Any) -> None:
+        del self.pools[self.resolve(resource)]
+
+    def __contains__(self, resource: Any) -> bool:
+        return self.resolve(resource) in self.pools
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.pools)
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+    def __bool__(self) -> bool:
+        return bool(self.pools)
+
+    def get(self, resource: Any, default: Any = None) -> Any:
+        """The pool, if there is one; makes none."""
+        return self.pools.get(self.resolve(resource), default)
+
+    def setdefault(self, resource: Any, default: Any = None) -> Any:
+        """The pool, or `default` from now on."""
+        return self.pools.setdefault(self.resolve(resource), default)
+
+    def pop(self, resource: Any, *default: Any) -> Any:
+        """Take a pool out of the group; it is not closed."""
+        return self.pools.pop(eqhash(self.resolve(resource)), *default)
+
+    def keys(self) -> Any:
+        """What the pools are pools of."""
+        return self.pools.keys()
+
+    def values(self) -> Any:
+        """The pools."""
+        return self.pools.values()
+
+    def items(self) -> Any:
+        """Pairs of what they are pools of, and the pools."""
+        return self.pools.items()
+
+    def clear(self) -> None:
+        """Forget the pools of this hub; they are not closed."""
+        self.pools.clear()
+
+    def __repr__(self) -> str:
+        return repr(dict(self.pools))
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _ByConnection(PoolGroup):
+    # A URL is looked up on each request of a web worker: it is parsed once.
+    def __init__(self, limit: int | None = None, close_after_fork: bool = True) -> None:
+        super().__init__(limit, close_after_fork)
+        self._urls: dict[str, Connection] = {}
+
+    def resolve(self, resource: Any) -> Any:
+        if not isinstance(resource, str):
+            return resource
+        found = self._urls.get(resource)
+        if found is None:
+            found = self._urls[resource] = Connection(resource)
+        return found
+
+    def __getitem__(self, resource: Any) -> Any:
+        return super().__getitem__(self.resolve(resource))
+
+
+class Connections(_ByConnection):
+    """Connection pools by connection or URL.
+
+    Source: kombu.pools.Connections; differs: a URL will do.
+    """
+
+    def create(self, connection: Any, limit: int | None) -> Any:
+        """A pool of connections like `connection`.
+
+        Switches: no.
+        Source: kombu Connections.create.
+        """
+        return connection.Pool(limit=limit)
+
+
+class Producers(_ByConnection):
+    """Producer pools by connection or URL.
+
+    Source: kombu.pools.Producers; differs: a URL will do.
+    """
+
+    def create(self, connection: Any, limit: int | None) -> Any:
+        """A pool of producers, on connections of ``connections[connection]``.
+
+        Switches: no.
+        Source: kombu Producers.create.
+        """
+        return ProducerPool(connections[connection], limit=limit)
+
+
+def register_group(group: PoolGroup) -> PoolGroup:
+    """Have `reset` close the pools of this group, and `set_limit` resize those under the global limit.
+
+    Switches: no.
+    Source: kombu.pools.register_group.
+    """
+    _groups.append(group)
+    return group
+
+
+connections = register_group(Connections(limit=use_global_limit))
+producers = register_group(Producers(limit=use_global_limit))
+
+
+def get_limit() -> int:
+    """The global limit: how many resources a pool has at most. 0: no limit.
+
+    Switches: no.
+    Source: kombu.pools.get_limit.
+    """
+    return _limit[0]
+
+
+def set_limit(
+    limit: int | None, force: bool = False, reset_after: bool = False, ignore_errors: bool = False
+) -> int:
+    """Set the global limit, also of the pools that are there.
+
+    Arguments:
+        limit (int): None or 0: no limit.
+        force (bool): also below the number in use; those too many are closed as they come back.
+        reset_after (bool): close all that is in the pools, also what is in use.
+        ignore_errors (bool): as `force`.
+    Returns:
+        int: the limit.
+    Raises:
+        RuntimeError: more are in use somewhere. The limit is set for the pools made from now on.
+    Switches: only with `reset_after`.
+    Source: kombu.pools.set_limit.
+    """
+    limit = limit or 0
+    if limit == _limit[0] and not (force or reset_after):
+        return limit
+    _limit[0] = limit
+    for pool in _globally_limited():
+        pool.resize(limit, force=force, ignore_errors=ignore_errors, reset=reset_after)
+    return limit
+
+
+def _globally_limited() -> list[Any]:
+    return list(chain.from_iterable(group.values() for group in _groups if group.limit is use_global_limit))
+
+
+def reset(*args: Any, **kwargs: Any) -> None:
+    """Close all pools of all registered groups, and forget them.
+
+    Those of other threads are closed by those threads.
+
+    Switches: yes.
+    Source: kombu.pools.reset.
+    """
+    here = runtime.hub_id()
+    for group in reversed(_groups):  # producers give their connections back before those are closed
+        for hub, pools in list(group._by_hub.items()):
+            doomed = list(pools.values())
+            pools.clear()
+            if hub is here:
+                _close_pools(doomed)
+            else:
+                runtime.post(hub, partial(runtime.spawn, _close_pools, doomed, name='greenmq.pool'))
+
+
+def _close_pools(pools: list[Any]) -> None:
+    for pool in pools:
+        close: Callable[[], Any] = pool.force_close_all
+        try:
+            close()
+        except Exception:  # the other pools must be closed all the same
+            logger.warning('reset: %r could not be closed', pool, exc_info=True)
