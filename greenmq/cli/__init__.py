@@ -6,6 +6,7 @@ Nothing is loaded before ``main`` runs, and Ctrl-C is in hand before anything el
 from __future__ import annotations
 
 import sys
+import warnings
 
 from greenmq.cli.interrupt import INTERRUPTED, Interrupts
 
@@ -21,6 +22,7 @@ def main() -> None:
     """
     interrupts = Interrupts()
     interrupts.install()
+    warnings.formatwarning = _in_one_line
     code = INTERRUPTED
     try:
         from greenmq.cli.commands import run
@@ -30,3 +32,9 @@ def main() -> None:
     except KeyboardInterrupt:
         interrupts.ignore()
     sys.exit(code)
+
+
+def _in_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+                 line: str | None = None) -> str:
+    # Who typed a command has no use for the line of our code that has doubts about it.
+    return f'greenmq: {message}\n'

@@ -46,7 +46,7 @@ def greenmq_command() -> None:
               help='Consumers that count.')
 @click.pass_obj
 def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers: int, consumers: int) -> int:
-    """Count the words of every text file below PATH, by way of a broker.
+    """Count the words of all texts below PATH by way of a broker.
 
     Each line is a message. Producers publish it, consumers count its words and send the result to a reply
     queue. At the end the totals are held against a direct count. Without PATH the package reads its own

@@ -12,7 +12,7 @@ import click
 from greenmq import Connection, Exchange, Queue
 from greenmq.cli.broker import broker_option, opened
 from greenmq.cli.interrupt import Interrupts
-from greenmq.cli.session import in_task
+from greenmq.cli.session import in_task, said_at_the_end
 from greenmq.exceptions import SerializationError, SerializerNotInstalled, TimeoutError
 from greenmq.message import Message
 
@@ -51,6 +51,10 @@ class Consuming:
             with connection.Consumer(self.queues, callbacks=[self._print], accept=self.accept,
                                      prefetch_count=prefetch):
                 self._drain(connection)
+
+    def summary(self) -> str:
+        """How many messages came. Switches: no."""
+        return f'{self.taken:,} consumed' + (f', {self.refused:,} refused' if self.refused else '')
 
     def _drain(self, connection: Connection) -> None:
         while self.count is None or self.taken + self.refused < self.count:
@@ -110,13 +114,10 @@ def _json(value: Any) -> bytes:
 def consume(interrupts: Interrupts, names: tuple[str, ...], broker: str, exchange: str | None,
             exchange_type: str, routing_key: str | None, count: int | None, follow: bool, timeout: float,
             accept: tuple[str, ...], envelope: bool) -> int:
-    """Print the messages of each QUEUE, a line each, and take them out of it."""
+    """Print the messages of each QUEUE and take them out."""
     bound = Exchange(exchange, type=exchange_type) if exchange else None
     queues = [Queue(name, bound, routing_key=routing_key or name) if bound else Queue(name) for name in names]
     work = Consuming(broker, queues, count, None if follow else timeout, list(accept), envelope)
-    try:
+    with said_at_the_end(work.summary, lambda: work.taken + work.refused > 0):
         in_task(work.run, interrupts)
-    finally:
-        refused = f', {work.refused:,} refused' if work.refused else ''
-        click.echo(f'{work.taken:,} consumed{refused}', err=True)
     return 1 if work.refused else 0

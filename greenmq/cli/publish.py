@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from greenmq import Connection, Exchange, Queue, runtime
+from greenmq import Exchange, Producer, Queue, runtime
 from greenmq.cli.broker import broker_option, opened
 from greenmq.cli.interrupt import Interrupts
-from greenmq.cli.session import in_task
+from greenmq.cli.session import in_task, said_at_the_end
 
 READ_SIZE = 65536
 
@@ -46,18 +46,20 @@ class Publishing:
 
     def run(self, bodies: Iterable[bytes]) -> int:
         """Publish all bodies; returns how many messages the broker took. Switches: yes."""
-        with opened(self.broker) as connection:
-            declare = [] if self.queue is None else [self.queue]
+        with opened(self.broker) as connection, connection.Producer() as producer:
             for number, raw in enumerate(bodies, 1):
-                self._publish(connection, self._decode(raw, number), declare)
+                body = self._decode(raw, number)
+                for _ in range(self.count):
+                    self._publish(producer, body)
         return self.sent
 
-    def _publish(self, connection: Connection, body: Any, declare: list[Queue]) -> None:
-        with connection.Producer() as producer:
-            for _ in range(self.count):
-                producer.publish(body, exchange=self.exchange, routing_key=self.routing_key, declare=declare,
-                                 retry=True, retry_policy=RETRIES, **self.properties)
-                self.sent += 1
+    def _publish(self, producer: Producer, body: Any) -> None:
+        # A queue declares its exchange too, or looks for it. What reaches no queue is an error.
+        place = self.queue or self.exchange
+        producer.publish(body, exchange=self.exchange, routing_key=self.routing_key, mandatory=True,
+                         declare=[place] if place.name else [], retry=True, retry_policy=RETRIES,
+                         **self.properties)
+        self.sent += 1
 
     def _decode(self, raw: bytes, number: int) -> Any:
         # Without a serializer a body is what it is: text, or bytes if it is none. With one it is JSON.
@@ -102,7 +104,7 @@ def headers_of(pairs: Iterable[str]) -> dict[str, str]:
 @click.option('--queue', metavar='NAME', help='Declare this queue first; alone, it is also the routing key.')
 @click.option('--exchange', default='', metavar='NAME', help='Where to publish, if not the default exchange.')
 @click.option('--exchange-type', metavar='TYPE', help='Declare the exchange first, as one of this type.')
-@click.option('--routing-key', metavar='KEY')
+@click.option('--routing-key', metavar='KEY', help='Of every message.')
 @click.option('--serializer', metavar='NAME', help='Each BODY is JSON; encode it with this: json, yaml ...')
 @click.option('--compression', metavar='NAME', help='gzip, bzip2, lzma, brotli, zstd ...')
 @click.option('--header', 'pairs', multiple=True, metavar='NAME=VALUE', help='May be given several times.')
@@ -125,10 +127,8 @@ def publish(interrupts: Interrupts, bodies: tuple[str, ...], broker: str, queue:
     key = routing_key if routing_key is not None else queue or ''
     work = Publishing(broker, place, _queue(queue, place, key), key, count, properties)
     given = [body.encode(errors='surrogateescape') for body in bodies]
-    try:
+    with said_at_the_end(lambda: f'{work.sent:,} published', lambda: work.sent > 0):
         in_task(lambda: work.run(given or standard_input()), interrupts)
-    finally:
-        click.echo(f'{work.sent:,} published', err=True)
     return 0
 
 

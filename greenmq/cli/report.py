@@ -39,7 +39,7 @@ def report(corpus: Corpus, tally: Tally) -> str:
     seconds = max(tally.seconds, 1e-9)
     median, late = tally.percentiles(50, 99)
     facts = [
-        ('messages', f'{len(tally.latencies):,}, a line each, out of {_files(corpus)}'),
+        ('messages', f'{len(tally.latencies):,}, a line each, out of {_files(len(corpus.texts))}'),
         ('rate', f'{len(tally.latencies) / seconds:,.0f} messages/s, published, counted and answered'
                  f' ({tally.seconds:.2f} s)'),
         ('latency', f'p50 {_ms(median)}, p99 {_ms(late)}, from publish to counted'),
@@ -49,7 +49,7 @@ def report(corpus: Corpus, tally: Tally) -> str:
     ]
     if tally.again:
         facts.append(('again', f'{tally.again:,} results came twice, and were counted once'))
-    facts += [('left out', f'{count:,} files: {reason}') for reason, count in sorted(corpus.skipped.items())]
+    facts += [('left out', f'{_files(count)}: {reason}') for reason, count in sorted(corpus.skipped.items())]
     return '\n'.join(f'{name:<10}{text}' for name, text in facts)
 
 
@@ -62,8 +62,8 @@ def differences(corpus: Corpus, tally: Tally) -> str:
     return f'{missing.total():,} words missing, {surplus.total():,} too many'
 
 
-def _files(corpus: Corpus) -> str:
-    return f'{len(corpus.texts):,} files' if len(corpus.texts) != 1 else '1 file'
+def _files(count: int) -> str:
+    return f'{count:,} files' if count != 1 else '1 file'
 
 
 def _ms(seconds: float) -> str:

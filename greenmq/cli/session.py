@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
+
+import click
 
 from greenmq import runtime
 from greenmq.cli.interrupt import Interrupts
@@ -55,3 +58,20 @@ def in_task(work: Callable[[], T], interrupts: Interrupts) -> T:
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]  # no error, so the work returned
+
+
+@contextmanager
+def said_at_the_end(text: Callable[[], str], worth_it: Callable[[], bool]) -> Iterator[None]:
+    """Say on standard error what was done; after an error only if there was anything.
+
+    Arguments:
+        text (Callable[[], str]): asked at the end.
+        worth_it (Callable[[], bool]): asked after an error.
+    """
+    try:
+        yield
+    except BaseException:
+        if worth_it():
+            click.echo(text(), err=True)
+        raise
+    click.echo(text(), err=True)

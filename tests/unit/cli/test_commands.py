@@ -213,6 +213,16 @@ class TestPublish:
         assert code == 0
         assert [message.payload for message in contents('q')] == ['boom']
 
+    @pytest.mark.parametrize('arguments, error', [
+        (['--exchange', 'nowhere'], 'nowhere'),
+        (['--exchange', 'unbound', '--exchange-type', 'topic'], 'NO_ROUTE'),
+        (['--exchange', 'odd', '--exchange-type', 'odd'], 'odd'),
+    ])
+    def test_what_reaches_no_queue_is_an_error(self, greenmq_says, arguments, error):
+        code, _, errors = greenmq_says('publish', '--broker', BROKER, *arguments, 'lost')
+        assert code in (1, 2)
+        assert error in errors and len(errors.splitlines()) == 1
+
     @pytest.mark.parametrize('option, value', [('--serializer', 'yamml'), ('--compression', 'zipp')])
     def test_what_is_not_installed(self, greenmq_says, option, value):
         code, _, errors = greenmq_says('publish', '--broker', BROKER, '--queue', 'q', option, value, '1')
