@@ -1,7 +1,7 @@
 """A native thread that watches the hub: it sees a stall while it lasts, and who causes it.
 
-The hub notes the time again and again; the thread compares. What runs in the hub's thread at that moment is what
-keeps the hub, so the thread takes its stack. Costs a timer and a thread: only where somebody asks for it.
+The hub notes the time again and again; the thread compares. What runs in the hub's thread at that moment is
+what keeps the hub, so the thread takes its stack. This costs a timer and a thread: for those who ask for it.
 """
 
 from __future__ import annotations
