@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import InvalidArgument, TimeoutError
 from greenmq.runtime.clock import Deadline, Timeoutish, post
 from greenmq.runtime.future import Future
 from greenmq.runtime.losses import DialError, DialRefused, meaning
@@ -194,19 +194,29 @@ def _lookup(host: str, port: int) -> Future:
     key = (hub, host, port)
     future = _lookups.get(key)
     if future is None:
+        encoded = _encode(host)
         future = _lookups[key] = Future()
         handle = library.hold(hub)
         future.add_done_callback(lambda _future: handle.close())
-        start_thread(lambda: _look_up(hub, host, port))
+        start_thread(lambda: _look_up(hub, host, port, encoded))
     return future
 
 
-def _look_up(hub: Any, host: str, port: int) -> None:
+def _encode(host: str) -> bytes:
+    # Not left to getaddrinfo: it would import the codec in its thread, and a process that forks in that
+    # moment has a child with half a codec.
+    try:
+        return host.encode('ascii' if host.isascii() else 'idna')
+    except UnicodeError:
+        raise InvalidArgument('host', host, 'must be a name of the DNS') from None
+
+
+def _look_up(hub: Any, host: str, port: int, encoded: bytes) -> None:
     # In a native thread.
     found: list[Address] = []
     error: BaseException | None = None
     try:
-        for family, _kind, _proto, _name, address in getaddrinfo(host, port, 0, _socket.SOCK_STREAM):
+        for family, _kind, _proto, _name, address in getaddrinfo(encoded, port, 0, _socket.SOCK_STREAM):
             if (family, address) not in found:
                 found.append((family, address))
     except BaseException as exc:

@@ -14,8 +14,9 @@ from gevent.lock import Semaphore
 from gevent.timeout import Timeout
 
 __all__ = (
-    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'get_hub', 'hold', 'hub_greenlet',
-    'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer', 'watch', 'wsgi_server',
+    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub',
+    'hold', 'hub_greenlet', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer', 'watch',
+    'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
@@ -66,6 +67,12 @@ def hold(hub: Any) -> Any:
 
 def _nothing() -> None:
     pass
+
+
+def end_thread() -> None:
+    hub = peek_hub()
+    if hub is not None:
+        hub.destroy(True)
 
 
 def reinit() -> None:

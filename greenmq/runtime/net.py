@@ -313,9 +313,12 @@ class Stream:
                 waiter.fail(error)
 
     def __del__(self) -> None:
-        # Nobody waits, or we would be alive: this only closes the descriptor, and never writes or waits.
-        if getattr(self, '_sock', None) is not None:
-            self.abandon()
+        # Nobody waits, or we would be alive: so no watcher runs, and only the descriptor is left to be
+        # closed. Perhaps in another thread, or after our hub was destroyed: the watchers must not be touched
+        # any more.
+        sock = getattr(self, '_sock', None)
+        if sock is not None:
+            sock.close()
 
     # what both sides use
 

@@ -148,7 +148,15 @@ def start_thread(work: Callable[[], None]) -> None:
     Switches: no.
     Source: _thread.start_new_thread.
     """
-    library.original('_thread', 'start_new_thread')(work, ())
+    library.original('_thread', 'start_new_thread')(_run_thread, (work,))
+
+
+def _run_thread(work: Callable[[], None]) -> None:
+    try:
+        work()
+    finally:
+        # A driver in a patched process may have waited in this thread, and so have made a hub.
+        library.end_thread()
 
 
 def offload(

@@ -52,6 +52,7 @@ class Library:
     * `hold(hub)`: a `Handle`; until closed, that hub waits for `post` although nothing else can wake it.
       Without it gevent calls such a wait a deadlock.
     * `original(module, name)`: what the standard library had there before any monkey patching.
+    * `end_thread()`: called last in a native thread, destroys the hub that something in it may have made.
     * `reinit()`: makes the hub of this thread usable in a forked child.
     * `Timeout`, `Event`, `Semaphore`, `Queue`, `LifoQueue`, `Local`, `wsgi_server`: the library's own.
 
@@ -69,6 +70,7 @@ class Library:
     watch: Callable[[Any, int, bool], Watcher]
     hold: Callable[[Any], Handle]
     original: Callable[[str, str], Any]
+    end_thread: Callable[[], None]
     reinit: Callable[[], None]
     Timeout: type[BaseException]
     Event: Callable[[], Any]

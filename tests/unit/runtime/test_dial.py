@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from greenmq import runtime
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import InvalidArgument, TimeoutError
 from greenmq.runtime.losses import DialError, DialRefused
 from greenmq.runtime.net import Stream
 from greenmq.runtime.tls import TLSCodec, TLSOptions
@@ -88,7 +88,7 @@ def names(monkeypatch):
     names = {}
 
     def getaddrinfo(host, port, family=0, kind=0):
-        answer = names[host]
+        answer = names[host.decode()]
         if isinstance(answer, BaseException):
             raise answer
         if not isinstance(answer, list):
@@ -213,6 +213,12 @@ class TestNames:
         with pytest.raises(DialError, match='cannot connect to host:1: look-up of the name failed') as caught:
             runtime.dial('host', 1, LONG)
         assert isinstance(caught.value.__cause__, _socket.gaierror)
+
+    def test_names_beyond_ascii(self, names, listener):
+        names['xn--bcher-kva.example'] = [listener.address]
+        runtime.dial('bücher.example', 1, LONG).close()
+        with pytest.raises(InvalidArgument, match='host must be a name of the DNS'):
+            runtime.dial('b' * 64 + 'ü', 1, LONG)
 
     def test_no_address(self, names):
         names['host'] = []

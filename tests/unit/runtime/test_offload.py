@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import subprocess
 import sys
 
@@ -188,6 +189,16 @@ print('end')
         [sys.executable, '-c', program], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, 'end', '')
+
+
+def test_a_hub_made_in_a_thread_ends_with_it(own_thread, monkeypatch):
+    monkeypatch.setattr(module, 'IDLE_SECONDS', 0.001)
+    runtime.offload(int)
+    before = set(os.listdir('/proc/self/fd'))
+    for _ in range(3):
+        runtime.offload(runtime.sleep, 0.001, own_thread=own_thread)
+    while set(os.listdir('/proc/self/fd')) - before:
+        runtime.sleep(0.001)
 
 
 def test_the_thread_starter_is_the_original():

@@ -168,8 +168,9 @@ def test_each_thread_has_a_hub_of_its_own():
 
     first, hub = runtime.offload(work, own_thread=True)
     assert first is True and hub is not runtime.hub_id()
-    # That thread has ended: nothing can be posted to it any more, or at least nothing is lost by trying.
-    assert runtime.post(hub, int) in (True, False)
+    # The hub ends with its thread, with the descriptors that it has; what comes too late is refused.
+    while runtime.post(hub, int):
+        runtime.sleep(0.001)
 
 
 def test_wsgi_server():
