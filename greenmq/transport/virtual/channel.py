@@ -58,20 +58,20 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if self.closed:
             return
         self.closed = True
+        events = self.connection._events.discard(self)
         try:
+            self._fetcher.close(self._close_timeout)
+            events += self.connection._events.discard(self)
             for tag in list(self._consumers):
                 self.basic_cancel(tag)
-            self._fetcher.close()
-            self.connection._events.discard(self)
             if self._settling is not None:
                 self._settling.close()
             if self._qos is not None:
                 self._qos.restore_unacked_once()
-                self._qos = None
+            # Those that need no ack are in no book of ours.
+            self._put_back([message for sub, message in events if sub.no_ack])
         finally:
             self._cycle = None
-            for kind in self.exchange_types.values():
-                kind.channel = None  # or a closed channel would stay until the collector comes (P47)
             self.connection.close_channel(self)
 
     def __repr__(self) -> str:

@@ -165,7 +165,7 @@ class ConsumeMethods(ChannelParts):
 
     def _fetched(self, raw: Any, queue: str) -> None:
         """Register one payload that a fetch brought, and leave it to whoever drains."""
-        if queue not in self._takers:
+        if queue not in self._takers or self.closed:
             self._abandon([(queue, raw)])
             return
         try:
@@ -213,8 +213,8 @@ class ConsumeMethods(ChannelParts):
         # There is room, perhaps for the first time in a while.
         if not self._subscriptions or self.closed:
             return
+        self._starving = False
         if self.delivery == 'push':
-            self._starving = False
             for queue in list(self._takers):
                 self.board.notify(queue)
         else:

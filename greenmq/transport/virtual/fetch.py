@@ -50,17 +50,19 @@ class Fetcher:
     def refresh(self) -> None:
         """The consumers have changed: start and end tasks accordingly. Switches: no."""
         channel = self._channel()
-        if channel is None or not channel.connection._fetches:
+        if channel is None or channel.closed or not channel.connection._fetches:
             return
         wanted = self._groups(channel)
-        waits = channel.delivery == 'wait'
-        for group in list(self._tasks):
-            # A long poll for all queues waits for the old ones: it has to start anew with the new ones.
-            if group not in wanted or (group is None and waits):
-                self._end(group)
+        if channel.delivery == 'wait':
+            for group in list(self._tasks):
+                # A long poll for all queues waits for the old ones: it has to start anew with the new ones.
+                if group not in wanted or group is None:
+                    self._tasks.pop(group).kill()
+                    self.states.pop(group, None)
         for group in wanted:
             if group not in self._tasks:
                 self._start(channel, group)
+        # A task that looks sees by itself that nobody is left: a kill could cost what it has just taken.
         self.kick()
 
     def _groups(self, channel: Any) -> list[str | None]:
@@ -81,11 +83,6 @@ class Fetcher:
             on_exit=lambda task, error: self._ended(group, task, error),
         )
 
-    def _end(self, group: str | None) -> None:
-        task = self._tasks.pop(group)
-        self.states.pop(group, None)
-        task.kill()
-
     def _ended(self, group: str | None, task: Any, error: BaseException | None) -> None:
         if self._tasks.get(group) is not task:
             return  # we ended it
@@ -96,11 +93,28 @@ class Fetcher:
             self._tell(channel, error)
             runtime.call_later(1.0, self.refresh)
 
-    def close(self) -> None:
-        """End all tasks. Switches: no."""
-        for group in list(self._tasks):
-            self._end(group)
+    def close(self, seconds: float) -> None:
+        """End all tasks. What a look brings meanwhile is given back.
+
+        Arguments:
+            seconds (float): how long a look may still take.
+        Switches: if there are tasks.
+        """
+        tasks, self._tasks = self._tasks, {}
+        self.states.clear()
         self.kick()
+        channel = self._channel()
+        if channel is None or not tasks:
+            return
+        if channel.delivery == 'wait':
+            for task in tasks.values():
+                task.kill()
+        if runtime.current() in channel.connection._fetching:
+            return  # closed by what it fetched: it ends when it gets back to its loop
+        deadline = runtime.Deadline.after(seconds)
+        for task in tasks.values():
+            if not task.join(deadline):
+                task.kill()
 
     def kick(self) -> None:
         """There is room again, or reason to look at once: wake what waits for that. Switches: no."""
@@ -115,13 +129,15 @@ class Fetcher:
         me = runtime.current()
         while True:
             channel = self._channel()
-            if channel is None or channel.closed:
+            if channel is None or channel.closed or not channel._takers:
+                self._leave(group)
                 return
             transport = channel.connection
             room = self._room(channel)
             pause: float | None = None
             if room <= 0:
                 self.states[group] = 'full'
+                channel._starving = True
             else:
                 self.states[group] = 'fetching'
                 transport._fetching[me] = channel
@@ -137,8 +153,16 @@ class Fetcher:
                     transport._fetching.pop(me, None)
                 if pause == 0:
                     continue
-            del channel, transport  # not kept alive by a task that sleeps
+            # Not kept alive by a task that sleeps. (One that waits at the broker runs the channel's own
+            # code.)
+            del channel, transport
             self._sleep(group, pause, deaf=failures > 0)
+
+    def _leave(self, group: str | None) -> None:
+        # Before the next switch: whoever consumes again must find that there is no task.
+        channel = self._channel()
+        if channel is not None and not channel.closed and self._tasks.pop(group, None) is not None:
+            self.states.pop(group, None)
 
     def _fetch(self, channel: Any, group: str | None, room: int) -> float | None:
         """Fetch once; return the seconds to wait before the next time."""
@@ -165,9 +189,10 @@ class Fetcher:
     def _arrived(self, channel: Any, items: list[tuple[str, Any]]) -> None:
         # All that is wanted is registered before anything that may switch, or a kill in between would lose
         # the rest.
-        unwanted = [item for item in items if item[0] not in channel._takers]
+        wanted = () if channel.closed else channel._takers
+        unwanted = [item for item in items if item[0] not in wanted]
         for queue, raw in items:
-            if queue in channel._takers:
+            if queue in wanted:
                 channel._fetched(raw, queue)
         if unwanted:
             channel._abandon(unwanted)
@@ -200,7 +225,8 @@ class Fetcher:
 
     def _tell(self, channel: Any, error: BaseException) -> None:
         logger.warning('%r could not fetch, and tries again: %r', channel, error)
-        channel.connection._events.report(error)
+        if channel.connection is not None:
+            channel.connection._events.report(error)
 
     def __repr__(self) -> str:
         return f'<Fetcher: {self.state}>'

@@ -145,6 +145,7 @@ class ChannelParts(AbstractChannel, base.StdChannel):
         self._settling = Settling(self) if self._settle is not None or self._extend is not None else None
         self.channel_id = self._get_free_channel_id()
         options = getattr(connection.client, 'transport_options', None) or {}
+        self._close_timeout = options.get('close_timeout') or 5.0
         for name in (*self.from_transport_options, 'fetch_ahead', 'max_deliveries'):
             if options.get(name) is not None:
                 setattr(self, name, options[name])

@@ -82,7 +82,8 @@ class QoS:
         """
         self._flush()
         failed: list[tuple[Exception, Any]] = []
-        for tag in reversed(list(self._delivered)):
+        tags = list(self._delivered)
+        for tag in reversed(tags) if self.channel._restores_in_front else tags:
             message = self._delivered.pop(tag, None)
             if message is None:
                 continue

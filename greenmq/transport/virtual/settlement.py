@@ -73,9 +73,7 @@ class SettleMethods(ChannelParts):
 
     def _room_again(self) -> None:
         if self._subscriptions:
-            if self.delivery != 'push':
-                self._fetcher.kick()
-            elif self._starving and self._low():
+            if self._starving and self._low():
                 self._ask_for_more()
 
     def _low(self) -> bool:

@@ -91,6 +91,7 @@ class Transport(base.Transport):
         self._avail_channels: list[Any] = []
         self._used_channel_ids: set[int] = set()
         self._free_channel_ids: list[int] = []
+        self._opening: dict[Any, int] = {}  # greenlet → the number of the channel it is about to open
         # A subclass with a `drain_events` of its own fetches in it: our tasks would take its messages away.
         self._looks = self.Channel.delivery == 'poll'
         self._fetches = type(self).drain_events is Transport.drain_events
@@ -135,16 +136,18 @@ class Transport(base.Transport):
         """
         if self._avail_channels:
             return self._avail_channels.pop()
-        channel = self.Channel(connection)
+        try:
+            channel = self.Channel(connection)
+        except BaseException:
+            self._free_channel_id(self._opening.pop(runtime.current(), 0))
+            raise
+        self._opening.pop(runtime.current(), None)
         self.channels.append(channel)
         return channel
 
     def close_channel(self, channel: Any) -> None:
         """Forget a channel that closes. Switches: no."""
-        number = getattr(channel, 'channel_id', None)
-        if number in self._used_channel_ids:
-            self._used_channel_ids.discard(number)
-            heapq.heappush(self._free_channel_ids, number)
+        self._free_channel_id(getattr(channel, 'channel_id', 0))
         for channels in (self.channels, self._avail_channels):
             if channel in channels:
                 channels.remove(channel)
@@ -158,7 +161,13 @@ class Transport(base.Transport):
             )
         number = heapq.heappop(self._free_channel_ids) if self._free_channel_ids else len(used) + 1
         used.add(number)
+        self._opening[runtime.current()] = number
         return number
+
+    def _free_channel_id(self, number: int) -> None:
+        if number in self._used_channel_ids:
+            self._used_channel_ids.discard(number)
+            heapq.heappush(self._free_channel_ids, number)
 
     # ---------------------------------------------------------------- events
 
