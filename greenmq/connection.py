@@ -561,6 +561,7 @@ def is_closed(channel: Any) -> bool:
 def is_connection(obj: Any) -> bool:
     """True for a Connection.
 
+    Switches: no.
     Source: kombu.connection.is_connection.
     """
     return isinstance(obj, Connection)
