@@ -29,6 +29,8 @@ process at most.
 
 from __future__ import annotations
 
+from typing import Any
+
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.entities import EntityMethods
 from greenmq.transport.virtual.parts import AbstractChannel, Empty
@@ -61,7 +63,12 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         events = self.connection._events.discard(self)
         try:
             self._fetcher.close(self._close_timeout)
-            events += self.connection._events.discard(self)
+        finally:
+            # Also after a kill in there: what was delivered here is in no other place.
+            self._give_back(events + self.connection._events.discard(self))
+
+    def _give_back(self, events: list[Any]) -> None:
+        try:
             for tag in list(self._consumers):
                 self.basic_cancel(tag)
             if self._settling is not None:
