@@ -92,6 +92,11 @@ class Channel(Entities):
         """Consumer tag → callback of the consumers that run."""
         return {each.tag: each.callback for each in self.consuming.consumers.values()}
 
+    def check_open(self) -> None:
+        """Raise ConnectionClosed if the channel was closed. Switches: no."""
+        if self.closed:
+            raise ConnectionClosed(f'{self!r} was closed')
+
     def open(self) -> None:
         """Open the wire for calls now. Switches: yes."""
         self.consuming.open(self._deadline())
@@ -105,8 +110,11 @@ class Channel(Entities):
         if self.closed:
             return
         self.closed = True
-        deadline = runtime.Deadline.after(self.connection.settings.close_timeout)
+        seconds = self.connection.settings.close_timeout
+        deadline = runtime.Deadline.after(seconds)
         try:
+            # Publishers of other greenlets wait for their confirms: let what is on its way arrive.
+            self.publishing.wait_confirmed(runtime.Deadline.after(seconds / 2))
             self.consuming.close(deadline)
             self.publishing.close(deadline)
         except TimeoutError:
@@ -115,6 +123,8 @@ class Channel(Entities):
                 '%s: channel %s got no answer to its close', self.connection.name, self.channel_id
             )
         finally:
+            self.consuming.close_soon()  # nothing to do, unless a kill cut the lines above
+            self.publishing.close_soon()
             self.connection.unregister(self)
             self.no_ack_consumers.clear()
 
@@ -170,8 +180,7 @@ class Channel(Entities):
         Raises: see `Publishing.publish`.
         Switches: yes. Killed: the message may have been sent.
         """
-        if self.closed:
-            raise ConnectionClosed(f'{self!r} was closed')
+        self.check_open()
         if immediate:
             raise AMQPNotImplementedError(
                 'immediate=True: no RabbitMQ since 3.0 knows it, and it would close the whole connection',
@@ -202,8 +211,7 @@ class Channel(Entities):
         Switches: no.
         """
         future = runtime.Future()
-        if self.closed:
-            raise ConnectionClosed(f'{self!r} was closed')
+        self.check_open()
         outgoing = message if isinstance(message, Outgoing) else self._adopt(message)
         self.publishing.publish_nowait(outgoing, exchange, routing_key, mandatory, future)
         return future
@@ -366,18 +374,11 @@ class Channel(Entities):
     def basic_recover(self, requeue: bool = False) -> None:
         """Have every unsettled delivery delivered again. RabbitMQ knows `requeue=True` only. Switches:
         yes."""
-        consuming = self.consuming
-        consuming.flush()
         if not requeue:
             raise AMQPNotImplementedError(
                 'basic.recover with requeue=False is not implemented by RabbitMQ', (60, 110)
             )
-        undrained = self.connection.drain.discard(self)
-        deliveries = consuming.ledger.drain()
-        self.connection.log.debug(
-            '%r: %d deliveries recovered, %d unseen', self, len(deliveries), len(undrained)
-        )
-        consuming.call(methods.BASIC_RECOVER, (True,), self._deadline())
+        self.consuming.recover(self._deadline())
 
     def basic_recover_async(self, requeue: bool = False) -> None:
         """As `basic_recover`: the asynchronous form is deprecated in AMQP. Switches: yes."""

@@ -37,7 +37,7 @@ from .consuming import Consumer, Consuming
 from .link import Gate, Link
 from .message import Delivery
 from .settings import Settings
-from .wirechannel import Reply, WireChannel
+from .wirechannel import NotSent, Reply, WireChannel
 
 __all__ = ['Connection']
 
@@ -277,9 +277,14 @@ class Connection:
     def call_on(
         self, link: Link, method: methods.Method, arguments: tuple[Any, ...], deadline: runtime.Deadline
     ) -> Reply:
-        return self._control_wire(link, deadline).call(
-            method.signature, methods.encode(method, arguments), method.replies, deadline
-        )
+        encoded = methods.encode(method, arguments)
+        while True:
+            try:
+                return self._control_wire(link, deadline).call(
+                    method.signature, encoded, method.replies, deadline
+                )
+            except NotSent:
+                continue  # it ended over somebody else's call
 
     def _control_wire(self, link: Link, deadline: runtime.Deadline) -> WireChannel:
         channel = self._control
@@ -301,11 +306,15 @@ class Connection:
         self, method: methods.Method, encoded: bytes, nowait: bool, deadline: runtime.Deadline
     ) -> Reply | None:
         """A method over a wire whose failure hurts neither deliveries nor publishes."""
-        channel = self._control_wire(self.wait_open(deadline), deadline)
-        if nowait:
-            channel.send(wire.method_frame(channel.id, method.signature, encoded))
-            return None
-        return channel.call(method.signature, encoded, method.replies, deadline)
+        while True:
+            channel = self._control_wire(self.wait_open(deadline), deadline)
+            if nowait:
+                channel.send(wire.method_frame(channel.id, method.signature, encoded))
+                return None
+            try:
+                return channel.call(method.signature, encoded, method.replies, deadline)
+            except NotSent:
+                continue  # it ended over somebody else's call
 
     def look_up_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
         """Make sure, once an epoch, that an exchange is there before something is published to it.

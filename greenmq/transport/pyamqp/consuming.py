@@ -16,11 +16,11 @@ from amqp.serialization import dumps
 
 from greenmq import events, runtime
 from greenmq.core.ledger import AckBuffer, DeliveryLedger
-from greenmq.exceptions import ChannelError, ConnectionError, StaleDelivery
+from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument, StaleDelivery
 
 from . import methods, wire
 from .message import Delivery
-from .wirechannel import Reply, WireChannel
+from .wirechannel import NotSent, Reply, WireChannel
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -39,6 +39,7 @@ class Consumer:
         'callback',
         'cancelled',
         'exclusive',
+        'lost',
         'no_ack',
         'no_local',
         'on_cancel',
@@ -70,6 +71,7 @@ class Consumer:
         self.unlimited = no_ack
         self.paused = False
         self.cancelled = False
+        self.lost = False  # its queue is gone: somebody else waits until it can be started again
 
     def request(self, queue: str, nowait: bool) -> bytes:
         """The arguments of its basic.consume."""
@@ -90,11 +92,16 @@ class Consuming:
         self.ledger: DeliveryLedger[Consumer | None] = DeliveryLedger()
         self.acks: AckBuffer[Consumer | None] = AckBuffer(self.ledger)
         self.last_tag = 0
+        self.recovering = False  # a basic.recover is under way: what arrives will come again
         self.qos: tuple[int, int, bool] | None = None
         self.stale = 0
         self._dirty = False
         self._opening = runtime.Lock()
         self._places: dict[bytes, tuple[str, str]] = {}
+        self._restored = False  # the wire has its QoS and consumers
+        self._starting: set[bytes] = set()
+        #: Tags of consumers without acks that went while deliveries were on their way: nothing to give back.
+        self._gone_no_ack: set[bytes] = set()
 
     # ---- the wire
 
@@ -103,38 +110,57 @@ class Consuming:
 
         Switches: only if it has to be opened.
         """
+        while True:
+            channel = self.ready_wire
+            if channel is not None:
+                return channel
+            self.channel.check_open()
+            link = self.connection.wait_open(deadline)
+            if not self._opening.acquire(deadline):
+                raise deadline.error(f'{self.channel!r}: no wire channel')
+            try:
+                if self.ready_wire is None and link.error is None:
+                    self._restore(link, deadline)
+            finally:
+                self._opening.release()
+
+    @property
+    def ready_wire(self) -> WireChannel | None:
+        """The wire channel, if it is open and has its QoS and consumers."""
         channel = self.wire
-        if channel is not None and channel.error is None:
-            return channel
-        link = self.connection.wait_open(deadline)
-        if not self._opening.acquire(deadline):
-            raise deadline.error(f'{self.channel!r}: no wire channel')
-        try:
-            while self.wire is None or self.wire.error is not None:
-                self._restore(link, deadline)
-            return self.wire
-        finally:
-            self._opening.release()
+        return channel if channel is not None and channel.error is None and self._restored else None
 
     def restore(self, link: Link, deadline: runtime.Deadline) -> None:
         """Have the wire, with QoS and consumers, on a new link; nothing to do where nothing was open
         before."""
         with self._opening:
-            while (self.qos is not None or self.consumers) and (
-                self.wire is None or self.wire.error is not None
-            ):
+            while (self.qos is not None or self.consumers) and self.ready_wire is None:
                 self._restore(link, deadline)
 
     def _restore(self, link: Link, deadline: runtime.Deadline) -> None:
-        channel = WireChannel(link, self)
-        channel.open(deadline)
+        channel = WireChannel(link, self).open(deadline)
         channel.base = self.last_tag
+        # Ours from here on: what its first consumers are given is settled on it, restored or not.
+        self.wire, self._restored = channel, False
+        try:
+            self.channel.check_open()  # or nobody would ever close it
+            self._set_up(channel, deadline)
+        except NotSent:
+            return  # it ended meanwhile; the caller tries again
+        except BaseException as exc:
+            channel.close_soon()
+            if self.consumers and link.error is None and self.connection.connected and self.channel.is_open:
+                self.connection.channel_lost(self.channel, exc)
+            raise
+        self._restored = channel.error is None
+
+    def _set_up(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
         if self.channel.transactional:
             channel.call(methods.TX_SELECT.signature, b'', methods.TX_SELECT.replies, deadline)
         if self.qos is not None:
             self._send_qos(channel, self.qos, deadline)
         for key, consumer in list(self.consumers.items()):
-            if consumer.cancelled:
+            if consumer.cancelled or consumer.lost or self.consumers.get(key) is not consumer:
                 continue
             try:
                 channel.call(
@@ -152,11 +178,11 @@ class Consuming:
                     consumer.queue,
                     exc,
                 )
-                del self.consumers[key]
+                self.consumers.pop(key, None)
+                consumer.lost = True
                 self.connection.consumer_cancelled(self.channel, consumer)
                 return
             consumer.paused = False
-        self.wire = channel
 
     def call(
         self,
@@ -166,19 +192,41 @@ class Consuming:
         on_abandoned: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """A synchronous method on the consuming wire."""
-        encoded = methods.encode(method, arguments)
-        return self.open(deadline).call(method.signature, encoded, method.replies, deadline, on_abandoned)
+        return self.call_encoded(method, methods.encode(method, arguments), deadline)
+
+    def call_encoded(self, method: methods.Method, encoded: bytes, deadline: runtime.Deadline) -> Reply:
+        """The same with the bytes of the arguments."""
+        while True:
+            try:
+                return self.open(deadline).call(method.signature, encoded, method.replies, deadline)
+            except NotSent:
+                continue  # the wire ended over somebody else's call
+
+    def _take_turn(self, deadline: runtime.Deadline) -> WireChannel:
+        """The wire, with the turn for one `exchange` on it."""
+        while True:
+            channel = self.open(deadline)
+            try:
+                channel.take_turn(deadline)
+            except NotSent:
+                continue
+            return channel
+
+    def close_soon(self) -> None:
+        """Flush acks, close the wire; what was delivered and not settled goes back to its queue. Switches:
+        no."""
+        channel = self.wire
+        self.consumers.clear()
+        if channel is not None:
+            self.flush()
+            channel.close_soon()  # and with `on_wire_end` all that belongs to it
 
     def close(self, deadline: runtime.Deadline) -> None:
-        """Flush acks, close the wire; what was delivered and not settled goes back to its queue."""
-        channel, self.wire = self.wire, None
-        self.consumers.clear()
-        if channel is not None and channel.error is None:
-            self._flush(channel)
+        """As `close_soon`, and wait for the broker's answer. Switches: yes."""
+        channel = self.wire
+        self.close_soon()
+        if channel is not None:
             channel.close(deadline)
-        self.ledger.drain()
-        self.acks.clear()
-        self.connection.drain.discard(self.channel)
 
     # ---- QoS and consumers
 
@@ -187,7 +235,7 @@ class Consuming:
     ) -> None:
         """basic.qos, now and on every later wire."""
         self.qos = (prefetch_size, prefetch_count, a_global)
-        self._send_qos(self.open(deadline), self.qos, deadline)
+        self.call(methods.BASIC_QOS, self.qos, deadline)
 
     def _send_qos(self, channel: WireChannel, qos: tuple[int, int, bool], deadline: runtime.Deadline) -> None:
         channel.call(
@@ -195,46 +243,71 @@ class Consuming:
         )
 
     def start(self, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> str:
-        """basic.consume. Killed: the consumer is cancelled again once the broker has answered."""
-        channel = self.open(deadline)
-        if self.qos is None and not consumer.no_ack and self.connection.settings.default_prefetch:
-            self.set_qos(0, self.connection.settings.default_prefetch, False, deadline)
-        consumer.unlimited = consumer.no_ack or not (self.qos and self.qos[1])
+        """basic.consume. Killed: the consumer is cancelled again once the broker has answered.
+
+        Raises:
+            InvalidArgument: the channel has a consumer of that tag; the broker would close the connection.
+        """
         key = consumer.tag.encode()
-        self.consumers[key] = consumer
-        queue = self.connection.current_name(consumer.queue)
+        if key in self.consumers or key in self._starting:
+            raise InvalidArgument('consumer_tag', consumer.tag, 'a tag that no consumer of the channel has')
+        self._starting.add(key)
         try:
-            if nowait:
-                self.flush()
-                channel.send(wire.method_frame(channel.id, spec.Basic.Consume, consumer.request(queue, True)))
-            else:
-                channel.call(
-                    spec.Basic.Consume,
-                    consumer.request(queue, False),
-                    methods.BASIC_CONSUME.replies,
-                    deadline,
-                    lambda reply: self._cancel_nowait(channel, consumer),
-                )
-        except BaseException:
-            self.consumers.pop(key, None)
-            raise
+            if self.qos is None and not consumer.no_ack and self.connection.settings.default_prefetch:
+                self.set_qos(0, self.connection.settings.default_prefetch, False, deadline)
+            consumer.unlimited = consumer.no_ack or not (self.qos and self.qos[1])
+            self._start(key, consumer, deadline, nowait)
+        finally:
+            self._starting.discard(key)
         return consumer.tag
+
+    def _start(self, key: bytes, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> None:
+        def started(reply: Reply) -> None:
+            self._gone_no_ack.discard(key)
+            self.consumers[key] = consumer
+
+        def abandoned(reply: Reply) -> None:
+            self._cancel_nowait(channel, consumer)
+            self._remove(key, consumer)
+
+        channel = self._take_turn(deadline)
+        request = consumer.request(self.connection.current_name(consumer.queue), nowait)
+        if nowait:
+            channel.give_turn()
+            self.flush()
+            channel.send(wire.method_frame(channel.id, spec.Basic.Consume, request))
+            self.consumers[key] = consumer
+        else:
+            replies = methods.BASIC_CONSUME.replies
+            channel.exchange(spec.Basic.Consume, request, replies, deadline, started, abandoned)
+
+    def _remove(self, key: bytes, consumer: Consumer) -> None:
+        """Forget a consumer; what was delivered to it and no callback saw goes back to the queue."""
+        if self.consumers.get(key) is consumer:
+            del self.consumers[key]
+        if consumer.no_ack:
+            self._gone_no_ack.add(key)
+        for delivery in self.connection.drain.remove(self.channel, lambda event: event[1] is consumer):
+            self._give_back(delivery[0])
 
     def resume_cancelled(self, consumer: Consumer, deadline: runtime.Deadline) -> None:
         """Start a consumer again that the broker had cancelled."""
         if self.consumers.get(consumer.tag.encode()) is not consumer or consumer.cancelled:
             return
-        channel = self.wire
-        if channel is None or channel.error is not None:
-            self.open(deadline)  # starts all consumers, this one among them
-        elif consumer.paused:
+        channel = self.open(deadline)  # if that starts the consumers, this one is among them
+        if consumer.paused:
             consumer.paused = False
-            channel.call(
-                spec.Basic.Consume,
-                consumer.request(self.connection.current_name(consumer.queue), False),
-                methods.BASIC_CONSUME.replies,
-                deadline,
-            )
+            try:
+                channel.call(
+                    spec.Basic.Consume,
+                    consumer.request(self.connection.current_name(consumer.queue), False),
+                    methods.BASIC_CONSUME.replies,
+                    deadline,
+                )
+            except BaseException:
+                consumer.paused = True
+                raise
+        consumer.lost = False
 
     def stop(self, tag: str, deadline: runtime.Deadline, nowait: bool) -> None:
         """basic.cancel. Deliveries of the consumer that no callback has seen go back to the queue."""
@@ -254,10 +327,10 @@ class Consuming:
                         methods.BASIC_CANCEL.replies,
                         deadline,
                     )
+        except (NotSent, ChannelError) as exc:
+            log.debug('%r: consumer %s ended with its wire: %s', self.channel, tag, exc)
         finally:
-            self.consumers.pop(tag.encode(), None)
-            for delivery in self.connection.drain.remove(self.channel, lambda event: event[1] is consumer):
-                self._give_back(delivery[0])
+            self._remove(tag.encode(), consumer)
 
     def _cancel_nowait(self, channel: WireChannel, consumer: Consumer) -> None:
         if channel.error is None:
@@ -273,38 +346,50 @@ class Consuming:
 
     def get(self, queue: str, no_ack: bool, deadline: runtime.Deadline) -> Delivery | None:
         """basic.get. Killed: a message that was taken for it goes back to its queue."""
-        channel = self.open(deadline)
+        def arrived(reply: Reply) -> None:
+            # In the reader, so that the ledger has the tags in the order of the broker's numbers.
+            if reply[0] == wire.GET_OK:
+                self.last_tag = channel.base + int.from_bytes(reply[1][4:12], 'big')
+                if not no_ack:
+                    self.ledger.add(self.last_tag, None)
+
+        def abandoned(reply: Reply) -> None:
+            if reply[0] == wire.GET_OK and not no_ack:
+                tag = channel.base + int.from_bytes(reply[1][4:12], 'big')
+                if tag in self.ledger:
+                    self.reject(tag, True)
+
+        channel = self._take_turn(deadline)
         arguments = methods.encode(methods.BASIC_GET, (0, self.connection.current_name(queue), no_ack))
-
-        def undo(reply: Reply) -> None:
-            if reply[0] == wire.GET_OK and not no_ack and channel.error is None:
-                tag = int.from_bytes(reply[1][4:12], 'big')
-                channel.send(wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag, True))))
-
-        signature, payload, content = channel.call(
-            spec.Basic.Get, arguments, methods.BASIC_GET.replies, deadline, undo
+        replies = methods.BASIC_GET.replies
+        signature, payload, content = channel.exchange(
+            spec.Basic.Get, arguments, replies, deadline, arrived, abandoned
         )
         if signature != wire.GET_OK or content is None:
             return None
         tag, redelivered, exchange, routing_key, count = wire.read_arguments('Lbssl', payload)
-        delivery = Delivery(
-            '',
-            self._number(channel, tag),
-            bool(redelivered),
-            exchange,
-            routing_key,
-            content,
-            self.channel,
-            count,
+        return Delivery(
+            '', channel.base + tag, bool(redelivered), exchange, routing_key, content, self.channel, count
         )
-        if not no_ack:
-            self.ledger.add(delivery.delivery_tag, None)
-        return delivery
 
-    def _number(self, channel: WireChannel, tag: int) -> int:
-        number = channel.base + tag
-        self.last_tag = max(self.last_tag, number)
-        return number
+    def recover(self, deadline: runtime.Deadline) -> None:
+        """basic.recover: every delivery that is out comes again, under another tag."""
+
+        def recovered(reply: Reply) -> None:
+            self.recovering = False
+
+        channel = self._take_turn(deadline)
+        self.flush()
+        self._forget_deliveries()
+        self.recovering = True
+        encoded = methods.encode(methods.BASIC_RECOVER, (True,))
+        replies = methods.BASIC_RECOVER.replies
+        channel.exchange(spec.Basic.Recover, encoded, replies, deadline, recovered)
+
+    def _forget_deliveries(self) -> None:
+        """What is out will be delivered again: run now, what no callback has seen would be run twice."""
+        self.connection.drain.remove(self.channel, lambda event: event[0].delivery_tag in self.ledger)
+        self.ledger.drain()
 
     # ---- what arrives (called by the reader: no switch)
 
@@ -314,11 +399,14 @@ class Consuming:
         consumer = self.consumers.get(method[5:end])
         tag = int.from_bytes(method[end : end + 8], 'big')
         if consumer is None:
-            # Nobody can ever settle it, and with no_ack this answer would be an error: there the message is
-            # gone.
+            if method[5:end] in self._gone_no_ack:
+                return  # the message is settled already, and an answer would be an error
+            # Nobody can ever settle it.
             channel.send(wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag, True))))
             return
         number = self.last_tag = channel.base + tag
+        if self.recovering and not consumer.no_ack:
+            return  # it was on its way when the broker took everything back: it comes again
         place = method[end + 9 :]
         names = self._places.get(place)
         if names is None:
@@ -376,16 +464,15 @@ class Consuming:
         self.channel.publishing.on_confirm(channel, tag, multiple, ack)
 
     def on_wire_end(self, channel: WireChannel, error: BaseException) -> None:
+        self.channel.publishing.on_wire_end(channel, error)
         if channel is not self.wire:
             return
-        self._dirty = False
+        restored, self._restored = self._restored, False
+        self._dirty = self.recovering = False
+        self._gone_no_ack.clear()
         self.acks.clear()
-        self.ledger.drain()
-        # Deliveries nobody has seen are delivered again by the broker: run now, they would be run twice.
-        self.connection.drain.discard(self.channel)
-        if self.channel.single_wire:
-            self.channel.publishing.on_wire_end(channel, error)
-        if isinstance(error, ChannelError) and self.consumers:
+        self._forget_deliveries()
+        if isinstance(error, ChannelError) and self.consumers and restored:
             self.connection.channel_lost(self.channel, error)
 
     # ---- settling
@@ -428,6 +515,7 @@ class Consuming:
             self.ledger.settle(tag, multiple=True)
         except KeyError:
             return self._unknown(tag)
+        self.flush()  # or the broker would take back what was acked before and not yet told
         channel = self.wire
         if channel is not None and channel.error is None:
             last = tag - channel.base if tag else 0

@@ -60,7 +60,7 @@ class Entities(StdChannel):
             channel.send(wire.method_frame(channel.id, method.signature, encoded))
             reply = None
         else:
-            reply = consuming.open(deadline).call(method.signature, encoded, method.replies, deadline)
+            reply = consuming.call_encoded(method, encoded, deadline)
         return wire.read_arguments(method.answer, reply[1]) if reply is not None and method.answer else []
 
     # ---- exchanges

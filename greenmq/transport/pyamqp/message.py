@@ -28,6 +28,10 @@ class Outgoing:
         self.properties = properties
         self._encoded: bytes | None = None
 
+    def get(self, name: str) -> Any:
+        """A property, or None."""
+        return self.properties.get(name)
+
     def encoded(self) -> bytes:
         encoded = self._encoded
         if encoded is None:

@@ -8,15 +8,16 @@ for somebody else's fault is sent again.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from amqp import spec
 from amqp.serialization import dumps
 
 from greenmq import events, runtime
-from greenmq.core.confirms import ConfirmLedger
 from greenmq.exceptions import (
     BufferFull,
     ChannelError,
@@ -28,7 +29,7 @@ from greenmq.exceptions import (
 )
 
 from . import methods, wire
-from .wirechannel import WireChannel
+from .wirechannel import NotSent, WireChannel
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Pending', 'Publishing']
 
-_named_exchange = re.compile(r"exchange '([^']*)'")
-
+#: How often a publish is sent again after its wire went down over a message that the broker did not name.
+MAX_TRIES = 3
 
 class SentAgain(Exception):
     """The wire went down for another publish's fault: this one is to be sent again."""
@@ -47,7 +48,7 @@ class SentAgain(Exception):
 class Pending:
     """A publish that the broker has not confirmed yet."""
 
-    __slots__ = ('exchange', 'future', 'mandatory', 'message', 'routing_key', 'start', 'waiter')
+    __slots__ = ('exchange', 'future', 'mandatory', 'message', 'routing_key', 'start', 'tries', 'waiter')
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Pending:
         mandatory: bool,
         start: int,
         future: runtime.Future | None,
+        tries: int,
     ) -> None:
         self.message = message
         self.exchange = exchange
@@ -64,6 +66,7 @@ class Pending:
         self.mandatory = mandatory
         self.start = start  # position of its first byte in everything the link ever sent
         self.future = future
+        self.tries = tries  # how often it was sent before
         self.waiter = runtime.Waiter() if future is None else None
 
     def settle(self, error: BaseException | None) -> None:
@@ -77,6 +80,15 @@ class Pending:
                 self.future.set_exception(error)
 
 
+#: What the broker names in the text of a channel error, and what a publish has of that.
+_NAMED: tuple[tuple[re.Pattern[str], Callable[[Pending], object]], ...] = (
+    (re.compile(r"exchange '([^']*)'"), lambda pending: pending.exchange),
+    (re.compile(r"user_id property set to '([^']*)'"), lambda pending: pending.message.get('user_id')),
+    (re.compile(r"invalid expiration '([^']*)'"), lambda pending: pending.message.get('expiration')),
+    (re.compile(r'message size (\d+)'), lambda pending: len(pending.message.body)),
+)
+
+
 class Publishing:
     """The publishing side of a `Channel`."""
 
@@ -85,18 +97,18 @@ class Publishing:
         self.connection = channel.connection
         self.confirm = self.connection.settings.confirm_publish
         self.wire: WireChannel | None = None
-        self.ledger: ConfirmLedger[Pending | None] = ConfirmLedger()
         self._opening = runtime.Lock()
-        self._frames: dict[tuple[str, str, bool], bytes] = {}
         #: Publishes without waiting that cannot leave yet: (message, exchange, routing key, mandatory,
-        #: future).
-        self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future]] = deque()
+        #: future, tries).
+        self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] = deque()
         self._line_bytes = 0
+        self._confirmed: runtime.Waiter | None = None  # who closes, until all is confirmed
 
     @property
     def outstanding(self) -> int:
         """Publishes that wait for their confirm."""
-        return len(self.ledger) + len(self._line)
+        wires = (self.wire, self.channel.consuming.wire)
+        return sum(len(each.ledger) for each in wires if each is not None) + len(self._line)
 
     # ---- publish
 
@@ -118,8 +130,8 @@ class Publishing:
             ConnectionLost: the connection is down and a first try to recover it failed.
         Switches: yes.
         """
-        while True:
-            pending = self._send(message, exchange, routing_key, mandatory, deadline, confirm, None)
+        for tries in itertools.count():
+            pending = self._send(message, exchange, routing_key, mandatory, deadline, confirm, None, tries)
             if pending is None:
                 return
             try:
@@ -146,28 +158,30 @@ class Publishing:
         Switches: no.
         """
         link = self.connection.link
-        if (
-            not self._line
-            and link is not None
-            and link.error is None
-            and link.has_room()
-            and self._ready(link, exchange) is not None
-        ):
-            self._send(message, exchange, routing_key, mandatory, runtime.NEVER, True, future)
-            return
+        if not self._line and link is not None and link.error is None and link.has_room():
+            channel = self._ready(link, exchange)
+            if channel is not None:
+                self._emit(channel, message, exchange, routing_key, mandatory, True, future, 0)
+                return
         if self.connection.closed:
             raise ConnectionClosed(f'{self.connection.name} was closed')
-        self._stand_in_line(message, exchange, routing_key, mandatory, future)
+        self._stand_in_line(message, exchange, routing_key, mandatory, future, 0)
 
     def _stand_in_line(
-        self, message: Outgoing, exchange: str, routing_key: str, mandatory: bool, future: runtime.Future
+        self,
+        message: Outgoing,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        future: runtime.Future,
+        tries: int,
     ) -> None:
         size, mark = len(message.body) + 512, self.connection.settings.out_buffer_bytes
         if self._line and self._line_bytes + size > mark:
             raise BufferFull(
                 f'{self.channel!r}: {self._line_bytes} bytes wait to be published, at most {mark} may'
             )
-        self._line.append((message, exchange, routing_key, mandatory, future))
+        self._line.append((message, exchange, routing_key, mandatory, future, tries))
         self._line_bytes += size
         if len(self._line) == 1:
             runtime.spawn(
@@ -178,7 +192,7 @@ class Publishing:
         line = self._line
         try:
             while line:
-                message, exchange, routing_key, mandatory, future = line[0]
+                message, exchange, routing_key, mandatory, future, tries = line[0]
                 try:
                     self._send(
                         message,
@@ -188,6 +202,7 @@ class Publishing:
                         runtime.Deadline.of(self.connection.settings.publish_timeout),
                         True,
                         future,
+                        tries,
                     )
                 except Exception as exc:
                     future.set_exception(exc)
@@ -200,6 +215,7 @@ class Publishing:
                     PublishUnconfirmed('the publishing task was ended', sent='no')
                 )
             self._line_bytes = 0
+            self._tell_confirmed()
 
     def _send(
         self,
@@ -210,6 +226,7 @@ class Publishing:
         deadline: runtime.Deadline,
         confirm: bool,
         future: runtime.Future | None,
+        tries: int,
     ) -> Pending | None:
         link = self.connection.link
         channel = self._ready(link, exchange) if link is not None and link.error is None else None
@@ -225,19 +242,31 @@ class Publishing:
             channel = self._ready(link, exchange)
             if link.error is None and channel is not None and link.has_room():
                 break
-        # no switch from here to the end: what is counted is sent, in this order
+        return self._emit(channel, message, exchange, routing_key, mandatory, confirm, future, tries)
+
+    def _emit(
+        self,
+        channel: WireChannel,
+        message: Outgoing,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        confirm: bool,
+        future: runtime.Future | None,
+        tries: int,
+    ) -> Pending | None:  # no switch: what is counted is sent, in this order
+        link = channel.link
+        properties = message.encoded()
         frames = self._publish_frame(channel, exchange, routing_key, mandatory) + wire.content_frames(
-            channel.id, message.encoded(), message.body, link.frame_max
+            channel.id, properties, message.body, link.frame_max
         )
         pending = None
         if channel.confirming:
             if confirm or mandatory:
-                pending = Pending(
-                    message, exchange, routing_key, mandatory, link.bytes_out + link.out_bytes, future
-                )
-            self.ledger.publish(
-                pending, (exchange, routing_key, message.encoded(), message.body) if mandatory else None
-            )
+                start = link.bytes_out + link.out_bytes
+                pending = Pending(message, exchange, routing_key, mandatory, start, future, tries)
+            key = (exchange, routing_key, properties, message.body) if mandatory else None
+            channel.ledger.publish(pending, key)
         channel.send(frames)
         if pending is None and future is not None:
             future.set_result(None)
@@ -245,12 +274,12 @@ class Publishing:
 
     def _publish_frame(self, channel: WireChannel, exchange: str, routing_key: str, mandatory: bool) -> bytes:
         key = (exchange, routing_key, mandatory)
-        frame = self._frames.get(key)
+        frame = channel.frames.get(key)
         if frame is None:
-            if len(self._frames) > 1024:
-                self._frames.clear()
+            if len(channel.frames) > 1024:
+                channel.frames.clear()
             arguments = dumps('Bssbb', (0, exchange, routing_key, mandatory, False))
-            frame = self._frames[key] = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
+            frame = channel.frames[key] = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
         return frame
 
     def _expired(self, pending: Pending, deadline: runtime.Deadline) -> Exception:
@@ -266,7 +295,7 @@ class Publishing:
     # ---- the wire
 
     def _ready(self, link: Link, exchange: str) -> WireChannel | None:
-        channel = self.channel.consuming.wire if self.channel.single_wire else self.wire
+        channel = self.channel.consuming.ready_wire if self.channel.single_wire else self.wire
         if channel is None or channel.error is not None or channel.link is not link:
             return None
         if exchange and exchange not in self.connection.known_exchanges:
@@ -276,38 +305,58 @@ class Publishing:
         return channel
 
     def _prepare(self, link: Link, exchange: str, deadline: runtime.Deadline) -> None:
-        if exchange and exchange not in self.connection.known_exchanges:
-            self.connection.look_up_exchange(exchange, deadline)
-        if not self._opening.acquire(deadline):
-            raise PublishUnconfirmed(
-                f'{self.channel!r}: no wire channel within {deadline.seconds} s', sent='no'
-            )
         try:
-            if self.channel.single_wire:
-                channel = self.channel.consuming.open(deadline)
-            else:
-                channel = self.wire  # type: ignore[assignment]
-                if channel is None or channel.error is not None or channel.link is not link:
-                    channel = WireChannel(link, self)
-                    channel.open(deadline)
-                    self._adopt(channel)
-            if self.confirm and not channel.confirming and not self.channel.transactional:
-                channel.call(
-                    methods.CONFIRM_SELECT.signature, b'\x00', methods.CONFIRM_SELECT.replies, deadline
-                )
-                channel.confirming = True
+            if exchange and exchange not in self.connection.known_exchanges:
+                self.connection.look_up_exchange(exchange, deadline)
+            if not self._opening.acquire(deadline):
+                raise TimeoutError(f'{self.channel!r}: no wire channel within {deadline.seconds} s')
+            try:
+                self._select(self._open(link, deadline), deadline)
+            finally:
+                self._opening.release()
+        except NotSent:
+            return  # it ended over somebody else's call; the caller looks again
         except TimeoutError as exc:
             raise PublishUnconfirmed(str(exc), sent='no') from exc
-        finally:
-            self._opening.release()
 
-    def _adopt(self, channel: WireChannel) -> None:
-        self.wire = channel
-        self._frames.clear()
-        self.ledger = ConfirmLedger()
+    def _open(self, link: Link, deadline: runtime.Deadline) -> WireChannel:
+        if self.channel.single_wire:
+            return self.channel.consuming.open(deadline)
+        channel = self.wire
+        if channel is None or channel.error is not None or channel.link is not link:
+            self.channel.check_open()
+            channel = self.wire = WireChannel(link, self).open(deadline)
+            if not self.channel.is_open:
+                channel.close_soon()  # closed by another greenlet meanwhile, which could not see this wire
+            self.channel.check_open()
+        return channel
+
+    def _select(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
+        if self.confirm and not channel.confirming and not self.channel.transactional:
+            channel.call(
+                methods.CONFIRM_SELECT.signature, b'\x00', methods.CONFIRM_SELECT.replies, deadline
+            )
+            channel.confirming = True
+
+    def wait_confirmed(self, deadline: runtime.Deadline) -> bool:
+        """Wait until nothing waits for its confirm; False: not within the deadline. Switches: yes."""
+        while self.outstanding and not self.connection.closed:
+            waiter = self._confirmed = runtime.Waiter()
+            try:
+                waiter.wait(deadline)
+            except TimeoutError:
+                if not waiter.expired:
+                    raise
+                return False
+        return True
+
+    def close_soon(self) -> None:
+        """Close the publishing wire behind what was queued before. Switches: no."""
+        if self.wire is not None:
+            self.wire.close_soon()
 
     def close(self, deadline: runtime.Deadline) -> None:
-        """Close the publishing wire; what was queued before goes out first."""
+        """Close the publishing wire behind what was queued before. Switches: yes."""
         channel, self.wire = self.wire, None
         if channel is not None:
             channel.close(deadline)
@@ -315,7 +364,8 @@ class Publishing:
     # ---- what comes back (called by the reader: no switch)
 
     def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None:
-        for pending, outcome in self.ledger.confirm(tag, multiple, ack):
+        ledger = channel.ledger
+        for pending, outcome in ledger.confirm(tag, multiple, ack):
             if pending is None:
                 continue
             if outcome is True:
@@ -330,50 +380,63 @@ class Publishing:
                     routing_key=pending.routing_key,
                 )
                 pending.settle(PublishNacked(None, pending.exchange, pending.routing_key))
+        if self._confirmed is not None and not len(ledger):
+            self._tell_confirmed()
+
+    def _tell_confirmed(self) -> None:
+        waiter, self._confirmed = self._confirmed, None
+        if waiter is not None:
+            waiter.wake()
 
     def on_return(self, channel: WireChannel, content: wire.Content) -> None:
         code, text, exchange, routing_key = wire.read_arguments('Bsss', content.method)
         error = Unroutable(content, exchange, routing_key, code, text)
-        if not self.ledger.returned((exchange, routing_key, content.header[12:], content.body), error):
-            self._returned_changed(exchange, routing_key, content.body, error)
+        if not channel.ledger.returned((exchange, routing_key, content.header[12:], content.body), error):
+            self._returned_changed(channel, exchange, routing_key, content.body, error)
         self.channel.returned(error, exchange, routing_key, content)
 
-    def _returned_changed(self, exchange: str, routing_key: str, body: bytes, error: Unroutable) -> None:
+    def _returned_changed(
+        self, channel: WireChannel, exchange: str, routing_key: str, body: bytes, error: Unroutable
+    ) -> None:
         # A broker may take properties away (RabbitMQ: the header BCC); what is left still tells most of them
         # apart.
-        for key in self.ledger.keys():
+        for key in channel.ledger.keys():
             if isinstance(key, tuple) and (key[0], key[1], key[3]) == (exchange, routing_key, body):
-                self.ledger.returned(key, error)
+                channel.ledger.returned(key, error)
                 return
 
     def on_wire_end(self, channel: WireChannel, error: BaseException) -> None:
-        if channel is not self.wire and channel is not self.channel.consuming.wire:
-            return
-        self.connection.known_exchanges.clear()
-        for pending in self.ledger.fail_all():
-            if pending is None:
-                continue
-            verdict = self._verdict(pending, channel, error)
-            if pending.future is not None and isinstance(verdict, SentAgain):
-                try:
-                    self._stand_in_line(
-                        pending.message,
-                        pending.exchange,
-                        pending.routing_key,
-                        pending.mandatory,
-                        pending.future,
-                    )
-                    continue
-                except BufferFull as full:
-                    verdict = full
-            pending.settle(verdict)
+        failed = [pending for pending in channel.ledger.fail_all() if pending is not None]
+        guilty: set[Pending] = set()
+        if isinstance(error, ChannelError):
+            self.connection.known_exchanges.clear()
+            guilty = _named_in(getattr(error, 'reply_text', None) or '', failed)
+        for pending in failed:
+            self._settle_lost(pending, channel, error, pending in guilty)
+        self._tell_confirmed()
+
+    def _settle_lost(
+        self, pending: Pending, channel: WireChannel, error: BaseException, guilty: bool
+    ) -> None:
+        verdict = error if guilty else self._verdict(pending, channel, error)
+        if pending.future is not None and isinstance(verdict, SentAgain):
+            try:
+                self._stand_in_line(
+                    pending.message,
+                    pending.exchange,
+                    pending.routing_key,
+                    pending.mandatory,
+                    pending.future,
+                    pending.tries + 1,
+                )
+                return
+            except BufferFull as full:
+                verdict = full
+        pending.settle(verdict)
 
     def _verdict(self, pending: Pending, channel: WireChannel, error: BaseException) -> BaseException:
         if isinstance(error, ChannelError):
-            named = _named_exchange.search(getattr(error, 'reply_text', None) or '')
-            if named is not None and named.group(1) == pending.exchange:
-                return error
-            return SentAgain()
+            return SentAgain() if pending.tries < MAX_TRIES else error
         if isinstance(error, ConnectionClosed) and channel.link.error is not error:
             return error
         sent = 'no' if pending.start >= channel.link.bytes_out else 'unknown'
@@ -391,3 +454,12 @@ class Publishing:
 
     def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None:
         self.channel.consuming.on_cancel(channel, consumer_tag)
+
+
+def _named_in(text: str, failed: list[Pending]) -> set[Pending]:
+    """The publishes that the text of a channel error speaks of."""
+    for pattern, value_of in _NAMED:
+        named = pattern.search(text)
+        if named is not None:
+            return {pending for pending in failed if str(value_of(pending)) == named.group(1)}
+    return set()

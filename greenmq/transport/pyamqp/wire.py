@@ -350,6 +350,8 @@ class Parser:
         else:
             if size > content.missing:
                 raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
+            if not size:
+                return  # allowed, and kept they would fill the memory without an end
             if content.parts is None:
                 content.parts = []
             content.parts.append(payload)

@@ -17,19 +17,23 @@ from amqp import spec
 from amqp.exceptions import ChannelError, error_for_code
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, ConnectionError, TimeoutError
+from greenmq.core.confirms import ConfirmLedger
+from greenmq.exceptions import ConnectionClosed, TimeoutError
 
 from . import wire
 
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ['Call', 'Reply', 'WireChannel', 'WireOwner']
+__all__ = ['Call', 'NotSent', 'Reply', 'WireChannel', 'WireOwner']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
 #: A reply: its signature, its method frame's payload, and its content if it carries one.
 Reply = tuple[tuple[int, int], bytes, 'wire.Content | None']
+
+#: The only methods that mean something on a channel that has ended here.
+_PARTING = (spec.Channel.Close, spec.Channel.CloseOk)
 
 
 class WireOwner(Protocol):
@@ -46,26 +50,57 @@ class WireOwner(Protocol):
     def on_wire_end(self, channel: WireChannel, error: BaseException) -> None: ...
 
 
-class Call:
-    """A method that was sent and waits for one of `replies`."""
+class NotSent(Exception):
+    """The wire channel had ended before a call was sent on it: open another and call again."""
 
-    __slots__ = ('on_abandoned', 'replies', 'waiter')
+
+class Call:
+    """A method that was sent and waits for one of `replies`; it has the turn until that is there."""
+
+    __slots__ = ('answered', 'on_abandoned', 'on_reply', 'replies', 'turn', 'waiter')
 
     def __init__(
-        self, replies: tuple[tuple[int, int], ...], on_abandoned: Callable[[Reply], None] | None = None
+        self,
+        replies: tuple[tuple[int, int], ...],
+        turn: runtime.Lock,
+        on_reply: Callable[[Reply], None] | None,
+        on_abandoned: Callable[[Reply], None] | None,
     ) -> None:
         self.replies = replies
         self.waiter: runtime.Waiter | None = runtime.Waiter()
+        self.turn = turn
+        self.on_reply = on_reply
         self.on_abandoned = on_abandoned
+        self.answered = False
 
     def resolve(self, reply: Reply) -> None:
-        if self.waiter is None or not self.waiter.wake(reply):
+        self.answered = True
+        if self.on_reply is not None:
+            self.on_reply(reply)
+        if self.waiter is None:
             self.undo(reply)
+            self.turn.release()
+        elif not self.waiter.wake(reply):
+            self.undo(reply)
+
+    def fail(self, error: BaseException) -> None:
+        self.answered = True
+        if self.waiter is None:
+            self.turn.release()
+        else:
+            self.waiter.fail(error)
 
     def undo(self, reply: Reply) -> None:
         """The reply of a call nobody waits for any more: take back what it did."""
         if self.on_abandoned is not None:
             self.on_abandoned(reply)
+
+    def leave(self) -> None:
+        """The caller goes. If it goes early, the turn stays with the call: the next method must not
+        overtake what its reply may have to be answered with."""
+        self.waiter = None
+        if self.answered:
+            self.turn.release()
 
 
 class WireChannel:
@@ -74,21 +109,42 @@ class WireChannel:
     Attributes:
         id (int): the channel number.
         error (BaseException | None): why it ended; None while it is open.
+        base (int): what is added to this wire's delivery tags, so that no two epochs share a tag.
+        confirming (bool): the broker confirms what is published here.
+        ledger (ConfirmLedger): the publishes that it has not confirmed.
+        frames (dict): basic.publish frames for this channel number, by what they say.
     """
 
-    __slots__ = ('__weakref__', '_calls', '_lock', '_owner', 'base', 'confirming', 'error', 'id', 'link')
+    __slots__ = (
+        '__weakref__',
+        '_calls',
+        '_closed',
+        '_owner',
+        '_turn',
+        'base',
+        'confirming',
+        'error',
+        'frames',
+        'id',
+        'ledger',
+        'link',
+    )
 
     def __init__(self, link: Link, owner: WireOwner) -> None:
+        if link.error is not None:
+            raise link.error
         self.link = link
         self.id = link.allocate()
         link.wires[self.id] = self
         self.error: BaseException | None = None
-        self.confirming = False
-        #: What the channel adds to this wire's delivery tags, so that no two epochs share a tag.
         self.base = 0
+        self.confirming = False
+        self.ledger: ConfirmLedger[Any] = ConfirmLedger()
+        self.frames: dict[tuple[str, str, bool], bytes] = {}
         self._owner = weakref.ref(owner)
         self._calls: deque[Call] = deque()
-        self._lock = runtime.Lock()
+        self._turn = runtime.Lock()
+        self._closed: runtime.Waiter | None = None  # the answer to our channel.close
 
     def __repr__(self) -> str:
         return (
@@ -103,17 +159,14 @@ class WireChannel:
 
     def open(self, deadline: runtime.Deadline) -> WireChannel:
         """channel.open. Killed or timed out: the channel is closed again once its answer is there."""
-        self.call(spec.Channel.Open, b'\x00', (spec.Channel.OpenOk,), deadline, self._close_unused)
+        self.call(
+            spec.Channel.Open,
+            b'\x00',
+            (spec.Channel.OpenOk,),
+            deadline,
+            on_abandoned=lambda reply: self.close_soon(),
+        )
         return self
-
-    def _close_unused(self, reply: Reply) -> None:
-        if self.error is None:
-            self._calls.append(Call((spec.Channel.CloseOk,), self._closed_unused))
-            self.send(wire.method_frame(self.id, spec.Channel.Close, b'\x00\xc8\x00\x00\x00\x00\x00'))
-
-    def _closed_unused(self, reply: Reply) -> None:
-        self.end(ConnectionClosed(f'channel {self.id} was closed'))
-        self.link.release(self.id)
 
     def send(self, frames: bytes) -> None:
         """Queue whole frames of this channel. Never switches."""
@@ -121,62 +174,105 @@ class WireChannel:
             raise self.error
         self.link.send(frames)
 
+    def take_turn(self, deadline: runtime.Deadline) -> None:
+        """Wait until nobody else's method is under way here; `exchange` gives the turn back.
+
+        Raises:
+            NotSent: the channel ended meanwhile.
+            TimeoutError: not within the deadline.
+        """
+        if not self._turn.acquire(deadline):
+            raise TimeoutError(f'channel {self.id} of {self.link.name}: busy for {deadline.seconds} s')
+        if self.error is not None:
+            self._turn.release()
+            raise NotSent(str(self.error))
+
+    def give_turn(self) -> None:
+        """Give the turn back unused."""
+        self._turn.release()
+
+    def exchange(
+        self,
+        signature: tuple[int, int],
+        arguments: bytes,
+        replies: tuple[tuple[int, int], ...],
+        deadline: runtime.Deadline,
+        on_reply: Callable[[Reply], None] | None = None,
+        on_abandoned: Callable[[Reply], None] | None = None,
+    ) -> Reply:
+        """Send a method and wait for its reply, after `take_turn` and without a switch since.
+
+        Arguments:
+            on_reply: called in the reader when the reply is there, before anything behind it is read.
+            on_abandoned: called with the reply if nobody waits for it any more; must not switch.
+        Raises: as `call`, save NotSent.
+        Switches: yes. Killed: the reply is thrown away when it comes.
+        """
+        call = Call(replies, self._turn, on_reply, on_abandoned)
+        waiter = call.waiter
+        assert waiter is not None
+        try:
+            self.link.flush()  # acks held back go first: the method may depend on them
+            self.link.send(wire.method_frame(self.id, signature, arguments))
+        except BaseException:
+            self._turn.release()
+            raise
+        self._calls.append(call)
+        try:
+            return waiter.wait(deadline, decline=call.undo)  # type: ignore[no-any-return]
+        except TimeoutError:
+            if not waiter.expired:
+                raise
+            raise TimeoutError(
+                f'channel {self.id} of {self.link.name}: no reply to method {signature} '
+                f'within {deadline.seconds} s'
+            ) from None
+        finally:
+            call.leave()
+
     def call(
         self,
         signature: tuple[int, int],
         arguments: bytes,
         replies: tuple[tuple[int, int], ...],
         deadline: runtime.Deadline,
+        on_reply: Callable[[Reply], None] | None = None,
         on_abandoned: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """Send a synchronous method and wait for its reply; one at a time on a channel.
 
         Raises:
+            NotSent: the channel ended before it was this call's turn.
             ChannelError: the broker closed the channel over it.
             ConnectionLost: the connection ended meanwhile.
             TimeoutError: no reply within the deadline.
         Switches: yes. Killed: the reply is thrown away when it comes.
         """
-        if not self._lock.acquire(deadline):
-            raise TimeoutError(f'channel {self.id} of {self.link.name}: busy for {deadline.seconds} s')
-        try:
-            if self.error is not None:
-                raise self.error
-            self.link.flush()  # acks held back go first: the method may depend on them
-            call = Call(replies, on_abandoned)
-            self._calls.append(call)
-            self.link.send(wire.method_frame(self.id, signature, arguments))
-            assert call.waiter is not None
-            try:
-                return call.waiter.wait(deadline, decline=call.undo)  # type: ignore[no-any-return]
-            except TimeoutError:
-                raise TimeoutError(
-                    f'channel {self.id} of {self.link.name}: no reply to method {signature} '
-                    f'within {deadline.seconds} s'
-                ) from None
-            finally:
-                call.waiter = None
-        finally:
-            self._lock.release()
+        self.take_turn(deadline)
+        return self.exchange(signature, arguments, replies, deadline, on_reply, on_abandoned)
 
-    def close(self, deadline: runtime.Deadline) -> None:
-        """channel.close, and the id is free again. Harmless on a channel that ended."""
+    def close_soon(self) -> None:
+        """Send channel.close and end here; the id is free again with the answer. No switch.
+
+        Nothing may follow a channel.close on its channel (504, and the connection is gone), so whoever
+        still waits for something here is told at once.
+        """
         if self.error is not None:
             return
-        try:
-            self.call(
-                spec.Channel.Close,
-                b'\x00\xc8\x00\x00\x00\x00\x00',
-                (spec.Channel.CloseOk,),
-                deadline,
-                self._closed_unused,
-            )
-        except (ChannelError, ConnectionError) as exc:
-            if self.is_open:
-                raise
-            log.debug('%r ended while it was being closed: %r', self, exc)
-        else:
-            self._closed_unused((spec.Channel.CloseOk, b'', None))
+        self.link.flush()
+        self.send(wire.method_frame(self.id, spec.Channel.Close, b'\x00\xc8\x00\x00\x00\x00\x00'))
+        self._closed = runtime.Waiter()
+        self.end(ConnectionClosed(f'channel {self.id} of {self.link.name} was closed'))
+
+    def close(self, deadline: runtime.Deadline) -> None:
+        """channel.close, and wait for the answer. Harmless on a channel that ended.
+
+        Raises:
+            TimeoutError: no answer within the deadline; the channel is closed here all the same.
+        """
+        self.close_soon()
+        if self._closed is not None and self._closed.pending:
+            self._closed.wait(deadline)
 
     # ---- in (called by the reader: no switch)
 
@@ -185,6 +281,8 @@ class WireChannel:
         if calls and signature in calls[0].replies:
             calls.popleft().resolve((signature, payload, None))
             return
+        if self.error is not None and signature not in _PARTING:
+            return  # said before the broker had read our channel.close
         handler = self._methods.get(signature)
         if handler is not None:
             handler(self, payload)
@@ -192,6 +290,8 @@ class WireChannel:
             log.warning('%r: method %s that nobody asked for', self, signature)
 
     def on_content(self, content: wire.Content) -> None:
+        if self.error is not None:
+            return
         owner = self._owner()
         if content.signature == wire.DELIVER:
             if owner is not None:
@@ -222,7 +322,15 @@ class WireChannel:
         code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
         self.link.send(wire.method_frame(self.id, spec.Channel.CloseOk))
         self.end(error_for_code(code, text, (class_id, method_id), ChannelError))
+        self._on_close_ok(payload)
+
+    def _on_close_ok(self, payload: bytes) -> None:
+        if self.error is None:
+            log.warning('%r: channel.close-ok that nobody asked for', self)
+            return
         self.link.release(self.id)
+        if self._closed is not None:
+            self._closed.wake()
 
     def _on_flow(self, payload: bytes) -> None:
         self.link.send(wire.method_frame(self.id, spec.Channel.FlowOk, payload[4:5]))
@@ -232,18 +340,20 @@ class WireChannel:
         spec.Basic.Nack: _on_nack,
         spec.Basic.Cancel: _on_cancel,
         spec.Channel.Close: _on_close,
+        spec.Channel.CloseOk: _on_close_ok,
         spec.Channel.Flow: _on_flow,
     }
 
     def end(self, error: BaseException) -> None:
         """This channel is over: fail every call that waits, tell the owner. No switch."""
         if self.error is not None:
+            if self._closed is not None:
+                self._closed.wake()  # the link ended while its answer was due
             return
         self.error = error
         calls, self._calls = self._calls, deque()
         for call in calls:
-            if call.waiter is not None:
-                call.waiter.fail(error)
+            call.fail(error)
         owner = self._owner()
         if owner is not None:
             owner.on_wire_end(self, error)
