@@ -7,6 +7,7 @@ untouched. Nothing here closes a connection that still works: others may be usin
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,9 +113,14 @@ def reconnect(
                 interval = schedule.delay(rounds)
             if policy.errback is not None:
                 policy.errback(exc, interval)
-            _pause(dial, interval, deadline, policy.callback)
+            _pause(dial, _jittered(interval), deadline, policy.callback)
             if deadline.expired():
                 raise
+
+
+def _jittered(seconds: float) -> float:
+    # up to a tenth less: the clients of a broker that went down must not all come back in one moment
+    return seconds * (1 - 0.1 * random.random())
 
 
 def _pause(

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from greenmq import runtime
+from greenmq import events, runtime
 from greenmq.address import Addressed
 from greenmq.dialing import SharedDial
 from greenmq.ensure import LibraryErrors, Policy, reconnect
@@ -42,6 +42,7 @@ class Opening(Addressed):
     _hub: Callable[[], Any] | None = None
     _closed = False
     _switch_due = False
+    _lost = False
     _fork_hooked = False
 
 
@@ -137,29 +138,34 @@ class Opening(Addressed):
             self._switch_due = False
             self._next_host()
         dial, transport, lost = self._dial, self.transport, self._connection
+        recovers = lost is not None and getattr(transport, 'keeps_channels', False)
         self.connect_deadline = deadline
         try:
-            if lost is not None and getattr(transport, 'keeps_channels', False):
+            if recovers:
                 found = transport.recover_connection(lost, deadline)
             else:
                 self._drop()
                 transport = self.transport
                 found = transport.establish_connection()
         except Exception:
-            self._switch_due = len(self._hosts) > 1
+            # a connection that recovers by itself walks the hosts by itself
+            self._switch_due = len(self._hosts) > 1 and not recovers
             raise
         except BaseException:
-            if self._dial is dial:
+            if self._dial is dial and not recovers:
                 self._transport = None  # cut in the middle: the next attempt starts with a fresh one
             raise
         finally:
             self.connect_deadline = None
         if self._dial is not dial:
-            _shut(transport, found, None, CLOSE_TIMEOUT, runtime.hub_id(), wait=False)
+            _shut(transport, found, CLOSE_TIMEOUT, runtime.hub_id(), wait=False)
             raise ConnectionClosed(f'{self!r} was closed while it was being opened')
         if found is not lost:
             self._connection = found
             self.begin_epoch()
+            if self._lost:
+                self._lost = False
+                events.emit('recovered', self, epoch=self.epoch)
         return found
 
     def begin_epoch(self) -> None:
@@ -218,16 +224,18 @@ class Opening(Addressed):
         if parts is not None:
             _shut(*parts, timeout or CLOSE_TIMEOUT, hub, wait=timeout > 0)
 
-    def _take(self) -> tuple[Any, Any, Any] | None:
-        parts = self._transport, self._connection, self._default_channel
+    def _take(self) -> tuple[Any, Any] | None:
+        parts = self._transport, self._connection
         self._transport = self._connection = self._default_channel = None
         self.declared_entities.clear()
-        return None if parts[1] is None else parts
+        return None if parts[1] is None else parts[:2]
 
-    def _drop(self) -> None:
+    def _drop(self, error: BaseException | None = None) -> None:
         """Let go of a connection that is lost; those who wait for the next one go on waiting."""
         parts = self._take()
         if parts is not None:
+            self._lost = True
+            events.emit('lost', self, epoch=self.epoch, error=error)
             _shut(*parts, CLOSE_TIMEOUT, self._hub() if self._hub else None, wait=False)
 
     def _drop_if_lost(self, exc: BaseException) -> None:
@@ -238,7 +246,7 @@ class Opening(Addressed):
         # A transport that can't tell answers "alive" always: then its error must be believed.
         blind = type(transport).verify_connection is BaseTransport.verify_connection
         if told or blind or not transport.verify_connection(connection):
-            self._drop()
+            self._drop(exc)
 
     def _after_fork(self) -> None:
         # The parent goes on using all this. The socket itself was closed by runtime, without a byte sent.
@@ -294,35 +302,31 @@ class Opening(Addressed):
         return self._connection
 
 
-def _shut(transport: Any, connection: Any, channel: Any, timeout: float, hub: Any, wait: bool) -> None:
+def _shut(transport: Any, connection: Any, timeout: float, hub: Any, wait: bool) -> None:
     """Close in a task of its own, which gets `timeout` seconds; wait for it or not.
 
     In a task, so that a kill of the closer does not leave a socket open, and a broker that is silent does
     not hold it.
     """
     if hub is not runtime.hub_id():
-        if hub is None or not runtime.post(hub, _shut, transport, connection, channel, timeout, hub, False):
-            _farewell(transport, connection, channel)  # its thread is gone: nobody else uses it
+        if hub is None or not runtime.post(hub, _shut, transport, connection, timeout, hub, False):
+            _farewell(transport, connection)  # its thread is gone: nobody else uses it
         return
-    task = runtime.spawn(_farewell, transport, connection, channel, name='greenmq.connection closer')
+    task = runtime.spawn(_farewell, transport, connection, name='greenmq.connection closer')
     timer = runtime.call_later(timeout, _give_up, task, transport, connection)
     if wait and not runtime.in_hub():
         task.join()
         timer.cancel()
 
 
-def _farewell(transport: Any, connection: Any, channel: Any) -> None:
-    if channel is not None:
-        _quietly(channel.close)
-    _quietly(transport.close_connection, connection)
-    transport.client = None
-
-
-def _quietly(close: Callable[..., Any], *args: Any) -> None:
+def _farewell(transport: Any, connection: Any) -> None:
+    # Not its channels one by one: each would wait for an answer that a dead broker does not give.
     try:
-        close(*args)
-    except Exception as exc:  # what is closed may be gone already, and then says so in any way
-        logger.debug('%r: %r', close, exc)
+        transport.close_connection(connection)
+    except Exception as exc:  # what is closed may be gone already, and says so in any way it likes
+        logger.debug('closing %r: %r', connection, exc)
+    finally:
+        transport.client = None
 
 
 def _give_up(task: runtime.Task, transport: Any, connection: Any) -> None:

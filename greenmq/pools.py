@@ -281,9 +281,11 @@ class ProducerPool(Resource):
 
 def _max_channels(connection: Any) -> int | None:
     """How many channels the open connection can have; None if that is not known."""
-    transport = connection._transport
-    found = getattr(transport, 'max_channels', None) or getattr(transport, 'channel_max', None)
-    return int(found) if found else None
+    for place in (connection._connection, connection._transport):
+        found = getattr(place, 'max_channels', None) or getattr(place, 'channel_max', None)
+        if found:
+            return int(found)
+    return None
 
 
 def _close_channel(shared: SharedConnection, promise: ChannelPromise) -> None:

@@ -5,7 +5,7 @@ import pickle
 import gevent
 import pytest
 
-from greenmq import runtime
+from greenmq import events, runtime
 from greenmq.connection import Connection, PooledConnection, is_connection, maybe_channel
 from greenmq.exceptions import (
     ConnectionClosed,
@@ -726,6 +726,40 @@ class TestEnsure:
         assert obj.channels == [kept] and found._connection is link and found.epoch == 2
         assert found.default_channel is default
         found.close()
+
+    def test_a_transport_that_keeps_channels_walks_the_hosts_itself(self):
+        class Keeping(FakeTransport):
+            keeps_channels = True
+            refusals = 1
+
+            def recover_connection(self, link, deadline):
+                if self.refusals:
+                    self.refusals -= 1
+                    raise lost()
+                link.alive = True
+                self.client.begin_epoch()
+                return link
+
+        found = make(['fakehost1', 'fakehost2'], transport=Keeping)
+        found.connect()
+        link, transport = found._connection, found.transport
+        assert self.call(found, [self.cut(found)]) == 'ok'
+        assert found._connection is link and found.transport is transport and found.server.closed == []
+        assert found.hostname == 'fakehost1'
+        found.close()
+
+    def test_it_says_what_was_lost_and_recovered(self, connection):
+        seen = []
+        subscriptions = [events.subscribe(name, seen.append, connection) for name in ('lost', 'recovered')]
+        connection.connect()
+        self.call(connection, [self.cut(connection)])
+        connection.close()
+        connection.connect()
+        gevent.sleep(0)
+        gevent.sleep(0)
+        assert [(event.name, event.facts['epoch']) for event in seen] == [('lost', 1), ('recovered', 2)]
+        for subscription in subscriptions:
+            subscription.cancel()
 
     def test_autoretry_gives_a_channel(self, connection):
         connection.connect()
