@@ -54,6 +54,7 @@ from greenmq.runtime.patching import patched as patched
 from greenmq.runtime.seam import library as _library
 from greenmq.runtime.seam import name as name
 from greenmq.runtime.seam import use as use
+from greenmq.runtime.shared import SharedStream as SharedStream
 from greenmq.runtime.sync import Condition as Condition
 from greenmq.runtime.sync import Event as Event
 from greenmq.runtime.sync import LifoQueue as LifoQueue
@@ -74,6 +75,7 @@ from greenmq.runtime.tls import TLSOptions as TLSOptions
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter
 from greenmq.runtime.waiter import sleep as sleep
+from greenmq.runtime.watchdog import Ticker as Ticker
 from greenmq.runtime.watchdog import Watchdog as Watchdog
 
 

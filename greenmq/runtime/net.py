@@ -99,7 +99,10 @@ class Stream:
             plain = self._decrypt(self._tls, n)
             if plain is not None:
                 return plain
-            self._tls.feed(self._receive(_CHUNK, deadline))
+            self._feed(self._tls, self._receive(_CHUNK, deadline))
+
+    def _feed(self, tls: TLSCodec, data: bytes) -> None:
+        tls.feed(data)
 
     def _decrypt(self, tls: TLSCodec, n: int) -> bytes | None:
         self._check_open()
@@ -334,6 +337,11 @@ class Stream:
     def closed(self) -> bool:
         """True when it was ended on this side."""
         return self._sock is None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and wait for the kernel to take them; without TLS a write waits for it."""
+        return len(self._pending)
 
     @property
     def tls(self) -> bool:

@@ -132,6 +132,8 @@ class Link:
         self._free_ids: deque[int] = deque()
         self._next_id = 1
         self._last_in = runtime.monotonic()
+        self._beaten_at = -1
+        self._ticker: runtime.Ticker | None = None
         self._parser = wire.Parser(terms.frame_max, max_body)
         self._tasks: list[runtime.Task] = []
 
@@ -153,6 +155,8 @@ class Link:
             self._tasks.append(
                 spawn(self._beat, name=f'amqp-heartbeat {self.name}', owner=self, on_exit=self._task_ended)
             )
+            if isinstance(self.stream, runtime.SharedStream):
+                self._ticker = runtime.Ticker(self.heartbeat / 2, self._beat_from_thread)
 
     def _task_ended(self, task: runtime.Task, error: BaseException | None) -> None:
         if self.error is None:
@@ -171,6 +175,8 @@ class Link:
         if self.error is not None:
             return
         self.error = error
+        if self._ticker is not None:
+            self._ticker.stop()
         self.stream.close()
         idle, self._idle = self._idle, None
         if idle is not None:
@@ -309,10 +315,13 @@ class Link:
     def _send_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view and self.error is None:
+            unsent = self.stream.unsent
             try:
                 sent = self.stream.write_some(view, runtime.Deadline.after(self.write_timeout))
             except TimeoutError:
-                if self.blocked is not None:  # a blocked broker reads nothing: that is not its death
+                # A blocked broker reads nothing: that is not its death. Nor is a peer dead that takes a large
+                # write slowly.
+                if self.blocked is not None or self.stream.unsent != unsent:
                     continue
                 self.lose(ConnectionLost(f'{self.name}: the peer took nothing for {self.write_timeout} s'))
                 return
@@ -443,6 +452,13 @@ class Link:
                     )
                 )
             due = now + half
+
+    def _beat_from_thread(self) -> None:
+        # In a native thread: nothing was written for half a heartbeat, perhaps as our hub does not run (P13).
+        stream = self.stream
+        if self.bytes_out == self._beaten_at and isinstance(stream, runtime.SharedStream):
+            stream.beat(wire.HEARTBEAT)
+        self._beaten_at = self.bytes_out
 
     # ---- channels
 

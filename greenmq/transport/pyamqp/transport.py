@@ -215,6 +215,8 @@ class _Dialler:
         tls = runtime.TLSOptions.of(client.ssl)
         tcp = [(6, name, value) for name, value in (options['socket_settings'] or {}).items()]
         stream = runtime.dial(place['hostname'], place['port'], deadline, tls=tls, socket_options=tcp)
+        if settings.heartbeat_thread:
+            stream = runtime.SharedStream(stream)
         try:
             terms = open_connection(
                 stream,
