@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from greenmq import runtime
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 __all__ = ('LamportClock', 'timetuple')
 
@@ -68,8 +68,8 @@ class timetuple(tuple):  # type: ignore[type-arg]
 class LamportClock:
     """Counts what happens here, and jumps ahead of what is heard from elsewhere.
 
-    Send `forward()` with each message; call `adjust(their clock)` for each received: then a cause always has a
-    smaller number than its effect.
+    Send `forward()` with each message; call `adjust(their clock)` for each received: then a cause always has
+    a smaller number than its effect.
 
     Arguments:
         initial_value (int): where to start.
@@ -97,7 +97,7 @@ class LamportClock:
             return self.value
 
     def sort_heap(self, h: Sequence[Any]) -> Any:
-        """Return the first event of a list in order of their clocks; the lowest process goes first among equals.
+        """Return the first event of a list by clock; the lowest process goes first among equals.
 
         Arguments:
             h (list[tuple]): (clock, process, …) tuples, sorted by clock.

@@ -29,7 +29,8 @@ from greenmq.utils.encoding import ensure_bytes
 
 __all__ = ('compress', 'decompress', 'encoders', 'get_decoder', 'get_encoder', 'register')
 
-#: What a body may grow to when `decompress` is not told otherwise: bytes. Larger than what brokers are good for, and
+#: What a body may grow to when `decompress` is not told otherwise: bytes. Larger than what brokers are good
+#: for, and
 #: small enough that many greenlets can do it at once.
 max_decoded_bytes = 64 * 1024 * 1024
 
@@ -60,8 +61,8 @@ def register(
 
     Arguments:
         encoder (Callable): bytes → compressed bytes.
-        decoder (Callable): the way back. It can't be stopped at a limit: what is too large is refused only when
-            it has been decompressed.
+        decoder (Callable): the way back. It can't be stopped at a limit: what is too large is refused only
+            when it has been decompressed.
         content_type (str): stands in the message's `compression` header.
         aliases (Iterable[str]): names to ask for it by.
     Source: kombu.compression.register.
@@ -267,7 +268,8 @@ def _brotli_room(most: float, size: int) -> int:
     return 1024 * 1024 if room < 0 else min(room, 1024 * 1024)
 
 
-#: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 2 MiB.
+#: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 2
+#: MiB.
 _ZSTD_STEP = 64
 
 
@@ -322,7 +324,12 @@ def _zstd_compress(body: bytes) -> bytes:
 
 
 def _register_ours(
-    module: str, encoder: Encoder, decoder: BoundedDecoder, content_type: str, names: tuple[str, ...], extra: str
+    module: str,
+    encoder: Encoder,
+    decoder: BoundedDecoder,
+    content_type: str,
+    names: tuple[str, ...],
+    extra: str,
 ) -> None:
     # Looked for, not imported: most programs never compress.
     if find_spec(module) is None:
@@ -336,4 +343,6 @@ _register_ours('zlib', _zlib_compress, _zlib_decompress, 'application/x-gzip', (
 _register_ours('bz2', _bz2_compress, _bz2_decompress, 'application/x-bz2', ('bzip2', 'bzip'), '')
 _register_ours('lzma', _lzma_compress, _lzma_decompress, 'application/x-lzma', ('lzma', 'xz'), '')
 _register_ours('brotli', _brotli_compress, _brotli_decompress, 'application/x-brotli', ('brotli',), 'brotli')
-_register_ours('zstandard', _zstd_compress, _zstd_decompress, 'application/zstd', ('zstd', 'zstandard'), 'zstd')
+_register_ours(
+    'zstandard', _zstd_compress, _zstd_decompress, 'application/zstd', ('zstd', 'zstandard'), 'zstd'
+)

@@ -84,7 +84,9 @@ class MatcherRegistry:
         return function(first, second, **(matcher_kwargs or {}))
 
     def _missing(self, name: str | None) -> Exception:
-        return self.MatcherNotInstalled(f'no matcher {name!r} installed: known are {", ".join(sorted(self._matchers))}')
+        return self.MatcherNotInstalled(
+            f'no matcher {name!r} installed: known are {", ".join(sorted(self._matchers))}'
+        )
 
     def _set_default_matcher(self, name: str) -> None:
         if name not in self._matchers:

@@ -258,7 +258,8 @@ class SerializerRegistry:
         name = parenthesize_alias(self.type_to_name.get(content_type, content_type), content_type)
         hint = '' if accept is None else f' (accepted: {", ".join(sorted(map(str, accept))) or "nothing"})'
         if content_type in EXECUTABLE:
-            hint += '; reading it runs code of the sender: it takes both enable_insecure_serializers() and `accept`'
+            hint += '; reading it runs code of its sender, so it takes '
+            hint += 'both enable_insecure_serializers() and `accept`'
         return ContentDisallowed(f'Refusing to deserialize {why} content of type {name}{hint}')
 
     def _load_plugins(self) -> None:
@@ -293,7 +294,8 @@ def _utf8(text: str) -> bytes:
 def _text(data: Any, content_encoding: str) -> Any:
     if isinstance(data, str) or content_encoding.lower() in SKIP_DECODE:
         return data
-    # Not codecs.decode(): it also knows codecs such as zip, by which a header could make a few bytes a gigabyte.
+    # Not codecs.decode(): it also knows codecs such as zip, by which a header could make a few bytes a
+    # gigabyte.
     return bytes(data).decode(content_encoding)
 
 
@@ -333,7 +335,9 @@ def unpickle(s: str | bytes) -> Any:
 
 def register_json() -> None:
     """Register 'json'."""
-    registry.register('json', json.encode, json.decode, content_type='application/json', content_encoding='utf-8')
+    registry.register(
+        'json', json.encode, json.decode, content_type='application/json', content_encoding='utf-8'
+    )
 
 
 def register_pickle() -> None:

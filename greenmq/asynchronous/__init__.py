@@ -1,4 +1,4 @@
-"""What programs use of kombu's event loop: timers, a hub of callbacks, a semaphore. Thin over greenmq's runtime."""
+"""What programs use of kombu's event loop (timers, callbacks, a semaphore), thin over greenmq's runtime."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""kombu's event loop as far as programs use it: callbacks, timers and descriptors, served in the greenlet that runs it.
+"""kombu's event loop as far as programs use it: callbacks, timers, descriptors, in the greenlet that runs it.
 
-The waiting is the runtime's: a descriptor is watched by the hub library, and `run_once` sleeps until something is
-ready, due, or was asked for by another greenlet. Nothing is polled.
+The waiting is the runtime's: a descriptor is watched by the hub library, and `run_once` sleeps until
+something is ready, due, or was asked for by another greenlet. Nothing is polled.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ class Hub:
             yield
 
     def _run_ready(self) -> int:
-        # Only those that are here now: what they ask for comes next round, or descriptors would never get a turn.
+        # Only those that are here now: what they ask for comes next round, or descriptors would never get a
+        # turn.
         # One at a time, so that the rest is still there if one ends the loop.
         called = 0
         for _ in range(len(self._ready)):
@@ -294,7 +295,9 @@ class Hub:
         if self._events or self._ready:
             return
         waiter = self._waiter = runtime.Waiter('nothing to do')
-        hold = library.hold(library.get_hub())  # with nothing registered yet, another greenlet or a signal may come
+        hold = library.hold(
+            library.get_hub()
+        )  # with nothing registered yet, another greenlet or a signal may come
         try:
             waiter.wait(seconds)
         except TimeoutError:

@@ -10,7 +10,7 @@ import sys
 import time as _time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, timezone, tzinfo
 from functools import total_ordering
 from time import monotonic
 from types import TracebackType
@@ -20,7 +20,7 @@ from greenmq.exceptions import InvalidArgument
 from greenmq.log import get_logger
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 __all__ = ('Entry', 'Timer', 'to_timestamp')
 
@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 #: Seconds that iteration reports at most when nothing is due.
 DEFAULT_MAX_INTERVAL = 2
 
-EPOCH = datetime.fromtimestamp(0, UTC)
+EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 IS_PYPY = hasattr(sys, 'pypy_version_info')
 
@@ -46,7 +46,7 @@ class scheduled(NamedTuple):
 
 
 def to_timestamp(
-    d: Any, default_timezone: tzinfo = UTC, time: Callable[[], float] = monotonic
+    d: Any, default_timezone: tzinfo = timezone.utc, time: Callable[[], float] = monotonic
 ) -> Any:
     """Convert a datetime to the monotonic seconds of that moment; anything else comes back as it is.
 
@@ -71,7 +71,10 @@ class Entry:
     __slots__ = ('__weakref__', 'args', 'canceled', 'fun', 'kwargs', 'tref')
 
     def __init__(
-        self, fun: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+        self,
+        fun: Callable[..., Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.fun = fun
         self.args = args or []
@@ -115,8 +118,8 @@ _Entry: TypeAlias = Entry  # inside Timer the bare name is its attribute
 class Timer:
     """Calls to be made later, by time and then by priority (lowest first).
 
-    Iterating yields, for ever: (None, entry) for each entry that is due, (seconds, None) when the next is due in so
-    many seconds (at most `max_interval`), (None, None) when nothing is scheduled.
+    Iterating yields, for ever: (None, entry) for each entry that is due, (seconds, None) when the next is due
+    in so many seconds (at most `max_interval`), (None, None) when nothing is scheduled.
 
     Arguments:
         max_interval (float): seconds.

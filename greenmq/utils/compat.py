@@ -61,7 +61,8 @@ def detect_environment() -> str:
     greenmq behaves alike in all three; this is for programs that ask.
 
     Switches: no.
-    Source: kombu.utils.compat.detect_environment; differs: looked up anew each time, since a program may patch late.
+    Source: kombu.utils.compat.detect_environment; differs: looked up anew each time, since a program may
+    patch late.
     """
     socket = sys.modules.get('socket')
     library = getattr(getattr(socket, 'socket', None), '__module__', '').partition('.')[0]
@@ -158,8 +159,8 @@ def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
     Arguments:
         obj (object): held weakly.
         func (Callable): held as long as the object lives; must not switch. Its errors are logged.
-    Source: kombu.utils.compat.register_after_fork, multiprocessing.util.register_after_fork; differs: children of a
-    plain `os.fork()` count too.
+    Source: kombu.utils.compat.register_after_fork, multiprocessing.util.register_after_fork; differs:
+    children of a plain `os.fork()` count too.
     """
     global _hooked
     if not _hooked:

@@ -48,7 +48,9 @@ class Logwrapped:
     #: Attributes that are handed out bare.
     __ignore = ('__enter__', '__exit__')
 
-    def __init__(self, instance: Any, logger: logging.Logger | str | None = None, ident: str | None = None) -> None:
+    def __init__(
+        self, instance: Any, logger: logging.Logger | str | None = None, ident: str | None = None
+    ) -> None:
         self.instance = instance
         self.logger = get_logger(logger if logger is not None else __name__)
         self.ident = ident

@@ -375,7 +375,9 @@ def reprkwargs(kwargs: Mapping[str, Any], sep: str = ', ', fmt: str = '{0}={1}')
     return sep.join(fmt.format(name, safe_repr(value)) for name, value in kwargs.items())
 
 
-def reprcall(name: str, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, sep: str = ', ') -> str:
+def reprcall(
+    name: str, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, sep: str = ', '
+) -> str:
     """Return a call as it would be written: `name(1, two=2)`."""
     parts = [safe_repr(value) for value in args or ()]
     if kwargs:

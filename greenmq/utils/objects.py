@@ -18,8 +18,8 @@ class cached_property(functools.cached_property[T]):
     called only if a value is stored. Deleting an attribute that was never computed does nothing.
 
     Two greenlets may compute at once when the function switches; both then get the value that was stored
-    first. A lock held over the computation, as before Python 3.12, would stop the hub for ever in an unpatched
-    process.
+    first. A lock held over the computation, as before Python 3.12, would stop the hub for ever in an
+    unpatched process.
 
     Switches: no (what the function itself does apart).
     Source: kombu.utils.objects.cached_property; differs: no lock, the first value stored wins.

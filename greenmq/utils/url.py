@@ -29,7 +29,8 @@ _CERT_REQS = {
     'required': ssl.CERT_REQUIRED,
 }
 
-# `user:password@` of one or of several hosts; the password reaches to the last @ before a slash, or it would show
+# `user:password@` of one or of several hosts; the password reaches to the last @ before a slash, or it would
+# show
 # its tail when someone forgot to encode an @ in it.
 _PASSWORD = re.compile(r'(?<=//)([^/:@]*):([^/]*)@')
 # The same with an unencoded slash in the password: told by an @ somewhere after it.
@@ -57,11 +58,11 @@ def parse_url(url: str) -> dict[str, Any]:
     Arguments:
         url (str): `transport://userid:password@hostname:port/virtual_host?option=value`.
     Returns:
-        dict[str, Any]: transport, hostname, port, userid, password, virtual_host, then each option of the query
-        as text. Options that begin with `ssl_` are gathered, converted, in the mapping `ssl`.
+        dict[str, Any]: transport, hostname, port, userid, password, virtual_host, then each option of the
+        query as text. Options that begin with `ssl_` are gathered, converted, in the mapping `ssl`.
     Raises:
-        InvalidArgument: the port is no number up to 65535, `ssl_cert_reqs` is unknown, or an option would replace
-            a part of the URL (only `virtual_host` may: a socket path leaves no other room for it).
+        InvalidArgument: the port is no number up to 65535, `ssl_cert_reqs` is unknown, or an option would
+            replace a part of the URL (only `virtual_host` may: a socket path leaves no other room for it).
     Switches: no.
     Source: kombu.utils.url.parse_url.
     """
@@ -118,7 +119,8 @@ def url_to_parts(url: str) -> urlparts:
     scheme, separator, rest = url.partition('://')
     if not separator:
         scheme, rest = '', url
-    # Under a scheme of its own urlsplit treats some parts differently: all brokers' URLs are read like http's.
+    # Under a scheme of its own urlsplit treats some parts differently: all brokers' URLs are read like
+    # http's.
     parts = urlsplit(f'http://{rest}')
     path = parts.path.removeprefix('/')
     return urlparts(

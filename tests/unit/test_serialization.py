@@ -91,7 +91,9 @@ class TestDumps:
 
     @pytest.mark.parametrize('serializer', ['nope', JSON, 3])
     def test_unknown_names_what_is_known(self, serializer):
-        with pytest.raises(SerializerNotInstalled, match=f'{serializer}: known are json, msgpack, pickle, yaml'):
+        with pytest.raises(
+            SerializerNotInstalled, match=f'{serializer}: known are json, msgpack, pickle, yaml'
+        ):
             dumps({}, serializer)
 
     def test_a_package_that_is_not_installed(self, monkeypatch):
@@ -192,7 +194,9 @@ class TestLoads:
 
 
 class TestAccept:
-    @pytest.mark.parametrize('content_type', ['text/plain', 'application/x-unheard-of', 'json', 'APPLICATION/JSON'])
+    @pytest.mark.parametrize(
+        'content_type', ['text/plain', 'application/x-unheard-of', 'json', 'APPLICATION/JSON']
+    )
     def test_refuses_the_rest(self, content_type):
         with pytest.raises(ContentDisallowed, match=f'{content_type}.*accepted: application/json'):
             loads(b'x', content_type, 'utf-8', accept={JSON})
@@ -225,7 +229,11 @@ class TestAccept:
     def test_prepare(self):
         assert prepare_accept_content(None) is None
         assert prepare_accept_content([]) == set()
-        assert prepare_accept_content(['json', 'application/x-foo', 'pickle']) == {JSON, 'application/x-foo', PICKLE}
+        assert prepare_accept_content(['json', 'application/x-foo', 'pickle']) == {
+            JSON,
+            'application/x-foo',
+            PICKLE,
+        }
         assert prepare_accept_content('json') == {JSON}
         assert prepare_accept_content(['short'], {'short': 'a/b'}) == {'a/b'}
         for table in (None, {}):

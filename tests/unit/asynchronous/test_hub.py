@@ -34,7 +34,11 @@ def pipe(hub):
 
 def test_the_names_of_the_package():
     assert asynchronous.Hub is Hub
-    assert (Hub.READ, Hub.WRITE, Hub.ERR) == (asynchronous.READ, asynchronous.WRITE, asynchronous.ERR) == (1, 4, 24)
+    assert (
+        (Hub.READ, Hub.WRITE, Hub.ERR)
+        == (asynchronous.READ, asynchronous.WRITE, asynchronous.ERR)
+        == (1, 4, 24)
+    )
 
 
 def test_the_program_s_loop(hub):

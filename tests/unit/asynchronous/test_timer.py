@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from time import time
 
 import pytest
@@ -18,7 +18,9 @@ def now(monkeypatch):
     monkeypatch.setattr(module, 'monotonic', lambda: now[0])
     for method in (Timer.enter_at, Timer.enter_after, to_timestamp):
         monkeypatch.setattr(
-            method, '__defaults__', tuple(_clock(now) if d is module_monotonic else d for d in method.__defaults__)
+            method,
+            '__defaults__',
+            tuple(_clock(now) if d is module_monotonic else d for d in method.__defaults__),
         )
     return now
 
@@ -111,7 +113,7 @@ def test_moments(now):
     timer = Timer()
     timer.call_at(1005.0, print)
     timer.call_at(None, print)
-    timer.call_at(datetime.now(UTC) + timedelta(seconds=10), print)
+    timer.call_at(datetime.now(timezone.utc) + timedelta(seconds=10), print)
     assert [round(entry.eta) for entry in timer.queue] == [1000, 1005, 1010]
     with pytest.raises(InvalidArgument, match="eta.*'tomorrow'"):
         timer.call_at('tomorrow', print)
@@ -123,7 +125,7 @@ def test_moments(now):
 def test_to_timestamp(now):
     assert to_timestamp(5.0) == 5.0
     assert to_timestamp(None) is None
-    naive = datetime.fromtimestamp(time() + 10, UTC).replace(tzinfo=None)
+    naive = datetime.fromtimestamp(time() + 10, timezone.utc).replace(tzinfo=None)
     assert to_timestamp(naive) == pytest.approx(1010, abs=1)
     east = timezone(timedelta(hours=2))
     assert to_timestamp(naive, east) == pytest.approx(1010 - 7200, abs=1)

@@ -168,7 +168,13 @@ class TestLazy:
     def test_computed_each_time(self):
         numbers = iter(range(10))
         value = lazy(lambda: next(numbers))
-        assert [value(), value.evaluate(), maybe_evaluate(value), str(value), repr(value)] == [0, 1, 2, '3', '4']
+        assert [value(), value.evaluate(), maybe_evaluate(value), str(value), repr(value)] == [
+            0,
+            1,
+            2,
+            '3',
+            '4',
+        ]
 
     def test_compares_as_its_value(self):
         value = lazy(double, 2)
@@ -308,7 +314,11 @@ class TestRetryOverTime:
     def test_callback_gets_its_turn_during_a_sleep(self, slept):
         calls = []
         retry_over_time(
-            Flaky(1), ValueError, interval_start=3.5, interval_step=0, callback=lambda: calls.append(len(slept))
+            Flaky(1),
+            ValueError,
+            interval_start=3.5,
+            interval_step=0,
+            callback=lambda: calls.append(len(slept)),
         )
         assert slept == [1, 1, 1, 0.5]
         assert calls == [0, 1, 2, 3]

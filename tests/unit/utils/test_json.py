@@ -1,11 +1,11 @@
-"""JSON with more types. What kombu 5.7 wrote is recorded here as text: both libraries must read each other."""
+"""JSON with more types. What kombu 5.7 wrote is recorded here: both libraries must read each other."""
 
 from __future__ import annotations
 
 import json as stdlib
 import sys
 import uuid
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from types import ModuleType
 
@@ -23,7 +23,7 @@ RECORDED = [
         '{"__type__": "datetime", "__value__": "2020-01-02T03:04:05.000006"}',
     ),
     (
-        datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC),
+        datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
         '{"__type__": "datetime", "__value__": "2020-01-02T03:04:05+00:00"}',
     ),
     (
@@ -52,7 +52,9 @@ def test_writes_what_kombu_writes(value, text):
 
 
 @pytest.mark.parametrize(('value', 'text'), RECORDED)
-@pytest.mark.parametrize('form', [str, str.encode, lambda t: bytearray(t.encode()), lambda t: memoryview(t.encode())])
+@pytest.mark.parametrize(
+    'form', [str, str.encode, lambda t: bytearray(t.encode()), lambda t: memoryview(t.encode())]
+)
 def test_reads_what_kombu_writes(value, text, form):
     read = json.loads(form(text))
     assert read == value
@@ -65,7 +67,7 @@ def test_a_nan_decimal():
 
 def test_z_means_utc():
     text = '{"__type__": "datetime", "__value__": "2020-01-02T03:04:05Z"}'
-    assert json.loads(text) == datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert json.loads(text) == datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
 values = st.recursive(
@@ -76,7 +78,7 @@ values = st.recursive(
     | st.text()
     | st.binary()
     | st.dates()
-    | st.datetimes(timezones=st.none() | st.just(UTC))
+    | st.datetimes(timezones=st.none() | st.just(timezone.utc))
     | st.times()
     | st.uuids()
     | st.decimals(allow_nan=False),
@@ -141,7 +143,8 @@ def test_only_text_and_bytes_are_read(value):
 
 
 @pytest.mark.parametrize(
-    'text', ['{"__type__": "date"}', '{"__type__": "date", "__value__": "2020-01-01", "x": 1}', '{"__value__": 1}']
+    'text',
+    ['{"__type__": "date"}', '{"__type__": "date", "__value__": "2020-01-01", "x": 1}', '{"__value__": 1}'],
 )
 def test_a_mapping_that_only_looks_alike_stays(text):
     assert json.loads(text) == stdlib.loads(text)

@@ -1,4 +1,4 @@
-"""The modules of a page or less: collections, text, time, limits, scheduling, div, imports, uuid, debug, and so on."""
+"""The modules of a page or less: collections, text, limits, scheduling, imports, debug, and so on."""
 
 from __future__ import annotations
 
@@ -237,7 +237,9 @@ class TestEmergencyDumpState:
 
 
 class TestSymbolByName:
-    @pytest.mark.parametrize('name', ['greenmq.utils.limits:TokenBucket', 'greenmq.utils.limits.TokenBucket', 'short'])
+    @pytest.mark.parametrize(
+        'name', ['greenmq.utils.limits:TokenBucket', 'greenmq.utils.limits.TokenBucket', 'short']
+    )
     def test_forms(self, name):
         aliases = {'short': 'greenmq.utils.limits:TokenBucket'}
         assert imports.symbol_by_name(name, aliases) is limits.TokenBucket

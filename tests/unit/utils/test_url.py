@@ -75,7 +75,9 @@ def test_parse_url(url, expected):
     assert list(parse_url(url))[:6] == list(expected)[:6]
 
 
-@pytest.mark.parametrize('url', ['amqp://u:secret@h:99999/', 'amqp://u:secret@h:ab/', 'amqp://u:secret@h:-1/'])
+@pytest.mark.parametrize(
+    'url', ['amqp://u:secret@h:99999/', 'amqp://u:secret@h:ab/', 'amqp://u:secret@h:-1/']
+)
 def test_a_bad_port_is_named_and_the_password_is_not(url):
     with pytest.raises(InvalidArgument, match='port') as caught:
         parse_url(url)
