@@ -15,12 +15,32 @@ from greenmq import Connection
 #: Brokers that need no server. Those of the environment join: GREENMQ_CONTRACT_URLS, separated by blanks.
 URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
 
+#: Brokers that the suite starts, by the fixture that gives the URL.
+SERVERS = ['amqp_url']
+
+#: What a broker rightly does otherwise: (URL scheme, test) → why. Such a test must fail there.
+DIFFERS: dict[tuple[str, str], str] = {}
+
 _numbers = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc):
-    if 'broker_url' in metafunc.fixturenames:
-        metafunc.parametrize('broker_url', URLS, ids=lambda url: url.partition(':')[0])
+    if 'broker_url' not in metafunc.fixturenames:
+        return
+    brokers = []
+    for broker in [*URLS, *SERVERS]:
+        scheme = broker.partition(':')[0].removesuffix('_url')
+        marks = [pytest.mark.rabbitmq] if broker == 'amqp_url' else []
+        reason = DIFFERS.get((scheme, metafunc.function.__name__))
+        if reason is not None:
+            marks.append(pytest.mark.xfail(reason=reason, strict=True))
+        brokers.append(pytest.param(broker, id=scheme, marks=marks))
+    metafunc.parametrize('broker_url', brokers, indirect=True)
+
+
+@pytest.fixture
+def broker_url(request):
+    return request.getfixturevalue(request.param) if request.param in SERVERS else request.param
 
 
 @pytest.fixture
@@ -103,6 +123,13 @@ class Bench:
     def get(self, queue, no_ack=False):
         raw = self.channel.basic_get(queue=queue, no_ack=no_ack)
         return None if raw is None else self.channel.message_to_python(raw)
+
+    def wait_get(self, queue, seconds=10):
+        """Get a message that may still be on its way inside the broker."""
+        with gevent.Timeout(seconds):
+            while (message := self.get(queue)) is None:
+                gevent.sleep(0)
+        return message
 
     def get_all(self, queue):
         return [text(message) for message in iter(lambda: self.get(queue, no_ack=True), None)]

@@ -188,7 +188,7 @@ def test_dead_letters(here, channel, exchange, name):
     assert channel.has_dead_letter(f'{name}-b') and not channel.has_dead_letter(f'{name}-a')
     here.publish('x', '', f'{name}-b', headers={'mine': 1})
     here.get(f'{name}-b').reject()
-    message = here.get(f'{name}-a')
+    message = here.wait_get(f'{name}-a')
     assert text(message) == 'x' and message.headers['mine'] == 1
     assert message.headers['x-first-death-reason'] == 'rejected'
     assert message.headers['x-first-death-queue'] == f'{name}-b'
