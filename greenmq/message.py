@@ -38,6 +38,7 @@ class _Errors:
     def __get__(self, message: Any, owner: Any = None) -> list[Any] | None:
         if message is None:
             return None
+        message._broken = True  # perhaps: whoever looks may add one
         errors: list[Any] = message.__dict__.setdefault('errors', [])
         return errors
 
@@ -68,7 +69,7 @@ class Message:
 
     __slots__ = (
         '_state', 'channel', 'delivery_tag', 'content_type', 'content_encoding', 'delivery_info', 'headers',
-        'properties', 'body', '_decoded_cache', 'accept', '__dict__',
+        'properties', 'body', '_decoded_cache', 'accept', '_broken', '__dict__',
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Message:
     ) -> None:
         self._state = 'RECEIVED'
         self._decoded_cache = _UNDECODED
+        self._broken = False
         self.channel = channel
         self.delivery_tag = delivery_tag
         self.content_type = content_type
@@ -116,7 +118,7 @@ class Message:
             self._record(_as_decode_error(exc, f'body in {encoding!r}'))
 
     def _record(self, failure: Exception) -> None:
-        self.__dict__.setdefault('errors', []).append((type(failure), failure, failure.__traceback__))
+        self.errors.append((type(failure), failure, failure.__traceback__))  # type: ignore[union-attr]
 
     def _reraise_error(self, callback: Any = None) -> Any:
         kind, failure, traceback = self.__dict__['errors'][0]
@@ -244,7 +246,8 @@ class Message:
         return value
 
     def _decode(self) -> Any:
-        if self.__dict__.get('errors'):
+        # Looking into `__dict__` would make one for each message.
+        if self._broken and self.__dict__.get('errors'):
             self._reraise_error()
         return loads(self.body, self.content_type, self.content_encoding, accept=self.accept)
 

@@ -144,6 +144,7 @@ class Channel(virtual.Channel):
         self.queues = self._broker.queues
         self._tags = count(1)
         self._plain_messages = self.Message is virtual.Message
+        self._plain_qos = self.QoS is virtual.QoS
         super().__init__(connection, **kwargs)
         # Programs give kombu's option for a broker of text; in memory it would only cost.
         self.body_encoding = None
@@ -163,6 +164,7 @@ class Channel(virtual.Channel):
         mandatory: bool = False,
         immediate: bool = False,
         timeout: Any = None,
+        confirm_timeout: Any = None,
         **kwargs: Any,
     ) -> None:
         """Publish what `prepare_message` made; waiting consumers have it when this returns.
@@ -350,8 +352,10 @@ class Channel(virtual.Channel):
         """See `virtual.Channel.basic_ack`. Switches: no."""
         if multiple or self.closed:
             return super().basic_ack(delivery_tag, multiple)
-        self.qos.ack(delivery_tag)
-        if self._starving:
+        qos = self._qos or self.qos
+        qos.ack(delivery_tag)
+        # Without a prefetch an ack makes no room: taking a message does, and looks then.
+        if self._starving and (qos.prefetch_count or not self._plain_qos):
             self._room_again()
         return None
 

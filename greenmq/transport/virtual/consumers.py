@@ -68,15 +68,17 @@ class Subscription:
             return False
         if self.no_ack:
             return bool(self.waiting < channel.fetch_ahead)
-        qos = channel.qos
-        return bool(qos.can_consume() and (qos.prefetch_count > 0 or self.waiting < channel.fetch_ahead))
+        qos = channel._qos or channel.qos
+        if not qos.prefetch_count and self.waiting >= channel.fetch_ahead:
+            return False
+        return bool(qos.can_consume())
 
     def accept(self, message: Any) -> None:
         """Count a message as delivered and leave it to whoever drains. Switches: no."""
         channel = self.channel
         message.delivery_info['consumer_tag'] = self.tag
         if not self.no_ack:
-            channel.qos.append(message, message.delivery_tag)
+            (channel._qos or channel.qos).append(message, message.delivery_tag)
         self.waiting += 1
         channel.connection._events.put(channel, (self, message))
 
