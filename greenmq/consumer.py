@@ -25,6 +25,8 @@ logger = get_logger('greenmq.messaging')
 
 _ConsumerT = TypeVar('_ConsumerT', bound='Consumer')
 
+_wanted = events.wanted  # looked up once: it is called for every message
+
 
 class Consumer:
     """Takes messages from queues.
@@ -87,7 +89,8 @@ class Consumer:
             self.auto_declare = auto_declare
         self.callbacks = (self.callbacks or []) if callbacks is None else callbacks
         if callback is not None:
-            self.callbacks = [*self.callbacks, *maybe_list(callback)]
+            more = [callback] if callable(callback) else callback
+            self.callbacks = [*self.callbacks, *more]
         self.on_decode_error = on_decode_error or self.on_decode_error
         self.on_message = on_message or self.on_message
         self.accept = prepare_accept_content(accept)
@@ -318,7 +321,7 @@ class Consumer:
         accept = self.accept
         if accept is not None:
             message.accept = accept
-        if events.wanted('deliver'):
+        if _wanted('deliver'):
             events.emit('deliver', source=self.channel, message=message)
         on_message = self.on_message
         try:

@@ -38,7 +38,10 @@ _DECLARATION_LOST = (404, 406)
 
 _ProducerT = TypeVar('_ProducerT', bound='Producer')
 
+# Looked up once: these are called for every message.
 _deadline_after = runtime.Deadline.after
+_in_hub = runtime.in_hub
+_wanted = events.wanted
 
 
 class Producer:
@@ -179,7 +182,7 @@ class Producer:
         Source: kombu Producer.publish; differs: one deadline for everything; declarations are remembered
             (P20).
         """
-        if runtime.in_hub():
+        if _in_hub():
             raise WouldBlock('publish')
         deadline = runtime.Deadline.of(timeout) if timeout is not None else self._default_deadline()
         args = self._arguments(
@@ -252,13 +255,12 @@ class Producer:
         return _deadline_after(PUBLISH_TIMEOUT)
 
     def _arguments(
-        self, body: Any, routing_key: Any, delivery_mode: Any, mandatory: bool, immediate: bool, priority: Any,
-        content_type: str | None, content_encoding: str | None, serializer: str | None, headers: Any,
-        compression: str | None, exchange: Any, declare: Any, expiration: Any, properties: dict[str, Any],
-        deadline: Any, confirm_timeout: float | None,
+        self, body: Any, routing_key: Any, delivery_mode: Any, mandatory: bool, immediate: bool,
+        priority: Any, content_type: str | None, content_encoding: str | None, serializer: str | None,
+        headers: Any, compression: str | None, exchange: Any, declare: Any, expiration: Any,
+        properties: dict[str, Any], deadline: Any, confirm_timeout: float | None,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """What `_publish` takes, checked, from what the caller gave: the one place where a bad value is
-        found."""
+        """What `_publish` takes, checked: the one place where a caller's bad value is found."""
         default = self.exchange
         if exchange:
             if isinstance(exchange, Exchange):
@@ -324,7 +326,7 @@ class Producer:
             state = self._batches.get(runtime.current())
             if state is not None:
                 publish = state.publisher(channel)
-        if events.wanted('publish'):
+        if _wanted('publish'):
             events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
         try:
             return publish(
@@ -367,8 +369,8 @@ class Producer:
     def batch(self, max_size: int = DEFAULT_BATCH_SIZE) -> ProducerBatch:
         """Collect what this greenlet publishes inside the `with` block and send it together.
 
-        On a transport that cannot, each message is published at once. An exception that leaves the block discards
-        what was not sent yet.
+        On a transport that cannot, each message is published at once. An exception that leaves the block
+        discards what was not sent yet.
 
         Arguments:
             max_size (int): messages after which it is flushed by itself.

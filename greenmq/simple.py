@@ -100,6 +100,7 @@ class SimpleBase:
         """
         if self.buffer:
             return self.buffer.popleft()
+        self._pause()
         message = self.queue.get(no_ack=self.no_ack, accept=self.consumer.accept)
         if message is None:
             raise self.Empty()
