@@ -176,6 +176,7 @@ class Connection(Opening):
         """
         channel = self._default_channel
         if channel is not None and self.connected and not is_closed(channel):
+            self._check_hub()
             return channel
         return self._open_default_channel(None)
 
@@ -492,8 +493,8 @@ class ConnectionPool(Resource):
         resource.collect(socket_timeout=0)
 
     def is_alive(self, resource: Any) -> bool:
-        """True if it is open, or was never opened."""
-        return isinstance(resource, Connection) and (resource._connection is None or resource.connected)
+        """True if it is open, or can be opened: one that its last user closed would refuse the next one."""
+        return not resource._closed and (resource._connection is None or resource.connected)
 
     @contextmanager
     def acquire_channel(self, block: bool = False) -> Iterator[tuple[Any, Any]]:

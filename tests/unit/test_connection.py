@@ -447,13 +447,16 @@ class TestOpening:
         assert old.closed and connection.default_channel is not old
 
     def test_another_threads_hub_is_refused(self, connection):
-        connection.connect()
+        connection.default_channel.close()
+        assert not connection.default_channel.closed
 
         def use():
             with pytest.raises(WrongHub):
                 connection.connect()
             with pytest.raises(WrongHub):
                 connection.channel()
+            with pytest.raises(WrongHub):
+                maybe_channel(connection)
             with pytest.raises(WrongHub):
                 connection.drain_events(timeout=0)
             return True
@@ -835,6 +838,15 @@ class TestPools:
         assert pool.stats().discarded == {'dead': 1}
         gevent.sleep(0)
         gevent.sleep(0)
+
+    def test_one_that_its_user_closed_is_not_handed_out(self, connection):
+        pool = self.pool(connection)
+        with pool.acquire() as leased:
+            leased.connect()
+            leased.close()
+        with pool.acquire() as other:
+            assert other is not leased and other.channel() is not None
+        pool.force_close_all()
 
     def test_acquire_channel(self, connection):
         pool = self.pool(connection)

@@ -1,4 +1,6 @@
 """Pools by connection, and producers that lease channels, over memory://."""
+import os
+
 import gevent
 import pytest
 
@@ -317,6 +319,31 @@ class TestProducers:
         assert counts(pool) == (0, 0, 0, 0)
         with pool.acquire() as other:
             assert other is not producer and other.connection is not producer.connection
+
+
+    @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+    def test_a_real_fork(self, pool, connection):
+        # Given pools in use, with a greenlet that waits for a lease
+        pools.set_limit(1)
+        busy = pool.acquire()
+        busy.publish('x', routing_key='q')
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        # When a child publishes
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                with producers[URL].acquire() as producer:
+                    producer.publish('y', routing_key='q')
+                    status = 0 if producer is not busy and counts(producers[URL]) == (1, 0, 0, 0) else 2
+            finally:
+                os._exit(status)
+        # Then it has begun with empty pools, and nothing changed here
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert counts(pool) == (1, 0, 0, 1) and messages(connection) == 1
+        busy.release()
+        waiter.get().release()
 
 
 class TestWholeConnections:
