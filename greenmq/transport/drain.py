@@ -111,6 +111,11 @@ class Drain(Generic[E]):
         self._error = error
         self._wake_all()
 
+    @property
+    def failed(self) -> bool:
+        """True between `fail` and `revive`."""
+        return self._error is not None
+
     def revive(self) -> None:
         """Let drains work again after `fail`. Switches: no."""
         self._error = self._notice = None

@@ -263,6 +263,11 @@ class Channel(virtual.Channel):
             return 0
         return self._broker.delete(queue)
 
+    def has_dead_letter(self, queue: str) -> bool:
+        """Tell whether a message rejected from `queue` is kept somewhere. Switches: no."""
+        found = self._broker.queues.get(queue)
+        return found is not None and found.arguments.get('x-dead-letter-exchange') is not None
+
     def queue_unbind(
         self,
         queue: str,

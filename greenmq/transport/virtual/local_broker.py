@@ -39,7 +39,7 @@ class LocalBroker:
         self.state = BrokerState() if state is None else state
         self.board = self.state.board = Board()  # type: ignore[attr-defined]
         self._lock = runtime.NativeLock()
-        self._dues: list[tuple[float, int, str]] = []
+        self._dues: list[tuple[float, int, LocalQueue]] = []
         self._serial = 0
         self._timers: dict[Any, tuple[float, Any]] = {}
 
@@ -147,7 +147,7 @@ class LocalBroker:
     def _used(self, queue: LocalQueue) -> None:
         if queue.expires is not None:
             queue.used_at = runtime.monotonic()
-            self._remember(queue.used_at + queue.expires, queue.name)
+            self._schedule(queue, queue.used_at + queue.expires)
 
     # -------------------------------------------------------------- messages
 
@@ -225,7 +225,7 @@ class LocalBroker:
                         continue
                 queue.put_back(record)
                 if record.due is not None:
-                    self._remember(record.due, queue.name)
+                    self._schedule(queue, record.due)
                 touched.append(queue.name)
         for name in dict.fromkeys(touched):
             self.board.notify(name)
@@ -263,7 +263,7 @@ class LocalBroker:
         queue.append(record)
         touched.append(queue.name)
         if record.due is not None:
-            self._remember(record.due, queue.name)
+            self._schedule(queue, record.due)
         while queue.limited and queue.overfull():
             head = queue.take()
             if head is None:
@@ -290,11 +290,13 @@ class LocalBroker:
 
     # ----------------------------------------------------------------- times
 
-    def _remember(self, due: float, name: str) -> None:
-        self._serial += 1
-        heapq.heappush(self._dues, (due, self._serial, name))
-        if self._dues[0][0] == due:
-            self._arm(due)
+    def _schedule(self, queue: LocalQueue, due: float) -> None:
+        # One entry a queue, for what comes first: a million messages with a long time to live need one timer.
+        if queue.scheduled is None or due < queue.scheduled:
+            queue.scheduled = due
+            self._serial += 1
+            heapq.heappush(self._dues, (due, self._serial, queue))
+        self._arm(self._dues[0][0])
 
     def _arm(self, due: float) -> None:
         here = runtime.hub_id()
@@ -309,24 +311,31 @@ class LocalBroker:
     def _tick(self) -> None:
         self._timers.pop(runtime.hub_id(), None)
         now = runtime.monotonic()
-        names: dict[str, None] = {}
+        queues: dict[LocalQueue, None] = {}
         with self._lock:
-            while self._dues and (self._dues[0][0] <= now or self._dues[0][2] not in self.queues):
-                names[heapq.heappop(self._dues)[2]] = None
-        for name in names:
-            queue = self.queues.get(name)
-            if queue is not None:
+            while self._dues and (self._dues[0][0] <= now or self._gone(self._dues[0][2])):
+                queues[heapq.heappop(self._dues)[2]] = None
+        for queue in queues:
+            if not self._gone(queue):
                 self._overdue(queue, now)
         if self._dues:
             self._arm(self._dues[0][0])
 
+    def _gone(self, queue: LocalQueue) -> bool:
+        return self.queues.get(queue.name) is not queue
+
     def _overdue(self, queue: LocalQueue, now: float) -> None:
+        queue.scheduled = None
         self.expire(queue)
+        due = queue.next_due()
         if queue.expires is not None and not self.board.rings.get(queue.name):
-            if queue.used_at + queue.expires <= now:
+            end = queue.used_at + queue.expires
+            if end <= now:
                 self.delete(queue.name)
-            else:
-                self._remember(queue.used_at + queue.expires, queue.name)
+                return
+            due = end if due is None else min(due, end)
+        if due is not None:
+            self._schedule(queue, due)
 
     def __repr__(self) -> str:
         ready = sum(queue.ready for queue in list(self.queues.values()))

@@ -60,6 +60,7 @@ class LocalQueue:
         plain (bool): no limit, no time to live: nothing to look at when a message comes.
         ready (int), ready_bytes (int): what is in it.
         used_at (float): when it was last declared, asked or consumed.
+        scheduled (float | None): when the broker looks at it next, for what is over by then.
     Raises:
         InvalidArgument: an argument of the wrong kind.
     No method switches.
@@ -94,6 +95,7 @@ class LocalQueue:
         self.ready = 0
         self.ready_bytes = 0
         self.used_at = 0.0
+        self.scheduled: float | None = None
         self._number = 0
         self._zero: deque[Record] = deque()
         self._levels: dict[int, deque[Record]] = {0: self._zero}

@@ -125,8 +125,8 @@ class Transport(base.Transport):
                     channel.close()
 
     def verify_connection(self, connection: Any) -> bool:
-        """Tell whether the connection is open. Switches: no."""
-        return True
+        """Tell whether the connection is open: not closed by us. Switches: no."""
+        return not self._events.failed
 
     def create_channel(self, connection: Any) -> Any:
         """Open a channel. Switches: as its constructor.

@@ -218,6 +218,14 @@ def test_an_unused_queue_expires_and_a_used_one_does_not(channel):
     wait_until(lambda: not channel._has_queue('used'))
 
 
+def test_times_cost_one_entry_a_queue(channel):
+    declare(channel, message_ttl=3_600_000, expires=3_600_000)
+    for n in range(100):
+        publish(channel, n)
+        channel.basic_get('q', no_ack=True)
+    assert len(memory.broker()._dues) == 1 and len(memory.broker()._timers) == 1
+
+
 def test_an_idle_broker_has_no_timer(channel):
     declare(channel)
     publish(channel, 'x')
@@ -542,6 +550,25 @@ def test_cancel_gives_back_what_no_callback_had_unmarked(channel):
     assert message.body == b'0' and not message.delivery_info['redelivered']
     message.ack()
     assert bodies(channel) == ['1', '2', '3']
+
+
+def test_requeue_with_a_full_prefetch_comes_back_to_the_same_consumer(channel):
+    declare(channel)
+    channel.basic_qos(0, 1, False)
+    seen = []
+
+    def callback(message):
+        seen.append(message.delivery_info['redelivered'])
+        if len(seen) < 3:
+            message.requeue()
+        else:
+            message.ack()
+
+    channel.basic_consume('q', False, callback, 't')
+    publish(channel, 'x')
+    while len(seen) < 3:
+        channel.connection.client.drain_events(timeout=1)
+    assert seen == [False, True, True] and channel.qos._delivered == {}
 
 
 def test_flow_stops_and_goes_on(channel):
