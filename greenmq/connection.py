@@ -186,7 +186,7 @@ class Connection(Opening):
         return parent is None or parent in (self._connection, self._transport)
 
     def _open_default_channel(self, deadline: runtime.Deadline | None) -> Any:
-        self._ensure_by_options(deadline)
+        self.wait_open(deadline)
         if self._default_channel is None or is_closed(self._default_channel):
             opened = self.channel()
             if self._default_channel is None or is_closed(self._default_channel):
@@ -195,7 +195,17 @@ class Connection(Opening):
                 self.maybe_close_channel(opened)  # another greenlet was faster
         return self._default_channel
 
-    def _ensure_by_options(self, deadline: runtime.Deadline | None) -> None:
+    def wait_open(self, deadline: runtime.Deadline | float | None = None) -> None:
+        """Open the connection, trying again as the transport options say: what each implicit use of it does.
+
+        Arguments:
+            deadline (Deadline | float): when to stop at the latest; None: the transport option
+                connect_retries_timeout, 30 seconds if it is not given.
+        Raises:
+            OperationalError: not within the deadline or the retries.
+        Switches: yes, unless it is open.
+        Source: greenmq's own.
+        """
         options = self.transport_options
         if deadline is None:
             deadline = runtime.Deadline.after(options.get('connect_retries_timeout', RETRY_TIMEOUT))

@@ -60,7 +60,7 @@ class SharedConnection:
 
     def channel(self) -> Any:
         """Open a channel for one lease. Switches: yes."""
-        self.connection._ensure_by_options(None)
+        self.connection.wait_open()
         return self.connection.channel()
 
 

@@ -312,6 +312,10 @@ class Producer:
         # Called again after a loss, then with another channel: the message is made for the one at hand.
         channel = self._channel
         if channel is None or channel.__class__ is ChannelPromise:
+            client = self.__connection__
+            if client is not None:
+                # Opened by the promise alone, a broker that is away would hold us past our deadline (P17, P21).
+                client.wait_open(deadline)
             channel = self.channel
         message = channel.prepare_message(body, priority, content_type, content_encoding, headers, properties)
         if declare:

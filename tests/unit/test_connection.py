@@ -434,6 +434,14 @@ class TestOpening:
         old.close()
         assert connection.default_channel is not old
 
+    def test_a_publish_connects_within_its_own_deadline(self, connection):
+        connection.server.failures = [lost() for _ in range(100000)]
+        connection.transport_options.update(interval_start=0.002, interval_step=0)
+        with pytest.raises(OperationalError) as caught:
+            connection.Producer().publish('x', routing_key='q', timeout=0.02)
+        assert isinstance(caught.value.__cause__, ConnectionLost)
+        assert 1 < len(connection.server.dials) < 30
+
     def test_the_default_channel_follows_the_options(self):
         found = make(transport_options={'max_retries': 1, 'interval_start': 0, 'interval_step': 0})
         found.server.failures = [lost() for _ in range(5)]
