@@ -97,18 +97,22 @@ class LocalMessage(virtual.Message):
         self.queue = record.queue.name
         self.place = record
         message = record.message
+        info = {
+            'exchange': record.exchange,
+            'routing_key': record.routing_key,
+            'redelivered': record.redelivered,
+        }
+        properties = message['properties'].copy()
+        properties['delivery_info'] = info
+        properties['delivery_tag'] = tag
         Message.__init__(
             self,
             message['body'],
             tag,
             message.get('content-type'),
             message.get('content-encoding'),
-            {
-                'exchange': record.exchange,
-                'routing_key': record.routing_key,
-                'redelivered': record.redelivered,
-            },
-            message['properties'].copy(),
+            info,
+            properties,
             _headers(record),
             'utf-8',
             None,

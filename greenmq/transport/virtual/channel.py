@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from greenmq import runtime
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.entities import EntityMethods
 from greenmq.transport.virtual.parts import AbstractChannel, Empty
@@ -62,7 +63,7 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         self.closed = True
         events = self.connection._events.discard(self)
         try:
-            self._fetcher.close(self._close_timeout)
+            self._fetcher.close(self.connection._closing or runtime.Deadline.after(self._close_timeout))
         finally:
             # Also after a kill in there: what was delivered here is in no other place.
             self._give_back(events + self.connection._events.discard(self))

@@ -93,11 +93,11 @@ class Fetcher:
             self._tell(channel, error)
             runtime.call_later(1.0, self.refresh)
 
-    def close(self, seconds: float) -> None:
+    def close(self, deadline: runtime.Deadline) -> None:
         """End all tasks. What a look brings meanwhile is given back.
 
         Arguments:
-            seconds (float): how long a look may still take.
+            deadline (Deadline): how long a look may still take.
         Switches: if there are tasks.
         """
         tasks, self._tasks = self._tasks, {}
@@ -111,7 +111,6 @@ class Fetcher:
                 task.kill()
         if runtime.current() in channel.connection._fetching:
             return  # closed by what it fetched: it ends when it gets back to its loop
-        deadline = runtime.Deadline.after(seconds)
         for task in tasks.values():
             if not task.join(deadline):
                 task.kill()

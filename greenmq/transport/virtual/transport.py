@@ -21,6 +21,9 @@ __all__ = ('W_NO_CONSUMERS', 'Management', 'Transport')
 
 logger = get_logger('greenmq.transport.virtual')
 
+#: Seconds for what a channel waits for when it closes, where the transport options name none.
+CLOSE_TIMEOUT = 5.0
+
 W_NO_CONSUMERS = 'Giving back a message of queue %r: nobody consumes it.'
 
 
@@ -91,6 +94,7 @@ class Transport(base.Transport):
         self._avail_channels: list[Any] = []
         self._used_channel_ids: set[int] = set()
         self._free_channel_ids: list[int] = []
+        self._closing: runtime.Deadline | None = None
         self._opening: dict[Any, int] = {}  # greenlet → the number of the channel it is about to open
         # A subclass with a `drain_events` of its own fetches in it: our tasks would take its messages away.
         self._looks = self.Channel.delivery == 'poll'
@@ -118,11 +122,17 @@ class Transport(base.Transport):
         Switches: as the channels' `close`.
         """
         self._events.fail(ConnectionClosed(f'{self!r} is closed'))
-        for channels in (self._avail_channels, self.channels):
-            while channels:
-                channel = channels.pop()
-                if not channel.closed:
-                    channel.close()
+        options = getattr(self.client, 'transport_options', None) or {}
+        # One deadline for all channels, or a hundred of them would take a hundred times as long.
+        self._closing = self._closing or runtime.Deadline.after(options.get('close_timeout', CLOSE_TIMEOUT))
+        try:
+            for channels in (self._avail_channels, self.channels):
+                while channels:
+                    channel = channels.pop()
+                    if not channel.closed:
+                        channel.close()
+        finally:
+            self._closing = None
 
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection is open: not closed by us. Switches: no."""
