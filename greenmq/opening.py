@@ -191,7 +191,8 @@ class Opening(Addressed):
         Source: kombu Connection.close.
         """
         self._closed = True
-        self._part_with(self.transport_options.get('close_timeout', CLOSE_TIMEOUT))
+        timeout = self.transport_options.get('close_timeout')
+        self._part_with(CLOSE_TIMEOUT if timeout is None else timeout)
 
     def release(self) -> None:
         """Close the connection; one that came from a pool goes back there instead.
@@ -290,7 +291,6 @@ class Opening(Addressed):
         found = self._connection
         return found is not None and not self._closed and bool(self._transport.verify_connection(found))
 
-
     def _live(self) -> Any:
         """The transport's connection; opened if need be, but not again once it was closed."""
         if self._closed:
@@ -312,11 +312,13 @@ def _shut(transport: Any, connection: Any, timeout: float, hub: Any, wait: bool)
         if hub is None or not runtime.post(hub, _shut, transport, connection, timeout, hub, False):
             _farewell(transport, connection)  # its thread is gone: nobody else uses it
         return
-    task = runtime.spawn(_farewell, transport, connection, name='greenmq.connection closer')
-    timer = runtime.call_later(timeout, _give_up, task, transport, connection)
+    task = runtime.spawn(
+        _farewell, transport, connection, name='greenmq.connection closer',
+        on_exit=lambda task, error: timer.cancel(),
+    )  # fmt: skip
+    timer = runtime.call_later(timeout, _give_up, task, connection)
     if wait and not runtime.in_hub():
         task.join()
-        timer.cancel()
 
 
 def _farewell(transport: Any, connection: Any) -> None:
@@ -329,7 +331,7 @@ def _farewell(transport: Any, connection: Any) -> None:
         transport.client = None
 
 
-def _give_up(task: runtime.Task, transport: Any, connection: Any) -> None:
+def _give_up(task: runtime.Task, connection: Any) -> None:
     if not task.done:
         logger.warning('%r did not close in time; it is abandoned, the broker will notice later', connection)
         task.kill()

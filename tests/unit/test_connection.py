@@ -541,6 +541,19 @@ class TestClosing:
         connection.close()
         assert not connection.connected and 'abandoned' in caplog.text
 
+    def test_closing_in_time_leaves_no_timer(self, connection, monkeypatch):
+        timers = []
+        call_later = runtime.call_later
+        monkeypatch.setattr(
+            runtime, 'call_later', lambda *args: timers.append(call_later(*args)) or timers[-1]
+        )
+        for close in (connection.close, connection.collect, lambda: connection.collect(socket_timeout=0)):
+            connection.connect()
+            close()
+        gevent.sleep(0)
+        gevent.sleep(0)
+        assert [timer.active for timer in timers] == [False] * 3
+
     def test_a_kill_of_the_closer_closes_all_the_same(self, connection):
         connection.connect()
         connection.server.closing_gate = runtime.Event()
