@@ -224,10 +224,10 @@ class Consumer:
             tag = active.pop(name)
             try:
                 channel.basic_cancel(tag)
-            except Exception:
-                raise
-            except BaseException:
-                active.setdefault(name, tag)
+            except BaseException as exc:
+                # After an error the broker has no such consumer; after a kill it may still have it.
+                if not isinstance(exc, Exception):
+                    active.setdefault(name, tag)
                 raise
 
     close = cancel

@@ -122,8 +122,8 @@ class Exchange(MaybeChannelBound):
         self.maybe_bind(channel)
 
     def __hash__(self) -> int:
-        # Asked for each published message, to see whether the exchange was declared; a str keeps its hash. Turned
-        # over, so that a queue of the same name is another entry in the table of declarations.
+        # Asked for each published message, to see whether the exchange was declared; a str keeps its hash.
+        # Turned over, so that it is no other entity's entry in the table of declarations.
         return ~hash(self.name)
 
     def __ne__(self, other: object) -> bool:

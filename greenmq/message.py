@@ -31,6 +31,8 @@ MAX_DECODED_BYTES = 64 * 1024 * 1024
 
 _UNDECODED: Any = object()
 
+_wanted = events.wanted  # looked up once: it is called for every message
+
 
 class _Errors:
     # The list of what went wrong while a message was made: made itself only for those who look. Hardly any
@@ -155,7 +157,11 @@ class Message:
         except BaseException as exc:
             self._unsettle(exc)
             raise
-        return None if sent is not False else self._unsettle()
+        if sent is False:
+            return self._unsettle()
+        if _wanted('settle'):
+            events.emit('settle', source=channel, message=self, state=self._state)
+        return None
 
     def reject(self, requeue: bool = False) -> bool | None:
         """Refuse this message: it is dropped or dead-lettered, or with `requeue` delivered again.
@@ -182,15 +188,20 @@ class Message:
         return self._reject('REQUEUED', True)
 
     def _reject(self, state: str, requeue: bool) -> bool | None:
-        if self.channel is None or self._state in ACK_STATES:
+        channel = self.channel
+        if channel is None or self._state in ACK_STATES:
             self._refuse()
         self._state = state
         try:
-            sent = self.channel.basic_reject(self.delivery_tag, requeue=requeue)
+            sent = channel.basic_reject(self.delivery_tag, requeue=requeue)
         except BaseException as exc:
             self._unsettle(exc)
             raise
-        return None if sent is not False else self._unsettle()
+        if sent is False:
+            return self._unsettle()
+        if _wanted('settle'):
+            events.emit('settle', source=channel, message=self, state=self._state)
+        return None
 
     def _refuse(self) -> NoReturn:
         if self.channel is None:
@@ -269,7 +280,9 @@ class Message:
         if self._state != 'RECEIVED':
             return self._state == 'STALE'
         is_stale = getattr(self.channel, 'is_stale', None)
-        return bool(is_stale is not None and is_stale(self.delivery_tag))
+        if is_stale is None:  # a channel without epochs: once closed, its deliveries have gone back
+            return getattr(self.channel, 'closed', False) is True
+        return bool(is_stale(self.delivery_tag))
 
     def __repr__(self) -> str:
         details = dictfilter(

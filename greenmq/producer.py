@@ -243,6 +243,8 @@ class Producer:
                 self._backlog = Backlog(self._publish)
             return self._backlog.put(*args)
         message = channel.prepare_message(*args[:6])
+        if _wanted('publish'):
+            events.emit('publish', source=channel, exchange=args[9], routing_key=args[6], size=len(args[0]))
         return send(message, exchange=args[9], routing_key=args[6], mandatory=args[7], immediate=args[8])
 
     def _default_deadline(self) -> runtime.Deadline:
@@ -314,7 +316,8 @@ class Producer:
         if channel is None or channel.__class__ is ChannelPromise:
             client = self.__connection__
             if client is not None:
-                # Opened by the promise alone, a broker that is away would hold us past our deadline (P17, P21).
+                # Opened by the promise alone, a broker that is away would hold us past our deadline
+                # (P17, P21).
                 client.wait_open(deadline)
             channel = self.channel
         message = channel.prepare_message(body, priority, content_type, content_encoding, headers, properties)
@@ -330,10 +333,8 @@ class Producer:
             state = self._batches.get(runtime.current())
             if state is not None:
                 publish = state.publisher(channel)
-        if _wanted('publish'):
-            events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
         try:
-            return publish(
+            result = publish(
                 message,
                 exchange=exchange,
                 routing_key=routing_key,
@@ -355,13 +356,20 @@ class Producer:
             if getattr(exc, 'reply_code', None) in _DECLARATION_LOST:
                 _forget_declared(channel, declare, exchange)
             raise
+        if _wanted('publish'):
+            events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
+        return result
 
     def _returned(self, exc: Unroutable, channel: Any) -> None:
-        events.emit('returned', source=channel, exchange=exc.exchange, routing_key=exc.routing_key, error=exc)
+        handlers = _return_handlers(channel)
+        if handlers is None:  # a channel with such a table tells of it by itself
+            events.emit(
+                'returned', source=channel, exchange=exc.exchange, routing_key=exc.routing_key, error=exc
+            )
         on_return = self.on_return
         if on_return is None:
             raise exc
-        if on_return not in _return_handlers(channel):
+        if handlers is None or on_return not in handlers:
             on_return(exc, exc.exchange, exc.routing_key, exc.message)
 
     def _undeclared(self, channel: Any, declare: Any) -> bool:
@@ -413,7 +421,7 @@ class Producer:
     def _listen_for_returns(self, channel: Any) -> None:
         if self.on_return is not None:
             handlers = _return_handlers(channel)
-            if hasattr(handlers, 'add'):
+            if handlers is not None:
                 handlers.add(self.on_return)
 
     def revive(self, channel: Any) -> None:
@@ -494,9 +502,14 @@ def _encoded(body: Any, content_type: str, content_encoding: str | None) -> tupl
 
 
 def _return_handlers(channel: Any) -> Any:
-    # Only channels in the manner of py-amqp have such a table.
+    # Only channels in the manner of py-amqp have such a table: `events['basic_return']`, a set.
     table = getattr(channel, 'events', None)
-    return table.get('basic_return', ()) if isinstance(table, dict) else ()
+    if not isinstance(table, dict):
+        return None
+    try:
+        return table['basic_return']
+    except KeyError:
+        return None
 
 
 def _forget_declared(channel: Any, declare: Any, exchange: str = '') -> bool:

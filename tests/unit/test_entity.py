@@ -21,7 +21,8 @@ class TestExchange:
         assert hash(Exchange('e')) == hash(Exchange('e'))
         for other in (
             Exchange('f'), Exchange('e', 'topic'), Exchange('e', durable=False),
-            Exchange('e', auto_delete=True), Exchange('e', delivery_mode=1), Exchange('e', arguments={'a': 1}), 'e',
+            Exchange('e', auto_delete=True),
+            Exchange('e', delivery_mode=1), Exchange('e', arguments={'a': 1}), 'e',
         ):  # fmt: skip
             assert Exchange('e') != other
 

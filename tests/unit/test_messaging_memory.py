@@ -1,6 +1,7 @@
 """Producer and Consumer over memory://: what programs see, end to end."""
 
 import gevent
+import gevent.event
 import pytest
 
 from greenmq import events, runtime
@@ -381,6 +382,38 @@ def test_a_message_is_settled_once(connection, queue):
         with pytest.raises(MessageStateError, match='already acknowledged with state'):
             message.ack()
         queue(connection).purge()
+
+
+def test_what_was_in_hand_when_the_connection_closed_comes_again(connection, queue):
+    connection.Producer().publish('x', 'jobs', exchange='jobs')
+    with Connection('memory://') as other:
+        message = queue(other).get()
+        assert not message.redelivery_expected
+    assert message.redelivery_expected
+    assert message.ack() is False
+    again = queue(connection).get()
+    assert again.delivery_info['redelivered']
+    again.ack()
+
+
+def test_what_happens_to_a_message_can_be_heard(connection, queue):
+    heard, done = [], gevent.event.Event()
+    subscriptions = [
+        events.subscribe(
+            name, lambda event: (heard.append(event.name), event.name == 'settle' and done.set())
+        )
+        for name in ('publish', 'deliver', 'settle')
+    ]
+    try:
+        _, consumer = consume(connection, queue)
+        connection.Producer().publish('x', 'jobs', exchange='jobs')
+        connection.drain_events(timeout=5)
+        assert done.wait(5)
+        consumer.cancel()
+    finally:
+        for subscription in subscriptions:
+            subscription.cancel()
+    assert heard == ['publish', 'deliver', 'settle']
 
 
 def test_requeued_and_recovered_messages_come_again(connection, queue):
