@@ -377,8 +377,9 @@ class Channel(virtual.Channel):
             self._broker.dead_letter(message.place, reason)
 
     def _restore(self, message: Any) -> None:
-        if getattr(message, 'place', None) is not None:
-            self._broker.put_back([message.place], seen=True, limit=self.max_deliveries)
+        place = getattr(message, 'place', None)
+        if place is not None:
+            self._broker.put_back([place], not hasattr(message, 'unseen'), self.max_deliveries)
         else:
             super()._restore(message)
 
@@ -404,10 +405,12 @@ class Channel(virtual.Channel):
         qos = self._qos
         super().close()
         if qos is not None:
-            messages = list(qos._delivered.values())
+            messages = [message for message in qos._delivered.values() if message.place is not None]
             qos._delivered.clear()
-            places = [message.place for message in messages if message.place is not None]
-            self._broker.put_back(places, seen=True, limit=self.max_deliveries)
+            unseen = [message.place for message in messages if hasattr(message, 'unseen')]
+            seen = [message.place for message in messages if not hasattr(message, 'unseen')]
+            self._broker.put_back(unseen, False)
+            self._broker.put_back(seen, True, self.max_deliveries)
 
     def __del__(self) -> None:
         # Abandoned without close(): what it had goes back, but not from here, where the lock may be held.

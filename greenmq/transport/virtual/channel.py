@@ -17,11 +17,12 @@ Subclass `Channel` and give `_put`, `_size`, `_purge`, `_delete` (and `_new_queu
 'poll' (the default: what a channel written for kombu is)
     ``_get(queue)`` raises Empty. One task per channel looks every `polling_interval` seconds.
 
-Optional: ``_settle(acks, rejects)`` settles many at once, tags and (tag, requeue) pairs in order;
-``_extend(tags, seconds)`` renews the leases of what is in work, called each third of `lease_seconds`;
-``_abandon(items)`` takes back
-(queue, payload) pairs that a fetch brought after nobody wanted them any more: the consumer was cancelled, or
-its task killed. A `_get` that is killed while it holds messages calls `_abandon` itself.
+Optional: ``_settle(acks, rejects)`` settles many at once, tags and (tag, requeue) pairs, each oldest first;
+what is requeued shall stand in that order at the front again. It is called again with the same tags after a
+failure, and for all that is unsettled when the channel closes. ``_extend(tags, seconds)`` renews the leases
+of what is in work, called each third of `lease_seconds`. ``_abandon(items)`` takes back (queue, payload)
+pairs that a fetch brought after nobody wanted them any more: the consumer was cancelled, or its task killed.
+A `_get` that is killed while it holds messages calls `_abandon` itself.
 
 Fetches are bounded by the free prefetch; where the program set none, `fetch_ahead` messages wait in the
 process at most.
@@ -61,23 +62,26 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if self.closed:
             return
         self.closed = True
+        deadline = self.connection._closing or runtime.Deadline.after(self._close_timeout)
         events = self.connection._events.discard(self)
         try:
-            self._fetcher.close(self.connection._closing or runtime.Deadline.after(self._close_timeout))
+            self._fetcher.close(deadline)
         finally:
             # Also after a kill in there: what was delivered here is in no other place.
-            self._give_back(events + self.connection._events.discard(self))
+            self._give_back(events + self.connection._events.discard(self), deadline)
 
-    def _give_back(self, events: list[Any]) -> None:
+    def _give_back(self, events: list[Any], deadline: runtime.Deadline) -> None:
         try:
+            for _, message in events:
+                message.unseen = True
             for tag in list(self._consumers):
                 self.basic_cancel(tag)
-            if self._settling is not None:
-                self._settling.close()
             if self._qos is not None:
                 self._qos.restore_unacked_once()
             # Those that need no ack are in no book of ours.
             self._put_back([message for sub, message in events if sub.no_ack])
+            if self._settling is not None:
+                self._settling.close(deadline)
         finally:
             self._cycle = None
             self.connection.close_channel(self)

@@ -103,6 +103,10 @@ def given_back(message: Any) -> dict[str, Any]:
     Switches: no.
     """
     payload: dict[str, Any] = message.serializable()
+    if getattr(message, 'unseen', False):
+        # It waited for a callback that never came: as new. Else a prefetched message could die of cancels.
+        payload['redelivered'] = bool(message.delivery_info.get('redelivered'))
+        return payload
     headers = payload['headers'] = dict(payload.get('headers') or ())
     headers[DELIVERY_COUNT] = delivery_count(headers) + 1
     payload['redelivered'] = True

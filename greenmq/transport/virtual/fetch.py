@@ -38,6 +38,7 @@ class Fetcher:
         self._tasks: dict[str | None, Any] = {}
         self._sleepers: dict[str | None, Any] = {}
         self.states: dict[str | None, str] = {}
+        self._again: set[str | None] = set()  # kicked while they fetched: what for may have come too late
 
     @property
     def state(self) -> str:
@@ -101,14 +102,13 @@ class Fetcher:
         Switches: if there are tasks.
         """
         tasks, self._tasks = self._tasks, {}
-        self.states.clear()
-        self.kick()
         channel = self._channel()
         if channel is None or not tasks:
             return
-        if channel.delivery == 'wait':
-            for task in tasks.values():
+        for group, task in tasks.items():
+            if channel.delivery == 'wait' or self.states.get(group) != 'fetching':
                 task.kill()
+        self.states.clear()
         if runtime.current() in channel.connection._fetching:
             return  # closed by what it fetched: it ends when it gets back to its loop
         for task in tasks.values():
@@ -117,6 +117,7 @@ class Fetcher:
 
     def kick(self) -> None:
         """There is room again, or reason to look at once: wake what waits for that. Switches: no."""
+        self._again.update(self._tasks)
         for waiter in list(self._sleepers.values()):
             waiter.wake(True)
 
@@ -139,6 +140,7 @@ class Fetcher:
                 channel._starving = True
             else:
                 self.states[group] = 'fetching'
+                self._again.discard(group)
                 transport._fetching[me] = channel
                 try:
                     pause = self._fetch(channel, group, room)
@@ -175,13 +177,13 @@ class Fetcher:
             runtime.sleep(0)  # the channel may never switch: others want to run between two messages
             return 0
         started = runtime.monotonic()
-        if group is None:
-            items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
-        else:
-            try:
+        try:
+            if group is None:
+                items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
+            else:
                 items = [(group, channel._get(group, timeout=channel.wait_timeout))]
-            except Empty:
-                items = []
+        except Empty:
+            items = []
         self._arrived(channel, items)
         return HASTY if not items and runtime.monotonic() - started < HASTY else 0
 
@@ -212,6 +214,9 @@ class Fetcher:
     def _sleep(self, group: str | None, seconds: float | None, deaf: bool) -> None:
         if deaf:
             runtime.sleep(seconds or 0)  # a broker that fails isn't asked sooner because somebody drains
+            return
+        if group in self._again:
+            self._again.discard(group)
             return
         waiter = self._sleepers[group] = runtime.Waiter()
         try:

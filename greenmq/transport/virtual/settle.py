@@ -46,22 +46,28 @@ class Settling:
         if self._keeper is None or self._keeper.done:
             self._keeper = runtime.spawn(self._keep, name='greenmq-lease', owner=channel)
 
-    def close(self) -> None:
-        """Send what is left, within the connection's close_timeout, and stop. Switches: yes."""
+    def close(self, deadline: runtime.Deadline) -> None:
+        """Send what is left, within the deadline, and stop.
+
+        Switches: if there is something to send.
+        """
         for task in (self._keeper, self._sender):
             if task is not None:
                 task.kill()
         channel = self._channel()
         if channel is None or channel._settle is None or not (self._acks or self._rejects):
             return
-        try:
-            self._send(channel)
-        except Exception as error:  # the channel closes all the same
+        # In a task, because the channel's code may hang, and closing must not.
+        last = runtime.spawn(self._send, channel, name='greenmq-settle', owner=channel)
+        if not last.join(deadline):
+            last.kill()
+        left = len(self._acks) + len(self._rejects)
+        if left:
             logger.warning(
                 '%r could not send %d acknowledgements: their messages will be delivered again: %r',
                 channel,
-                len(self._acks) + len(self._rejects),
-                error,
+                left,
+                last.error,
             )
 
     def _send_soon(self) -> None:

@@ -126,11 +126,13 @@ class SettleMethods(ChannelParts):
         if sub.no_ack:
             return False
         sub.waiting -= 1
+        event[1].unseen = True
         return True
 
     def _put_back(self, messages: list[Any]) -> None:
         """Give back deliveries that no callback had, so that the oldest comes first again."""
         for message in reversed(messages) if self._restores_in_front else messages:
+            message.unseen = True
             self.qos.ack(message.delivery_tag)
             self._restore_at_beginning(message)
 
@@ -150,8 +152,14 @@ class SettleMethods(ChannelParts):
             self._put(name, payload)
 
     def _restore_at_beginning(self, message: Any) -> None:
-        """As `_restore`, at the front; override it where the broker has a front."""
-        self._restore(message)
+        """As `_restore`, at the front; override it where the broker has a front.
+
+        With `_settle` the broker still has the message, and is asked to deliver it again.
+        """
+        if self._settle is not None and self._settling is not None:
+            self._settling.reject(message.delivery_tag, True)
+        else:
+            self._restore(message)
 
     def after_reply_message_received(self, queue: str) -> None:
         """Delete a queue that served for one reply. Switches: as `queue_delete`."""

@@ -237,6 +237,20 @@ def test_max_deliveries(connect):
     assert channel.basic_get('q') is None
 
 
+def test_what_no_callback_had_does_not_count_as_delivered(connect):
+    connection = connect(max_deliveries=2)
+    channel = connection.channel()
+    publish(channel, 'x')
+    for _ in range(4):
+        consume(channel, [])
+        with gevent.Timeout(5):
+            while not connection.transport._events.pending:
+                gevent.sleep(0.001)
+        channel.basic_cancel('t')
+    message = channel.basic_get('q')
+    assert not message.delivery_info['redelivered'] and 'x-delivery-count' not in message.headers
+
+
 def test_garbage_in_the_store_does_not_stop_the_consumer(connect, caplog):
     connection = connect()
     channel, seen = connection.channel(), []

@@ -571,6 +571,20 @@ def test_requeue_with_a_full_prefetch_comes_back_to_the_same_consumer(channel):
     assert seen == [False, True, True] and channel.qos._delivered == {}
 
 
+def test_closing_counts_only_what_a_callback_had(connect):
+    connection = connect(max_deliveries=1)
+    channel = connection.channel()
+    declare(channel)
+    for n in range(3):
+        publish(channel, n)
+    channel.basic_consume('q', False, lambda message: None, 't')
+    connection.drain_events(timeout=1)
+    channel.close()
+    other = connection.channel()
+    message = other.basic_get('q')
+    assert message.body == b'1' and not message.delivery_info['redelivered']  # 0 was delivered often enough
+
+
 def test_flow_stops_and_goes_on(channel):
     declare(channel)
     channel.basic_consume('q', False, print, 't')

@@ -103,7 +103,7 @@ class SettlingChannel(ManyChannel):
         self.broker.log.append(('settle', list(acks), list(rejects)))
         for tag in acks:
             self.broker.leased.pop(tag, None)
-        for tag, requeue in rejects:
+        for tag, requeue in reversed(rejects):
             queue, payload = self.broker.leased.pop(tag)
             if requeue:
                 self.broker.queues[queue].appendleft(payload)
@@ -374,7 +374,29 @@ def test_closing_sends_the_acks_first(connect, broker):
     channel.basic_get('q')
     channel.close()
     assert [entry[0] for entry in broker.log if entry[0] == 'settle'] == ['settle']
-    assert [p['body'] for p in broker.queues['q']] == ['open']
+    assert [p['body'] for p in broker.queues['q']] == ['open'] and broker.leased == {}
+
+
+def test_closing_does_not_wait_for_a_settle_that_hangs(connect, broker):
+    class Hanging(SettlingChannel):
+        def _settle(self, acks, rejects):
+            gevent.event.Event().wait()
+
+    channel = connect(Hanging, close_timeout=0.05).channel()
+    publish(channel, 'x')
+    channel.basic_get('q').ack()
+    channel.close()
+    assert channel.closed and channel.connection is None
+
+
+def test_cancelled_messages_go_back_by_the_broker_not_as_copies(connect, broker):
+    channel = connect(SettlingChannel).channel()
+    publish(channel, *'abc')
+    consume(channel, [])
+    wait_until(lambda: len(broker.leased) == 3)
+    channel.basic_cancel('t')
+    wait_until(lambda: not broker.leased)
+    assert [p['body'] for p in broker.queues['q']] == ['a', 'b', 'c']
 
 
 def test_leases_are_renewed_while_a_message_is_in_work_and_not_longer(connect, broker):
