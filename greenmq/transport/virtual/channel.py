@@ -33,6 +33,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenmq import runtime
+from greenmq.log import get_logger
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.entities import EntityMethods
 from greenmq.transport.virtual.parts import AbstractChannel, Empty
@@ -40,6 +41,8 @@ from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, PublishMetho
 from greenmq.transport.virtual.settlement import SettleMethods
 
 __all__ = ('UNDELIVERABLE_FMT', 'AbstractChannel', 'Channel', 'Empty', 'UndeliverableWarning')
+
+logger = get_logger('greenmq.transport.virtual')
 
 
 class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
@@ -63,12 +66,31 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             return
         self.closed = True
         deadline = self.connection._closing or runtime.Deadline.after(self._close_timeout)
-        events = self.connection._events.discard(self)
+        if self.delivery == 'push':
+            self._give_back(self.connection._events.discard(self), deadline)
+            return
+        # In a task: giving back may wait for the broker, and a caller that is killed then must not keep what
+        # it has not given back yet.
+        failures: list[BaseException] = []
+        fetching = runtime.current() in self.connection._fetching
+        task = runtime.spawn(self._shut, deadline, failures, name='greenmq-close')
+        if fetching or runtime.in_hub():
+            return  # what is fetched must end first, and this is what fetches; or nothing may wait here
+        if not task.join(deadline):
+            task.kill()
+            logger.warning('%r could not give back all it had within %s s', self, deadline.seconds)
+        if failures:
+            raise failures[0]
+
+    def _shut(self, deadline: runtime.Deadline, failures: list[BaseException]) -> None:
         try:
-            self._fetcher.close(deadline)
-        finally:
-            # Also after a kill in there: what was delivered here is in no other place.
-            self._give_back(events + self.connection._events.discard(self), deadline)
+            events = self.connection._events.discard(self)
+            try:
+                self._fetcher.close(deadline)
+            finally:
+                self._give_back(events + self.connection._events.discard(self), deadline)
+        except Exception as error:  # raised to the caller of close()
+            failures.append(error)
 
     def _give_back(self, events: list[Any], deadline: runtime.Deadline) -> None:
         try:
@@ -83,8 +105,17 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             if self._settling is not None:
                 self._settling.close(deadline)
         finally:
-            self._cycle = None
-            self.connection.close_channel(self)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # Whoever points back at us is sent away, or a closed channel would stay until the collector comes
+        # (P47; tests/stress/test_leaks.py).
+        self._cycle = None
+        for kind in self.exchange_types.values():
+            kind.channel = None
+        if self._qos is not None and not self._qos._delivered:
+            self._qos = None
+        self.connection.close_channel(self)
 
     def __repr__(self) -> str:
         state = 'closed' if self.closed else self._fetcher.state

@@ -109,8 +109,6 @@ class Fetcher:
             if channel.delivery == 'wait' or self.states.get(group) != 'fetching':
                 task.kill()
         self.states.clear()
-        if runtime.current() in channel.connection._fetching:
-            return  # closed by what it fetched: it ends when it gets back to its loop
         for task in tasks.values():
             if not task.join(deadline):
                 task.kill()

@@ -133,8 +133,13 @@ class SettleMethods(ChannelParts):
         """Give back deliveries that no callback had, so that the oldest comes first again."""
         for message in reversed(messages) if self._restores_in_front else messages:
             message.unseen = True
-            self.qos.ack(message.delivery_tag)
+            tag = message.delivery_tag
+            if tag not in self.qos._delivered:
+                self.qos.append(
+                    message, tag
+                )  # of a consumer that needs no ack: in our books until it is back
             self._restore_at_beginning(message)
+            self.qos.ack(tag)  # not before: killed in between, it is given back when the channel closes
 
     @property
     def _restores_in_front(self) -> bool:

@@ -125,12 +125,20 @@ class Transport(base.Transport):
         options = getattr(self.client, 'transport_options', None) or {}
         # One deadline for all channels, or a hundred of them would take a hundred times as long.
         self._closing = self._closing or runtime.Deadline.after(options.get('close_timeout', CLOSE_TIMEOUT))
+        closing = []
         try:
             for channels in (self._avail_channels, self.channels):
                 while channels:
                     channel = channels.pop()
-                    if not channel.closed:
+                    if channel.closed:
+                        continue
+                    if channel.delivery == 'push':
                         channel.close()
+                    else:
+                        # All at once, and each to its end even if we are killed while we wait for them.
+                        closing.append(runtime.spawn(channel.close, name='greenmq-close'))
+            for task in closing:
+                task.join(self._closing)
         finally:
             self._closing = None
 

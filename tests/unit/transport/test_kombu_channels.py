@@ -13,8 +13,19 @@ import gevent
 import pytest
 
 from greenmq import Connection
+from greenmq.core.retry import RetrySchedule
 from greenmq.transport import virtual
 from greenmq.transport.virtual.fetch import logger as fetch_logger
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    """The delays after failures, a hundredth of what they are."""
+    for module in ('fetch', 'settle'):
+        monkeypatch.setattr(
+            f'greenmq.transport.virtual.{module}.RetrySchedule',
+            lambda *args, **kwargs: RetrySchedule(None, 0.001, 0.004, 0.1),
+        )
 
 
 class DictChannel(virtual.Channel):

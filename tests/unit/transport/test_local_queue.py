@@ -26,7 +26,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(steps=STEPS)
 def test_it_does_what_a_sorted_list_does(steps):
     queue, model, out = LocalQueue('q', {'x-max-length': 1000}), [], []
