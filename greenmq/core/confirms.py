@@ -125,7 +125,7 @@ class ConfirmLedger(Generic[Waiter]):
         return self._confirm_up_to(seq, ack)
 
     def keys(self) -> list[Hashable]:
-        """List the keys of the publishes that may still come back, oldest first. Costs O(n): for the odd case."""
+        """List the keys of the publishes that may still come back, oldest first. O(n): for the odd case."""
         returned = self._returns
         return [key for seq, key in self._keys.items() if seq not in returned]
 
