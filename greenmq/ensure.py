@@ -164,8 +164,12 @@ def ensured_call(
             epoch, dial = connection.epoch, connection._dial
             try:
                 return fun(*args, **kwargs)
-            except NEVER_RETRIED:
-                raise
+            except NEVER_RETRIED as exc:
+                if not _went_with_its_link(connection, exc):
+                    raise
+                dial = dial or connection._enter()
+                dial.pause(_next_try(exc, policy, retries, deadline), deadline)
+                _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
             except connection.recoverable_connection_errors as exc:
                 dial = dial or connection._enter()
                 dial.pause(_next_try(exc, policy, retries, deadline), deadline)
@@ -184,10 +188,12 @@ def _next_try(
     exc: BaseException, policy: Policy, retries: int, deadline: runtime.Deadline, tell: bool = True
 ) -> float:
     """Seconds until the next try; raises `exc` when there is none."""
-    if policy.max_retries is not None and retries >= policy.max_retries:
-        raise exc
-    if deadline.expired():
-        raise exc
+    given_up = policy.max_retries is not None and retries >= policy.max_retries
+    if given_up or deadline.expired():
+        try:
+            raise exc
+        finally:
+            del exc  # its traceback holds this frame: each would keep the other until the collector comes
     # The first try again is immediate, as in kombu. After that an operation which kills its connection each
     # time must not become a loop that hammers the broker.
     delay = policy.schedule().delay(retries) if retries else 0.0

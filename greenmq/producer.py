@@ -368,7 +368,10 @@ class Producer:
             )
         on_return = self.on_return
         if on_return is None:
-            raise exc
+            try:
+                raise exc
+            finally:
+                del exc  # its traceback holds this frame: each would keep the other until the collector comes
         if handlers is None or on_return not in handlers:
             on_return(exc, exc.exchange, exc.routing_key, exc.message)
 

@@ -411,6 +411,8 @@ class Channel(virtual.Channel):
             seen = [message.place for message in messages if not hasattr(message, 'unseen')]
             self._broker.put_back(unseen, False)
             self._broker.put_back(seen, True, self.max_deliveries)
+            self._qos = None  # it knows us: a ring of two would wait for the collector
+            self._qos = None  # it points back at us (P47)
 
     def __del__(self) -> None:
         # Abandoned without close(): what it had goes back, but not from here, where the lock may be held.

@@ -51,7 +51,24 @@ def consume_one():
             connection.drain_events(timeout=5)
 
 
-LIVES = (open_and_close, declare_publish_get, consume_one)
+def leave_one_unsettled():
+    with Connection(URL) as connection:
+        bound = queue()(connection.default_channel)
+        bound.declare()
+        if bound.get() is None:
+            connection.Producer().publish({'id': 1}, exchange='leaks', routing_key='leaks')
+
+
+def fail_to_publish():
+    with Connection(URL) as connection:
+        try:
+            connection.Producer().publish({'id': 1}, exchange='', routing_key='nowhere', mandatory=True)
+        except connection.channel_errors:
+            return
+    raise AssertionError('a message to nowhere was taken')
+
+
+LIVES = (open_and_close, declare_publish_get, consume_one, leave_one_unsettled, fail_to_publish)
 
 
 @pytest.mark.parametrize('life', LIVES, ids=lambda life: life.__name__)
@@ -63,6 +80,55 @@ def test_a_connection_leaves_nothing_behind(life):
 @pytest.mark.parametrize('life', LIVES, ids=lambda life: life.__name__)
 def test_ten_thousand_connections_leave_nothing_behind(life):
     check(life, 10_000 * FACTOR)
+
+
+def wait_in_vain(connection):
+    connection.drain_events(timeout=0)
+
+
+def pool_exhausted(connection):
+    connection.full_pool.acquire(block=False)
+
+
+def undecodable(connection):
+    connection.Producer().publish(b'{', exchange='', routing_key='leaks-bad', content_type='application/json')
+    queue = Queue('leaks-bad', durable=False)(connection.default_channel)
+    message = queue.get(no_ack=True)
+    message.decode()
+
+
+def unknown_queue(connection):
+    Queue('leaks-unknown')(connection.default_channel).queue_declare(passive=True)
+
+
+def bad_argument(connection):
+    connection.Producer().publish({}, routing_key='x' * 300)
+
+
+def retried(connection):
+    def fails():
+        raise connection.recoverable_connection_errors[0]('down')
+
+    connection.ensure(connection.default_channel, fails, max_retries=2, interval_start=0, interval_step=0)()
+
+
+ERRORS = (wait_in_vain, pool_exhausted, undecodable, unknown_queue, bad_argument, retried)
+
+
+@pytest.mark.parametrize('fails', ERRORS, ids=lambda fails: fails.__name__)
+def test_an_error_keeps_nothing_alive(fails):
+    """An exception and the frames it went through must not hold each other."""
+    with Connection(URL) as connection:
+        connection.connect()
+        connection.full_pool = connection.Pool(limit=1)
+        connection.full_pool.acquire()
+
+        def fail():
+            with pytest.raises(Exception):  # noqa: B017 - which one is tested elsewhere
+                fails(connection)
+
+        check(fail, 200)
+        connection.full_pool.force_close_all()
 
 
 @pytest.mark.parametrize('rounds', [500, pytest.param(10_000 * FACTOR, marks=pytest.mark.stress)])
