@@ -34,7 +34,7 @@ check: $(VENV)/.tested  ## lint, types and the rules of the house
 
 soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minutes
 	@.ci/servers
-	$(PYTEST) -m stress
+	GREENMQ_SOAK=1 $(PYTEST) -m stress
 
 bench: $(VENV)/.tested  ## measure against kombu in the same run, and print the numbers
 	$(BIN)/python -m benchmarks.memory
