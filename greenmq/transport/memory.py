@@ -6,7 +6,7 @@
 * Priorities (higher is sooner, 0 to 9 or x-max-priority), expiration and x-message-ttl, x-expires,
   x-max-length, x-max-length-bytes, x-overflow, dead letters, exclusive and auto_delete queues.
 * Nothing is polled: a publish hands the message to a waiting consumer. Nothing is durable: it ends with the
-    process.
+  process, and a forked child begins with an empty broker.
 
 Options: `fetch_ahead`, `max_deliveries`, `deadletter_queue`, and the common ones; see `transport.options`.
 """

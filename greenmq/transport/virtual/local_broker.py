@@ -42,6 +42,14 @@ class LocalBroker:
         self._dues: list[tuple[float, int, LocalQueue]] = []
         self._serial = 0
         self._timers: dict[Any, tuple[float, Any]] = {}
+        runtime.after_fork(self._forked)
+
+    def _forked(self) -> None:
+        # What is in here is the parent's: with the copies both would work on one message. Its lock may be
+        # held by a thread that the child doesn't have.
+        self._lock = runtime.NativeLock()
+        self._timers = {}
+        self.clear()
 
     def clear(self) -> None:
         """Forget everything: queues, exchanges, consumers. Connections stay open and find an empty broker."""

@@ -5,6 +5,8 @@ leaves.
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import gevent
@@ -724,6 +726,32 @@ def test_no_more_channels_than_the_transport_allows(connect):
     connection.channel()
     with pytest.raises(ResourceError, match='channel_max=2'):
         connection.transport.create_channel(connection.transport)
+
+
+FORKS = """
+import os, sys
+from greenmq import Connection
+from greenmq.transport import memory
+
+with Connection('memory://') as connection:
+    channel = connection.channel()
+    channel.basic_publish(channel.prepare_message(b'x'), '', 'q')
+    memory.broker()._lock.acquire()  # as another thread may hold it just then
+    child = os.fork()
+    if child == 0:
+        with Connection('memory://') as mine:
+            empty = not mine.channel()._has_queue('q')
+            fresh = mine.channel()
+            fresh.basic_publish(fresh.prepare_message(b'y'), '', 'q')
+            os._exit(0 if empty and fresh.basic_get('q').body == b'y' else 1)
+    memory.broker()._lock.release()
+    assert os.waitpid(child, 0)[1] == 0
+    assert channel.basic_get('q').body == b'x'
+"""
+
+
+def test_a_forked_child_begins_with_an_empty_broker():
+    subprocess.run([sys.executable, '-c', FORKS], check=True, timeout=20)
 
 
 def test_an_abandoned_connection_gives_all_back(channel):
