@@ -1,6 +1,8 @@
 """The net under the suite catches what it is there for: tried on small suites of their own."""
 from __future__ import annotations
 
+import pathlib
+
 import gevent
 import pytest
 
@@ -12,17 +14,19 @@ HEADER = 'import gevent, gevent.event, pytest, time\n'
 
 
 @pytest.fixture
-def run(pytester, hub_errors):
-    """Run a test file under the real conftest, in this process; gives pytest's outcome."""
+def run(pytester, hub_errors, monkeypatch):
+    """Run a test file under the real conftest, in this process or in one of its own; gives the outcome."""
+    monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(__file__).parents[3]))
     pytester.makeconftest('from tests.conftest import *\n'
                           'import tests.conftest as real\n'
                           'for name in dir(real):\n'
                           '    if name.startswith(("pytest_", "_")) and not name.startswith("__"):\n'
                           '        globals()[name] = getattr(real, name)\n')
 
-    def run(source):
+    def run(source, alone=False):
         pytester.makepyfile(HEADER + source)
-        result = pytester.runpytest_inprocess('-p', 'no:cacheprovider', '-p', 'no:hypothesispytest')
+        start = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
+        result = start('-p', 'no:cacheprovider', '-p', 'no:hypothesispytest')
         hub_errors.clear()  # both suites share this hub; the inner one has judged them
         return result
 
@@ -65,7 +69,7 @@ def test_it():
     event = gevent.event.Event()
     gevent.spawn(stuck, event)
     event.wait()
-''')
+''', alone=True)  # here a thread of an earlier test may still owe the hub an answer
     assert result.parseoutcomes()['failed'] == 1
     result.stdout.fnmatch_lines(['*hub had nothing left to do*', '*in stuck*'])
 
