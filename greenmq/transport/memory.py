@@ -1,7 +1,7 @@
 """``memory://``: a broker inside the process, for programs that need no other one, and for tests.
 
-* URL: ``memory://`` or ``memory://localhost/name``. Connections to one virtual host share one broker; `reset`
-    empties it.
+* URL: ``memory://`` or ``memory://localhost/name``. Connections to one virtual host share one broker;
+  `reset` empties it.
 * Types of exchange: direct, topic, fanout, headers; exchange-to-exchange bindings; alternate-exchange.
 * Priorities (higher is sooner, 0 to 9 or x-max-priority), expiration and x-message-ttl, x-expires,
   x-max-length, x-max-length-bytes, x-overflow, dead letters, exclusive and auto_delete queues.

@@ -20,8 +20,9 @@ class ConsumeMethods(ChannelParts):
     """basic_consume, basic_cancel, basic_get, basic_qos, flow."""
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
-        """Limit the unsettled messages of this channel; 0 for no limit. Switches: no.
+        """Limit the unsettled messages of this channel; 0 for no limit.
 
+        Switches: no.
         Source: AMQP 0-9-1 basic.qos; kombu: the whole channel counts, whatever `apply_global` says.
         """
         self.qos.prefetch_count = prefetch_count or 0
@@ -30,8 +31,9 @@ class ConsumeMethods(ChannelParts):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> None:
-        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains. Switches: no.
+        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains.
 
+        Switches: no.
         Source: AMQP 0-9-1 basic.consume; kombu.
         """
         self._check_open()
@@ -66,6 +68,7 @@ class ConsumeMethods(ChannelParts):
 
     def basic_cancel(self, consumer_tag: str) -> None:
         """End a consumer; what waits for its callback goes back to the queue. An unknown tag is fine.
+
         Switches: as the channel's `_restore_at_beginning`.
         """
         sub = self._subscriptions.pop(consumer_tag, None)
@@ -180,8 +183,7 @@ class ConsumeMethods(ChannelParts):
             self._settling.leased()
 
     def drain_events(self, timeout: float | None = None, callback: Callable[..., Any] | None = None) -> Any:
-        """Ask the broker once for a message of the queues consumed, and give it to `callback(payload,
-        queue)`.
+        """Ask the broker once for a message, and give it to `callback(payload, queue)`.
 
         Raises:
             Empty: nothing there, or no room for more.
@@ -201,8 +203,9 @@ class ConsumeMethods(ChannelParts):
         return sum(len(channel._takers.get(queue, ())) for channel in self.connection.channels)
 
     def flow(self, active: bool = True) -> bool:
-        """Stop the deliveries to this channel's consumers, or go on. Switches: no.
+        """Stop the deliveries to this channel's consumers, or go on.
 
+        Switches: no.
         Source: AMQP 0-9-1 channel.flow.
         """
         self._flowing = bool(active)
