@@ -198,7 +198,7 @@ def _lookup(host: str, port: int) -> Future:
         future = _lookups[key] = Future()
         handle = library.hold(hub)
         future.add_done_callback(lambda _future: handle.close())
-        start_thread(lambda: _look_up(hub, host, port, encoded))
+        start_thread(lambda: _look_up(key, encoded, future))
     return future
 
 
@@ -211,8 +211,9 @@ def _encode(host: str) -> bytes:
         raise InvalidArgument('host', host, 'must be a name of the DNS') from None
 
 
-def _look_up(hub: Any, host: str, port: int, encoded: bytes) -> None:
+def _look_up(key: tuple[Any, str, int], encoded: bytes, future: Future) -> None:
     # In a native thread.
+    hub, _, port = key
     found: list[Address] = []
     error: BaseException | None = None
     try:
@@ -221,14 +222,16 @@ def _look_up(hub: Any, host: str, port: int, encoded: bytes) -> None:
                 found.append((family, address))
     except BaseException as exc:
         error = exc
-    if not post(hub, _looked_up, (hub, host, port), found, error):
-        _lookups.pop((hub, host, port), None)
+    if not post(hub, _looked_up, key, future, found, error):
+        _lookups.pop(key, None)
 
 
-def _looked_up(key: tuple[Any, str, int], found: list[Address], error: BaseException | None) -> None:
-    future = _lookups.pop(key, None)
-    if future is None:
-        return
+def _looked_up(
+    key: tuple[Any, str, int], future: Future, found: list[Address], error: BaseException | None
+) -> None:
+    # The future is done even if it is no longer the one to ask: it holds the hub's loop until then.
+    if _lookups.get(key) is future:
+        del _lookups[key]
     if error is not None:
         future.set_exception(error)
     else:
