@@ -18,8 +18,10 @@ class Certificates:
         self.server_key = self.directory / 'server.key'
         self.client = self.directory / 'client.pem'
         self.client_key = self.directory / 'client.key'
+        # Python 3.13 holds an authority to RFC 5280: it must say what its key is for.
         self._openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '3650',
-                      '-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem')
+                      '-subj', '/CN=test CA', '-addext', 'keyUsage=critical,keyCertSign,cRLSign',
+                      '-keyout', 'ca.key', '-out', 'ca.pem')
         self._issue('server', 'localhost', 'subjectAltName=DNS:localhost,IP:127.0.0.1\n'
                                            'extendedKeyUsage=serverAuth\n')
         self._issue('client', 'greenmq-client', 'extendedKeyUsage=clientAuth\n')
@@ -28,7 +30,7 @@ class Certificates:
         run(['openssl', *arguments], cwd=self.directory)
 
     def _issue(self, name, common_name, extensions):
-        (self.directory / f'{name}.ext').write_text(extensions)
+        (self.directory / f'{name}.ext').write_text(f'{extensions}authorityKeyIdentifier=keyid\n')
         self._openssl('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={common_name}',
                       '-keyout', f'{name}.key', '-out', f'{name}.csr')
         self._openssl('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key',
