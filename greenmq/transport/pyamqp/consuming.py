@@ -169,7 +169,9 @@ class Consuming:
                     methods.BASIC_CONSUME.replies,
                     deadline,
                 )
-            except ChannelError as exc:
+            except (ChannelError, ConnectionError) as exc:
+                if not channel.refused:
+                    raise
                 # One queue that is gone must not keep the other consumers from theirs: try again without it.
                 log.warning(
                     '%r: consumer %s of queue %r cannot be started again: %s',
@@ -327,7 +329,9 @@ class Consuming:
                         methods.BASIC_CANCEL.replies,
                         deadline,
                     )
-        except (NotSent, ChannelError) as exc:
+        except (NotSent, ChannelError, ConnectionError) as exc:
+            if channel is None or channel.link.error is not None:
+                raise
             log.debug('%r: consumer %s ended with its wire: %s', self.channel, tag, exc)
         finally:
             self._remove(tag.encode(), consumer)
@@ -472,7 +476,7 @@ class Consuming:
         self._gone_no_ack.clear()
         self.acks.clear()
         self._forget_deliveries()
-        if isinstance(error, ChannelError) and self.consumers and restored:
+        if channel.refused and self.consumers and restored:
             self.connection.channel_lost(self.channel, error)
 
     # ---- settling

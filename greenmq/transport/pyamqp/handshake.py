@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import amqp
-from amqp.exceptions import FrameError, UnexpectedFrame
+from amqp.exceptions import FrameError, FrameSyntaxError, UnexpectedFrame
 from amqp.sasl import AMQPLAIN, PLAIN
 
 from greenmq import runtime
@@ -154,7 +154,11 @@ def open_connection(
     shake = Handshake(
         stream, deadline, heartbeat, userid=userid, password=password, login_method=login_method, **settings
     )
-    shake.connect()
+    try:
+        shake.connect()
+    except (IndexError, KeyError, TypeError, ValueError, struct.error) as exc:
+        # py-amqp's decoder trips over arguments that are none: it is the peer's frame that is bad
+        raise FrameSyntaxError(f'undecodable method during the handshake: {exc!r}') from exc
     terms = Terms(
         shake.channel_max, shake.frame_max, shake.heartbeat or 0, shake.server_properties, shake.wire.buffer
     )

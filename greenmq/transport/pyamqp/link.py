@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from amqp import spec
-from amqp.exceptions import AMQPError, error_for_code
+from amqp.exceptions import AMQPError, FrameSyntaxError, error_for_code
 
 from greenmq import runtime
 from greenmq.exceptions import (
@@ -45,6 +45,12 @@ READ_SIZE = 256 * 1024
 #: After this much was queued without a turn of the writer, a publisher gives it one: the broker works
 #: meanwhile.
 YIELD_BYTES = 64 * 1024
+
+
+#: What a broker has for its answer to the goodbye of a connection that nobody uses any more.
+PARTING_SECONDS = 5.0
+
+_GOODBYE = wire.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
 
 
 class LinkOwner(Protocol):
@@ -120,7 +126,7 @@ class Link:
         self.blocked: str | None = None
         self.wires: dict[int, WireChannel] = {}
         self.out_bytes = self.bytes_in = self.bytes_out = 0
-        self._owner = weakref.ref(owner)
+        self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
         self._out: list[bytes] = []
         self._dirty: list[Flusher] = []
         self._flushing: list[Flusher] = []
@@ -203,6 +209,12 @@ class Link:
             self.stream.abandon()
             self._end(ConnectionClosed(f'{self.name} was abandoned'))
 
+    def part(self) -> None:
+        """Say goodbye because nobody uses the connection any more. No switch."""
+        if self.error is None:
+            self.send(_GOODBYE)
+            runtime.call_later(PARTING_SECONDS, self.abandon)
+
     def close(self, deadline: runtime.Deadline) -> None:
         """Say goodbye: flush what is queued, connection.close, wait for the answer until the deadline.
 
@@ -211,10 +223,9 @@ class Link:
         if self.error is not None:
             return
         self._close_ok = runtime.Waiter()
-        goodbye = wire.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
         try:
             self.flush()
-            self.send(goodbye)
+            self.send(_GOODBYE)
             self._close_ok.wait(deadline)
         except TimeoutError:
             log.warning(
@@ -357,6 +368,11 @@ class Link:
                     runtime.sleep(0)
         except (AMQPError, OSError, ConnectionError) as exc:
             self.lose(exc)
+        except (IndexError, ValueError) as exc:
+            # Arguments cut short, a delivery tag that is out already: sound frames, and nonsense in them.
+            bad = FrameSyntaxError(f'{self.name}: senseless method of the broker: {exc!r}')
+            bad.__cause__ = exc
+            self.lose(bad)
 
     def on_method(self, channel_id: int, signature: tuple[int, int], payload: bytes) -> None:
         if channel_id:
@@ -491,3 +507,19 @@ class Link:
             'heartbeat': self.heartbeat,
             'blocked': self.blocked,
         }
+
+
+def _orphaned(link: weakref.ref[Link], hub: weakref.ref[Any]) -> Callable[[object], None]:
+    """What to do when the owner of a link is collected, in whatever thread that happens to be."""
+
+    def part() -> None:
+        found = link()
+        if found is not None:
+            found.part()
+
+    def orphaned(_: object) -> None:
+        found = hub()
+        if found is not None:
+            runtime.post(found, part)
+
+    return orphaned

@@ -20,7 +20,6 @@ from amqp.serialization import dumps
 from greenmq import events, runtime
 from greenmq.exceptions import (
     BufferFull,
-    ChannelError,
     ConnectionClosed,
     PublishNacked,
     PublishUnconfirmed,
@@ -408,7 +407,7 @@ class Publishing:
     def on_wire_end(self, channel: WireChannel, error: BaseException) -> None:
         failed = [pending for pending in channel.ledger.fail_all() if pending is not None]
         guilty: set[Pending] = set()
-        if isinstance(error, ChannelError):
+        if channel.refused:
             self.connection.known_exchanges.clear()
             guilty = _named_in(getattr(error, 'reply_text', None) or '', failed)
         for pending in failed:
@@ -435,7 +434,7 @@ class Publishing:
         pending.settle(verdict)
 
     def _verdict(self, pending: Pending, channel: WireChannel, error: BaseException) -> BaseException:
-        if isinstance(error, ChannelError):
+        if channel.refused:
             return SentAgain() if pending.tries < MAX_TRIES else error
         if isinstance(error, ConnectionClosed) and channel.link.error is not error:
             return error

@@ -155,6 +155,12 @@ class WireChannel:
     def is_open(self) -> bool:
         return self.error is None
 
+    @property
+    def refused(self) -> bool:
+        """True if the broker ended the channel, and not the connection: the class of the error does not tell,
+        a channel may be closed with 541 and a connection with 403."""
+        return self.error is not None and self.link.error is None and self._closed is None
+
     # ---- out
 
     def open(self, deadline: runtime.Deadline) -> WireChannel:

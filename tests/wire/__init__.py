@@ -1,0 +1,1 @@
+"""Our client against scripted peers, also fed byte by byte and cut inside every frame."""

@@ -1,0 +1,94 @@
+"""connection.blocked and connection.unblocked, with the reason (P18)."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from amqp import spec
+
+from greenmq import events
+from greenmq.exceptions import ConnectionBlocked
+from tests.support.switches import assert_no_switch
+from tests.wire.conftest import SOON, Doing
+from tests.wire.test_cuts import start_consumer
+from tests.wire.test_ends import deliver
+
+
+def block(channel, broker, reason='low on memory'):
+    broker.send(0, spec.Connection.Blocked, 's', (reason,))
+    while channel.connection.blocked is None:
+        gevent.idle()
+
+
+def unblock(broker):
+    broker.send(0, spec.Connection.Unblocked)
+
+
+def test_a_publish_ends_at_its_deadline_with_the_brokers_reason(talk, publishers):
+    channel, broker = talk()
+    crowd = publishers(channel, broker)
+    (sent,), _ = crowd.publish([b'sent before'])
+    block(channel, broker)
+    with pytest.raises(ConnectionBlocked, match='low on memory') as caught:
+        channel.basic_publish(channel.prepare_message(b'x'), '', 'q', timeout=0.02)
+    assert caught.value.reason == 'low on memory'
+    unblock(broker)
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (1, False))
+    assert sent.error() is None
+    (after,), found = crowd.publish([b'after'])
+    assert found[0].body == b'after', 'what was refused has been sent'
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (2, False))
+    assert after.error() is None
+
+
+def test_waiting_publishes_leave_when_it_is_unblocked(talk, publishers):
+    channel, broker = talk()
+    crowd = publishers(channel, broker)
+    (first,), _ = crowd.publish([b'first'])
+    block(channel, broker)
+    doing = [
+        Doing(channel.basic_publish, channel.prepare_message(b'%d' % number), '', 'q') for number in range(20)
+    ]
+    with assert_no_switch():
+        future = channel.basic_publish_nowait(channel.prepare_message(b'nowait'), '', 'q')
+    gevent.idle()
+    assert not any(each.done for each in doing) and not future.done()
+    unblock(broker)
+    bodies = {broker.recv(spec.Basic.Publish).body for _ in range(21)}
+    assert bodies == {b'nowait', *(b'%d' % number for number in range(20))}
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (22, True))
+    assert [each.error() for each in [first, *doing]] == [None] * 21
+    assert future.result(SOON) is None
+
+
+def test_acks_and_calls_go_on(talk):
+    channel, broker = talk()
+    seen = []
+    start_consumer(channel, broker, seen.append)
+    block(channel, broker)
+    deliver(broker, 1, 1)
+    channel.connection.drain_events(timeout=SOON)
+    channel.basic_ack(seen[0].delivery_tag)
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
+    calling = Doing(channel.queue_purge, 'q')
+    control = broker.open_channel()
+    broker.recv(spec.Queue.Purge)
+    broker.send(control, spec.Queue.PurgeOk, 'l', (0,))
+    assert calling.result() == 0
+
+
+def test_events_tell_both(talk):
+    channel, broker = talk()
+    told = []
+    subscriptions = [
+        events.subscribe(name, lambda event, name=name: told.append((name, event.facts.get('reason'))))
+        for name in ('blocked', 'unblocked')
+    ]
+    block(channel, broker, '')
+    unblock(broker)
+    with gevent.Timeout(SOON):
+        while len(told) < 2:
+            gevent.idle()
+    assert told == [('blocked', 'no reason given'), ('unblocked', None)]
+    for each in subscriptions:
+        each.cancel()
