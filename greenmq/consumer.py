@@ -62,6 +62,9 @@ class Consumer:
     accept: Any = None
     prefetch_count: int | None = None
 
+    #: Who runs the callbacks, in place of the greenlet that drains: called with (consumer, message).
+    _runner: Callable[[Any, Any], Any] | None = None
+
     _tags = count(1)
 
     def __init__(
@@ -323,6 +326,10 @@ class Consumer:
             message.accept = accept
         if _wanted('deliver'):
             events.emit('deliver', source=self.channel, message=message)
+        runner = self._runner
+        return self._process(message) if runner is None else runner(self, message)
+
+    def _process(self, message: Any) -> Any:
         on_message = self.on_message
         try:
             if on_message is None:

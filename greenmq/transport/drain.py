@@ -16,6 +16,9 @@ before it runs; what a killed drainer leaves behind is a wake-up, and that is pa
 A drainer that finds nothing returns as soon as any other greenlet has finished handling an event: kombu
 programs wait for their reply in ``while not reply: drain_events()``, and the reply may have been handled by a
 neighbour.
+
+A lane may be *private*: from the first ``drain_lane`` on it stands in no ring, and only the one greenlet that
+drains it takes from it. So a consumer with a greenlet of its own waits for nobody else's callbacks.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from greenmq import runtime
+from greenmq.exceptions import ConnectionClosed
 
 __all__ = ('Drain',)
 
@@ -34,7 +38,10 @@ E = TypeVar('E')
 class _Lane(Generic[E]):
     """The waiting events of one channel, and the greenlet that runs its callback now."""
 
-    __slots__ = ('depth', 'dropped', 'events', 'key', 'outer', 'owner', 'queued', 'sizes')
+    __slots__ = (
+        'depth', 'dropped', 'events', 'key', 'notice', 'outer', 'owner', 'private', 'queued', 'sizes',
+        'waiter',
+    )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -45,6 +52,9 @@ class _Lane(Generic[E]):
         self.depth = 0
         self.queued = False  # stands in the ring
         self.dropped = False  # discarded while its callback ran: forget it at the end
+        self.private = False  # one greenlet drains it, see `drain_lane`
+        self.waiter: Any = None  # that greenlet's, while it waits
+        self.notice: BaseException | None = None  # what it was to be told while it was busy
 
 
 class Drain(Generic[E]):
@@ -69,6 +79,7 @@ class Drain(Generic[E]):
             OrderedDict()
         )  # runtime Waiter -> its greenlet, in order of arrival
         self._nested: dict[object, Any] = {}  # greenlet waiting inside its own callback -> its Waiter
+        self._private: dict[_Lane[E], None] = {}
         self._error: BaseException | None = None
         self._notice: BaseException | None = None
 
@@ -95,6 +106,9 @@ class Drain(Generic[E]):
                 waiter = self._nested.get(lane.owner)
                 if waiter is not None:
                     waiter.wake()
+        elif lane.private:
+            if lane.waiter is not None:
+                lane.waiter.wake()
         else:
             if lane.queued:
                 return  # whoever was woken for this lane comes, or passes the wake-up on
@@ -110,6 +124,9 @@ class Drain(Generic[E]):
         """
         self._error = error
         self._wake_all()
+        for lane in self._private:
+            if lane.waiter is not None:
+                lane.waiter.wake()
 
     @property
     def failed(self) -> bool:
@@ -119,15 +136,22 @@ class Drain(Generic[E]):
     def revive(self) -> None:
         """Let drains work again after `fail`. Switches: no."""
         self._error = self._notice = None
+        for lane in self._private:
+            lane.notice = None
 
     def report(self, error: BaseException) -> None:
         """End the drains that wait now with `error`; if none does, the next one. Later drains work.
 
+        Whoever drains a private lane is told in any case, one that is busy when it comes back.
         Switches: no.
         """
         waiters, self._waiters = self._waiters, OrderedDict()
         told = [waiter for waiter in waiters if waiter.wake(error)]
-        if not told:
+        for lane in self._private:
+            lane.notice = error
+            if lane.waiter is not None:
+                lane.waiter.wake()
+        if not told and not self._private:
             self._notice = error
 
     def discard(self, key: Hashable) -> list[E]:
@@ -140,10 +164,13 @@ class Drain(Generic[E]):
         self.pending_bytes -= sum(lane.sizes)
         lane.events.clear()
         lane.sizes.clear()
+        self._private.pop(lane, None)
         if lane.owner is None:
             del self._lanes[key]
-        else:
+        if lane.owner is not None or lane.private:
             lane.dropped = True
+        if lane.waiter is not None:
+            lane.waiter.wake()
         return events
 
     def remove(self, key: Hashable, wanted: Callable[[E], bool]) -> list[E]:
@@ -195,6 +222,68 @@ class Drain(Generic[E]):
                 lane = self._wait(me, timeout)
                 if lane is None:
                     return
+        self._run(lane, me, handle)
+
+    def drain_lane(
+        self, key: Hashable, handle: Callable[[E], Any], timeout: float | runtime.Deadline | None = None
+    ) -> None:
+        """Handle one event of channel `key` in this greenlet; from now on nobody else gets its events.
+
+        For a greenlet that serves one channel alone: no two may wait for the same one.
+
+        Arguments:
+            key: the channel, as for `put`.
+            handle: as for `drain`.
+            timeout (float): as for `drain`.
+        Raises:
+            TimeoutError: nothing came in time (from here).
+            ConnectionClosed: the channel was discarded meanwhile.
+            Exception: what `fail` or `report` was given.
+        Switches: yes, unless an event is ready. Killed while waiting: no event is lost.
+        """
+        me = runtime.current()
+        lane = self._lanes.get(key)
+        if lane is None or not lane.private:
+            lane = self._claim(key)
+        if not lane.events or lane.owner is not None or lane.notice is not None or self._error is not None:
+            self._wait_lane(lane, me, timeout)
+        self._run(lane, me, handle)
+
+    def _claim(self, key: Hashable) -> _Lane[E]:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(key)
+        lane.private = True
+        lane.notice, self._notice = self._notice, None
+        self._private[lane] = None
+        if lane.queued:
+            self._ring.remove(lane)
+            lane.queued = False
+        return lane
+
+    def _wait_lane(self, lane: _Lane[E], me: object, timeout: float | runtime.Deadline | None) -> None:
+        deadline = runtime.Deadline.of(timeout)
+        while True:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            if lane.notice is not None:
+                error, lane.notice = lane.notice, None
+                raise error.with_traceback(None)
+            if lane.dropped:
+                raise ConnectionClosed(f'{self.name}: the channel was closed')
+            if lane.events and (lane.owner is None or lane.owner is me):
+                return
+            deadline.check(f'no event on {self.name}')
+            waiter = lane.waiter = runtime.Waiter()
+            try:
+                waiter.wait(deadline)
+            except TimeoutError:
+                continue  # looks once more, then says so itself
+            finally:
+                if lane.waiter is waiter:
+                    lane.waiter = None
+
+    def _run(self, lane: _Lane[E], me: object, handle: Callable[[E], Any]) -> None:
         # no switch from taking the lane to here
         event = lane.events.popleft()
         size = lane.sizes.popleft()
@@ -225,6 +314,9 @@ class Drain(Generic[E]):
             if lane.dropped and not lane.events:
                 if self._lanes.get(lane.key) is lane:
                     del self._lanes[lane.key]
+            elif lane.private:
+                if lane.waiter is not None and lane.events:
+                    lane.waiter.wake()
             elif lane.events and not lane.queued:
                 lane.queued = True
                 self._ring.append(lane)

@@ -92,6 +92,11 @@ class Channel(Entities):
         """Consumer tag → callback of the consumers that run."""
         return {each.tag: each.callback for each in self.consuming.consumers.values()}
 
+    @property
+    def prefetch_count(self) -> int:
+        """What `basic_qos` set last; 0 is unlimited, or the default that the first consumer sets."""
+        return self.consuming.qos[1] if self.consuming.qos is not None else 0
+
     def check_open(self) -> None:
         """Raise ConnectionClosed if the channel was closed. Switches: no."""
         if self.closed:

@@ -28,6 +28,11 @@ class ConsumeMethods(ChannelParts):
         self.qos.prefetch_count = prefetch_count or 0
         self._ask_for_more()
 
+    @property
+    def prefetch_count(self) -> int:
+        """What `basic_qos` set last; 0 is unlimited."""
+        return self._qos.prefetch_count or 0 if self._qos is not None else 0
+
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> None:

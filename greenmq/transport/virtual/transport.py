@@ -189,11 +189,17 @@ class Transport(base.Transport):
 
     # ---------------------------------------------------------------- events
 
-    def drain_events(self, connection: Any, timeout: Any = None, **kwargs: Any) -> None:
+    @property
+    def drains_channels(self) -> bool:
+        """See `base.Transport.drains_channels`: not where a subclass fetches in a `drain_events` of its own."""
+        return self._fetches
+
+    def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
         """Handle one event of any channel in this greenlet.
 
         Arguments:
             timeout (float): seconds; None waits for ever.
+            channel (Channel): of this channel only; from then on nobody else gets its events.
         Raises:
             TimeoutError: nothing came in time.
             ConnectionClosed: we closed the connection.
@@ -201,6 +207,11 @@ class Transport(base.Transport):
         Switches: yes, unless an event waits.
         """
         events = self._events
+        if channel is not None:
+            if self._looks:
+                channel._fetcher.kick()
+            events.drain_lane(channel, self._dispatch, timeout)
+            return
         if not self._looks or events.pending:
             events.drain(self._dispatch, timeout)
             return

@@ -6,6 +6,7 @@ import gevent
 import gevent.event
 import pytest
 
+from greenmq.exceptions import ConnectionClosed
 from greenmq.transport.drain import Drain
 
 
@@ -377,3 +378,112 @@ def test_many_greenlets_each_event_exactly_once(drain):
         drain.drain(seen.append)
     # a killed worker may have lost the one event whose callback it had begun, never more, and none came twice
     assert len(seen) == len(set(seen)) >= 295
+
+
+def failure_of(fun, *args):
+    try:
+        fun(*args)
+    except Exception as exc:
+        return exc
+
+
+class TestLane:
+    """A channel that one greenlet has to itself."""
+
+    def test_nobody_else_gets_its_events(self, drain):
+        drain.put('a', 1)
+        seen = []
+        drain.drain_lane('a', seen.append)
+        drain.put('a', 2)
+        with pytest.raises(TimeoutError):
+            drain.drain(seen.append, 0)
+        assert (seen, drain.pending) == ([1], 1)
+
+    def test_what_stood_in_the_ring_is_its_own(self, drain):
+        drain.put('a', 1)
+        drain.put('b', 2)
+        seen, others = [], []
+        drain.drain_lane('a', seen.append)
+        drain.drain(others.append)
+        assert (seen, others) == ([1], [2])
+
+    def test_only_its_own_events_wake_it(self, drain):
+        seen = []
+        lane = gevent.spawn(drain.drain_lane, 'a', seen.append)
+        settle()
+        drain.put('b', 0)
+        settle()
+        assert not lane.ready()
+        drain.put('a', 1)
+        settle()
+        assert lane.successful() and seen == [1]
+
+    def test_a_callback_that_waits_holds_up_no_other_lane(self, drain):
+        gate, seen = gevent.event.Event(), []
+        first = gevent.spawn(drain.drain_lane, 'a', lambda event: gate.wait())
+        second = gevent.spawn(drain.drain_lane, 'b', seen.append)
+        settle()
+        drain.put('a', 1)
+        drain.put('b', 2)
+        settle()
+        assert seen == [2] and second.successful() and not first.ready()
+        gate.set()
+        first.get()
+
+    def test_a_kill_loses_no_event(self, drain):
+        lane = gevent.spawn(drain.drain_lane, 'a', print)
+        settle()
+        lane.kill(block=False)
+        drain.put('a', 1)
+        settle()
+        seen = []
+        drain.drain_lane('a', seen.append)
+        assert seen == [1]
+
+    def test_a_report_reaches_who_waits_and_who_is_busy(self, drain):
+        gate = gevent.event.Event()
+        waiting = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+
+        def busy():
+            drain.drain_lane('b', lambda event: gate.wait())
+            return failure_of(drain.drain_lane, 'b', print)
+
+        working = gevent.spawn(busy)
+        drain.put('b', 1)
+        settle()
+        error = OSError('cut')
+        drain.report(error)
+        gate.set()
+        assert waiting.get() is working.get() is error
+        drain.put('a', 1)
+        drain.drain_lane('a', lambda event: None)
+
+    def test_fail_ends_it_until_revived(self, drain):
+        lane = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+        settle()
+        error = OSError('closed')
+        drain.fail(error)
+        assert lane.get() is error
+        with pytest.raises(OSError, match='closed'):
+            drain.drain_lane('a', print)
+        drain.revive()
+        with pytest.raises(TimeoutError, match='no event on test within 0.01'):
+            drain.drain_lane('a', print, 0.01)
+
+    def test_a_discarded_channel_ends_it(self, drain):
+        lane = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+        settle()
+        drain.discard('a')
+        assert isinstance(lane.get(), ConnectionClosed)
+
+    def test_a_callback_that_drains_gets_its_own(self, drain):
+        seen = []
+
+        def outer(event):
+            drain.drain_lane('a', seen.append)
+            seen.append(event)
+
+        drain.put('a', 1)
+        drain.put('a', 2)
+        drain.drain_lane('a', outer)
+        assert seen == [2, 1] and drain.pending == 0
