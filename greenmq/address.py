@@ -7,7 +7,6 @@ caller gave, never from another URL of the list (the second host must not inheri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import cycle
 from operator import itemgetter
 from typing import Any
@@ -45,6 +44,8 @@ _warned: set[str] = set()
 
 def warn_unknown(names: Iterable[str], known: Iterable[str]) -> None:
     """Say once for each keyword that nothing reads it, with the nearest name that is read."""
+    from difflib import get_close_matches  # for those who mistyped; the others need not wait
+
     for name in set(names) - _warned:
         _warned.add(name)
         near = get_close_matches(name, list(known), n=1)

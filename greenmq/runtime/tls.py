@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Union
@@ -77,7 +76,9 @@ class TLSOptions:
             if name in _IGNORED:
                 continue
             if name not in known:
-                nearest = difflib.get_close_matches(key, [*known, *_ALIASES], 1)
+                from difflib import get_close_matches  # for the one who mistyped; the others need not wait
+
+                nearest = get_close_matches(key, [*known, *_ALIASES], 1)
                 raise UnknownOption(key, 'ssl', nearest[0] if nearest else None)
             options[name] = _verify(setting) if name == 'verify' else setting
         return cls(**options)

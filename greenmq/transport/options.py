@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -163,8 +162,10 @@ def _value(name: str, value: Any, option: Option | None, where: str) -> Any:
 
 
 def _report(unknown: Iterable[str], table: Mapping[str, Option], where: str, strict: bool) -> None:
+    from difflib import get_close_matches  # for those who mistyped; the others need not wait
+
     for name in unknown:
-        nearest = next(iter(difflib.get_close_matches(str(name), list(table), 1)), None)
+        nearest = next(iter(get_close_matches(str(name), list(table), 1)), None)
         if strict:
             raise UnknownOption(str(name), where, nearest)
         if (where, name) not in _warned:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ def fmatch_iter(needle: str, haystack: Iterable[str], min_ratio: float = 0.6) ->
 
     Source: kombu.utils.text.fmatch_iter.
     """
+    from difflib import SequenceMatcher  # slow to import, and hardly ever needed
+
     for name in haystack:
         ratio = SequenceMatcher(None, needle, name).ratio()
         if ratio >= min_ratio:
