@@ -361,6 +361,10 @@ class _Race:
             if sock is not None:
                 sock.close()
             return False
+        except TypeError:  # a socket option that is none
+            if sock is not None:
+                sock.close()
+            raise
         if number == errno.EINPROGRESS:
             watcher = library.watch(library.get_hub(), sock.fileno(), True)
             self._attempts[sock] = (watcher, address)
