@@ -330,7 +330,7 @@ class Consuming:
                         deadline,
                     )
         except (NotSent, ChannelError, ConnectionError) as exc:
-            if channel is None or channel.link.error is not None:
+            if not isinstance(exc, NotSent) and (channel is None or channel.link.error is not None):
                 raise
             log.debug('%r: consumer %s ended with its wire: %s', self.channel, tag, exc)
         finally:
