@@ -1,8 +1,10 @@
 """Trying again: reconnect under a schedule, and repeat an operation until it went through on a live
 connection.
 
-Which errors are worth another try the transport says by its tuples; what NEVER_RETRIED names passes
-untouched. Nothing here closes a connection that still works: others may be using it (Contract 3, P24).
+Which errors are worth another try the transport says by its tuples. What NEVER_RETRIED names passes
+untouched, save a publish that went unconfirmed because its link was lost: that is a loss like any other, and
+what became of the first try is told if no other succeeds. Nothing here closes a connection that still works:
+others may be using it (Contract 3, P24).
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
-from greenmq.exceptions import NEVER_RETRIED, KombuError, OperationalError, PublishNacked
+from greenmq.exceptions import (
+    NEVER_RETRIED,
+    ConnectionBlocked,
+    KombuError,
+    OperationalError,
+    PublishNacked,
+    PublishUnconfirmed,
+    TimeoutError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -160,28 +170,49 @@ def ensured_call(
     """
     with LibraryErrors(connection):
         retries = 0
+        unknown: PublishUnconfirmed | None = None
         while True:
             epoch, dial = connection.epoch, connection._dial
             try:
                 return fun(*args, **kwargs)
-            except NEVER_RETRIED as exc:
-                if not _went_with_its_link(connection, exc):
-                    raise
-                dial = dial or connection._enter()
-                dial.pause(_next_try(exc, policy, retries, deadline), deadline)
-                _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
-            except connection.recoverable_connection_errors as exc:
-                dial = dial or connection._enter()
-                dial.pause(_next_try(exc, policy, retries, deadline), deadline)
-                _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
             except Exception as exc:
-                # worth a try as it is: nothing is torn down
-                told = isinstance(exc, (PublishNacked, *connection.recoverable_channel_errors))
-                if not told and not isinstance(exc, policy.retry_errors):
+                lost = _tells_of_a_loss(connection, exc)
+                told = lost or _is_worth_a_try(connection, exc)
+                if not told and (isinstance(exc, NEVER_RETRIED) or not isinstance(exc, policy.retry_errors)):
+                    if unknown is not None and isinstance(exc, (PublishUnconfirmed, ConnectionBlocked)):
+                        raise unknown from exc  # nor is that the last try was not sent
                     raise
+                if isinstance(exc, PublishUnconfirmed) and exc.sent != 'no':
+                    unknown = exc
                 dial = dial or connection._enter()
-                dial.pause(_next_try(exc, policy, retries, deadline, told), deadline)
+                try:
+                    dial.pause(_next_try(exc, policy, retries, deadline, told), deadline)
+                    if lost:
+                        _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
+                except connection.recoverable_connection_errors as final:
+                    if unknown is None or final is unknown:
+                        raise
+                    # That no broker could be reached since is not what became of the message.
+                    raise unknown from final
             retries += 1
+
+
+def _tells_of_a_loss(connection: Connection, exc: Exception) -> bool:
+    """Did the call fail because the connection was lost under it?"""
+    if isinstance(exc, PublishUnconfirmed):
+        # It says what became of the message; its cause says why: a loss, or that time was over.
+        cause = exc.__cause__
+        return isinstance(cause, connection.recoverable_connection_errors) and not isinstance(
+            cause, (TimeoutError, *NEVER_RETRIED)
+        )
+    return isinstance(exc, connection.recoverable_connection_errors) and not isinstance(exc, NEVER_RETRIED)
+
+
+def _is_worth_a_try(connection: Connection, exc: Exception) -> bool:
+    """May the same call go through on the connection as it is?"""
+    if isinstance(exc, NEVER_RETRIED):
+        return False
+    return isinstance(exc, (PublishNacked, *connection.recoverable_channel_errors))
 
 
 def _next_try(
