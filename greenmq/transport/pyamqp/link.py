@@ -140,6 +140,7 @@ class Link:
         self._last_in = runtime.monotonic()
         self._beaten_at = -1
         self._ticker: runtime.Ticker | None = None
+        self._parting: runtime.Timer | None = None
         self._parser = wire.Parser(terms.frame_max, max_body)
         self._tasks: list[runtime.Task] = []
 
@@ -183,6 +184,8 @@ class Link:
         self.error = error
         if self._ticker is not None:
             self._ticker.stop()
+        if self._parting is not None:
+            self._parting.cancel()
         self.stream.close()
         idle, self._idle = self._idle, None
         if idle is not None:
@@ -213,7 +216,7 @@ class Link:
         """Say goodbye because nobody uses the connection any more. No switch."""
         if self.error is None:
             self.send(_GOODBYE)
-            runtime.call_later(PARTING_SECONDS, self.abandon)
+            self._parting = runtime.call_later(PARTING_SECONDS, self.abandon)
 
     def close(self, deadline: runtime.Deadline) -> None:
         """Say goodbye: flush what is queued, connection.close, wait for the answer until the deadline.
