@@ -12,19 +12,19 @@ without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import cycle as roundrobin_failover
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import runtime
 from greenmq.abstract import maybe_channel
 from greenmq.address import failover_strategies, resolve_aliases
+from greenmq.connectionpool import ChannelPool, ConnectionPool, is_closed
 from greenmq.ensure import AutoRetry, Ensured, LibraryErrors, Policy
-from greenmq.exceptions import ChannelLimitExceeded, ConnectionLimitExceeded, OperationalError
+from greenmq.exceptions import OperationalError
+from greenmq.lease import Lease
 from greenmq.log import get_logger
 from greenmq.opening import Opening
-from greenmq.resource import Lease, Resource
 from greenmq.utils.url import ssl_available
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = (
 logger = get_logger('greenmq.connection')
 
 SelfT = TypeVar('SelfT', bound='Connection')
+PooledT = TypeVar('PooledT', bound='PooledConnection')
 
 RETRY_TIMEOUT = 30.0  # seconds: what an implicit connect (default_channel) tries at most by default
 
@@ -368,6 +369,9 @@ class Connection(Opening):
         """
         return ChannelPool(self, limit, **kwargs)
 
+    def _pooled(self, pool: ConnectionPool) -> PooledConnection:
+        return PooledConnection(pool, **self._info(resolve=False))
+
     def Producer(self, channel: Any = None, *args: Any, **kwargs: Any) -> Producer:
         """A Producer on `channel`, or on the default channel.
 
@@ -444,9 +448,13 @@ class PooledConnection(Connection):
     def _plain_class(self) -> type[Connection]:
         return Connection
 
-    def __enter__(self: SelfT) -> SelfT:
-        if isinstance(self.release, Lease):
-            self._entered[runtime.current()] = self.release  # type: ignore[attr-defined]
+    def __enter__(self: PooledT) -> PooledT:
+        lease: Any = self.release
+        if isinstance(lease, Lease):
+            task = runtime.current()
+            self._entered[task] = lease
+            if not lease.held_by(task):
+                lease.taken()  # another task passed it on
         return self
 
     def __exit__(
@@ -459,114 +467,6 @@ class PooledConnection(Connection):
             lease()
         else:
             lease.discard()
-
-
-class ConnectionPool(Resource):
-    """A pool of connections with the same settings. They open when they are used.
-
-    Arguments:
-        connection (Connection): whose settings they get.
-        limit (int): how many at most; None: no limit, and each is closed when it comes back.
-        preload (int): how many to make at once.
-    Source: kombu.connection.ConnectionPool.
-    """
-
-    LimitExceeded = ConnectionLimitExceeded
-    close_after_fork = True
-
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
-        self.connection = connection
-        super().__init__(limit=limit, **kwargs)
-
-    def setup(self) -> None:
-        """Make as many as `preload` says."""
-        for _ in range(min(self.preload, self._limit or self.preload)):
-            self._resource.put_nowait(self.new())
-
-    def new(self) -> PooledConnection:
-        """A connection of this pool, not opened. Switches: no."""
-        return PooledConnection(self, **self.connection._info(resolve=False))
-
-    def prepare(self, resource: Any) -> Any:
-        """See Resource.prepare. Switches: no."""
-        return super().prepare(resource)
-
-    def release_resource(self, resource: Any) -> None:
-        """See Resource.release_resource. Switches: no."""
-
-    def close_resource(self, resource: Any) -> None:
-        """Close the connection. Switches: yes."""
-        resource.close()
-
-    def collect_resource(self, resource: Any, socket_timeout: float = 0.1) -> None:
-        """Close the connection in the background. Switches: no."""
-        resource.collect(socket_timeout=0)
-
-    def is_alive(self, resource: Any) -> bool:
-        """True if it is open, or can be opened: one that its last user closed would refuse the next one."""
-        return not resource._closed and (resource._connection is None or resource.connected)
-
-    @contextmanager
-    def acquire_channel(self, block: bool = False) -> Iterator[tuple[Any, Any]]:
-        """Context manager: (connection, its default channel), given back at the end.
-
-        Raises:
-            LimitExceeded: nothing free (in time).
-        Switches: yes.
-        Source: kombu ConnectionPool.acquire_channel.
-        """
-        with self.acquire(block) as connection:
-            yield connection, connection.default_channel
-
-    def _name(self) -> str:
-        return self.connection.as_uri()
-
-
-class ChannelPool(Resource):
-    """A pool of channels of one connection. They are opened when they are acquired.
-
-    Arguments:
-        connection (Connection): whose channels they are.
-        limit (int): how many at most; None: no limit, and each is closed when it comes back.
-        preload (int): how many to open at once.
-    Source: kombu.connection.ChannelPool.
-    """
-
-    LimitExceeded = ChannelLimitExceeded
-
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
-        self.connection = connection
-        super().__init__(limit=limit, **kwargs)
-
-    def setup(self) -> None:
-        """Open as many as `preload` says. Switches: yes, if that is any."""
-        for _ in range(min(self.preload, self._limit or self.preload)):
-            self._resource.put_nowait(self.new())
-
-    def new(self) -> Any:
-        """A new channel. Switches: yes."""
-        return self.connection.channel()
-
-    def prepare(self, channel: Any) -> Any:
-        """See Resource.prepare. Switches: no."""
-        return super().prepare(channel)
-
-    def is_alive(self, resource: Any) -> bool:
-        """True if it is open, and of the connection as it is now."""
-        return not is_closed(resource) and self.connection._owns(resource)
-
-    def _reap(self) -> None:
-        # ``with pool.acquire() as channel`` closes the channel and gives nothing back
-        for lease in [lease for lease in self._dirty.values() if is_closed(lease.resource)]:
-            self.replace(lease.resource)
-
-    def _name(self) -> str:
-        return f'channels of {self.connection.as_uri()}'
-
-
-def is_closed(channel: Any) -> bool:
-    """True if the channel says that it is closed."""
-    return bool(getattr(channel, 'closed', False)) or getattr(channel, 'is_open', True) is False
 
 
 def is_connection(obj: Any) -> bool:

@@ -291,6 +291,12 @@ class Opening(Addressed):
         found = self._connection
         return found is not None and not self._closed and bool(self._transport.verify_connection(found))
 
+    @property
+    def recovering(self) -> bool:
+        """True if it was lost and comes back by itself, in the background."""
+        found, ask = self._connection, getattr(self._transport, 'recovering', None)
+        return found is not None and not self._closed and ask is not None and bool(ask(found))
+
     def _live(self) -> Any:
         """The transport's connection; opened if need be, but not again once it was closed."""
         if self._closed:

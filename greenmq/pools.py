@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from greenmq import runtime
-from greenmq.connection import Connection, is_closed
+from greenmq.connection import Connection
+from greenmq.connectionpool import is_closed
 from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
 from greenmq.messaging import Producer
@@ -26,7 +27,7 @@ from greenmq.utils.collections import EqualityDict, eqhash
 from greenmq.utils.functional import ChannelPromise, lazy
 
 if TYPE_CHECKING:
-    from greenmq.resource import Lease
+    from greenmq.lease import Lease
 
 __all__ = (
     'PoolGroup', 'ProducerPool', 'connections', 'get_limit', 'producers', 'register_group', 'reset',
@@ -55,6 +56,7 @@ class SharedConnection:
         self.connection = connection
         self.leases = 0
         self.released: Lease = connection.release
+        self.released.kept('all its producers together')
         # ``producer.connection.release()`` of one holder must not take it away from the others
         connection.release = _stay_open
 

@@ -15,112 +15,25 @@ there is room.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from greenmq import exceptions, runtime
 from greenmq.exceptions import TimeoutError, WrongHub
+from greenmq.lease import Lease, Shelf
 from greenmq.log import get_logger
+from greenmq.poolstats import PoolStats, nothing_free, percentile
+from greenmq.reaper import Reaper
 from greenmq.utils.functional import lazy
+
+__all__ = ('Lease', 'PoolStats', 'Resource', 'Shelf')
 
 logger = get_logger('greenmq.pool')
 
 _ROOM: Any = object()  # handed to a waiter: there is room for one more, open it yourself
 _TIMES = 1024  # how many waits the percentiles of stats() look back on
-_NAMED = 5  # how many holders the text of LimitExceeded names: the oldest ones
-
-
-class PoolStats(NamedTuple):
-    """What a pool has, and has done since it was made. Waits are in seconds, of the last 1,024 that had to
-    wait.
-    """
-
-    limit: int | None
-    size: int
-    in_use: int
-    free: int
-    opening: int
-    waiting: int
-    opened: int
-    discarded: dict[str, int]
-    wait_p50: float
-    wait_p99: float
-
-
-class Shelf:
-    """The free resources. Has the few methods of a queue that `setup` of kombu's subclasses calls."""
-
-    __slots__ = ('queue',)
-
-    def __init__(self) -> None:
-        self.queue: list[Any] = []
-
-    def put_nowait(self, resource: Any) -> None:
-        """Put one on top."""
-        self.queue.append(resource)
-
-    put = put_nowait
-
-    def qsize(self) -> int:
-        """How many there are."""
-        return len(self.queue)
-
-    def empty(self) -> bool:
-        """True if there is none."""
-        return not self.queue
-
-
-class Lease:
-    """One resource in somebody's hands. Calling it gives the resource back; only the first call does
-    anything.
-    """
-
-    __slots__ = ('__weakref__', '_outer', '_pool', '_task', 'resource', 'since')
-
-    def __init__(self, pool: Resource, resource: Any) -> None:
-        self._pool = pool
-        self.resource = resource
-        self.since = runtime.monotonic()
-        self._task: Callable[[], Any] = _nobody
-        self._outer: BaseException | None = None
-
-    def taken(self) -> None:
-        """Note that the running task has it."""
-        self._task = weakref.ref(runtime.current())
-        self._outer = sys.exc_info()[1]
-
-    def in_error(self) -> bool:
-        """True while an exception passes, or is handled, that was not there when the lease began."""
-        exc = sys.exc_info()[1]
-        return exc is not None and exc is not self._outer
-
-    def end(self) -> None:
-        """From now on calling it does nothing."""
-        self.resource = self._outer = None
-
-    @property
-    def active(self) -> bool:
-        """True until it was given back."""
-        return self.resource is not None
-
-    def holder(self) -> str:
-        """The name of the task that took it."""
-        task = self._task()
-        if task is None:
-            return 'a task that has ended'
-        return str(getattr(task, 'name', None) or repr(task))
-
-    def __call__(self) -> None:
-        if self.resource is not None:
-            self._pool.release(self.resource)
-
-    def discard(self) -> None:
-        """Give it back as broken: it is closed, and its place is free."""
-        if self.resource is not None:
-            self._pool.replace(self.resource)
 
 
 def _nobody() -> None:
@@ -135,18 +48,34 @@ class Resource:
         preload (int): how many `setup` makes at once.
         close_after_fork (bool): a forked child begins with an empty pool. (It does in any case: what a
             parent's resource is worth in the child nobody can know. The name is kept.)
-    Source: kombu.resource.Resource.
+        max_idle (float): seconds; what was free for longer is closed, down to `preload`.
+        max_age (float): seconds; what was open for longer is replaced when it is free, in the background.
+    Source: kombu.resource.Resource; differs: max_idle, max_age, stats.
     """
 
     LimitExceeded: type[exceptions.LimitExceeded] = exceptions.LimitExceeded
     close_after_fork = False
     #: Seconds that ``acquire(block=True)`` waits at most; None or inf: for ever.
     default_timeout: float | None = 30.0
+    #: Seconds that a free resource is kept, up to a tenth less; None: any time.
+    max_idle: float | None = None
+    #: Seconds that a resource is used, up to a tenth less; None: any time.
+    max_age: float | None = None
 
     def __init__(
-        self, limit: int | None = None, preload: int | None = None, close_after_fork: bool | None = None
+        self,
+        limit: int | None = None,
+        preload: int | None = None,
+        close_after_fork: bool | None = None,
+        *,
+        max_idle: float | None = None,
+        max_age: float | None = None,
     ) -> None:
         self._limit = limit
+        self.max_idle = self.max_idle if max_idle is None else max_idle
+        self.max_age = self.max_age if max_age is None else max_age
+        limited = self.max_idle is not None or self.max_age is not None
+        self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
         self.preload = preload or 0
         if close_after_fork is not None:
             self.close_after_fork = close_after_fork
@@ -212,6 +141,10 @@ class Resource:
         """False if a free resource is not worth handing out. Must not switch."""
         return True
 
+    def warm(self, resource: Any) -> None:
+        """Open a new resource that nobody waits for, so that who takes it need not. Switches: yes."""
+        self.prepare(resource)
+
     # ------------------------------------------------------------------------------------------- acquire
 
     def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
@@ -259,6 +192,8 @@ class Resource:
         free = self._resource.queue
         while free:
             resource = free.pop()
+            if self._reaper is not None:
+                self._reaper.taken(resource)
             if self.is_alive(resource):
                 self._opening += 1
                 return resource
@@ -309,8 +244,7 @@ class Resource:
         resource = None if grant is _ROOM else grant
         try:
             if grant is _ROOM:
-                resource = self.new()
-                self._opened += 1
+                resource = self._make()
             made = self.prepare(resource)
             if self._closed:
                 raise RuntimeError(f'Acquire on closed pool: {self!r}')
@@ -324,6 +258,8 @@ class Resource:
                 self._fill_room()
             raise
         # no switch
+        if self._reaper is not None and made is not resource:
+            self._reaper.opened(made)  # of a `lazy`
         self._opening -= 1
         lease = self._dirty[id(made)] = Lease(self, made)
         lease.taken()
@@ -332,6 +268,14 @@ class Resource:
         except AttributeError:
             pass  # it takes no attributes: only the pool's own release() gives it back
         return made
+
+    def _make(self) -> Any:
+        resource = self.new()
+        # no switch
+        self._opened += 1
+        if self._reaper is not None:
+            self._reaper.opened(resource)
+        return resource
 
     # -------------------------------------------------------------------------------------------- return
 
@@ -348,6 +292,7 @@ class Resource:
         lease.end()
         if not self._limit or self._closed:
             self._fill_room()
+            self._gone(resource)
             self._close_quietly(resource)
             return
         self._opening += 1
@@ -376,12 +321,32 @@ class Resource:
             lease.end()
             self._throw_away(resource, 'replaced')
 
+    def orphaned(self, lease: Lease, who: str) -> None:
+        """The task that had a lease has ended without giving its resource back: called by the lease."""
+        # no switch
+        resource = lease.resource
+        if self._dirty.get(id(resource)) is not lease:
+            return
+        del self._dirty[id(resource)]
+        seconds = runtime.monotonic() - lease.since
+        lease.end()
+        logger.warning(
+            '%r: %s has ended and did not give back %r, which it had for %.1f s; it is closed, and its place '
+            'is free again. Use it in a `with`, or return it from the task to pass it on.',
+            self, who, resource, seconds,
+        )  # fmt: skip
+        self._throw_away(resource, 'orphaned')
+
     def _put_back(self, resource: Any) -> None:
         # no switch
         limit = self._ceiling()
         if self._closed or (limit and self._size() >= limit):
             # shrunk below what is there: this one is one too many
-            self._throw_away(resource, 'shrunk')
+            self._throw_away(resource, 'closed' if self._closed else 'shrunk')
+            return
+        if self._reaper is not None and self._reaper.is_old(resource):
+            self._throw_away(resource, 'old')
+            runtime.spawn(self._renew, name='greenmq.pool')
             return
         line = self._line
         if line is not None:
@@ -391,10 +356,13 @@ class Resource:
             lease.end()
             del self._dirty[id(resource)]
         self._resource.queue.append(resource)
+        if self._reaper is not None:
+            self._reaper.shelved(resource)
 
     def _throw_away(self, resource: Any, cause: str) -> None:
         # no switch: its place is free before it is closed
         self._discarded[cause] += 1
+        self._gone(resource)
         self._fill_room()
         if isinstance(resource, lazy):
             return
@@ -402,6 +370,10 @@ class Resource:
             self.collect_resource(resource)
         except Exception as exc:  # it is broken: what it says now is of no use to the caller
             logger.debug('%r: closing %r: %r', self, resource, exc)
+
+    def _gone(self, resource: Any) -> None:
+        if self._reaper is not None:
+            self._reaper.gone(resource)
 
     def _fill_room(self) -> None:
         """Tell those who wait that there is room, as many as there is room for."""
@@ -421,6 +393,54 @@ class Resource:
             self.close_resource(resource)
         except Exception as exc:  # a broken resource may raise anything; it is gone either way
             logger.debug('%r: closing %r: %r', self, resource, exc)
+
+    # ------------------------------------------------------------------------------------ in the background
+
+    def on_shelf(self) -> list[Any]:
+        """The free resources, the one to be handed out next last. Switches: no."""
+        return self._resource.queue
+
+    def retire(self, resource: Any, cause: str) -> None:
+        """Close a free resource; another one takes its place, in the background, unless it was idle.
+
+        Switches: no.
+        Source: greenmq's own.
+        """
+        # no switch: identity, not equality: two connections to one broker are equal
+        free = self._resource.queue
+        for place, each in enumerate(free):
+            if each is resource:
+                del free[place]
+                break
+        else:
+            return
+        self._throw_away(resource, cause)
+        if cause != 'idle' or self._size() < self.preload:
+            runtime.spawn(self._renew, name='greenmq.pool')
+
+    def _renew(self) -> None:
+        limit = self._ceiling()
+        if self._closed or (limit and self._size() >= limit):
+            return
+        # no switch
+        self._opening += 1
+        resource: Any = None
+        try:
+            resource = self._make()
+            self.warm(resource)
+        except BaseException as exc:
+            self._opening -= 1
+            if resource is None:
+                self._fill_room()
+            else:
+                self._throw_away(resource, 'failed')
+            if not isinstance(exc, Exception):
+                raise
+            logger.info('%r: nothing new could be opened, the next one to need it tries again: %r', self, exc)
+            return
+        # no switch
+        self._opening -= 1
+        self._put_back(resource)
 
     # ---------------------------------------------------------------------------------------------- size
 
@@ -483,6 +503,8 @@ class Resource:
         free = self._resource.queue
         doomed += [resource for resource in free if not isinstance(resource, lazy)]
         self._dirty.clear()
+        if self._reaper is not None:
+            self._reaper.forget()
         free[:] = [] if self._closed else [resource for resource in free if isinstance(resource, lazy)]
         self._discarded['closed'] += len(doomed)
         if self._closed:
@@ -510,6 +532,8 @@ class Resource:
         self._resource.queue.clear()
         self._opening = 0
         self._line = None
+        if self._reaper is not None:
+            self._reaper.forget()
         self._hub = _nobody
         self._waits.clear()
         self._needs_setup = not self._closed
@@ -522,7 +546,6 @@ class Resource:
         Switches: no.
         Source: greenmq's own; psycopg_pool's get_stats.
         """
-        waits = sorted(self._waits)
         return PoolStats(
             limit=self._limit,
             size=self._size(),
@@ -532,8 +555,8 @@ class Resource:
             waiting=self._waiting(),
             opened=self._opened,
             discarded=dict(self._discarded),
-            wait_p50=waits[len(waits) // 2] if waits else 0.0,
-            wait_p99=waits[len(waits) * 99 // 100] if waits else 0.0,
+            wait_p50=percentile(self._waits, 50),
+            wait_p99=percentile(self._waits, 99),
         )
 
     def _waiting(self) -> int:
@@ -543,15 +566,7 @@ class Resource:
         return type(self).__name__
 
     def _limit_exceeded(self, waited: float | None) -> exceptions.LimitExceeded:
-        now = runtime.monotonic()
-        oldest = sorted(self._dirty.values(), key=lambda lease: lease.since)[:_NAMED]
-        held = ', '.join(f'{lease.holder()} for {now - lease.since:.1f} s' for lease in oldest)
-        more = len(self._dirty) - len(oldest)
-        text = f'pool {self._name()} ({len(self._dirty)} of {self._limit} in use): nothing free'
-        if waited is not None:
-            text += f' within {waited:g} s'
-        if held:
-            text += f'; held by {held}' + (f' and {more} more' if more > 0 else '')
+        text = nothing_free(self._name(), self._limit, self._dirty.values(), waited)
         return self.LimitExceeded(self._limit, text)
 
     def __repr__(self) -> str:

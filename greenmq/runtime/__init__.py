@@ -69,8 +69,10 @@ from greenmq.runtime.tasks import TaskExit as TaskExit
 from greenmq.runtime.tasks import TaskGroup as TaskGroup
 from greenmq.runtime.tasks import current as current
 from greenmq.runtime.tasks import current_name as current_name
+from greenmq.runtime.tasks import link as link
 from greenmq.runtime.tasks import set_name as set_name
 from greenmq.runtime.tasks import spawn as spawn
+from greenmq.runtime.tasks import unlink as unlink
 from greenmq.runtime.tls import TLSOptions as TLSOptions
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter

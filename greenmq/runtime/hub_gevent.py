@@ -15,8 +15,8 @@ from gevent.timeout import Timeout
 
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub',
-    'hold', 'hub_greenlet', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer', 'watch',
-    'wsgi_server',
+    'hold', 'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer',
+    'unlink', 'watch', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
@@ -33,6 +33,17 @@ def spawn(run: Callable[[], None], ended: Callable[[], None], name: str) -> Any:
     task.rawlink(lambda _task: ended())
     task.start()
     return task
+
+
+def link(task: Any, callback: Callable[[Any], None]) -> bool:
+    if not isinstance(task, gevent.Greenlet):
+        return False
+    task.rawlink(callback)
+    return True
+
+
+def unlink(task: Any, callback: Callable[[Any], None]) -> None:
+    task.unlink(callback)
 
 
 def hub_greenlet(hub: Any) -> Any:

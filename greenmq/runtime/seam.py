@@ -46,6 +46,8 @@ class Library:
     * `hub_greenlet(hub)`: the greenlet that callbacks run in.
     * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end,
       also if it was killed before its start, and so never ran.
+    * `link(greenlet, callback)`: have `callback(greenlet)` called from the hub after its end; False if this
+      cannot be had (a bare greenlet). `unlink(greenlet, callback)`: no longer.
     * `run_soon(hub, callback, *args)`: calls it from the hub of this thread, in its next round, in order.
     * `post(hub, callback, *args)`: the same from any native thread, and wakes that hub.
     * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
@@ -64,6 +66,8 @@ class Library:
     peek_hub: Callable[[], Hub | None]
     hub_greenlet: Callable[[Any], Any]
     spawn: Callable[[Callable[[], None], Callable[[], None], str], Any]
+    link: Callable[[Any, Callable[[Any], None]], bool]
+    unlink: Callable[[Any, Callable[[Any], None]], None]
     run_soon: Callable[..., None]
     post: Callable[..., None]
     timer: Callable[..., Handle]

@@ -15,7 +15,9 @@ from greenmq.runtime.clock import Deadline, Timeoutish, post
 from greenmq.runtime.future import Future
 from greenmq.runtime.seam import library
 
-__all__ = ('Task', 'TaskExit', 'TaskGroup', 'current', 'current_name', 'set_name', 'spawn')
+__all__ = (
+    'Task', 'TaskExit', 'TaskGroup', 'current', 'current_name', 'link', 'set_name', 'spawn', 'unlink',
+)  # fmt: skip
 
 logger = logging.getLogger('greenmq.runtime')
 
@@ -289,6 +291,29 @@ def set_name(name: str) -> None:
     Source: greenmq's own.
     """
     getcurrent().name = name
+
+
+def link(task: Any, callback: Callable[[Any], None]) -> bool:
+    """Have something called after a task or greenlet has ended, in whatever way.
+
+    Arguments:
+        task (object): what `current` gave.
+        callback (Callable[[object], None]): gets `task`; runs in the hub.
+    Returns:
+        bool: False if the library cannot tell: a bare greenlet, or the main one.
+    Switches: no.
+    Source: gevent.Greenlet.rawlink.
+    """
+    return library.link(task, callback)
+
+
+def unlink(task: Any, callback: Callable[[Any], None]) -> None:
+    """Take a `link` back; nothing happens if there is none.
+
+    Switches: no.
+    Source: gevent.Greenlet.unlink.
+    """
+    library.unlink(task, callback)
 
 
 def end_all() -> None:

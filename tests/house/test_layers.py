@@ -13,9 +13,10 @@ LEVELS = (
     ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
-    ('resource', 'address', 'dialing', 'opening', 'ensure', 'connection'),
+    ('lease', 'poolstats', 'reaper', 'resource'),
+    ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
-    ('pools', 'simple', 'mixins', 'node', 'pidbox', 'compat'),
+    ('pools', 'simple', 'crew', 'mixins', 'node', 'pidbox', 'compat'),
     ('',),
     ('worker.*', 'cli.*', 'contrib.*'),
 )

@@ -1,4 +1,7 @@
 """The pool algorithm, one promise a test. The state machine in test_resource_model.py mixes them all."""
+import gc
+import weakref
+
 import gevent
 import pytest
 
@@ -50,6 +53,11 @@ def settle():
         gevent.sleep(0)
 
 
+def hold(pool, done):
+    pool.acquire()
+    done.wait()
+
+
 class TestAcquire:
 
     def test_last_in_first_out(self):
@@ -83,14 +91,14 @@ class TestAcquire:
         assert caught.value.args[0] == 2
 
     def test_the_text_names_holders_and_wait(self):
-        pool = Pool(1)
-        task = runtime.spawn(pool.acquire, name='the holder')
-        task.join()
-        keep = pool._dirty  # the task is gone, its lease is not
-        assert len(keep) == 1
-        text = r'nothing free within 0\.001 s; held by a task that has ended for'
+        pool, done = Pool(1), runtime.Event()
+        task = runtime.spawn(hold, pool, done, name='the holder')
+        gevent.sleep(0)
+        text = r'nothing free within 0\.001 s; held by the holder for 0\.0 s'
         with pytest.raises(LimitExceeded, match=text):
             pool.acquire(timeout=0.001)
+        done.set()
+        task.join()
 
     def test_a_timeout_implies_block(self):
         pool = Pool(1)
@@ -457,3 +465,169 @@ class TestSize:
         thing.release()
         waiter.get()
         assert pool.stats().wait_p50 >= 0.002 and pool.stats().wait_p99 >= pool.stats().wait_p50
+
+
+class TestDyingHolders:
+    """A task that ends with a lease in its hands gives it back, as broken."""
+
+    @pytest.mark.parametrize('how', ['returns', 'raises', 'killed', 'timeout'])
+    def test_its_place_is_free_and_the_log_says_who(self, how, caplog, hub_errors):
+        pool, done = Pool(1), runtime.Event()
+
+        def forget():
+            pool.acquire()
+            done.wait()
+            if how == 'raises':
+                raise ValueError
+
+        task = gevent.spawn(forget)
+        task.name = 'the forgetful'
+        gevent.sleep(0)
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        thing = pool.made[0]
+        if how in ('killed', 'timeout'):
+            task.kill(gevent.GreenletExit if how == 'killed' else gevent.Timeout(1), block=False)
+        else:
+            done.set()
+        got = waiter.get()
+        if how in ('raises', 'timeout'):
+            hub_errors.clear()
+        assert got is not thing and pool.stats().in_use == 1
+        gevent.sleep(0)
+        assert thing.closed and pool.stats().discarded == {'orphaned': 1}
+        told = [record.getMessage() for record in caplog.records if record.name == 'greenmq.pool']
+        assert len(told) == 1 and 'the forgetful has ended and did not give back' in told[0]
+        got.release()
+
+    def test_a_bare_greenlet_that_is_gone(self, caplog):
+        pool = Pool(1)
+        gevent.spawn_raw(pool.acquire)
+        gevent.sleep(0)
+        gc.collect()
+        gevent.sleep(0)
+        assert pool.stats()[1:5] == (0, 0, 0, 0) and pool.made[0].closed
+        assert 'has ended and did not give back' in caplog.text
+
+    def test_what_a_task_returns_was_passed_on(self):
+        pool = Pool(1)
+        thing = gevent.spawn(pool.acquire).get()
+        gevent.sleep(0)
+        assert not thing.closed and pool.stats().in_use == 1
+        thing.release()
+        assert pool.stats().free == 1
+
+    def test_what_it_gave_back_is_not_taken_from_the_next(self):
+        pool = Pool(1)
+        done = runtime.Event()
+
+        def borrow():
+            pool.acquire().release()
+            done.wait()
+
+        task = gevent.spawn(borrow)
+        gevent.sleep(0)
+        thing = pool.acquire()
+        done.set()
+        task.join()
+        gevent.sleep(0)
+        assert not thing.closed and pool.stats().in_use == 1
+
+    def test_leases_leave_nothing_at_a_greenlet(self):
+        pool = Pool(1)
+
+        def borrow():
+            thing = pool.acquire()
+            lease = weakref.ref(thing.release)
+            thing.release()
+            del thing.release
+            return lease()
+
+        assert gevent.spawn(borrow).get() is None
+
+
+class TestReaping:
+
+    def test_what_is_idle_too_long_is_closed(self):
+        pool = Pool(3, max_idle=0.02)
+        things = [pool.acquire() for _ in range(3)]
+        for thing in things[:2]:
+            thing.release()
+        wait_for(lambda: things[0].closed and things[1].closed)
+        assert not things[2].closed and pool.stats()[1:5] == (1, 1, 0, 0)
+        assert pool.stats().discarded == {'idle': 2}
+        things[2].release()
+        wait_for(lambda: things[2].closed)
+        assert pool._reaper._timer is None
+
+    def test_as_many_as_preload_says_are_kept_and_renewed(self):
+        pool = Pool(3, preload=1, max_idle=0.02)
+        first = pool.acquire()
+        first.release()
+        wait_for(lambda: first.closed and pool.stats().free == 1)
+        pool.force_close_all()
+
+    def test_what_is_old_is_replaced_in_the_background(self):
+        pool = Pool(2, max_age=0.02)
+        thing = pool.acquire()
+        thing.release()
+        wait_for(lambda: thing.closed)
+        wait_for(lambda: pool.stats().free == 1)
+        assert len(pool.made) == 2
+        pool.force_close_all()
+
+    def test_what_is_old_when_it_comes_back_goes_to_nobody(self):
+        pool = Pool(1, max_age=3600)
+        thing = pool.acquire()
+        pool._reaper._ends[id(thing)] = 0.0
+        waiter = gevent.spawn(pool.acquire, block=True)
+        gevent.sleep(0)
+        thing.release()
+        assert waiter.get() is not thing
+        assert thing.closed and pool.stats().discarded == {'old': 1}
+
+    def test_what_comes_and_goes_all_the_time_has_one_timer(self):
+        pool = Pool(1, max_idle=3600)
+        pool.acquire().release()
+        timer = pool._reaper._timer
+        for _ in range(10):
+            pool.acquire().release()
+        assert timer is pool._reaper._timer is not None
+        pool.force_close_all()
+        assert not timer.active
+
+    def test_nobody_goes_at_the_same_moment(self):
+        pool = Pool(50, max_idle=1000, max_age=1000)
+        for thing in [pool.acquire() for _ in range(50)]:
+            thing.release()
+        now = runtime.monotonic()
+        left = [at - now for at in pool._reaper._ends.values()]
+        assert max(left) - min(left) > 1 and 899 < min(left) and max(left) <= 1000
+        assert len({Pool(1, max_idle=1000)._reaper._max_idle for _ in range(10)}) == 10
+        pool.force_close_all()
+
+    def test_a_pool_that_nobody_has_is_not_kept(self):
+        pool = Pool(1, max_idle=0.01)
+        pool.acquire().release()
+        gone = weakref.ref(pool)
+        pool.made[0].release = None
+        pool.made.clear()
+        del pool
+        gc.collect()
+        assert gone() is None
+        gevent.sleep(0.02)
+
+    def test_if_the_replacement_fails_the_next_caller_opens_one(self):
+        pool = Pool(1, max_age=3600)
+        thing = pool.acquire()
+        pool.failures.append(OSError('refused'))
+        pool._reaper._ends[id(thing)] = 0.0
+        thing.release()
+        wait_for(lambda: not pool.failures)
+        assert pool.stats()[1:5] == (0, 0, 0, 0)
+        assert pool.acquire() is not thing
+
+
+def wait_for(condition):
+    while not condition():
+        gevent.sleep(0.001)

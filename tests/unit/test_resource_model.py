@@ -21,10 +21,11 @@ class Thing:
 class Pool(Resource):
     gate = None
     fail = False
+    renewing = 0
 
     def __init__(self, limit):
         self.living = set()
-        super().__init__(limit)
+        super().__init__(limit, preload=1, max_idle=3600, max_age=7200)
 
     def setup(self):
         pass
@@ -44,12 +45,20 @@ class Pool(Resource):
     def is_alive(self, resource):
         return resource.alive
 
+    def _renew(self):
+        self.renewing += 1
+        try:
+            super()._renew()
+        finally:
+            self.renewing -= 1
+
 
 class Client:
-    """One greenlet that asks for a thing, and what became of it."""
+    """One greenlet that asks for a thing and keeps it, and what became of it."""
 
     def __init__(self, pool, order):
         self.thing = self.ended = None
+        self.leave = runtime.Event()
         self.greenlet = gevent.spawn(self.run, pool, order)
 
     def run(self, pool, order):
@@ -58,6 +67,8 @@ class Client:
             order.append(self)
         except BaseException as exc:
             self.ended = exc
+            return
+        self.leave.wait()
 
     @property
     def waits(self):
@@ -70,10 +81,16 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = Pool(2)
         self.clients = []
+        self.leavers = []
         self.order = []
 
     def settle(self):
         for _ in range(6):
+            gevent.sleep(0)
+        # those that gave back what they had end only now, and must not give back anything twice
+        while self.leavers:
+            self.leavers.pop().leave.set()
+        for _ in range(3):
             gevent.sleep(0)
 
     def waiting(self):
@@ -88,6 +105,7 @@ class PoolMachine(RuleBasedStateMachine):
     def let_go(self, client):
         thing, client.thing = client.thing, None
         self.clients.remove(client)
+        self.leavers.append(client)
         return thing
 
     @rule(number=st.integers(1, 3))
@@ -117,6 +135,40 @@ class PoolMachine(RuleBasedStateMachine):
         thing.alive = False
         thing.release()
         self.settle()
+
+    @precondition(lambda self: self.holding())
+    @rule(data=st.data(), killed=st.booleans())
+    def end_while_holding(self, data, killed):
+        client = self.pick(data, self.holding())
+        before = self.pool.stats().discarded.get('orphaned', 0)
+        thing, client.thing = client.thing, None
+        self.clients.remove(client)
+        if killed:
+            client.greenlet.kill(block=False)
+        else:
+            client.leave.set()
+        self.settle()
+        assert thing not in self.pool.living
+        assert self.pool.stats().discarded['orphaned'] == before + 1
+
+    @precondition(lambda self: self.pool.stats().free)
+    @rule(data=st.data(), old=st.booleans())
+    def time_passes(self, data, old):
+        reaper = self.pool._reaper
+        thing = self.pick(data, self.pool._resource.queue)
+        (reaper._ends if old else reaper._free)[id(thing)] = 0.0
+        reaper._look()
+        self.settle()
+        assert thing not in self.pool._resource.queue
+
+    @precondition(lambda self: self.holding())
+    @rule(data=st.data())
+    def grow_old_in_use(self, data):
+        thing = self.let_go(self.pick(data, self.holding()))
+        self.pool._reaper._ends[id(thing)] = 0.0
+        thing.release()
+        self.settle()
+        assert thing not in self.pool.living
 
     @precondition(lambda self: self.waiting())
     @rule(data=st.data(), how=st.sampled_from([gevent.GreenletExit, gevent.Timeout]))
@@ -173,7 +225,11 @@ class PoolMachine(RuleBasedStateMachine):
         stats = self.pool.stats()
         assert stats.in_use + stats.free + stats.opening == stats.size
         assert stats.in_use == len(self.holding())
-        assert stats.opening + stats.waiting == len(self.waiting())
+        # what is opened in the background belongs to nobody yet
+        assert stats.opening + stats.waiting == len(self.waiting()) + self.pool.renewing
+        # the reaper knows what there is, and nothing else
+        assert set(self.pool._reaper._free) == {id(thing) for thing in self.pool._resource.queue}
+        assert set(self.pool._reaper._ends) <= {id(thing) for thing in self.pool.living}
         # each place is a thing that lives, and each living thing has a place
         assert len(self.pool.living) == stats.size
         assert stats.size <= max(stats.limit, stats.in_use + stats.opening)
