@@ -25,6 +25,9 @@ __all__ = ['DEFAULT_PORT', 'DEFAULT_SSL_PORT', 'SSLTransport', 'Transport']
 DEFAULT_PORT = 5672
 DEFAULT_SSL_PORT = 5671
 
+#: What RabbitMQ allows to a connection unless it is told otherwise.
+CHANNEL_MAX = 2047
+
 #: What the broker shows of us: `rabbitmqctl list_connections client_properties`.
 CLIENT_PROPERTIES = {'product': 'greenmq', 'platform': 'Python'}
 
@@ -144,6 +147,19 @@ class Transport(base.Transport):
     def verify_connection(self, connection: AMQPConnection) -> bool:
         """Is it open, and everything restored on it? Switches: no."""
         return connection.connected
+
+    def recovering(self, connection: AMQPConnection) -> bool:
+        """Was it lost, and does it come back by itself? Switches: no."""
+        return connection._recovery is not None
+
+    @property
+    def max_channels(self) -> int:
+        """How many channels the connection can have, or may have once it is open: two on the wire each."""
+        client = self.client
+        link = getattr(getattr(client, '_connection', None), 'link', None)
+        asked = client.transport_options.get('channel_max') if client is not None else None
+        most = asked or CHANNEL_MAX if link is None else link.terms.channel_max
+        return max(1, (int(most) - 1) // 2)  # one is for calls that belong to no channel
 
     def heartbeat_check(self, connection: AMQPConnection, rate: int = 2) -> None:
         """Nothing to do: heartbeats go by themselves (P10)."""
