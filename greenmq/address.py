@@ -44,9 +44,9 @@ _warned: set[str] = set()
 
 def warn_unknown(names: Iterable[str], known: Iterable[str]) -> None:
     """Say once for each keyword that nothing reads it, with the nearest name that is read."""
-    from difflib import get_close_matches  # for those who mistyped; the others need not wait
-
     for name in set(names) - _warned:
+        from difflib import get_close_matches  # for those who mistyped; the others need not wait
+
         _warned.add(name)
         near = get_close_matches(name, list(known), n=1)
         hint = f', did you mean {near[0]!r}?' if near else ''
