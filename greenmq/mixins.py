@@ -1,4 +1,9 @@
-"""Daemons: a class that says what it consumes gets a loop that consumes it, and comes back after a loss."""
+"""Daemons: a class that says what it consumes gets greenlets that consume it, and comes back after a loss.
+
+`run` gives each consumer a greenlet of its own (`crew`) and supervises them in its own. `consume` is the
+single loop of kombu, for programs that step through it; a class that overrides one of its parts is run by
+that loop.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
+from greenmq.crew import Crew, settle_failed
 from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
@@ -26,10 +32,28 @@ W_CONN_LOST = 'Connection to broker lost, trying to connect again ...'
 W_CONN_ERROR = 'Broker connection error, trying again in %s seconds: %r.'
 
 
+class _ShouldStop:
+    # The attribute `should_stop`: as good as a plain one, and whoever waits for it is woken.
+    def __init__(self, default: Any = False) -> None:
+        self.default = default
+
+    def __get__(self, worker: Any, owner: Any = None) -> Any:
+        return self.default if worker is None else worker.__dict__.get('should_stop', self.default)
+
+    def __set__(self, worker: Any, value: Any) -> None:
+        worker.__dict__['should_stop'] = value
+        if value:
+            worker._ring()
+
+
 class ConsumerMixin:
     """A program that consumes. Give it an attribute `connection`, define `get_consumers`, call `run`.
 
-    The Connection is never used itself: the loop opens a clone of it and shares it with nobody.
+    The Connection is never used itself: `run` opens a clone of it and shares it with nobody.
+
+    Each consumer has a greenlet of its own, in which its callbacks run one after the other: a slow one
+    holds up neither the other consumers nor the heartbeat. A callback that raises an Exception costs its
+    message, see `on_callback_error`; anything else it raises ends `run`.
 
     Example::
 
@@ -51,8 +75,24 @@ class ConsumerMixin:
     #: How often to try when the broker can't be reached; None: for ever.
     connect_max_retries: int | None = None
 
-    #: The loop ends when this is true: an attribute, or a property, looked at each `safety_interval`.
-    should_stop: Any = False
+    #: `run` ends when this is true: an attribute, which is noticed at once, or a property, which is looked at
+    #: each `safety_interval` and after each message. Callbacks that run are waited for, see `stop`.
+    should_stop: Any = _ShouldStop()
+
+    #: How many callbacks of a consumer may run at once; 1 keeps its messages in order. With more, the
+    #: prefetch is at least this number.
+    concurrency: int = 1
+
+    _stopping: runtime.Deadline | None = None
+    _bell: Any = None
+    _hub: Any = None
+    _crew: Crew | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stop = cls.__dict__.get('should_stop', None)
+        if isinstance(stop, bool):  # said again with its default: that shall not make it deaf
+            cls.should_stop = _ShouldStop(stop)
 
     # --------------------------------------------------------------------------------- what users define
 
@@ -60,11 +100,14 @@ class ConsumerMixin:
         """Make the consumers; called after each connect.
 
         Arguments:
-            Consumer (Callable): makes one on `channel`; takes what `greenmq.Consumer` takes after it.
-            channel: of the loop's connection; ``channel.connection.client`` gives more of them.
+            Consumer (Callable): makes one; takes what `greenmq.Consumer` takes after the channel. The first
+            is
+                made on `channel`, each later one on a channel of its own with the same prefetch.
+            channel: of the connection that `run` opened; ``channel.connection.client`` gives more of them.
+                Consumers that you make on one channel yourself share a greenlet.
         Returns:
-            Sequence[Consumer]: all of them consume while the loop runs.
-        Source: kombu ConsumerMixin.get_consumers.
+            Sequence[Consumer]: all of them consume while `run` runs.
+        Source: kombu ConsumerMixin.get_consumers; differs: channels, greenlets.
         """
         raise NotImplementedError('Subclass responsibility')
 
@@ -95,9 +138,9 @@ class ConsumerMixin:
         """
 
     def on_iteration(self) -> None:
-        """Called before each wait for an event.
+        """Called each `safety_interval` and after messages, in the greenlet that called `run`.
 
-        Source: kombu ConsumerMixin.on_iteration.
+        Source: kombu ConsumerMixin.on_iteration; differs: once for messages that came together.
         """
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
@@ -111,6 +154,17 @@ class ConsumerMixin:
         """
         settle_undecodable(message, exc)
 
+    def on_callback_error(self, message: Any, exc: Exception) -> None:
+        """Called when a callback raised an Exception; the consumer goes on whatever this does.
+
+        By default that is logged with the message's identity, and a message that is not settled is requeued
+        the first time, then rejected: dead-lettered or discarded, as its queue is configured.
+
+        Switches: yes.
+        Source: greenmq's own.
+        """
+        settle_failed(message, exc)
+
     def on_connection_error(self, exc: BaseException, interval: float) -> None:
         """Called when the broker could not be reached; the next try is in `interval` seconds.
 
@@ -121,25 +175,32 @@ class ConsumerMixin:
     # -------------------------------------------------------------------------------------------- the loop
 
     def run(self, _tokens: int = 1, **kwargs: Any) -> None:
-        """Consume until `should_stop`. A lost connection is opened again, at most once a second.
+        """Consume until `should_stop` or `stop`. A lost connection is opened again, at most once a second.
 
         Arguments:
-            kwargs: for `consume` and `on_consume_ready`.
+            kwargs: for `consume` (timeout, safety_interval) and `on_consume_ready`.
         Raises:
             OperationalError: the broker could not be reached within `connect_max_retries`.
-            whatever a callback raises that is no error of the connection: it ends the loop, logged.
-        Switches: yes. Killed: the consumers are cancelled and the connection is closed.
-        Source: kombu ConsumerMixin.run.
+            TimeoutError: nothing came within `timeout`.
+            BaseException: what a callback raised that is no Exception.
+        Switches: yes. Killed: callbacks are killed, consumers cancelled, the connection closed.
+        Source: kombu ConsumerMixin.run; differs: a greenlet for each consumer, see the class.
         """
         bucket = self.restart_limit
+        self._hub, self._bell = runtime.hub_id(), runtime.Event()
+        left: dict[int, list[runtime.Task]] = {}
         try:
-            while not self.should_stop:
+            while not self._ends():
                 try:
                     if bucket.can_consume(_tokens):
-                        for _ in self.consume(limit=None, **kwargs):
-                            pass  # what there is to do was done by the callbacks
+                        if self._single_loop():
+                            for _ in self.consume(limit=None, **kwargs):
+                                pass  # what there is to do was done by the callbacks
+                        else:
+                            self._supervise(left, **kwargs)
                     else:
-                        runtime.sleep(bucket.expected_time(_tokens))
+                        self._bell.clear()
+                        self._bell.wait(bucket.expected_time(_tokens))
                 except self.connection_errors:
                     warn(W_CONN_LOST, exc_info=True)
         except Exception:
@@ -147,7 +208,102 @@ class ConsumerMixin:
             logger.exception('%r ends: an error that no reconnect can help', self)
             raise
         finally:
+            self._crew = None
             self._after_run()
+
+    def stop(self, timeout: float | None = 30.0) -> None:
+        """Have `run` end in good order: cancel the consumers, finish what is in hand, settle it, close.
+
+        What no callback has begun goes back to its queue. May be called from any greenlet or thread and
+        from a signal handler, before `run` and more than once: the last call says how much time is left.
+
+        Arguments:
+            timeout (float): seconds from now on for callbacks that run; those that take longer are ended, and
+                their messages delivered again. None: no limit, as with `should_stop`.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        self._stopping = runtime.Deadline.after(timeout)
+        self._ring()
+
+    def status(self) -> dict[str, Any]:
+        """What `run` does now, for people and for metrics.
+
+        Returns:
+            dict[str, object]: state ('idle', 'connecting', 'consuming', 'ending'), connection (its URL
+            without password, or None) and consumers, a list of dicts: queues, state, consuming, concurrency,
+            prefetch, busy, handled, failed, outcomes, durations, seconds, last_error.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        crew = self._crew
+        if crew is None:
+            state = 'idle' if self._bell is None else 'connecting'
+            return {'state': state, 'connection': None, 'consumers': []}
+        state = 'ending' if crew.stopping else 'consuming'
+        consumers = [lane.status() for lane in crew.lanes]
+        return {'state': state, 'connection': crew.connection.as_uri(), 'consumers': consumers}
+
+    def _single_loop(self) -> bool:
+        """Does the class bring a part of kombu's loop, or the transport know no channels apart?"""
+        for name in ('consume', 'Consumer', 'consumer_context'):
+            if getattr(type(self), name) is not getattr(ConsumerMixin, name) or name in self.__dict__:
+                return True
+        return not getattr(getattr(self.connection, 'transport', None), 'drains_channels', False)
+
+    def _supervise(
+        self,
+        left: dict[int, list[runtime.Task]],
+        timeout: float | None = None,
+        safety_interval: float | None = 1,
+        **kwargs: Any,
+    ) -> None:
+        with self.establish_connection() as connection:
+            self.on_connection_revived()
+            info('Connected to %s', connection.as_uri())
+            channel = connection.default_channel
+            crew = self._crew = Crew(self, self._bell, connection, channel, dict(left))
+            try:
+                with crew.consuming(self.get_consumers(crew.make, channel)) as consumers:
+                    with self.extra_context(connection, channel):
+                        self.on_consume_ready(connection, channel, consumers, **kwargs)
+                        overridden = type(self).on_iteration is not ConsumerMixin.on_iteration
+                        crew.start(rings=overridden or timeout is not None)
+                        self._watch(crew, safety_interval, timeout)
+                        crew.finish()
+            finally:
+                self._crew = None
+                left.clear()
+                left.update(crew.left())
+            debug('Consumers canceled')
+            self.on_consume_end(connection, channel)
+        debug('Connection closed')
+
+    def _watch(self, crew: Crew, safety_interval: float | None, timeout: float | None) -> None:
+        """Until the end of the run, or an error of the crew."""
+        idle = runtime.Deadline.after(timeout)
+        seen = 0
+        while not self._ends():
+            self._bell.clear()
+            self.on_iteration()
+            waits = [seconds for seconds in (idle.remaining(), safety_interval) if seconds is not None]
+            self._bell.wait(min(waits, default=None))
+            if crew.failure is not None:
+                raise crew.failure
+            if crew.total != seen or crew.busy:
+                seen, idle = crew.total, runtime.Deadline.after(timeout)
+            idle.check('no message')
+
+    def _ends(self) -> bool:
+        return self._stopping is not None or bool(self.should_stop)
+
+    def _deadline(self) -> runtime.Deadline:
+        return self._stopping if self._stopping is not None else runtime.NEVER
+
+    def _ring(self) -> None:
+        bell = self._bell
+        if bell is not None:
+            runtime.post(self._hub, bell.set)  # not at once: this may be another thread, or a signal handler
 
     def _after_run(self) -> None:
         """Called when `run` ends, however it ends."""
@@ -172,7 +328,7 @@ class ConsumerMixin:
         with self.consumer_context(**kwargs) as (connection, _channel, _consumers):
             idle = runtime.Deadline.after(timeout)
             for _ in range(limit) if limit else count():
-                if self.should_stop:
+                if self._ends():
                     break
                 self.on_iteration()
                 if self._drain_once(connection, safety_interval, idle):
@@ -193,7 +349,7 @@ class ConsumerMixin:
                 raise
             return False
         except OSError:
-            if not self.should_stop:
+            if not self._ends():
                 raise
             return False  # whoever told us to stop has also closed the connection
         return True

@@ -11,6 +11,16 @@ from greenmq.mixins import ConsumerMixin, ConsumerProducerMixin
 QUEUE = Queue('work', routing_key='work')
 
 
+def settle():
+    for _ in range(20):
+        gevent.sleep(0)
+
+
+def lose(connection):
+    """What a transport says when the other side is gone."""
+    connection.transport._events.report(ConnectionLost('cut'))
+
+
 class Worker(ConsumerMixin):
     """Notes what is called; `error` is raised by the callback once; a body 'stop' stops it."""
 
@@ -91,7 +101,7 @@ class TestOrder:
         publish('a', 'stop')
         worker = Worker(connection)
         worker.run()
-        assert worker.log == [*UNTIL_READY, 'iteration', 'task', 'iteration', 'task', 'out', 'end']
+        assert worker.log == [*UNTIL_READY, 'iteration', 'task', 'task', 'out', 'end']
         assert worker.bodies == ['a', 'stop'] and not worker.loop_connection.connected
 
     def test_the_connection_it_was_given_stays_unused(self, publish):
@@ -205,40 +215,37 @@ class TestConsume:
 class TestErrors:
 
     def test_a_lost_connection_is_opened_again(self, connection, publish):
-        publish('a', 'stop')
         worker = Worker(connection)
         worker.restart_limit.fill_rate = 1000
-        worker.error = ConnectionLost('cut')
-        worker.run()
-        assert worker.bodies == ['a', 'stop']
-        once = [*UNTIL_READY, 'iteration', 'task', 'out']
-        assert worker.log == [*once, *once, 'end']
-
-    def test_reconnects_are_limited(self, connection, publish, monkeypatch):
-        pauses = []
-        monkeypatch.setattr(runtime, 'sleep', lambda seconds: pauses.append(seconds) or setattr(
-            worker.restart_limit, 'fill_rate', 1e9))
+        task = gevent.spawn(worker.run)
+        worker.ready.wait()
+        worker.ready.clear()
+        lose(worker.loop_connection)
+        worker.ready.wait()
         publish('a', 'stop')
+        task.get()
+        assert worker.bodies == ['a', 'stop']
+        assert [entry for entry in worker.log if entry not in ('iteration', 'task')] == [
+            *UNTIL_READY, 'out', *UNTIL_READY, 'out', 'end']
+
+    def test_reconnects_are_limited_and_a_stop_is_heard_meanwhile(self, connection):
         worker = Worker(connection)
         worker.restart_limit.fill_rate = 0.001
-        worker.error = ConnectionLost('cut')
-        worker.run()
-        assert len(pauses) == 1 and 0 < pauses[0] <= 1000
-
-    def test_a_bug_in_a_callback_ends_run_and_is_logged(self, connection, publish, caplog):
-        publish('a')
-        worker = Worker(connection)
-        worker.error = ValueError('a bug')
-        with pytest.raises(ValueError, match='a bug'):
-            worker.run()
-        assert worker.log[-1] == 'out' and 'a bug' in caplog.text
+        task = gevent.spawn(worker.run)
+        worker.ready.wait()
+        lose(worker.loop_connection)
+        settle()
+        assert worker.log[-1] == 'out' and not task.ready()
+        worker.should_stop = True
+        task.get(timeout=10)
+        assert worker.log.count('revived') == 1
 
     def test_a_timeout_of_a_callback_is_not_taken_for_idleness(self, connection, publish):
         publish('a')
         worker = Worker(connection)
         worker.error = TimeoutError('the web server did not answer')
         with pytest.raises(TimeoutError, match='web server'):
-            worker.run()
+            list(worker.consume())
 
     def test_a_broker_that_cannot_be_reached(self, connection):
         class Unreachable:
@@ -263,6 +270,13 @@ class TestErrors:
         with pytest.raises(OperationalError):
             worker.run()
         assert broken.tries == [3, 'closed'] and worker.log == ['connection error']
+
+    def test_idle_for_longer_than_the_timeout_of_run(self, connection, publish):
+        publish('a')
+        worker = Worker(connection)
+        with pytest.raises(TimeoutError, match='no message within 0.01'):
+            worker.run(timeout=0.01, safety_interval=60)
+        assert worker.bodies == ['a'] and worker.log[-1] == 'out'
 
     def test_an_undecodable_message_is_settled_and_stops_nobody(self, connection, publish):
         seen = []
@@ -308,8 +322,8 @@ class TestProducer:
     def test_it_is_closed_however_run_ends(self, connection, publish):
         publish('a', 'stop')
         worker = Answering(connection)
-        worker.error = ValueError('a bug')
-        with pytest.raises(ValueError):
+        worker.error = SystemExit('a bug')
+        with pytest.raises(SystemExit):
             worker.run()
         assert not worker.published_on.connected
         worker.run()

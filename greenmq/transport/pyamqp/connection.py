@@ -428,11 +428,17 @@ class Connection:
 
     # ---- events
 
-    def drain_events(self, timeout: Any = None) -> None:
-        """Run the callback of one event in this greenlet; see `greenmq.transport.drain`."""
+    def drain_events(self, timeout: Any = None, channel: AMQPChannel | None = None) -> None:
+        """Run the callback of one event in this greenlet, of any channel or of one that it has to itself.
+
+        See `greenmq.transport.drain`.
+        """
         if runtime.hub_id() is not self._hub:
             raise WrongHub(f'{self!r}')
-        self.drain.drain(_handle, timeout)
+        if channel is None:
+            self.drain.drain(_handle, timeout)
+        else:
+            self.drain.drain_lane(channel, _handle, timeout)
         if self.paused and self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
             paused, self.paused = self.paused, []
             for consuming, consumer in paused:

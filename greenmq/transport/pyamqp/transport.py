@@ -57,6 +57,7 @@ class Transport(base.Transport):
     options: ClassVar[dict[str, Option]] = OPTIONS
     #: Channels, consumers and `default_channel` stay the same objects over a recovery.
     keeps_channels = True
+    drains_channels = True
 
     connection_errors = amqp.Connection.connection_errors
     channel_errors = amqp.Connection.channel_errors
@@ -140,9 +141,11 @@ class Transport(base.Transport):
         connection.client = None
         connection.close()
 
-    def drain_events(self, connection: AMQPConnection, timeout: Any = None, **kwargs: Any) -> None:
+    def drain_events(
+        self, connection: AMQPConnection, timeout: Any = None, channel: Any = None, **kwargs: Any
+    ) -> None:
         """Handle one event in this greenlet. Switches: yes."""
-        connection.drain_events(timeout)
+        connection.drain_events(timeout, channel)
 
     def verify_connection(self, connection: AMQPConnection) -> bool:
         """Is it open, and everything restored on it? Switches: no."""

@@ -1,0 +1,494 @@
+"""The greenlets of a running ConsumerMixin: one for each channel it consumes on, and what they count.
+
+Theory of operation
+-------------------
+A `Lane` serves one channel: its greenlet takes the events of that channel and runs the callbacks, so a slow
+callback holds up its own lane and nothing else. With a `concurrency` above one it hands each message to a
+worker of its pool instead, and takes no message for which no worker is free.
+
+A lane that waits can be killed at any time: no event is in its hands then. One that runs a callback is left
+to finish it. When the connection is lost, those callbacks go on; the lane of the same number on the next
+connection waits for them, so that a consumer's messages stay in order and no message is worked on twice at
+once.
+
+A callback that fails costs its message (see `settle_failed`), never the lane. What is no Exception, and what
+the drain itself raises, is told to the greenlet that called `run`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import TimeoutError
+from greenmq.log import get_logger
+from greenmq.messaging import Consumer
+
+__all__ = ('BUCKETS', 'Crew', 'Lane', 'settle_failed')
+
+logger = get_logger('greenmq.mixins')
+
+#: Upper bounds, in seconds, of the histogram of callback durations; above the last one is one bucket more.
+BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+# Seconds that a lane may go on without letting the others run.
+SLICE = 0.002
+# Seconds for callbacks that were killed at the end of their time.
+DYING = 0.5
+
+# What became of a message by the end of its callback, by Message's own word for it.
+OUTCOMES = {'ACK': 'acked', 'REJECTED': 'rejected', 'REQUEUED': 'requeued', 'STALE': 'stale'}
+
+
+class Lane:
+    """The consumers of one channel, and the greenlet that serves them.
+
+    Attributes:
+        busy (int): callbacks that run now.
+        handled (int): callbacks that ended, well or not.
+        failed (int): of those, by an error.
+        outcomes (dict[str, int]): what they did to their messages: acked, rejected, requeued, stale, open.
+        durations (list[int]): how many took at most so long, for each of `BUCKETS` and one more.
+        seconds (float): all of them together.
+        last_error (str): of the last callback that failed.
+    Source: greenmq's own.
+    """
+
+    def __init__(self, crew: Crew, number: int, channel: Any, consumers: list[Consumer]) -> None:
+        self.crew = crew
+        self.number = number
+        self.channel = channel
+        self.consumers = consumers
+        self.concurrency = max(1, int(crew.worker.concurrency))
+        self.busy = self.handled = self.failed = 0
+        self.outcomes: dict[str, int] = {}
+        self.durations = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+        self.last_error = ''
+        self.task: runtime.Task | None = None
+        self.context: contextvars.Context | None = None
+        self._waiting_for: list[runtime.Task] = []
+        self._pool: _Pool | None = None
+        self._since = 0.0
+
+    # ---------------------------------------------------------------------------------- from outside
+
+    def prepare(self) -> None:
+        """Have the messages of the consumers come here, and as many as can be worked on. Switches: yes."""
+        if self.concurrency > 1:
+            self._pool = _Pool(self)
+            wanted = self.channel.prefetch_count or 2 * self.concurrency
+            self._set_prefetch(max(wanted, self.concurrency))
+        for consumer in self.consumers:
+            consumer._runner = self._work if self._pool is None else self._pool.put
+
+    def _set_prefetch(self, count: int) -> None:
+        if self.channel.prefetch_count != count:
+            self.channel.basic_qos(0, count, False)
+
+    def start(self, context: contextvars.Context, waiting_for: list[runtime.Task]) -> None:
+        """Begin to take messages, when the tasks have ended that still work on earlier ones. Switches: no."""
+        self.context = context
+        self._waiting_for = waiting_for
+        self.task = runtime.spawn(
+            self._main, name=f'greenmq.consumer {self.name}', on_exit=self.crew.task_ended
+        )
+
+    @property
+    def name(self) -> str:
+        """The queues it serves."""
+        return ', '.join(self.queues) or f'no queue, {self.number}'
+
+    @property
+    def queues(self) -> list[str]:
+        """Names of the queues it serves."""
+        return [queue.name for consumer in self.consumers for queue in consumer.queues]
+
+    @property
+    def state(self) -> str:
+        """'starting', 'waiting' (for callbacks of the lost connection), 'consuming', 'ending' or 'ended'."""
+        if self.task is None:
+            return 'starting'
+        if self.task.done:
+            return 'ended'
+        if self._waiting_for:
+            return 'waiting'
+        return 'ending' if self.crew.stopping else 'consuming'
+
+    @property
+    def consuming(self) -> bool:
+        """Proof of consuming (P25): every queue has a consumer that the channel knows, and somebody takes."""
+        if self.state != 'consuming' or not self.crew.connection.connected:
+            return False
+        known = getattr(self.channel, 'callbacks', None)
+        tags = [tag for consumer in self.consumers for tag in list(consumer._active_tags.values())]
+        if known is None:
+            known = getattr(self.channel, '_tag_to_queue', tags)
+        queues = sum(len(consumer.queues) for consumer in self.consumers)
+        return len(tags) == queues and all(tag in known for tag in tags)
+
+    def tasks(self) -> list[runtime.Task]:
+        """Those that have not ended."""
+        workers = list(self._pool.tasks) if self._pool is not None else ()
+        return [task for task in (self.task, *workers) if task is not None and not task.done]
+
+    def dismiss(self) -> None:
+        """End what waits for a message; callbacks go on. Switches: no."""
+        if self._pool is not None:
+            self._pool.dismiss()
+        if self.task is not None and (self._pool is not None or not self.busy):
+            self.task.kill()
+
+    def status(self) -> dict[str, Any]:
+        """What there is to say about it, as numbers and words. Switches: no."""
+        return {
+            'queues': self.queues,
+            'state': self.state,
+            'consuming': self.consuming,
+            'concurrency': self.concurrency,
+            'prefetch': self.channel.prefetch_count,
+            'busy': self.busy,
+            'handled': self.handled,
+            'failed': self.failed,
+            'outcomes': dict(self.outcomes),
+            'durations': list(self.durations),
+            'seconds': self.seconds,
+            'last_error': self.last_error,
+        }
+
+    # ---------------------------------------------------------------------------------- in its greenlet
+
+    def _main(self) -> None:
+        assert self.context is not None
+        try:
+            self.context.run(self._serve)
+        except BaseException as exc:  # for the greenlet that called `run`, which raises it there
+            self.crew.fail(exc)
+
+    def _serve(self) -> None:
+        for task in self._waiting_for:
+            task.join()
+        self._waiting_for = []
+        crew, channel, pool = self.crew, self.channel, self._pool
+        drain_events = crew.connection.drain_events
+        self._since = runtime.monotonic()
+        while not crew.ends():
+            if pool is not None:
+                pool.wait_free()
+            drain_events(channel=channel)
+            if runtime.monotonic() - self._since > SLICE:
+                runtime.sleep(0)  # or a lane that always finds a message would keep the hub for itself
+                self._since = runtime.monotonic()
+
+    def _work(self, consumer: Consumer, message: Any) -> None:
+        if self.crew.ends() and self.crew.hand_back(message):
+            return
+        started = runtime.monotonic()
+        self.busy += 1
+        try:
+            consumer._process(message)
+        except Exception as exc:
+            self.failed += 1
+            self.last_error = f'{type(exc).__name__}: {exc}'
+            self.crew.give_up(message, exc)
+        finally:
+            self.busy -= 1
+            self._count(message, runtime.monotonic() - started)
+
+    def _count(self, message: Any, seconds: float) -> None:
+        # no switch
+        self.handled += 1
+        self.seconds += seconds
+        self.durations[bisect_left(BUCKETS, seconds)] += 1
+        outcome = OUTCOMES.get(message._state, 'open')
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self.crew.handled(seconds)
+
+
+class _Pool:
+    """The workers of a lane: greenlets, made when there is work for them, that wait for more."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.tasks: set[runtime.Task] = set()
+        self._idle = runtime.Handoff('no message')
+        self._free = runtime.Semaphore(lane.concurrency)
+        self._held = False  # the lane has taken a place for the message that comes next
+
+    def wait_free(self) -> None:
+        """Wait until a worker could take a message. Switches: only if none can."""
+        if not self._held:
+            self._free.acquire()
+            self._held = True
+
+    def put(self, consumer: Consumer, message: Any) -> None:
+        """Have a worker run the callbacks. Switches: no."""
+        self._held = False
+        if not self._idle.give((consumer, message)):
+            self._hire((consumer, message))
+
+    def dismiss(self) -> None:
+        """End the workers that wait. Switches: no."""
+        self._idle.fail_all(runtime.TaskExit())
+
+    def _hire(self, item: tuple[Consumer, Any]) -> None:
+        assert self.lane.context is not None
+        task = runtime.spawn(
+            self._main, self.lane.context.copy(), item,
+            name=f'greenmq.worker {self.lane.name}', on_exit=self._left,
+        )  # fmt: skip
+        self.tasks.add(task)
+
+    def _left(self, task: runtime.Task, error: BaseException | None) -> None:
+        self.tasks.discard(task)
+        self.lane.crew.task_ended(task, error)
+
+    def _main(self, context: contextvars.Context, item: tuple[Consumer, Any]) -> None:
+        try:
+            while True:
+                # A copy each, as if each message had a greenlet of its own.
+                context.copy().run(self.lane._work, *item)
+                self._free.release()
+                if self.lane.crew.stopping:
+                    return
+                item = self._idle.wait(None, self._hire)
+        except BaseException as exc:  # as in a lane
+            self.lane.crew.fail(exc)
+
+
+class Crew:
+    """All lanes of one connection.
+
+    Arguments:
+        worker (ConsumerMixin): whose callbacks they run.
+        bell (Event): of the greenlet that supervises; rung when there is something to look at.
+        connection (Connection): open.
+        channel (Channel): of its first consumer.
+        left (dict[int, list[Task]]): what still runs of the crew before, by the lane's number.
+    Attributes:
+        failure (BaseException | None): what ends it.
+        stopping (bool): nothing is taken any more.
+    Source: greenmq's own.
+    """
+
+    def __init__(
+        self, worker: Any, bell: Any, connection: Any, channel: Any, left: dict[int, list[runtime.Task]]
+    ) -> None:
+        self.worker = worker
+        self.connection = connection
+        self.channel = channel
+        self.lanes: list[Lane] = []
+        self.failure: BaseException | None = None
+        self.stopping = False
+        self.total = 0
+        self.bell = bell
+        self._left = left
+        self._consumers: list[Consumer] = []
+        self._made: list[Any] = []
+        self._rings = False
+
+    # ------------------------------------------------------------------------------------- consumers
+
+    def make(self, *args: Any, **kwargs: Any) -> Consumer:
+        """A Consumer: the first on the crew's channel, each later one on a channel of its own.
+
+        Switches: yes.
+        """
+        channel = self.connection.channel() if self._made else self.channel
+        self._made.append(channel)
+        kwargs.setdefault('on_decode_error', self.worker.on_decode_error)
+        return Consumer(channel, *args, **kwargs)
+
+    @contextmanager
+    def consuming(self, consumers: Sequence[Consumer]) -> Iterator[list[Consumer]]:
+        """Context manager: the consumers consume; at its end they don't, and nobody waits for messages.
+
+        Switches: yes.
+        """
+        self._consumers = list(consumers)
+        lost = tuple(self.connection.connection_errors)
+        try:
+            self._sort()
+            for consumer in self._consumers:
+                consumer.consume()
+            yield self._consumers
+        except BaseException as exc:
+            self._disband()
+            if not isinstance(exc, lost):  # else the broker has no consumer of ours any more, and callbacks
+            go on
+                self._kill(self.tasks())
+                self._cancel()
+            raise
+        self._disband()
+        self._cancel()  # nothing is left to cancel, unless somebody consumed again
+
+    def _sort(self) -> None:
+        prefetch = self.channel.prefetch_count
+        by_channel: dict[Any, list[Consumer]] = {}
+        for consumer in self._consumers:
+            by_channel.setdefault(consumer.channel, []).append(consumer)
+        for number, (channel, consumers) in enumerate(by_channel.items()):
+            if prefetch and channel in self._made and not channel.prefetch_count:
+                channel.basic_qos(0, prefetch, False)  # what was set on the one channel was meant for all
+            lane = Lane(self, number, channel, consumers)
+            lane.prepare()
+            self.lanes.append(lane)
+
+    def start(self, rings: bool) -> None:
+        """Begin to take messages.
+
+        Arguments:
+            rings (bool): wake the supervisor after each message.
+        Switches: no.
+        """
+        self._rings = rings
+        context = contextvars.copy_context()
+        for lane in self.lanes:
+            lane.start(context.copy(), self._left.pop(lane.number, []))
+
+    # ------------------------------------------------------------------------ what the lanes tell
+
+    def ends(self) -> bool:
+        """Whether lanes shall take no more. Switches: no."""
+        return self.stopping or self.worker._ends()
+
+    def fail(self, error: BaseException) -> None:
+        """A lane ended by an error. Switches: no."""
+        if not self.stopping and self.failure is None:
+            self.failure = error
+            self.bell.set()
+
+    def give_up(self, message: Any, error: Exception) -> None:
+        """A callback failed: settle its message as the worker wants it. Switches: as its handler."""
+        try:
+            self.worker.on_callback_error(message, error)
+        except Exception:
+            logger.exception('on_callback_error of %r failed for message %s', self.worker, describe(message))
+
+    def handled(self, seconds: float) -> None:
+        """A callback ended. Switches: no."""
+        self.total += 1
+        if self._rings:
+            self.bell.set()
+
+    # --------------------------------------------------------------------------------------- the end
+
+    def finish(self) -> None:
+        """Drain: take nothing more, cancel the consumers, wait for callbacks; at the worker's deadline end
+        them.
+
+        Switches: yes.
+        """
+        self._disband()
+        canceller = runtime.spawn(self._cancel, name='greenmq.cancel', on_exit=self.task_ended)
+        while True:
+            self.bell.clear()
+            late = self.tasks()
+            if not late and canceller.done:
+                return
+            deadline = self.worker._deadline()  # each time: a second `stop` may have brought it nearer
+            if deadline.expired():
+                break
+            self.bell.wait(deadline.remaining())
+        logger.warning(
+            '%d callbacks did not end in %s s; they are ended, their messages are delivered again: %s',
+            len(late), deadline.seconds, ', '.join(task.name for task in late),
+        )  # fmt: skip
+        self._kill([*late, canceller])
+
+    def task_ended(self, task: runtime.Task, error: BaseException | None) -> None:
+        """See `runtime.spawn`."""
+        self.bell.set()
+
+    def hand_back(self, message: Any) -> bool:
+        """Give a message back that came after the end had begun; False if it can't be. Switches: no."""
+        if _needs_no_ack(message):
+            return False
+        try:
+            message.reject(requeue=True)
+        except Exception as exc:  # the connection is gone, and the message back already
+            logger.debug('giving back %s: %r', describe(message), exc)
+        return True
+
+    def tasks(self) -> list[runtime.Task]:
+        """All that have not ended, those left over from the crew before included. Switches: no."""
+        found = [task for lane in self.lanes for task in lane.tasks()]
+        return found + [task for tasks in self._left.values() for task in tasks if not task.done]
+
+    @property
+    def busy(self) -> int:
+        """Callbacks that run now."""
+        return sum(lane.busy for lane in self.lanes)
+
+    def left(self) -> dict[int, list[runtime.Task]]:
+        """What still runs, by the number of its lane: for the next crew. Switches: no."""
+        running = {number: [task for task in tasks if not task.done] for number, tasks in self._left.items()}
+        for lane in self.lanes:
+            running[lane.number] = running.get(lane.number, []) + lane.tasks()
+        return {number: tasks for number, tasks in running.items() if tasks}
+
+    def _disband(self) -> None:
+        self.stopping = True
+        for lane in self.lanes:
+            lane.dismiss()
+
+    def _kill(self, tasks: list[runtime.Task]) -> None:
+        for task in tasks:
+            task.kill()
+        dying = runtime.Deadline.after(DYING)
+        for task in tasks:
+            task.join(dying)
+
+    def _cancel(self) -> None:
+        ignored = (*self.connection.connection_errors, *self.connection.channel_errors, TimeoutError)
+        for consumer in self._consumers:
+            try:
+                consumer.cancel()
+            except ignored as exc:
+                logger.debug('cancelling %r: %r', consumer, exc)
+
+
+def settle_failed(message: Any, error: Exception) -> None:
+    """Log that the callback of a message failed, and refuse the message unless it is settled already.
+
+    The first time it goes back to its queue. The next time it is rejected, which dead-letters or discards it
+    as its queue is configured. The first time is told by the broker's delivery count where there is one, else
+    by the `redelivered` mark.
+
+    Switches: as `Message.reject`.
+    """
+    again = not _delivered_before(message)
+    open_ = not (message.acknowledged or message.redelivery_expected or _needs_no_ack(message))
+    fate = 'it stays as it is' if not open_ else 'requeued' if again else 'rejected'
+    logger.error('The callback for message %s failed: %r; %s', describe(message), error, fate, exc_info=error)
+    if open_:
+        message.reject(requeue=again)
+
+
+def describe(message: Any) -> str:
+    """Say in one line which message it is."""
+    info, properties = message.delivery_info, message.properties
+    facts = {
+        'queue': getattr(message, 'queue', None),
+        'exchange': info.get('exchange'),
+        'routing_key': info.get('routing_key'),
+        'message_id': properties.get('message_id'),
+        'correlation_id': properties.get('correlation_id'),
+        'redelivered': info.get('redelivered'),
+    }
+    known = ', '.join(f'{name}={value}' for name, value in facts.items() if value)
+    return f'{message.delivery_tag} ({known})'
+
+
+def _delivered_before(message: Any) -> bool:
+    count = (message.headers or {}).get('x-delivery-count')
+    return count > 0 if isinstance(count, int) else bool(message.delivery_info.get('redelivered'))
+
+
+def _needs_no_ack(message: Any) -> bool:
+    known = getattr(message.channel, 'no_ack_consumers', None) or ()
+    return message.channel is None or message.delivery_info.get('consumer_tag') in known
