@@ -20,6 +20,7 @@ from greenmq.matcher import match
 from greenmq.messaging import Consumer, Producer
 from greenmq.node import W_PIDBOX_IN_USE, Node, debug, error
 from greenmq.utils.functional import maybe_evaluate
+from greenmq.utils.objects import cached_property
 from greenmq.utils.uuid import uuid
 
 __all__ = ('REPLY_QUEUE_EXPIRES', 'W_PIDBOX_IN_USE', 'Mailbox', 'Node', 'debug', 'error', 'match')
@@ -439,7 +440,7 @@ class Mailbox:
             oid = own.oid = oid_from(self)
         return oid
 
-    @property
+    @cached_property
     def producer_pool(self) -> Any:
-        """The pool to publish with, None if there is none."""
+        """The pool to publish with, or None. Deleted, as in a forked child, it is asked for anew."""
         return maybe_evaluate(self._producer_pool)

@@ -230,8 +230,9 @@ def tell_waiters() -> None:
             elif waiter._state == _PENDING:
                 waiter._state = _LEFT  # its timer goes off here as well, and shall find nothing to do
         else:
-            # Its thread does not exist here, so nobody will ever take it out.
+            # Its thread does not exist here: nobody will ever take it out, and whoever wakes it wakes nobody.
             _parked.discard(waiter)
+            waiter._state = _LEFT
 
 
 class Handoff:

@@ -335,6 +335,24 @@ glet.kill()
     assert lines == ['True True []', "b'abc' False"]
 
 
+def test_a_wait_of_a_thread_that_was_not_forked_can_be_ended_and_ends_nobody(run):
+    lines = run("""
+import gevent
+waiters = []
+def in_thread():
+    waiters.append(runtime.Waiter())
+    gevent.spawn(waiters[0].wait, 20)
+    waiters.append(True)
+    runtime.sleep(3)
+from greenmq.runtime.offload import start_thread
+start_thread(in_thread)
+while len(waiters) < 2 or waiters[0].task is None:
+    runtime.sleep(0.01)
+print(*fork(lambda say: say(waiters[0].wake(), waiters[0].fail(OSError()))), sep='\\n')
+""")
+    assert lines == ['False False']
+
+
 def test_a_child_that_only_execs_is_left_alone(run):
     lines = run("""
 import gevent.subprocess
