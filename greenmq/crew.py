@@ -318,8 +318,8 @@ class Crew:
             yield self._consumers
         except BaseException as exc:
             self._disband()
-            if not isinstance(exc, lost):  # else the broker has no consumer of ours any more, and callbacks
-            go on
+            # On a connection that was lost nothing is left to cancel, and callbacks go on.
+            if not isinstance(exc, lost):
                 self._kill(self.tasks())
                 self._cancel()
             raise
