@@ -236,7 +236,8 @@ class Connection:
         self.paused.clear()
         self._control = None
         if self.closed or isinstance(error, (Forked, ConnectionClosed)):
-            self.drain.fail(error)
+            if not self.closed:  # or they were told already, whatever the broker says to our goodbye
+                self.drain.fail(error)
             self._gate.open()
             return
         if not was_ready:
