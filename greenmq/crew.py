@@ -44,11 +44,10 @@ DYING = 0.5
 OUTCOMES = {'ACK': 'acked', 'REJECTED': 'rejected', 'REQUEUED': 'requeued', 'STALE': 'stale'}
 
 
-class Lane:
-    """The consumers of one channel, and the greenlet that serves them.
+class Counts:
+    """What the callbacks of one lane came to, over all connections.
 
     Attributes:
-        busy (int): callbacks that run now.
         handled (int): callbacks that ended, well or not.
         failed (int): of those, by an error.
         outcomes (dict[str, int]): what they did to their messages: acked, rejected, requeued, stale, open.
@@ -58,17 +57,51 @@ class Lane:
     Source: greenmq's own.
     """
 
+    __slots__ = ('durations', 'failed', 'handled', 'last_error', 'outcomes', 'seconds')
+
+    def __init__(self) -> None:
+        self.handled = self.failed = 0
+        self.outcomes: dict[str, int] = {}
+        self.durations = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+        self.last_error = ''
+
+    def add(self, message: Any, seconds: float) -> None:
+        """A callback ended. Switches: no."""
+        self.handled += 1
+        self.seconds += seconds
+        self.durations[bisect_left(BUCKETS, seconds)] += 1
+        outcome = OUTCOMES.get(message._state, 'open')
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def add_failure(self, error: Exception) -> None:
+        """A callback failed. Switches: no."""
+        self.failed += 1
+        self.last_error = f'{type(error).__name__}: {error}'
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of all that, by name. Switches: no."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        return found | {'outcomes': dict(self.outcomes), 'durations': list(self.durations)}
+
+
+class Lane:
+    """The consumers of one channel, and the greenlet that serves them.
+
+    Attributes:
+        busy (int): callbacks that run now.
+        counts (Counts): what they came to, those of earlier connections included.
+    Source: greenmq's own.
+    """
+
     def __init__(self, crew: Crew, number: int, channel: Any, consumers: list[Consumer]) -> None:
         self.crew = crew
         self.number = number
         self.channel = channel
         self.consumers = consumers
         self.concurrency = max(1, int(crew.worker.concurrency))
-        self.busy = self.handled = self.failed = 0
-        self.outcomes: dict[str, int] = {}
-        self.durations = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-        self.last_error = ''
+        self.counts = crew.counts.setdefault(number, Counts())
+        self.busy = 0
         self.task: runtime.Task | None = None
         self.context: contextvars.Context | None = None
         self._waiting_for: list[runtime.Task] = []
@@ -152,12 +185,7 @@ class Lane:
             'concurrency': self.concurrency,
             'prefetch': self.channel.prefetch_count,
             'busy': self.busy,
-            'handled': self.handled,
-            'failed': self.failed,
-            'outcomes': dict(self.outcomes),
-            'durations': list(self.durations),
-            'seconds': self.seconds,
-            'last_error': self.last_error,
+            **self.counts.snapshot(),
         }
 
     # ---------------------------------------------------------------------------------- in its greenlet
@@ -192,21 +220,12 @@ class Lane:
         try:
             consumer._process(message)
         except Exception as exc:
-            self.failed += 1
-            self.last_error = f'{type(exc).__name__}: {exc}'
+            self.counts.add_failure(exc)
             self.crew.give_up(message, exc)
         finally:
             self.busy -= 1
-            self._count(message, runtime.monotonic() - started)
-
-    def _count(self, message: Any, seconds: float) -> None:
-        # no switch
-        self.handled += 1
-        self.seconds += seconds
-        self.durations[bisect_left(BUCKETS, seconds)] += 1
-        outcome = OUTCOMES.get(message._state, 'open')
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-        self.crew.handled(seconds)
+            self.counts.add(message, runtime.monotonic() - started)
+            self.crew.handled()
 
 
 class _Pool:
@@ -268,6 +287,7 @@ class Crew:
         bell (Event): of the greenlet that supervises; rung when there is something to look at.
         connection (Connection): open.
         channel (Channel): of its first consumer.
+        counts (dict[int, Counts]): by the lane's number; kept from crew to crew.
         left (dict[int, list[Task]]): what still runs of the crew before, by the lane's number.
     Attributes:
         failure (BaseException | None): what ends it.
@@ -276,7 +296,13 @@ class Crew:
     """
 
     def __init__(
-        self, worker: Any, bell: Any, connection: Any, channel: Any, left: dict[int, list[runtime.Task]]
+        self,
+        worker: Any,
+        bell: Any,
+        connection: Any,
+        channel: Any,
+        counts: dict[int, Counts],
+        left: dict[int, list[runtime.Task]],
     ) -> None:
         self.worker = worker
         self.connection = connection
@@ -285,6 +311,8 @@ class Crew:
         self.failure: BaseException | None = None
         self.stopping = False
         self.total = 0
+        self.overdue = 0  # callbacks that were ended because they took too long
+        self.counts = counts
         self.bell = bell
         self._left = left
         self._consumers: list[Consumer] = []
@@ -369,7 +397,7 @@ class Crew:
         except Exception:
             logger.exception('on_callback_error of %r failed for message %s', self.worker, describe(message))
 
-    def handled(self, seconds: float) -> None:
+    def handled(self) -> None:
         """A callback ended. Switches: no."""
         self.total += 1
         if self._rings:
@@ -398,6 +426,7 @@ class Crew:
             '%d callbacks did not end in %s s; they are ended, their messages are delivered again: %s',
             len(late), deadline.seconds, ', '.join(task.name for task in late),
         )  # fmt: skip
+        self.overdue = len(late)
         self._kill([*late, canceller])
 
     def task_ended(self, task: runtime.Task, error: BaseException | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
-from greenmq.crew import Crew, settle_failed
+from greenmq.crew import Counts, Crew, settle_failed
 from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
@@ -87,6 +87,8 @@ class ConsumerMixin:
     _bell: Any = None
     _hub: Any = None
     _crew: Crew | None = None
+    _connects = 0
+    _overdue = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -189,6 +191,7 @@ class ConsumerMixin:
         bucket = self.restart_limit
         self._hub, self._bell = runtime.hub_id(), runtime.Event()
         left: dict[int, list[runtime.Task]] = {}
+        counts: dict[int, Counts] = {}
         try:
             while not self._ends():
                 try:
@@ -197,7 +200,7 @@ class ConsumerMixin:
                             for _ in self.consume(limit=None, **kwargs):
                                 pass  # what there is to do was done by the callbacks
                         else:
-                            self._supervise(left, **kwargs)
+                            self._supervise(counts, left, **kwargs)
                     else:
                         self._bell.clear()
                         self._bell.wait(bucket.expected_time(_tokens))
@@ -208,7 +211,7 @@ class ConsumerMixin:
             logger.exception('%r ends: an error that no reconnect can help', self)
             raise
         finally:
-            self._crew = None
+            self._crew = self._bell = None
             self._after_run()
 
     def stop(self, timeout: float | None = 30.0) -> None:
@@ -231,7 +234,8 @@ class ConsumerMixin:
 
         Returns:
             dict[str, object]: state ('idle', 'connecting', 'consuming', 'ending'), connection (its URL
-            without password, or None) and consumers, a list of dicts: queues, state, consuming, concurrency,
+            without password, or None), connects (how often it was opened), overdue (callbacks that the end
+            of `run` did not wait for) and consumers, a list of dicts: queues, state, consuming, concurrency,
             prefetch, busy, handled, failed, outcomes, durations, seconds, last_error.
         Switches: no.
         Source: greenmq's own.
@@ -239,10 +243,15 @@ class ConsumerMixin:
         crew = self._crew
         if crew is None:
             state = 'idle' if self._bell is None else 'connecting'
-            return {'state': state, 'connection': None, 'consumers': []}
-        state = 'ending' if crew.stopping else 'consuming'
-        consumers = [lane.status() for lane in crew.lanes]
-        return {'state': state, 'connection': crew.connection.as_uri(), 'consumers': consumers}
+        else:
+            state = 'ending' if crew.stopping else 'consuming'
+        return {
+            'state': state,
+            'connection': None if crew is None else crew.connection.as_uri(),
+            'connects': self._connects,
+            'overdue': self._overdue,
+            'consumers': [] if crew is None else [lane.status() for lane in crew.lanes],
+        }
 
     def _single_loop(self) -> bool:
         """Does the class bring a part of kombu's loop, or the transport know no channels apart?"""
@@ -253,16 +262,18 @@ class ConsumerMixin:
 
     def _supervise(
         self,
+        counts: dict[int, Counts],
         left: dict[int, list[runtime.Task]],
         timeout: float | None = None,
         safety_interval: float | None = 1,
         **kwargs: Any,
     ) -> None:
         with self.establish_connection() as connection:
+            self._connects += 1
             self.on_connection_revived()
             info('Connected to %s', connection.as_uri())
             channel = connection.default_channel
-            crew = self._crew = Crew(self, self._bell, connection, channel, dict(left))
+            crew = self._crew = Crew(self, self._bell, connection, channel, counts, dict(left))
             try:
                 with crew.consuming(self.get_consumers(crew.make, channel)) as consumers:
                     with self.extra_context(connection, channel):
@@ -273,6 +284,7 @@ class ConsumerMixin:
                         crew.finish()
             finally:
                 self._crew = None
+                self._overdue += crew.overdue
                 left.clear()
                 left.update(crew.left())
             debug('Consumers canceled')

@@ -400,6 +400,7 @@ class TestStop:
         settle()
         worker.stop(0.01)
         task.get(timeout=10)
+        assert worker.status()['overdue'] == 1
         assert worker.bodies == [1] and worker.at_once == 0 and left(connection, 'a') == 1
 
     def test_a_second_stop_shortens_the_first(self, connection, publish, running):
@@ -443,7 +444,8 @@ class TestStop:
 
 def test_status_of_a_worker_that_consumes(connection, publish, running):
     worker = Worker(connection)
-    assert worker.status() == {'state': 'idle', 'connection': None, 'consumers': []}
+    assert worker.status() == {
+        'state': 'idle', 'connection': None, 'connects': 0, 'overdue': 0, 'consumers': []}
     running(worker)
     publish(A, 1)
     settle()
