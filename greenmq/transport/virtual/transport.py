@@ -191,7 +191,7 @@ class Transport(base.Transport):
 
     @property
     def drains_channels(self) -> bool:
-        """See `base.Transport.drains_channels`: not where a subclass fetches in a `drain_events` of its own."""
+        """See `base.Transport.drains_channels`: not where a subclass has a `drain_events` of its own."""
         return self._fetches
 
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
