@@ -1,17 +1,17 @@
 """Round every test: a green timeout, no error in the hub, no greenlet left over, an empty in-memory broker.
 
 Tests run in the main greenlet, as a script of a user does, so that fixtures and the test share it. The time
-limit is a `gevent.Timeout` thrown there; pytest-timeout, half a minute later, is the last net for a test
+limit is a Timeout of the runtime, thrown there; pytest-timeout, half a minute later, is the last net for a test
 that never lets the hub run.
 """
 from __future__ import annotations
 
+import re
 import sys
 
-import gevent
 import pytest
 
-from tests.support import guard, servers
+from tests.support import green, guard, servers
 from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
@@ -27,6 +27,8 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
 TIME_LIMIT, SLOW_TIME_LIMIT = 30, 600
 LAST_NET = 30
 
+ABOUT_GEVENT = re.compile(r'^ *(import|from) gevent\b', re.MULTILINE)
+
 
 def pytest_configure(config):
     for line in (
@@ -38,6 +40,14 @@ def pytest_configure(config):
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
     ):
         config.addinivalue_line('markers', line)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """On another runtime than gevent, leave out the files that are about gevent."""
+    if green.RUNTIME != 'gevent' and collection_path.name.startswith('test_'):
+        if ABOUT_GEVENT.search(collection_path.read_text()):
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(items):
@@ -96,7 +106,7 @@ def hub_errors():
     """The errors that reached a hub during the test. Any that the test does not `take` fails it."""
     with guard.HubErrors() as errors:
         yield errors
-        gevent.sleep(0)  # callbacks that are due still belong to this test
+        green.sleep(0)  # callbacks that are due still belong to this test
     if errors:
         pytest.fail('errors in the hub:\n' + errors.report(), pytrace=False)
 
@@ -110,7 +120,7 @@ def no_greenlet_left(request, hub_errors):
         left = [] if request.node.get_closest_marker('keeps_greenlets') else spawned.leftover()
         text = guard.describe(left)
         # Whatever the verdict, the next test starts alone.
-        gevent.killall(spawned.alive(), timeout=5)
+        guard.kill(spawned.alive())
         _forget_broker()
     if left:
         pytest.fail(f'{len(left)} greenlets left over:\n{text}', pytrace=False)
