@@ -164,6 +164,7 @@ class Addressed:
     """The half of a Connection that says where it goes: its parameters, as attributes, a URL, a copy."""
 
     _transport: Any = None
+    _eqhash: tuple[Any, HashedSeq] | None = None
 
     port: int | None = None
     virtual_host: str | None = '/'
@@ -362,10 +363,16 @@ class Addressed:
         return self._plain_class(), tuple(self._info(resolve=False).values()), None
 
     def __eqhash__(self) -> HashedSeq:
-        return HashedSeq(
+        # Asked by each ``producers[connection]`` of each request: made again only if something was changed.
+        options = self.transport_options
+        parts = (
             self.transport_cls, self.hostname, self.userid, self.password, self.virtual_host, self.port,
-            repr(self.transport_options),
+            repr(options) if options else '{}',
         )  # fmt: skip
+        made = self._eqhash
+        if made is None or made[0] != parts:
+            made = self._eqhash = parts, HashedSeq(*parts)
+        return made[1]
 
     def __repr__(self) -> str:
         return f'<Connection: {self.as_uri()} at {id(self):#x}>'

@@ -146,4 +146,6 @@ def _told_of_loss(pool: weakref.ref[ConnectionPool], event: events.Event) -> Non
 
 def is_closed(channel: Any) -> bool:
     """True if the channel says that it is closed."""
-    return bool(getattr(channel, 'closed', False)) or getattr(channel, 'is_open', True) is False
+    if getattr(channel, 'closed', False):
+        return True
+    return getattr(channel, 'is_open', True) is False

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from greenmq import runtime
 from greenmq.connection import Connection
@@ -44,21 +45,35 @@ use_global_limit: Any = object()
 _limit = [10]
 _groups: list[PoolGroup] = []
 
+_NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())  # of a group that nobody has used yet
+
 SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
 
 
 class SharedConnection:
     """A connection that a ProducerPool has taken from its pool, and how many of its channels are leased."""
 
-    __slots__ = ('connection', 'leases', 'released')
+    __slots__ = ('_epoch', '_room', 'connection', 'leases', 'released')
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.leases = 0
+        self._epoch = -1
+        self._room = inf
         self.released: Lease = connection.release
         self.released.kept('all its producers together')
         # ``producer.connection.release()`` of one holder must not take it away from the others
         connection.release = _stay_open
+
+    def room(self) -> float:
+        """How many of its channels can be leased; one stays free for its own use. Switches: no."""
+        epoch = self.connection.epoch
+        if epoch != self._epoch:
+            # what the broker allows is known once it is open
+            self._epoch = epoch
+            found = _max_channels(self.connection)
+            self._room = inf if found is None else found - 1
+        return self._room
 
     def channel(self) -> Any:
         """Open a channel for one lease. Switches: yes."""
@@ -238,16 +253,21 @@ class ProducerPool(Resource):
 
     def is_alive(self, resource: Any) -> bool:
         """True if its channel is the leased one, and open; or is still to be opened."""
+        # Asked twice for each lease, so nothing is asked twice here.
         lease = self._leased.get(id(resource))
         if lease is None:
             return not self._shares
         shared, promise = lease
-        if not hasattr(promise, '__value__'):
+        channel = getattr(promise, '__value__', None)
+        if channel is None:
             return shared in self._shared
-        channel = promise.__value__
         # after a reconnect the producer was revived on the default channel, which is not ours to lease
-        ours = resource._channel in (channel, promise)
-        return ours and not is_closed(channel) and shared.connection._owns(channel)
+        present = resource._channel
+        if (present is not channel and present is not promise) or is_closed(channel):
+            return False
+        parent = channel.connection
+        connection = shared.connection
+        return parent is connection._connection or parent is connection._transport or parent is None
 
     def force_close_all(self, close_pool: bool = True) -> None:
         """Close all, and give the shared connections back.
@@ -263,14 +283,13 @@ class ProducerPool(Resource):
                 each.released()
 
     def _ceiling(self) -> int | None:
-        if not self._shares or not self._shared:
-            return self._limit
-        room = [_max_channels(shared.connection) for shared in self._shared]
-        if None in room:
-            return self._limit
-        # one channel of each stays free for the connection's own use
-        most = min(number - 1 for number in room if number is not None) * self.max_connections
-        return most if not self._limit else min(self._limit, most)
+        limit = self._limit
+        most: float = limit or inf
+        for shared in self._shared:
+            room = shared.room() * self.max_connections
+            if room < most:
+                most = room
+        return limit if most == inf else int(most)
 
     def _after_fork(self) -> None:
         self._shared.clear()
@@ -282,12 +301,10 @@ class ProducerPool(Resource):
 
 
 def _max_channels(connection: Any) -> int | None:
-    """How many channels the open connection can have; None if that is not known."""
-    for place in (connection._connection, connection._transport):
-        found = getattr(place, 'max_channels', None) or getattr(place, 'channel_max', None)
-        if found:
-            return int(found)
-    return None
+    """How many channels the connection can have; None if that is not known."""
+    transport = connection.transport
+    found = getattr(transport, 'max_channels', None) or getattr(transport, 'channel_max', None)
+    return int(found) if found else None
 
 
 def _close_channel(shared: SharedConnection, promise: ChannelPromise) -> None:
@@ -314,6 +331,7 @@ class PoolGroup(EqualityDict):
         self.limit = limit
         self.close_after_fork = close_after_fork
         self._by_hub: WeakKeyDictionary[Any, EqualityDict] = WeakKeyDictionary()
+        self._last: tuple[Callable[[], Any], EqualityDict] = _NO_HUB
         self._hooked = False
 
     def create(self, resource: Any, limit: int | None) -> Any:
@@ -331,17 +349,22 @@ class PoolGroup(EqualityDict):
     def pools(self) -> EqualityDict:
         """Those of the hub of this thread."""
         hub = runtime.hub_id()
+        last, found = self._last
+        if last() is hub:
+            return found
         found = self._by_hub.get(hub)
         if found is None:
             if not self._hooked:
                 self._hooked = True
                 runtime.after_fork(self._after_fork)
             found = self._by_hub[hub] = EqualityDict()
+        self._last = ref(hub), found
         return found
 
     def _after_fork(self) -> None:
         # Not closed: what is in them is the parent's. Each pool forgets its own in the same way.
         self._by_hub = WeakKeyDictionary()
+        self._last = _NO_HUB
 
     def __getitem__(self, resource: Any) -> Any:
         found = self.pools.get(resource)
