@@ -1,0 +1,59 @@
+"""gevent's words for the tests, on the runtime under test: `green.spawn`, `green.sleep`, `green.Timeout`, …
+
+On gevent each is gevent's own. A test that is about gevent itself imports gevent, and does not run on eventlet.
+"""
+from __future__ import annotations
+
+import os
+
+RUNTIME = os.environ.get('GREENMQ_RUNTIME') or 'gevent'
+
+if RUNTIME == 'eventlet':
+    from tests.support.green_eventlet import (
+        AsyncResult,
+        Event,
+        Greenlet,
+        GreenletExit,
+        Timeout,
+        getcurrent,
+        idle,
+        joinall,
+        killall,
+        run_callback,
+        sleep,
+        socket,
+        spawn,
+        spawn_later,
+    )
+else:
+    from gevent import (
+        Greenlet,
+        GreenletExit,
+        Timeout,
+        get_hub,
+        getcurrent,
+        idle,
+        joinall,
+        killall,
+        sleep,
+        socket,
+        spawn,
+        spawn_later,
+    )
+    from gevent.event import AsyncResult, Event
+
+    def run_callback(function, *args):
+        """Have the hub call it in its next round."""
+        get_hub().loop.run_callback(function, *args)
+
+
+#: How a program is patched before anything else, as its first lines.
+PATCH_ALL = {
+    'gevent': 'from gevent import monkey; monkey.patch_all()\n',
+    'eventlet': 'import eventlet; eventlet.monkey_patch()\n',
+}[RUNTIME]
+
+__all__ = (
+    'PATCH_ALL', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit', 'Timeout', 'getcurrent', 'idle',
+    'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
+)  # fmt: skip

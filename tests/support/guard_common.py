@@ -1,0 +1,32 @@
+"""What the guards of all runtimes share."""
+from __future__ import annotations
+
+import traceback
+
+
+class HubErrorList(list):
+    """(context, exception) of each error that reached a hub.
+
+    A test that provokes such an error takes it out: `hub_errors.take(ZeroDivisionError)`.
+    """
+
+    def take(self, kind):
+        """Remove and return the errors of this class; at least one must be there."""
+        taken = [exc for _, exc in self if isinstance(exc, kind)]
+        assert taken, f'no {kind.__name__} reached the hub, only {list(self)}'
+        self[:] = [(context, exc) for context, exc in self if not isinstance(exc, kind)]
+        return taken
+
+    def report(self):
+        return '\n'.join(
+            f'{context}:\n' + ''.join(traceback.format_exception(exc)) for context, exc in self)
+
+
+def describe(greenlets):
+    """One block of text a greenlet: its name and where it stands."""
+    blocks = []
+    for glet in greenlets:
+        frame = glet.gr_frame
+        stack = ''.join(traceback.format_stack(frame)) if frame is not None else '  (not started)\n'
+        blocks.append(f'{getattr(glet, "name", "")} {glet!r}\n{stack}')
+    return '\n'.join(blocks)
