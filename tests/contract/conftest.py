@@ -16,10 +16,19 @@ from greenmq import Connection
 URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
 
 #: Brokers that the suite starts, by the fixture that gives the URL.
-SERVERS = ['amqp_url']
+SERVERS = ['amqp_url', 'redis_url']
 
 #: What a broker rightly does otherwise: (URL scheme, test) → why. Such a test must fail there.
-DIFFERS: dict[tuple[str, str], str] = {}
+DIFFERS: dict[tuple[str, str], str] = {
+    ('redis', test): 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
+    for test in (
+        'test_fanout_reaches_every_queue',
+        'test_requeue_returns_to_the_one_queue',
+        'test_both_copies_are_settled_apart',
+    )
+}
+
+MARKS = {'amqp_url': pytest.mark.rabbitmq, 'redis_url': pytest.mark.redis}
 
 _numbers = itertools.count(1)
 
@@ -30,7 +39,7 @@ def pytest_generate_tests(metafunc):
     brokers = []
     for broker in [*URLS, *SERVERS]:
         scheme = broker.partition(':')[0].removesuffix('_url')
-        marks = [pytest.mark.rabbitmq] if broker == 'amqp_url' else []
+        marks = [MARKS[broker]] if broker in MARKS else []
         reason = DIFFERS.get((scheme, metafunc.function.__name__))
         if reason is not None:
             marks.append(pytest.mark.xfail(reason=reason, strict=True))

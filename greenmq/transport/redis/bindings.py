@@ -1,0 +1,195 @@
+"""Exchanges' bindings, kept in Redis as kombu keeps them, and remembered here while they don't change.
+
+CLIENT TRACKING tells when somebody changed one; where that is not to be had, what is remembered counts for
+one second. What this client bound itself is asserted again when the key has vanished (P30).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenmq import runtime
+from greenmq.core.routing import match_topic
+from greenmq.transport.redis.keys import Keys
+from greenmq.transport.redis.scripts import BIND
+from greenmq.transport.redis.session import Session, Watch
+
+__all__ = ('Bindings',)
+
+#: Seconds that bindings are believed where nobody tells of changes.
+BELIEVED = 1.0
+#: Routes remembered for each exchange; then the memory starts anew.
+MAX_ROUTES = 10_000
+#: An expiring queue's binding counts this many times its `x-expires`, and at least MIN_TTL ms (as in kombu).
+EXPIRES_FACTOR = 2
+MIN_TTL = 3_600_000
+
+PERMANENT = '_kombu.binding_permanent.%s'
+DEADLINES = '_kombu.binding_deadlines'
+
+Entry = tuple[str, str, str]
+
+
+class Table(Watch):
+    """The bindings of one exchange as they were read."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.routes: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.valid = True
+        self.read_at = runtime.monotonic()
+
+    def hit(self) -> None:
+        """They changed. Switches: no."""
+        self.valid = False
+
+
+class Bindings:
+    """The bindings of one database.
+
+    Arguments:
+        session (Session): where they are.
+        keys (Keys): their names.
+        state (BrokerState): what this client declared.
+        queue_key (str): kombu's pattern of the key.
+    """
+
+    def __init__(self, session: Session, keys: Keys, state: Any, queue_key: str, sep: str) -> None:
+        self._session = session
+        self._keys = keys
+        self._state = state
+        self._queue_key = queue_key
+        self._sep = sep
+        self._tables: dict[str, Table] = {}
+
+    def key(self, exchange: str) -> str:
+        """The key of an exchange's bindings. Switches: no."""
+        return self._keys.binding(self._queue_key % (exchange,))
+
+    def table(self, exchange: str, deadline: runtime.Deadline | None = None) -> Table:
+        """The bindings of an exchange.
+
+        Raises: as `Session.execute`.
+        Switches: only if they are not known.
+        """
+        table = self._tables.get(exchange)
+        if table is not None and table.valid:
+            if self._session.tracks or runtime.monotonic() - table.read_at < BELIEVED:
+                return table
+        return self._read(exchange, deadline)
+
+    def _read(self, exchange: str, deadline: runtime.Deadline | None) -> Table:
+        key = self.key(exchange)
+        members, table = self._members(key, deadline)
+        mine = [binding for binding in self._state.bindings if binding.exchange == exchange]
+        if not members and mine:
+            # Evicted, or removed by somebody: what we bound ourselves still holds (P30).
+            for binding in mine:
+                kind = self._state.exchanges.get(exchange, {}).get('type')
+                pattern = _pattern(kind, binding.routing_key)
+                self.add(exchange, binding.routing_key, pattern, binding.queue, None, deadline)
+            members, table = self._members(key, deadline)
+        table.entries = sorted(self._split(member) for member in members)
+        self._tables[exchange] = table
+        return table
+
+    def _members(self, key: str, deadline: runtime.Deadline | None) -> tuple[Any, Table]:
+        # Watched before it is read: a change right behind the reply must not be missed.
+        table = Table()
+        self._session.watch([key], table)
+        return self._session.execute(('SMEMBERS', key), key, deadline), table
+
+    def _split(self, member: Any) -> Entry:
+        parts = bytes(member).decode().split(self._sep)
+        return parts[0], parts[1] if len(parts) > 2 else '', parts[-1]
+
+    def route(
+        self, exchange: str, kind: str, routing_key: str, deadline: runtime.Deadline | None = None
+    ) -> tuple[str, ...]:
+        """The queues that get a message, each once, in a stable order.
+
+        Arguments:
+            kind (str): direct, topic or fanout; kombu stores no types.
+        Switches: as `table`.
+        """
+        table = self._tables.get(exchange)
+        if table is None or not table.valid or not self._session.tracks:
+            table = self.table(exchange, deadline)
+        found = table.routes.get((kind, routing_key))
+        if found is None:
+            if len(table.routes) >= MAX_ROUTES:
+                table.routes.clear()
+            found = table.routes[kind, routing_key] = _matching(table.entries, kind, routing_key)
+        return found
+
+    def add(
+        self,
+        exchange: str,
+        routing_key: str,
+        pattern: str | None,
+        queue: str,
+        expires_ms: int | None,
+        deadline: runtime.Deadline | None = None,
+    ) -> None:
+        """Bind a queue.
+
+        Arguments:
+            expires_ms (int): `x-expires` of the queue, if it has that.
+        Switches: yes.
+        """
+        key, member = self.key(exchange), self._sep.join((routing_key or '', pattern or '', queue or ''))
+        table = self._tables.pop(exchange, None)
+        if table is not None:
+            table.valid = False
+        if expires_ms is None:
+            permanent = self._keys.binding(PERMANENT % (exchange,))
+            self._session.execute(('SADD', key, member), key, deadline)
+            self._session.execute(('SADD', permanent, member), permanent, deadline)
+            return
+        ttl = max(int(expires_ms) * EXPIRES_FACTOR, MIN_TTL)
+        deadlines = self._keys.binding(DEADLINES)
+        if self._keys.cluster:
+            # Two slots: the binding is what counts, and no kombu sweeps a cluster.
+            self._session.execute(('SADD', key, member), key, deadline)
+        else:
+            self._session.run(BIND, (key, deadlines), (member, exchange, ttl), deadline)
+
+    def remove(
+        self,
+        exchange: str,
+        routing_key: str,
+        pattern: str | None,
+        queue: str,
+        deadline: runtime.Deadline | None = None,
+    ) -> None:
+        """Undo `add`. Switches: yes."""
+        member = self._sep.join((routing_key or '', pattern or '', queue or ''))
+        table = self._tables.pop(exchange, None)
+        if table is not None:
+            table.valid = False
+        for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
+            self._session.execute(('SREM', key, member), key, deadline)
+
+    def delete(self, exchange: str, deadline: runtime.Deadline | None = None) -> None:
+        """Remove all bindings of an exchange. Switches: yes."""
+        self._tables.pop(exchange, None)
+        for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
+            self._session.execute(('DEL', key), key, deadline)
+
+
+def _matching(entries: list[Entry], kind: str, routing_key: str) -> tuple[str, ...]:
+    if kind == 'fanout':
+        found = [queue for _, _, queue in entries]
+    elif kind == 'topic':
+        found = [queue for key, _, queue in entries if match_topic(key, routing_key)]
+    else:
+        found = [queue for key, _, queue in entries if key == routing_key]
+    return tuple(dict.fromkeys(found))
+
+
+def _pattern(kind: str | None, routing_key: str) -> str | None:
+    if kind != 'topic':
+        return None
+    from greenmq.transport.virtual.exchange import TopicExchange
+
+    return TopicExchange(None).key_to_pattern(routing_key)

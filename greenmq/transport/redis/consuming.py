@@ -1,0 +1,356 @@
+"""How a channel takes messages: one script takes and registers, and a wait that takes nothing.
+
+The fetch task of the channel (`virtual.fetch`) calls `_get_many`. A fetch that brought fewer than it had room
+for has read the length of every list, so CLIENT TRACKING tells of the next LPUSH by anybody: that is what is
+waited for, without a command. After `health_check_interval` it fetches all the same: consuming is proved
+again, not assumed (P25). Without tracking it looks again after 10 to 500 ms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import AMQPError, ConnectionLost, TimeoutError
+from greenmq.log import get_logger
+from greenmq.transport.redis.envelope import EXPIRES_AT, opened
+from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.scripts import FETCH
+from greenmq.transport.redis.session import Watch
+from greenmq.transport.redis.settling import AGAIN, UNTOUCHED
+from greenmq.transport.virtual.consuming import ConsumeMethods
+from greenmq.transport.virtual.envelope import DELIVERY_COUNT
+
+__all__ = ('Alarm', 'RedisConsuming')
+
+logger = get_logger('greenmq.transport.redis')
+
+#: Seconds between two looks where the server does not tell of new messages: first, doubled up to the last.
+FIRST_LOOK, LAST_LOOK = 0.01, 0.5
+
+#: Begins the tags of deliveries that are not kept in Redis (of a fanout).
+LOCAL = 'local:'
+
+Item = tuple[str, Any]
+
+
+class Alarm(Watch):
+    """Rings when one of some keys changes. Set it before they are read."""
+
+    def __init__(self) -> None:
+        self.rung = False
+        self._waiter: runtime.Waiter | None = None
+
+    def set(self) -> None:
+        """From now on a change counts. Switches: no."""
+        self.rung = False
+
+    def hit(self) -> None:
+        """A key changed. Switches: no."""
+        self.rung = True
+        if self._waiter is not None:
+            self._waiter.wake()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for a change.
+
+        Returns:
+            bool: False if none came in time.
+        Switches: unless it has rung already.
+        """
+        if not self.rung:
+            waiter = self._waiter = runtime.Waiter()
+            try:
+                waiter.wait(seconds)
+            except TimeoutError:
+                return False
+            finally:
+                self._waiter = None
+        return True
+
+
+class Plan:
+    """What a fetch of some queues asks for; made once for a set of queues."""
+
+    def __init__(self, keys: Any, queues: tuple[str, ...], backwards: bool, rotates: bool) -> None:
+        self.queues = queues
+        self.rotates = rotates and len(queues) > 1
+        steps = tuple(reversed(keys.steps)) if backwards else keys.steps
+        self.turns = [self._turn(keys, queues, steps)]
+        if self.rotates:
+            self.turns = [
+                self._turn(keys, queues[first:] + queues[:first], steps) for first in range(len(queues))
+            ]
+        self.keys = [key for queue in queues for key in keys.lists(queue)]
+        self.homes = {keys.home(queue): None for queue in queues}
+        self.keys += [home.delayed for home in self.homes]
+        self.next = 0
+
+    @staticmethod
+    def _turn(keys: Any, queues: tuple[str, ...], steps: tuple[int, ...]) -> list[Any]:
+        """For each home: (home, lists, words about them, queue and step of each)."""
+        homes: dict[Home, list[tuple[str, int]]] = {}
+        for step in steps:
+            for queue in queues:
+                homes.setdefault(keys.home(queue), []).append((queue, step))
+        return [
+            (
+                home,
+                [keys.list_of(queue, step) for queue, step in pairs],
+                [word for queue, step in pairs for word in (step, keys.value_end(queue))],
+                pairs,
+            )
+            for home, pairs in homes.items()
+        ]
+
+    def turn(self) -> list[Any]:
+        """The next turn: the queues in another order. Switches: no."""
+        self.next = (self.next + 1) % len(self.turns)
+        return self.turns[self.next]
+
+
+class RedisConsuming(ConsumeMethods):
+    """_get_many and its relatives."""
+
+    _session: Any
+    _keys: Any
+    _settler: Any
+    _amqp_order: bool
+    queue_order_strategy: str
+    _dead_letter: Any
+    _queue_of: dict[str, str]
+    _burying: dict[str, str]
+    _fanout: Any
+    _fanout_queues: dict[str, tuple[str, str]]
+
+    def _prepare_consuming(self) -> None:
+        self._alarm = Alarm()
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._watched: list[str] = []
+        #: When this channel last asked the server for messages, for the watchdog.
+        self.fetched_at: float | None = None
+
+    def _plan(self, queues: Iterable[str]) -> Plan:
+        names = tuple(sorted(queues) if self.queue_order_strategy == 'sorted' else queues)
+        plan = self._plans.get(names)
+        if plan is None:
+            if len(self._plans) > 100:
+                self._plans.clear()
+            rotates = self.queue_order_strategy == 'round_robin'
+            plan = self._plans[names] = Plan(self._keys, names, self._amqp_order, rotates)
+        return plan
+
+    def _get_many(self, queues: Iterable[str], n: int = 1, timeout: float | None = None) -> list[Item]:
+        """Take up to n messages of some queues, waiting for the first.
+
+        Arguments:
+            timeout (float): seconds; 0 does not wait.
+        Returns:
+            list[tuple[str, dict]]: (queue, message) each, registered as ours.
+        Raises:
+            ConnectionClosed: we closed the connection. Others: the server refuses.
+        Switches: yes. Killed: what it took goes back to where it was.
+        """
+        plan = self._plan(queues)
+        if not timeout:
+            return self._fetch(plan, n)[0]
+        self._watch_for(plan)
+        deadline = runtime.Deadline.after(timeout)
+        look = FIRST_LOOK
+        while True:
+            self._alarm.set()
+            try:
+                items, due = self._fetch(plan, n)
+            except ConnectionLost:
+                # Told to the drains by the connection, once. We go on when there is another (P25).
+                self._session.wait_open(None)
+                continue
+            if items:
+                return items
+            pause = deadline.remaining()
+            assert pause is not None
+            if not self._session.tracks:
+                pause, look = min(pause, look), min(look * 2, LAST_LOOK)
+            if due is not None:
+                pause = min(pause, due)
+            self._alarm.wait(max(pause, 0.001))
+            if deadline.expired():
+                return []
+
+    def _watch_for(self, plan: Plan) -> None:
+        if self._watched is not plan.keys:
+            self._session.unwatch(self._watched, self._alarm)
+            self._session.watch(plan.keys, self._alarm)
+            self._watched = plan.keys
+
+    def _fetch(self, plan: Plan, n: int) -> tuple[list[Item], float | None]:
+        """Ask once: the messages, and seconds until the next delayed one is due."""
+        n = min(max(n, 1), self.connection._fetch_batch)
+        items: list[Item] = []
+        due: float | None = None
+        for home, lists, words, pairs in plan.turn():
+            if n <= len(items):
+                break
+            room = n - len(items)
+            number = self.connection._next_numbers(room)
+            try:
+                reply = self._session.run(
+                    FETCH,
+                    (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
+                    (room, number, self._keys.consumer, self.connection._lease_ms, *words),
+                    orphan=_Orphan(self, pairs),
+                )
+            except BaseException:
+                self._abandon(items)
+                raise
+            self.fetched_at = runtime.monotonic()
+            if reply[0] >= 0:
+                due = min(due or 1e9, reply[0] / 1000 + 0.001)
+            items += self._opened(reply, pairs)
+        return items, due
+
+    def _opened(self, reply: list[Any], pairs: list[tuple[str, int]]) -> list[Item]:
+        items: list[Item] = []
+        consumer = self._keys.consumer
+        spread = self._keys.cluster
+        for at in range(1, len(reply), 3):
+            queue, step = pairs[reply[at]]
+            tag = f'gm:{consumer}:{reply[at + 1]}:{step}'
+            if spread:
+                self._queue_of[tag] = queue
+            try:
+                message = opened(reply[at + 2], tag)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                logger.exception(
+                    'queue %r gave what is no message; it is kept in %r: %r',
+                    queue,
+                    self._keys.dead(queue),
+                    reply[at + 2][:200],
+                )
+                self._settler.give_back(queue, tag, f'd{self._keys.dead(queue)}')
+                continue
+            if EXPIRES_AT in message['properties'] or self.max_deliveries:
+                if self._is_over(message, queue, tag):
+                    continue
+            items.append((queue, message))
+        return items
+
+    def _is_over(self, message: dict[str, Any], queue: str, tag: str) -> bool:
+        """Has it expired, or was it delivered too often by consumers that died? Then it's settled here."""
+        expires_at = message['properties'].get(EXPIRES_AT)
+        if expires_at is not None and time.time() * 1000 >= expires_at:
+            reason = 'expired'
+        elif self.max_deliveries and _count(message) >= self.max_deliveries:
+            reason = 'delivery_limit'
+        else:
+            return False
+        runtime.spawn(self._refuse, message, queue, tag, reason, name='redis-refuse', owner=self)
+        return True
+
+    def _refuse(self, message: dict[str, Any], queue: str, tag: str, reason: str) -> None:
+        delivery = self.Message(message, channel=self)
+        delivery.queue = queue
+        try:
+            self._dead_letter(delivery, reason)
+        except (AMQPError, OSError) as error:
+            logger.warning('%r: could not dead-letter %s, it is delivered again: %s', self, tag, error)
+            self._give_back_tag(queue, tag, UNTOUCHED)
+            return
+        self._reject_tag(tag, False, queue)
+
+    # ------------------------------------------------------------- settlements
+
+    def _tag_home(self, tag: str) -> str:
+        """The queue of a tag, where queues have homes of their own."""
+        return self._queue_of.pop(tag, '') if self._keys.cluster else ''
+
+    def _ack_tag(self, tag: str) -> None:
+        if tag.startswith('gm:'):
+            self._settler.ack(self._tag_home(tag), tag)
+
+    def _reject_tag(self, tag: str, requeue: bool, queue: str = '') -> None:
+        buried = self._burying.pop(tag, None)
+        if not tag.startswith('gm:'):
+            return
+        if requeue:
+            self._give_back_tag(queue, tag, AGAIN)
+        elif buried is not None:
+            self._give_back_tag(queue, tag, f'd{buried}')
+        else:
+            self._ack_tag(tag)
+
+    def _give_back_tag(self, queue: str, tag: str, fate: str) -> None:
+        if tag.startswith('gm:'):
+            self._settler.give_back(self._tag_home(tag) or queue, tag, fate)
+
+    def _abandon(self, items: list[Item]) -> None:
+        """Give back what a fetch brought too late, as if it had never been taken. Switches: no."""
+        for queue, message in items:
+            self._give_back_tag(queue, message['properties']['delivery_tag'], UNTOUCHED)
+
+    def _restore_at_beginning(self, message: Any) -> None:
+        self._give_back_message(message, UNTOUCHED if getattr(message, 'unseen', False) else AGAIN)
+
+    def _give_back_message(self, message: Any, fate: str) -> None:
+        tag = message.delivery_tag
+        if isinstance(tag, str) and tag.startswith(LOCAL):
+            self._fanout.again(self, message)
+        else:
+            self._give_back_tag(getattr(message, 'queue', '') or '', str(tag), fate)
+
+    def _put_back(self, messages: list[Any]) -> None:
+        # No callback has seen them: they go back as if they had never been taken.
+        for message in messages:
+            self._give_back_message(message, UNTOUCHED)
+            self.qos.ack(message.delivery_tag)
+
+    # ---------------------------------------------------------------- the API
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """See `virtual.Channel.basic_get`. Switches: yes. Killed: nothing is taken."""
+        message = super().basic_get(queue, no_ack, **kwargs)
+        if message is not None and no_ack:
+            self._ack_tag(message.delivery_tag)
+        return message
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        """Take one message of a queue, or raise Empty."""
+        from greenmq.transport.virtual.parts import Empty
+
+        for _, message in self._get_many([queue], 1, timeout):
+            return message
+        raise Empty()
+
+    def _get_one(self, queue: str) -> Any:
+        return self._get(queue)
+
+    def _make_message(self, raw: Any, queue: str) -> Any:
+        message = self.Message(raw, channel=self)
+        message.queue = queue
+        return message
+
+
+class _Orphan:
+    """What becomes of a fetch's reply that nobody waits for any more: it goes back."""
+
+    __slots__ = ('_channel', '_pairs')
+
+    def __init__(self, channel: Any, pairs: list[tuple[str, int]]) -> None:
+        self._channel = channel
+        self._pairs = pairs
+
+    def __call__(self, reply: Any) -> None:
+        if not isinstance(reply, list):
+            return  # an error, or the end of the link: nothing was taken, or the lease will tell
+        channel = self._channel
+        for at in range(1, len(reply), 3):
+            queue, step = self._pairs[reply[at]]
+            tag = channel._keys.tag(reply[at + 1], step)
+            channel._settler.give_back(queue, tag, UNTOUCHED)
+
+
+def _count(message: dict[str, Any]) -> int:
+    count = (message.get('headers') or {}).get(DELIVERY_COUNT, 0)
+    return count if isinstance(count, int) else 0

@@ -1,0 +1,151 @@
+"""How a link comes to be: where to, TLS or a unix socket, who we are, and what the server can do."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from greenmq import runtime
+from greenmq.log import get_logger
+from greenmq.transport.redis.errors import ServerUnfit, raised, translate
+from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
+
+__all__ = ('Place', 'dial_place', 'greet')
+
+logger = get_logger('greenmq.transport.redis')
+
+
+class Place(NamedTuple):
+    """One server and how to introduce oneself to it.
+
+    Attributes:
+        host (str), port (int): or `path`, of a unix socket.
+        db (int), username, password, client_name (str | None): for the handshake.
+        tls: what `runtime.TLSOptions.of` takes.
+        tracking (bool): ask for CLIENT TRACKING.
+        interval (float): seconds between health checks.
+        tcp (tuple): for setsockopt.
+        scripts (bool): load them.
+        role (str): what the server must be, 'master'; '' for anything.
+    """
+
+    host: str = 'localhost'
+    port: int = 6379
+    path: str = ''
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    client_name: str | None = None
+    tls: Any = None
+    tracking: bool = True
+    interval: float = 15.0
+    tcp: tuple[tuple[int, int, int], ...] = ()
+    role: str = ''
+    scripts: bool = True
+    credentials: Callable[[], tuple[str | None, str | None]] | None = None
+
+    @property
+    def name(self) -> str:
+        """Host and port, or the path, for texts."""
+        if self.path:
+            return self.path
+        return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
+
+
+def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
+    """Connect and say hello, within one deadline.
+
+    Raises:
+        ConnectionLost, OSError, TimeoutError: not reached, or it does not answer.
+        AuthenticationFailed: the password is wrong. ServerUnfit: it is loading, or no primary.
+    Switches: yes. Killed: nothing stays open.
+    """
+    if place.path:
+        stream = runtime.dial_unix(place.path, deadline)
+    else:
+        tls = runtime.TLSOptions.of(place.tls)
+        stream = runtime.dial(place.host, place.port, deadline, tls=tls, socket_options=place.tcp)
+    try:
+        link = Link(stream, place.name, owner, place.interval)
+        link.node = place.name
+        link.start()
+    except BaseException:
+        stream.abandon()
+        raise
+    try:
+        greet(link, place, deadline)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def greet(link: Link, place: Place, deadline: runtime.Deadline) -> None:
+    """The handshake: RESP3 if the server knows it, user and password, database, tracking.
+
+    Raises, Switches: as `dial_place`.
+    """
+    username, password = place.username, place.password
+    if place.credentials is not None:
+        username, password = place.credentials()
+    auth = ('AUTH', username or 'default', password) if password else ()
+    hello = link.call(('HELLO', '3', *auth), deadline)
+    if isinstance(hello, Exception):
+        _greet_old(link, hello, username, password, deadline)
+    facts = hello if isinstance(hello, dict) else {}
+    link.resp3 = bool(facts)
+    link.version = _version(facts.get(b'version', b''))
+    commands: list[tuple[Any, ...]] = [('PING',)]
+    if place.db:
+        commands.append(('SELECT', place.db))
+    if place.role:
+        commands.append(('ROLE',))
+    replies = link.call_many(commands, deadline)
+    for reply in replies:
+        raised(reply, place.name)
+    if place.role and bytes(replies[-1][0]).decode() != place.role:
+        raise ServerUnfit(f'redis {place.name} is a {bytes(replies[-1][0]).decode()}, not a {place.role}')
+    _introduce(link, place, deadline)
+
+
+def _greet_old(
+    link: Link, refusal: Exception, username: str | None, password: str | None, deadline: runtime.Deadline
+) -> None:
+    error = translate(refusal, link.name)
+    text = str(refusal).lower()
+    if 'unknown command' not in text and 'noproto' not in text and 'unsupported protocol' not in text:
+        raise error
+    if password:
+        words = ('AUTH', username, password) if username else ('AUTH', password)
+        raised(link.call(words, deadline), link.name)
+
+
+def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
+    # Nothing of this is needed to work, and an ACL may forbid it.
+    name = (place.client_name or f'greenmq@{socket.gethostname()}').replace(' ', '_')
+    commands: list[tuple[Any, ...]] = [('CLIENT', 'SETNAME', name)]
+    tracking = place.tracking and link.resp3
+    if tracking:
+        commands.append(('CLIENT', 'TRACKING', 'ON'))
+    if place.scripts:
+        # Known beforehand, the first settlements keep their place among the commands around them.
+        commands += [('SCRIPT', 'LOAD', script.text) for script in (FETCH, SETTLE, RENEW, SWEEP)]
+    replies = link.call_many(commands, deadline)
+    if link.error is not None:
+        raise link.error.with_traceback(None)
+    if tracking:
+        refusal = replies[1]
+        link.tracks = not isinstance(refusal, Exception)
+    if place.tracking and not link.tracks:
+        logger.warning(
+            'redis %s does not tell of new messages (%s): waiting consumers look every 10 to 500 ms instead',
+            link.name,
+            replies[1] if tracking else 'no RESP3',
+        )
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    parts = bytes(text).decode(errors='replace').split('.') if text else []
+    return tuple(int(part) for part in parts if part.isdigit())

@@ -1,0 +1,158 @@
+"""What the server's error replies mean here: each gets a class below kombu's of its place and below
+redis-py's.
+
+Which of them end the connection stands in `FATAL`: a server that cannot take writes any more is no server for
+us, so the link is given up and a better one is looked for (P33).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from redis import exceptions as driver
+
+from greenmq.exceptions import (
+    AccessRefused,
+    AMQPError,
+    ChannelError,
+    ConnectionError,
+    ConnectionLost,
+    InconsistencyError,
+    NotAllowed,
+    OperationalError,
+    PreconditionFailed,
+)
+
+__all__ = (
+    'AuthenticationFailed', 'CommandFailed', 'NotPermitted', 'OutOfMemory', 'ServerUnfit', 'WrongType',
+    'channel_errors', 'connection_errors', 'translate',
+)  # fmt: skip
+
+
+class _Told:
+    # The server's words are the whole text; amqp's classes would put codes around them.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({str(self)!r})'
+
+
+class OutOfMemory(_Told, OperationalError, driver.ResponseError):
+    """The server has reached `maxmemory` and refuses to store. Not retried: only an operator or time
+    helps.
+    """
+
+
+class AuthenticationFailed(_Told, NotAllowed, driver.AuthenticationError):
+    """NOAUTH or WRONGPASS: no or wrong user and password. Not retried."""
+
+
+class NotPermitted(_Told, AccessRefused, driver.NoPermissionError):
+    """NOPERM: the ACL of our user forbids the command, key or channel. Not retried."""
+
+
+class WrongType(_Told, PreconditionFailed, driver.ResponseError):
+    """WRONGTYPE: a key of ours holds something else. Blame: who shares the database."""
+
+
+class CommandFailed(_Told, ChannelError, driver.ResponseError):
+    """The server refused a command for another reason; its words are the text."""
+
+
+class ServerUnfit(_Told, ConnectionLost, driver.ReadOnlyError):
+    """READONLY, LOADING, MASTERDOWN, CLUSTERDOWN, …: this server can't serve us now. Recovery is under
+    way.
+    """
+
+
+#: First word of an error reply → what it means.
+MEANINGS: dict[str, type[Exception]] = {
+    'OOM': OutOfMemory,
+    'NOAUTH': AuthenticationFailed,
+    'WRONGPASS': AuthenticationFailed,
+    'NOPERM': NotPermitted,
+    'WRONGTYPE': WrongType,
+    'READONLY': ServerUnfit,
+    'LOADING': ServerUnfit,
+    'MASTERDOWN': ServerUnfit,
+    'CLUSTERDOWN': ServerUnfit,
+    'UNBLOCKED': ServerUnfit,
+    'NOREPLICAS': ServerUnfit,
+}
+
+#: redis-py strips the first word of the errors it knows: its class then tells it.
+_WORDS: dict[str, str] = {
+    'OutOfMemoryError': 'OOM',
+    'AuthenticationError': 'NOAUTH',
+    'AuthenticationWrongNumberOfArgsError': 'NOAUTH',
+    'NoPermissionError': 'NOPERM',
+    'ReadOnlyError': 'READONLY',
+    'BusyLoadingError': 'LOADING',
+    'MasterDownError': 'MASTERDOWN',
+    'ClusterDownError': 'CLUSTERDOWN',
+}
+
+
+def word_of(error: BaseException) -> str:
+    """The first word of an error reply: what kind it is. Switches: no."""
+    return _WORDS.get(type(error).__name__) or str(error).partition(' ')[0]
+
+
+def translate(error: BaseException, where: str = '') -> BaseException:
+    """Turn an error reply, as redis-py's table made it, into ours. What is ours already stays as it is.
+
+    Switches: no.
+    """
+    if isinstance(error, (AMQPError, OperationalError)):
+        return error
+    word = word_of(error)
+    text = str(error)
+    # A script's error carries the command's: "... script: x, on @user_script:1." around "-OOM ..."
+    for known in MEANINGS:
+        if word == known or f'{known} ' in text[:80]:
+            made = MEANINGS[known](f'{where}: {known} {text.removeprefix(known + " ")}')
+            break
+    else:
+        if isinstance(error, driver.ConnectionError):
+            made = ConnectionLost(f'{where}: {text}')  # e.g. "max number of clients reached"
+        else:
+            made = CommandFailed(f'{where}: {text}')
+    made.__cause__ = error
+    return made
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Does this reply mean that the link is of no more use? Switches: no."""
+    return isinstance(error, driver.RedisError) and (
+        MEANINGS.get(word_of(error)) is ServerUnfit
+        or any(f'{word} ' in str(error)[:80] for word in ('READONLY', 'MASTERDOWN'))
+    )
+
+
+connection_errors: tuple[type[BaseException], ...] = (
+    ConnectionError,
+    InconsistencyError,
+    OSError,
+    EOFError,
+    socket.timeout,
+    driver.ConnectionError,
+    driver.BusyLoadingError,
+    driver.AuthenticationError,
+    driver.TimeoutError,
+)
+channel_errors: tuple[type[BaseException], ...] = (
+    ChannelError,
+    driver.DataError,
+    driver.InvalidResponse,
+    driver.ResponseError,
+)
+
+
+def raised(reply: Any, where: str) -> Any:
+    """The reply, unless it is an error: then that is raised, in our words. Switches: no."""
+    if isinstance(reply, Exception):
+        # One error may be told to many: without this its traceback would grow with each of them.
+        raise translate(reply, where).with_traceback(None)
+    return reply

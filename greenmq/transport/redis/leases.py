@@ -1,0 +1,224 @@
+"""Leases: this consumer says that it lives, and looks for others that do not any more.
+
+Three kinds of work, each a task that knows the transport weakly:
+
+* *keeper*: while anything is unsettled, renews the lease at a third of `lease_timeout`, and four times in
+  `visibility_timeout` the times by which kombu's workers judge our deliveries;
+* *sweeper*: while anything is consumed, asks every `sweep_interval` for the messages of dead consumers. A
+  lock in Redis makes that one look for all workers together, however many there are;
+* *reconcile*: after a loss, what a fetch has taken for us and whose reply was lost with the link goes back.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
+from greenmq.log import get_logger
+from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.scripts import ADOPT, RENEW, SWEEP
+from greenmq.transport.redis.settling import UNTOUCHED
+
+__all__ = ('Leases',)
+
+logger = get_logger('greenmq.transport.redis')
+
+#: Messages that one call of the sweep gives back at most.
+SWEEP_LIMIT = 500
+#: Seconds for one call.
+PATIENCE = 10.0
+
+FAILURES = (AMQPError, OperationalError, OSError)
+
+
+class Leases:
+    """The lease of one transport, and its eye on the others'.
+
+    Arguments:
+        transport (Transport): held weakly.
+        seconds (float): lease_timeout.
+        interval (float): sweep_interval.
+        visibility (float): visibility_timeout.
+    """
+
+    def __init__(self, transport: Any, seconds: float, interval: float, visibility: float) -> None:
+        self._transport = weakref.ref(transport)
+        self.seconds = seconds
+        self.interval = interval
+        self.visibility = visibility
+        self._tasks: dict[str, runtime.Task] = {}
+        self._refreshed = runtime.monotonic()
+
+    def start(self) -> None:
+        """Start the tasks, if they don't run. Switches: no."""
+        for name, run in (('keeper', _keep), ('sweeper', _sweep)):
+            task = self._tasks.get(name)
+            if task is None or task.done:
+                self._tasks[name] = runtime.spawn(
+                    run, weakref.ref(self), name=f'redis-lease-{name}', owner=self
+                )
+
+    def stop(self) -> None:
+        """End the tasks. Switches: no."""
+        for task in self._tasks.values():
+            task.kill()
+        self._tasks.clear()
+
+    @property
+    def lock_ms(self) -> int:
+        """How long one sweep serves all workers: a little less than the interval, or every other would be
+        missed."""
+        return max(int(self.interval * 900), 1)
+
+    # ------------------------------------------------------------------ ours
+
+    def renew(self, transport: Any) -> None:
+        """Renew the leases of all homes where something is unsettled. Switches: yes."""
+        session, keys = transport.session, transport.keys
+        refresh = runtime.monotonic() - self._refreshed >= self.visibility / 4
+        for home in keys.homes():
+            kept = session.run(
+                RENEW,
+                (home.lease, home.own, home.times, home.consumers),
+                (int(self.seconds * 1000), keys.consumer, '1' if refresh else '0'),
+                runtime.Deadline.after(PATIENCE),
+            )
+            if not kept:
+                logger.warning(
+                    '%s: the lease had ended (%g s): messages in work here may be delivered to others too',
+                    session.name,
+                    self.seconds,
+                )
+        if refresh:
+            self._refreshed = runtime.monotonic()
+
+    def reconcile(self, transport: Any) -> int:
+        """Give back what the server has noted for us and we know nothing of. Returns how many.
+
+        Switches: yes.
+        """
+        session, keys = transport.session, transport.keys
+        limit = transport._number  # what is fetched from now on is none of our business
+        lost = 0
+        for home in keys.homes():
+            tags = session.execute(('ZRANGE', home.own, 0, -1), home.own, runtime.Deadline.after(PATIENCE))
+            known = transport._known_tags()
+            for raw in tags:
+                tag = bytes(raw).decode()
+                if tag not in known and int(tag.split(':')[2]) < limit:
+                    transport.settler.give_back_home(home, tag, UNTOUCHED)
+                    lost += 1
+        if lost:
+            logger.info(
+                '%s: gave back %d messages whose delivery was lost with the connection', session.name, lost
+            )
+        return lost
+
+    # ---------------------------------------------------------------- others'
+
+    def sweep(self, transport: Any, force: bool = False) -> tuple[int, float]:
+        """Look for messages of the dead once.
+
+        Arguments:
+            force (bool): also if somebody has looked just now.
+        Returns:
+            tuple[int, float]: messages given back; seconds until it is time to look again.
+        Switches: yes.
+        """
+        session, keys = transport.session, transport.keys
+        restored, wait = 0, self.interval
+        for home in keys.homes():
+            reply = session.run(
+                SWEEP,
+                (home.unacked, home.times, home.consumers, home.sweep),
+                (
+                    keys.head, keys.tail, keys.sep, self.lock_ms, SWEEP_LIMIT, home.lease_of, home.tags_of,
+                    self.visibility, 'force' if force else '',
+                ),
+                runtime.Deadline.after(PATIENCE),
+            )  # fmt: skip
+            restored += reply[0]
+            wait = min(wait, reply[1] / 1000)
+            for at in range(2, len(reply), 2):
+                restored += self._adopt(transport, home, reply[at], reply[at + 1])
+        if restored:
+            logger.warning(
+                '%s: %d messages of consumers that are gone went back to their queues', session.name, restored
+            )
+        return restored, wait
+
+    def _adopt(self, transport: Any, home: Home, tag: Any, value: Any) -> int:
+        """Give back an overdue message of a kombu worker, as kombu would: by its exchange and key."""
+        text = bytes(value).decode()
+        try:
+            message, end = json.JSONDecoder().raw_decode(text, 1)
+            exchange, routing_key = json.loads('[' + text[end:].lstrip()[1:])[:2]
+            priority = int((message.get('properties') or {}).get('priority') or 0)
+        except (ValueError, TypeError, AttributeError, IndexError):
+            logger.exception(
+                '%s: %r is no delivery that could be restored: %r', home.unacked, tag, text[:200]
+            )
+            return 0
+        raw = text[1:end]
+        queues = (
+            transport.bindings.route(exchange, transport._kind_of(exchange), routing_key)
+            if exchange
+            else (routing_key,)
+        )
+        keys = transport.keys
+        lists = [keys.list_of(queue, keys.step(priority)) for queue in queues]
+        return int(
+            transport.session.run(
+                ADOPT, (home.unacked, home.times, *lists), (tag, raw), runtime.Deadline.after(PATIENCE)
+            )
+        )
+
+
+def _keep(ref: weakref.ref[Leases]) -> None:
+    while True:
+        leases = ref()
+        transport = leases._transport() if leases is not None else None
+        if leases is None or transport is None:
+            return
+        pause = min(leases.seconds / 3, leases.visibility / 4)
+        del leases, transport
+        runtime.sleep(pause)
+        leases = ref()
+        transport = leases._transport() if leases is not None else None
+        if leases is None or transport is None or transport.session.closed:
+            return
+        if not transport._has_unsettled():
+            if not transport._consumes():
+                return
+            continue
+        try:
+            leases.renew(transport)
+        except ConnectionClosed:
+            return
+        except FAILURES as error:
+            logger.warning('%s: the lease was not renewed: %s', transport.session.name, error)
+
+
+def _sweep(ref: weakref.ref[Leases]) -> None:
+    pause = 0.0
+    while True:
+        runtime.sleep(pause)
+        leases = ref()
+        transport = leases._transport() if leases is not None else None
+        if leases is None or transport is None or transport.session.closed or not transport._consumes():
+            return
+        pause = leases.interval
+        transport._check_consuming()
+        if not transport.session.connected:
+            continue
+        try:
+            _, pause = leases.sweep(transport)
+        except ConnectionClosed:
+            return
+        except FAILURES as error:
+            logger.warning('%s: could not look for dead consumers: %s', transport.session.name, error)
+        pause = min(max(pause, 0.01), leases.interval)
+        del leases, transport

@@ -1,0 +1,364 @@
+"""One Redis connection over all its lives: the present link, its recovery, and what waits for either.
+
+States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, after 0.05 s, 0.1 s … 1 s
+with jitter, until it is open or closed), *closed*. Calls made meanwhile wait within their deadline (Contract
+3).
+"""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from redis.exceptions import NoScriptError
+
+from greenmq import runtime
+from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, OperationalError
+from greenmq.log import get_logger
+from greenmq.transport.redis import wire
+from greenmq.transport.redis.errors import raised
+from greenmq.transport.redis.link import Link, Taker
+from greenmq.transport.redis.scripts import Script
+
+__all__ = ('Session', 'SessionOwner', 'Watch')
+
+logger = get_logger('greenmq.transport.redis')
+
+#: Seconds between two attempts to recover, at least and at most.
+FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0
+#: Seconds for one attempt to recover.
+ATTEMPT = 5.0
+
+
+class SessionOwner(Protocol):
+    """Who is told of the lives of a session. Nothing here may switch."""
+
+    def on_lost(self, session: Session, error: BaseException) -> None: ...
+
+    def on_recovered(self, session: Session) -> None: ...
+
+    def on_pushed(self, session: Session, push: Any) -> None: ...
+
+
+#: Opens a link that is ready for commands: (the link's owner, deadline).
+Dial = Callable[[Any, runtime.Deadline], Link]
+
+
+class Watch:
+    """Who wants to know that one of some keys was changed by anybody, or that this cannot be told any
+    more.
+    """
+
+    def hit(self) -> None:
+        """Called without the key: it may be all of them. Switches: no."""
+        raise NotImplementedError
+
+
+class Session:
+    """One connection with epochs.
+
+    Arguments:
+        dial (Dial): opens a link.
+        name (str): for texts.
+        owner (SessionOwner): held weakly.
+    Attributes:
+        epoch (int): how often it was opened.
+        link (Link | None): the present one.
+    """
+
+    def __init__(self, dial: Dial, name: str, owner: SessionOwner | None = None) -> None:
+        self.name = name
+        self.epoch = 0
+        self.link: Link | None = None
+        self.closed = False
+        self.clustered = False
+        self.failure: BaseException | None = None
+        self._dial = dial
+        self._owner = weakref.ref(owner) if owner is not None else _nobody
+        self._waiting: list[runtime.Waiter] = []
+        self._attempts: list[runtime.Waiter] = []
+        self._recovery: runtime.Task | None = None
+        self._watches: dict[bytes, weakref.WeakSet[Watch]] = {}
+
+    @property
+    def state(self) -> str:
+        """One word of those above."""
+        if self.closed:
+            return 'closed'
+        if self.connected:
+            return 'open'
+        return 'backoff' if self.epoch else 'connecting'
+
+    @property
+    def connected(self) -> bool:
+        """Is there a living link?"""
+        link = self.link
+        return link is not None and link.error is None
+
+    @property
+    def tracks(self) -> bool:
+        """Does the server tell of changed keys?"""
+        link = self.link
+        return link is not None and link.tracks
+
+    def __repr__(self) -> str:
+        return f'<Session {self.name}: {self.state}, epoch {self.epoch}, {self.link!r}>'
+
+    # ---- lives
+
+    def open(self, deadline: runtime.Deadline) -> None:
+        """Dial for the first time.
+
+        Raises:
+            ConnectionLost, OSError, TimeoutError: not reached. Others: refused.
+        Switches: yes. Killed: nothing stays open.
+        """
+        link = self._dial(self, deadline)
+        if self.closed:
+            link.close()
+            raise ConnectionClosed(f'{self.name} was closed while it was being opened')
+        self._opened(link)
+
+    def _opened(self, link: Link) -> None:  # no switch
+        if self.closed:
+            link.close()
+            return
+        self.link = link
+        self.failure = None
+        self.epoch += 1
+        if link.error is not None:
+            self.on_link_end(link, link.error)
+            return
+        self._hit_all()
+        owner = self._owner()
+        if owner is not None and self.epoch > 1:
+            owner.on_recovered(self)
+        for waiters in (self._waiting, self._attempts):
+            for waiter in waiters[:]:
+                waiter.wake()
+            waiters.clear()
+
+    def on_link_end(self, link: Link, error: BaseException) -> None:
+        """See `LinkOwner`. Switches: no."""
+        if link is not self.link or self.closed:
+            return
+        self.failure = error
+        self._hit_all()
+        owner = self._owner()
+        if owner is not None:
+            owner.on_lost(self, error)
+        if self._recovery is None or self._recovery.done:
+            self._recovery = runtime.spawn(
+                _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
+            )
+
+    def _attempt_failed(self, error: BaseException) -> None:  # no switch
+        self.failure = error
+        attempts, self._attempts = self._attempts, []
+        for waiter in attempts:
+            waiter.fail(error)
+
+    def close(self) -> None:
+        """End for good; whoever waits gets ConnectionClosed. Switches: no."""
+        if self.closed:
+            return
+        self.closed = True
+        error = ConnectionClosed(f'the connection to redis {self.name} was closed')
+        if self._recovery is not None:
+            self._recovery.kill()
+        if self.link is not None:
+            self.link.end(error)
+        for waiters in (self._waiting, self._attempts):
+            for waiter in waiters[:]:
+                waiter.fail(error)
+            waiters.clear()
+        self._hit_all()
+
+    def wait_open(self, deadline: runtime.Deadline | None) -> Link:
+        """The living link, waiting for the recovery if need be.
+
+        Raises:
+            TimeoutError: not in time. ConnectionClosed: closed.
+        Switches: only if it is not open.
+        """
+        return self._wait(self._waiting, deadline)
+
+    def wait_attempt(self, deadline: runtime.Deadline | None) -> Link:
+        """As `wait_open`, but no longer than to the end of the present attempt.
+
+        Raises:
+            Exception: what the attempt failed with.
+        """
+        return self._wait(self._attempts, deadline)
+
+    def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
+        while True:
+            link = self.link
+            if link is not None and link.error is None:
+                return link
+            if self.closed:
+                raise ConnectionClosed(f'the connection to redis {self.name} is closed')
+            waiter = runtime.Waiter(f'redis {self.name} is away ({self.failure}); it did not come back')
+            line.append(waiter)
+            try:
+                waiter.wait(deadline)
+            finally:
+                if waiter in line:
+                    line.remove(waiter)
+
+    # ---- commands
+
+    def execute(
+        self, command: tuple[Any, ...], key: str | None = None, deadline: runtime.Deadline | None = None
+    ) -> Any:
+        """Run one command.
+
+        Arguments:
+            command (tuple): its words.
+            key (str): a key of it, for a cluster; None for none.
+        Raises:
+            ConnectionLost: cut while it ran: it may have run or not. Our classes of `errors`.
+            TimeoutError: not in time.
+        Switches: yes. Killed: the reply is thrown away.
+        """
+        return raised(self.wait_open(deadline).call(command, deadline), self.name)
+
+    def execute_many(
+        self,
+        commands: list[tuple[Any, ...]],
+        key: str | None = None,
+        deadline: runtime.Deadline | None = None,
+    ) -> list[Any]:
+        """Run several commands on the keys of one slot at once; the first error is raised.
+
+        Raises, Switches: as `execute`.
+        """
+        replies = self.wait_open(deadline).call_many(commands, deadline)
+        return [raised(reply, self.name) for reply in replies]
+
+    def run(
+        self,
+        script: Script,
+        keys: Iterable[Any],
+        arguments: Iterable[Any] = (),
+        deadline: runtime.Deadline | None = None,
+        orphan: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Run a script, loading it if the server does not know it (yet, or after a restart).
+
+        Arguments:
+            keys (Iterable[str]): in a cluster all of one slot.
+            orphan (Callable): gets the reply if the caller is killed or timed out before it could; never
+                switches.
+        Raises, Switches: as `execute`.
+        """
+        names = list(keys)
+        words = (len(names), *names, *arguments)
+        reply = self._ask(('EVALSHA', script.digest, *words), names[0], deadline, orphan)
+        if isinstance(reply, NoScriptError):
+            reply = self._ask(('EVAL', script.text, *words), names[0], deadline, orphan)
+        return raised(reply, self.name)
+
+    def _ask(
+        self,
+        command: tuple[Any, ...],
+        key: str,
+        deadline: runtime.Deadline | None,
+        orphan: Callable[[Any], Any] | None,
+    ) -> Any:
+        link = self.wait_open(deadline)
+        if orphan is None:
+            return link.call(command, deadline)
+        call = _Kept(runtime.Waiter(f'redis {self.name}: no reply to {command[0]}'), orphan)
+        link.send(wire.pack(command), call.take)
+        return call.waiter.wait(deadline, orphan)
+
+    def post(self, data: bytes, key: str, take: Taker, count: int = 1) -> None:
+        """Send `count` packed commands on one key without waiting. Switches: no.
+
+        Raises:
+            ConnectionLost, ConnectionClosed: there is no link now; nothing was sent.
+        """
+        link = self.link
+        if link is None:
+            raise ConnectionLost(f'redis {self.name} is away')
+        link.send(data, take, count)
+
+    def on_all_nodes(self, command: tuple[Any, ...], deadline: runtime.Deadline | None = None) -> list[Any]:
+        """Run a command on each server that holds data. Raises, Switches: as `execute`."""
+        return [self.execute(command, None, deadline)]
+
+    # ---- what the server tells
+
+    def watch(self, keys: Iterable[str], watch: Watch) -> None:
+        """Have `watch.hit()` called when one of the keys changes that were read since. Switches: no."""
+        for key in keys:
+            self._watches.setdefault(key.encode(), weakref.WeakSet()).add(watch)
+
+    def unwatch(self, keys: Iterable[str], watch: Watch) -> None:
+        """Undo `watch`. Switches: no."""
+        for key in keys:
+            name = key.encode()
+            found = self._watches.get(name)
+            if found is not None:
+                found.discard(watch)
+                if not found:
+                    del self._watches[name]
+
+    def on_push(self, link: Link, push: Any) -> None:
+        """See `LinkOwner`. Switches: no."""
+        if push and push[0] == b'invalidate':
+            if push[1] is None:
+                self._hit_all()  # the whole database was emptied
+                return
+            for key in push[1]:
+                for watch in list(self._watches.get(key, ())):
+                    watch.hit()
+            return
+        owner = self._owner()
+        if owner is not None:
+            owner.on_pushed(self, push)
+
+    def _hit_all(self) -> None:
+        for watch in {watch for watches in self._watches.values() for watch in watches}:
+            watch.hit()
+
+
+class _Kept:
+    """Takes a reply that must not be thrown away: who comes too late for it has it handed to `orphan`."""
+
+    __slots__ = ('orphan', 'waiter')
+
+    def __init__(self, waiter: runtime.Waiter, orphan: Callable[[Any], Any]) -> None:
+        self.waiter = waiter
+        self.orphan = orphan
+
+    def take(self, reply: Any) -> None:
+        if not self.waiter.wake(reply):
+            self.orphan(reply)
+
+
+def _nobody() -> None:
+    return None
+
+
+def _recover(ref: weakref.ref[Session]) -> None:
+    pause = 0.0
+    while True:
+        runtime.sleep(pause * random.uniform(0.5, 1.0))
+        session = ref()
+        if session is None or session.closed or session.connected:
+            return
+        try:
+            link = session._dial(session, runtime.Deadline.after(ATTEMPT))
+        except (AMQPError, OSError, OperationalError) as error:
+            logger.warning('redis %s: not recovered yet: %s', session.name, error)
+            session._attempt_failed(error)
+        else:
+            session._recovery = None
+            session._opened(link)
+            return
+        del session
+        pause = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
