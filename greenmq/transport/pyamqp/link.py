@@ -249,7 +249,7 @@ class Link:
             ConnectionLost, ConnectionClosed: the link ended.
         """
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # it is told to many, and would grow with each
         self._out.append(frames)
         self.out_bytes += len(frames)
         idle = self._idle
@@ -290,7 +290,7 @@ class Link:
                     sent='no',
                 ) from None
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         if self.out_bytes > YIELD_BYTES:
             runtime.sleep(0)
 
@@ -446,7 +446,7 @@ class Link:
         self.send(wire.method_frame(0, (10, 70), arguments))
         waiter.wait(deadline)
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
 
     # ---- heartbeats
 

@@ -132,7 +132,7 @@ class WireChannel:
 
     def __init__(self, link: Link, owner: WireOwner) -> None:
         if link.error is not None:
-            raise link.error
+            raise link.error.with_traceback(None)
         self.link = link
         self.id = link.allocate()
         link.wires[self.id] = self
@@ -177,7 +177,7 @@ class WireChannel:
     def send(self, frames: bytes) -> None:
         """Queue whole frames of this channel. Never switches."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         self.link.send(frames)
 
     def take_turn(self, deadline: runtime.Deadline) -> None:
