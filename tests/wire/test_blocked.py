@@ -92,3 +92,19 @@ def test_events_tell_both(talk):
     assert told == [('blocked', 'no reason given'), ('unblocked', None)]
     for each in subscriptions:
         each.cancel()
+
+
+def test_the_options_on_blocked_and_on_unblocked_are_called_in_a_task_that_may_wait(talk):
+    told = []
+
+    def note(*arguments):
+        gevent.idle()
+        told.append(arguments)
+
+    channel, broker = talk(on_blocked=note, on_unblocked=note)
+    block(channel, broker)
+    unblock(broker)
+    with gevent.Timeout(SOON):
+        while len(told) < 2:
+            gevent.idle()
+    assert told == [('low on memory',), ()]

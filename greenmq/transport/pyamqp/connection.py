@@ -422,10 +422,18 @@ class Connection:
         self.log.warning(
             '%s: %s', self.name, f'blocked by the broker: {reason}' if reason else 'no longer blocked'
         )
+        options = self.settings.__dict__
         if reason is None:
             events.emit('unblocked', self.source)
+            self._call_back(options.get('on_unblocked'))
         else:
             events.emit('blocked', self.source, reason=reason)
+            self._call_back(options.get('on_blocked'), reason)
+
+    def _call_back(self, callback: Callable[..., Any] | None, *args: Any) -> None:
+        # The program's own code has no business in the reader: a task of its own may take its time.
+        if callback is not None:
+            runtime.spawn(callback, *args, name=f'amqp-callback {self.name}')
 
     # ---- events
 
