@@ -1,8 +1,8 @@
 """Round every test: a green timeout, no error in the hub, no greenlet left over, an empty in-memory broker.
 
 Tests run in the main greenlet, as a script of a user does, so that fixtures and the test share it. The time
-limit is a Timeout of the runtime, thrown there; pytest-timeout, half a minute later, is the last net for a test
-that never lets the hub run.
+limit is a Timeout of the runtime, thrown there; pytest-timeout, half a minute later, is the last net for a
+test that never lets the hub run.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`python -m tests.run_eventlet …` is `pytest …` in a process that eventlet patched before anything else.
 
-eventlet has nothing like `python -m gevent.monkey --module`. With `--unpatched` first, eventlet runs but patches
-nothing.
+eventlet has nothing like `python -m gevent.monkey --module`. With `--unpatched` first, eventlet runs but
+patches nothing.
 """
 from __future__ import annotations
 

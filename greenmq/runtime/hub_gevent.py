@@ -16,7 +16,7 @@ from gevent.timeout import Timeout
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub',
     'hold', 'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer',
-    'unlink', 'watch', 'wsgi_server',
+    'unlink', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
@@ -78,6 +78,10 @@ def hold(hub: Any) -> Any:
 
 def _nothing() -> None:
     pass
+
+
+def when_idle(hub: Any, callback: Callable[..., None], *args: Any) -> None:
+    pass  # gevent raises LoopExit in the main greenlet
 
 
 def end_thread() -> None:

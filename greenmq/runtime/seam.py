@@ -53,6 +53,9 @@ class Library:
     * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
     * `hold(hub)`: a `Handle`; until closed, that hub waits for `post` although nothing else can wake it.
       Without it gevent calls such a wait a deadlock.
+    * `when_idle(hub, callback, *args)`: in a forked child, and at most once: call it from the hub when
+      nothing is left that could ever run. A library that then throws an error into the main greenlet need
+      not.
     * `original(module, name)`: what the standard library had there before any monkey patching.
     * `end_thread()`: called last in a native thread, destroys the hub that something in it may have made.
     * `reinit()`: makes the hub of this thread usable in a forked child.
@@ -73,6 +76,7 @@ class Library:
     timer: Callable[..., Handle]
     watch: Callable[[Any, int, bool], Watcher]
     hold: Callable[[Any], Handle]
+    when_idle: Callable[..., None]
     original: Callable[[str, str], Any]
     end_thread: Callable[[], None]
     reinit: Callable[[], None]

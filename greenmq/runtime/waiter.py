@@ -229,6 +229,7 @@ def tell_waiters() -> None:
                 library.run_soon(hub, waiter._continue)
             elif waiter._state == _PENDING:
                 waiter._state = _LEFT  # its timer goes off here as well, and shall find nothing to do
+                library.when_idle(hub, waiter._continue)
         else:
             # Its thread does not exist here: nobody will ever take it out, and whoever wakes it wakes nobody.
             _parked.discard(waiter)

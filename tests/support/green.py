@@ -1,6 +1,7 @@
 """gevent's words for the tests, on the runtime under test: `green.spawn`, `green.sleep`, `green.Timeout`, …
 
-On gevent each is gevent's own. A test that is about gevent itself imports gevent, and does not run on eventlet.
+On gevent each is gevent's own. A test that is about gevent itself imports gevent, and does not run on
+eventlet.
 """
 from __future__ import annotations
 
@@ -54,6 +55,6 @@ PATCH_ALL = {
 }[RUNTIME]
 
 __all__ = (
-    'PATCH_ALL', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit', 'Timeout', 'getcurrent', 'idle',
-    'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
+    'PATCH_ALL', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit', 'Timeout', 'getcurrent',
+    'idle', 'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
 )  # fmt: skip

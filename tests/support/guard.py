@@ -1,4 +1,4 @@
-"""What is watched round every test, on the runtime under test: time, errors of the hub, greenlets left over."""
+"""What is watched round every test, on its runtime: time, errors of the hub, greenlets left over."""
 from __future__ import annotations
 
 from tests.support.green import RUNTIME

@@ -1,4 +1,4 @@
-"""What is watched round every test under gevent: its time, the errors given to the hub, the greenlets it leaves."""
+"""What is watched round every test on gevent: its time, the errors of the hub, the greenlets it leaves."""
 from __future__ import annotations
 
 import contextlib
