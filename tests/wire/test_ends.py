@@ -124,6 +124,9 @@ def test_an_ack_while_the_other_consumers_are_still_being_started_is_sent(talk):
     seen = []
     start_consumer(channel, broker, seen.append)
     starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', callback=seen.append)
+    control = broker.open_channel()
+    assert broker.recv(spec.Queue.Declare).read('Bsb')[1:3] == ['q2', True], 'is it there?'
+    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
     broker.recv(spec.Basic.Consume)
     broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
     starting.result()

@@ -258,10 +258,21 @@ class Consuming:
             if self.qos is None and not consumer.no_ack and self.connection.settings.default_prefetch:
                 self.set_qos(0, self.connection.settings.default_prefetch, False, deadline)
             consumer.unlimited = consumer.no_ack or not (self.qos and self.qos[1])
+            if not nowait and (self.consumers or len(self.ledger)):
+                self._look_up(consumer.queue, deadline)
             self._start(key, consumer, deadline, nowait)
         finally:
             self._starting.discard(key)
         return consumer.tag
+
+    def _look_up(self, queue: str, deadline: runtime.Deadline) -> None:
+        # A 404 for the consume itself would close the wire, and take the deliveries that are out with it.
+        if not queue.startswith('amq.rabbitmq.'):
+            name = self.connection.current_name(queue)
+            encoded = methods.encode(
+                methods.QUEUE_DECLARE, (0, name, True, False, False, False, False, {})
+            )
+            self.connection.control_call(methods.QUEUE_DECLARE, encoded, False, deadline)
 
     def _start(self, key: bytes, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> None:
         def started(reply: Reply) -> None:

@@ -1,0 +1,372 @@
+"""What RabbitMQ has beyond the contract: queues and consumers of all kinds, tx, direct replies, delays."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pathlib
+
+import gevent
+import pytest
+from amqp.exceptions import AMQPNotImplementedError
+
+from greenmq import Connection, Consumer, Exchange, Queue, binding
+from greenmq.exceptions import (
+    AccessRefused,
+    InvalidArgument,
+    PreconditionFailed,
+    ResourceLocked,
+    Unroutable,
+)
+from greenmq.transport import native_delayed_delivery as delayed
+from tests.contract.conftest import text
+
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture
+def connect(amqp_url):
+    opened = []
+
+    def connect(**options):
+        opened.append(Connection(amqp_url, **options).connect())
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def connection(connect):
+    return connect()
+
+
+@pytest.fixture
+def here(connection, bench):
+    return bench(connection.channel())
+
+
+def settle(here, seconds=0.2):
+    """Handle all that comes until nothing has for so long."""
+    here.drain(seconds)
+
+
+def test_prefetch_is_of_each_consumer_or_on_request_of_the_channel(here, connection, bench):
+    channel = here.channel
+    channel.queue_declare('q', auto_delete=False)
+    for n in range(10):
+        here.put('q', n)
+    got = collections.Counter()
+    channel.basic_qos(0, 2, False)
+    for tag in 'ab':
+        here.consume('q', lambda message: got.update([message.delivery_info['consumer_tag']]), tag=tag)
+    here.until(lambda: got.total() == 4)
+    settle(here)
+    assert got == {'a': 2, 'b': 2}
+    shared = bench(connection.channel())
+    shared.channel.basic_qos(0, 3, a_global=True)
+    for tag in 'cd':
+        shared.consume('q', lambda message: got.update([message.delivery_info['consumer_tag']]), tag=tag)
+    here.until(lambda: got.total() == 7)
+    settle(here)
+    assert got['c'] + got['d'] == 3
+
+
+def test_a_consumer_without_qos_gets_the_default_prefetch(connect, bench):
+    here = bench(connect(transport_options={'default_prefetch': 3}).channel())
+    here.channel.queue_declare('q', auto_delete=False)
+    for n in range(10):
+        here.put('q', n)
+    got = []
+    here.consume('q', got.append)
+    here.until(lambda: len(got) == 3)
+    settle(here)
+    assert len(got) == 3
+
+
+def test_consumers_with_priority_are_served_first(connection):
+    queue, got = Queue('q', durable=False), []
+    low = Consumer(connection.channel(), [queue], callbacks=[lambda body, m: got.append('low') or m.ack()])
+    high = Consumer(
+        connection.channel(),
+        [Queue('q', durable=False, consumer_arguments={'x-priority': 10})],
+        callbacks=[lambda body, m: got.append('high') or m.ack()],
+    )
+    with low, high:
+        for n in range(6):
+            connection.Producer().publish(n, routing_key='q')
+        while len(got) < 6:
+            connection.drain_events(timeout=5)
+    assert got == ['high'] * 6
+
+
+def test_an_exclusive_consumer_keeps_others_out(here, connection):
+    here.channel.queue_declare('q', auto_delete=False)
+    here.channel.basic_consume('q', exclusive=True)
+    other = connection.channel()
+    with pytest.raises(AccessRefused, match='exclusive'):
+        other.basic_consume('q')
+    assert not other.callbacks
+    other.queue_declare('q', passive=True)
+
+
+def test_an_exclusive_queue_is_locked_for_other_connections(here, connect):
+    here.channel.queue_declare('mine', exclusive=True)
+    with pytest.raises(ResourceLocked):
+        connect().default_channel.queue_declare('mine', exclusive=True)
+
+
+def test_a_single_active_consumer_and_its_heir(connection):
+    queue = Queue('q', durable=False, queue_arguments={'x-single-active-consumer': True})
+    got = []
+    first, second = (
+        Consumer(
+            connection.channel(),
+            [queue],
+            callbacks=[lambda body, m, who=who: got.append((who, body)) or m.ack()],
+        )
+        for who in ('first', 'second')
+    )
+    first.consume()
+    second.consume()
+    producer = connection.Producer()
+    for n in range(3):
+        producer.publish(n, routing_key='q')
+    while len(got) < 3:
+        connection.drain_events(timeout=5)
+    first.cancel()
+    producer.publish(3, routing_key='q')
+    while len(got) < 4:
+        connection.drain_events(timeout=5)
+    assert got == [('first', 0), ('first', 1), ('first', 2), ('second', 3)]
+    second.cancel()
+
+
+def test_a_stream_is_read_from_any_offset_and_again(connection):
+    stream = Queue('stream', durable=True, queue_arguments={'x-queue-type': 'stream'})
+    stream(connection).declare()
+    producer = connection.Producer()
+    for n in range(5):
+        producer.publish(n, routing_key='stream')
+    for offset, expected in (('first', [0, 1, 2, 3, 4]), (3, [3, 4]), (0, [0, 1, 2, 3, 4])):
+        got = []
+        reading = Consumer(
+            connection.channel(),
+            [
+                Queue(
+                    'stream',
+                    queue_arguments={'x-queue-type': 'stream'},
+                    consumer_arguments={'x-stream-offset': offset},
+                )
+            ],
+            callbacks=[
+                lambda body, m, got=got: got.append((body, m.headers['x-stream-offset'])) or m.ack()
+            ],
+            prefetch_count=2,
+        )
+        with reading:
+            while len(got) < len(expected):
+                connection.drain_events(timeout=5)
+        assert got == [(n, n) for n in expected]
+
+
+def test_a_direct_reply(connect, connection, bench):
+    """The reply comes over the wire that asked: no queue is declared for it."""
+    asking, answering = bench(connection.channel()), bench(connect().channel())
+    for name in ('rpc', 'other'):
+        answering.channel.queue_declare(name, auto_delete=False)
+    replies = []
+
+    def answer(message):
+        answering.publish(text(message).upper(), '', message.properties['reply_to'])
+        message.ack()
+
+    answering.consume('rpc', answer)
+    asking.put('other', 'by the publishing wire')
+    asking.consume('amq.rabbitmq.reply-to', lambda m: replies.append(text(m)), no_ack=True, tag='replies')
+    for n in range(3):
+        asking.put('rpc', f'question {n}', reply_to='amq.rabbitmq.reply-to')
+    with gevent.Timeout(10):
+        while len(replies) < 3:
+            answering.drain(0.01)
+            asking.drain(0.01)
+    assert replies == ['QUESTION 0', 'QUESTION 1', 'QUESTION 2']
+    asking.put('other', 'by the one wire')
+    assert answering.get_all('other') == ['by the publishing wire', 'by the one wire']
+    with pytest.raises(Unroutable):
+        asking.publish('x', '', 'nobody', mandatory=True)
+
+
+def test_dead_letters_say_why(here):
+    channel = here.channel
+    channel.exchange_declare('dlx', 'fanout')
+    channel.queue_declare('dead', auto_delete=False)
+    channel.queue_bind('dead', 'dlx')
+    Queue(
+        'alive', durable=False, max_length=1, message_ttl=0.02,
+        queue_arguments={'x-dead-letter-exchange': 'dlx'},
+    )(channel).declare()  # fmt: skip
+    for body in ('over the length', 'too old'):
+        here.put('alive', body)
+    found = {text(m): m.headers['x-first-death-reason'] for m in (here.wait_get('dead') for _ in range(2))}
+    assert found == {'over the length': 'maxlen', 'too old': 'expired'}
+
+
+def test_queue_options_reach_the_broker(here, rabbitmq, amqp_vhost):
+    queue = Queue(
+        'q', durable=True, auto_delete=False, expires=60, message_ttl=5.5, max_length=7, max_length_bytes=999,
+        max_priority=3, queue_arguments={'x-overflow': 'reject-publish', 'x-queue-mode': 'lazy'},
+    )  # fmt: skip
+    queue(here.channel).declare()
+    assert rabbitmq.api('GET', f'queues/{amqp_vhost}/q')['arguments'] == {
+        'x-expires': 60000, 'x-message-ttl': 5500, 'x-max-length': 7, 'x-max-length-bytes': 999,
+        'x-max-priority': 3, 'x-overflow': 'reject-publish', 'x-queue-mode': 'lazy',
+    }  # fmt: skip
+
+
+def test_messages_with_priority_come_first(here):
+    Queue('q', durable=False, max_priority=9)(here.channel).declare()
+    for priority in (0, 5, 9, None):
+        here.put('q', priority, priority=priority)
+    assert here.get_all('q')[:2] == ['9', '5']
+
+
+def test_a_transaction_takes_effect_as_a_whole(connection, here, bench):
+    here.channel.queue_declare('q', auto_delete=False)
+    tx = bench(connection.channel())
+    tx.channel.tx_select()
+    here.put('q', 'taken')
+    message = tx.get('q')
+    message.ack()
+    tx.put('q', 'published')
+    assert here.get('q') is None
+    tx.channel.tx_rollback()
+    tx.channel.basic_recover(requeue=True)
+    message = tx.wait_get('q')
+    assert text(message) == 'taken', 'the rollback took back the ack as well'
+    tx.put('q', 'published')
+    message.ack()
+    tx.channel.tx_commit()
+    assert text(here.wait_get('q')) == 'published'
+    assert here.get('q') is None
+    with pytest.raises(InvalidArgument, match='confirm_select'):
+        tx.channel.confirm_select()
+
+
+def test_what_rabbitmq_does_not_know_is_refused_here(here):
+    """Each of these would close the channel or the whole connection."""
+    for refused in (
+        lambda: here.channel.basic_recover(requeue=False),
+        lambda: here.channel.basic_publish(here.channel.prepare_message(b''), '', 'q', immediate=True),
+    ):
+        with pytest.raises(AMQPNotImplementedError):
+            refused()
+    assert here.channel.connection.epoch == 1
+    assert here.client.connected
+
+
+def test_a_wrong_user_id_is_the_publishers_own_error(here, connection):
+    here.channel.queue_declare('q', auto_delete=False)
+    greenlets = [gevent.spawn(here.put, 'q', n) for n in range(20)]
+    with pytest.raises(PreconditionFailed, match='user_id'):
+        here.put('q', 'bad', user_id='mallory')
+    gevent.joinall(greenlets, raise_error=True, timeout=10)
+    assert {str(n) for n in range(20)} == set(here.get_all('q'))
+
+
+def test_a_missing_queue_costs_the_other_consumers_nothing(here):
+    """A 404 for consume closes its wire: with deliveries in hand the queue is looked for elsewhere first."""
+    here.channel.queue_declare('q', auto_delete=False)
+    held = []
+    here.consume('q', held.append, tag='holds')
+    here.put('q', 'in hand')
+    here.until(lambda: held)
+    with pytest.raises(Exception, match='missing'):
+        here.consume('missing', held.append, tag='other')
+    assert held[0].ack() is not False
+    here.put('q', 'next')
+    here.until(lambda: len(held) == 2)
+    assert not held[1].delivery_info['redelivered'] and list(here.channel.callbacks) == ['holds']
+
+
+def test_nack_multiple_leaves_the_acked_alone(here):
+    here.channel.queue_declare('q', auto_delete=False)
+    for n in range(4):
+        here.put('q', n)
+    held = [here.get('q') for _ in range(4)]
+    held[0].ack()
+    here.channel.basic_nack(held[2].delivery_tag, multiple=True, requeue=True)
+    held[3].ack()
+    assert here.get_all('q') == ['1', '2']
+    assert here.channel.consuming.wire.is_open
+
+
+def test_gets_and_deliveries_in_any_order_are_acked_each(here):
+    """A multiple ack must not take a message along that a get has just fetched."""
+    for name in ('q', 'pulled'):
+        here.channel.queue_declare(name, auto_delete=False)
+    here.channel.basic_qos(0, 500)
+    delivered = []
+    here.consume('q', lambda message: delivered.append(message.ack()))
+    fetched = []
+
+    def fetch():
+        while (message := here.get('pulled')) is not None:
+            fetched.append(message)
+
+    for n in range(100):
+        here.put('q', n)
+        here.put('pulled', n)
+    getting = gevent.spawn(fetch)
+    here.until(lambda: len(delivered) == 100)
+    getting.get(timeout=10)
+    assert len(fetched) == 100 and all(message.ack() is not False for message in fetched)
+    here.channel.close()
+    again = type(here)(here.client.channel())
+    assert again.get('pulled') is None and again.get('q') is None
+
+
+# ------------------------------------------------------------------------------- native delayed delivery
+
+
+def topology(rabbitmq, vhost):
+    found = rabbitmq.api('GET', f'definitions/{vhost}')
+    for kind in ('exchanges', 'queues', 'bindings'):
+        for entity in found[kind]:
+            entity.pop('vhost', None)
+            yield f'{kind[0]} {json.dumps(entity, sort_keys=True)}'
+
+
+@pytest.mark.parametrize('queue_type', ['classic', pytest.param('quorum', marks=pytest.mark.slow)])
+def test_the_chain_is_the_one_that_kombu_declares(connection, rabbitmq, amqp_vhost, queue_type):
+    """Recorded from kombu 5.7 on RabbitMQ 3.10: both libraries' programs share one chain."""
+    recorded = (HERE / 'native_delayed_delivery.txt').read_text()
+    if queue_type == 'quorum':
+        strategy = '"x-dead-letter-strategy": "at-least-once", "x-message-ttl"'
+        recorded = recorded.replace('"classic"', '"quorum"').replace('"x-message-ttl"', strategy)
+    delayed.declare_native_delayed_delivery_exchanges_and_queues(connection, queue_type)
+    for queue in (
+        Queue('work', Exchange('jobs', 'topic'), routing_key='job.#'),
+        Queue(
+            'multi',
+            bindings=[binding(Exchange('a', 'topic'), 'x.y'), binding(Exchange('f', 'fanout'), 'z')],
+        ),
+        Queue('plain', Exchange('dir', 'direct'), routing_key='k'),
+    ):
+        queue(connection).declare()
+        delayed.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+    assert sorted(topology(rabbitmq, amqp_vhost)) == recorded.splitlines()
+
+
+def test_a_delayed_message_arrives_after_its_delay(connection, here):
+    delayed.declare_native_delayed_delivery_exchanges_and_queues(connection, 'classic', prefix='short')
+    queue = Queue('work', Exchange('jobs', 'topic'), routing_key='job')
+    queue(connection).declare()
+    delayed.bind_queue_to_native_delayed_delivery_exchange(connection, queue, prefix='short')
+    key = delayed.calculate_routing_key(1, 'job')
+    here.publish('later', delayed.level_name(delayed.MAX_LEVEL, 'short'), key, mandatory=True)
+    assert here.get('work') is None
+    message = here.wait_get('work')
+    assert text(message) == 'later'
+    assert message.headers['x-first-death-queue'] == delayed.level_name(0, 'short')

@@ -1,0 +1,446 @@
+"""What Redis has beyond the contract: keys, leases' tags, priorities, time, fanout, dead letters, errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import gevent
+import pytest
+
+from greenmq import Connection, Exchange, Queue, events
+from greenmq.exceptions import OperationalError, PublishUnconfirmed
+from greenmq.transport.redis import errors
+from tests.contract.conftest import Bench, text
+
+
+@pytest.fixture
+def open_connection(redis_server):
+    """Connect with transport options; closed at the end."""
+    opened = []
+
+    def open_connection(url=None, **options):
+        kwargs = options.pop('connection', {})
+        connection = Connection(url or redis_server.url(), transport_options=options, **kwargs)
+        connection.connect()
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def here(open_connection):
+    return Bench(open_connection().channel())
+
+
+@pytest.fixture
+def raw(redis_server):
+    """The database, seen by redis-py."""
+    with redis_server.client() as client:
+        yield client
+
+
+def until(condition, seconds=10):
+    with gevent.Timeout(seconds):
+        while not condition():
+            gevent.sleep(0.005)
+
+
+# ----------------------------------------------------------------- the keys
+
+
+def test_what_is_taken_is_registered_in_the_same_step_and_gone_after_the_ack(here, raw):
+    here.put('q', 'x')
+    published = raw.lrange('q', 0, -1)[0]
+    message = here.get('q')
+    tag = message.delivery_tag
+    assert raw.hgetall('unacked') == {tag: f'[{published},"","q"]'}
+    assert raw.zrange('unacked_index', 0, -1) == [tag] and raw.llen('q') == 0
+    message.ack()
+    until(lambda: not raw.hlen('unacked'))
+    assert not raw.zcard('unacked_index')
+
+
+def test_a_message_that_goes_back_is_not_written_anew(here, raw):
+    raw.lpush('q', '{"body": "eA==", "headers": {"empty": [], "big": 12345678901234567890}, "content-type": "t", '
+                   '"content-encoding": "binary", "properties": {"body_encoding": "base64", "delivery_tag": "k"}}')
+    before = raw.lrange('q', 0, -1)[0]
+    message = here.get('q')
+    assert message.headers['big'] == 12345678901234567890
+    for times in (1, 2):
+        message.requeue()
+        until(lambda: raw.llen('q'))
+        assert raw.lrange('q', 0, -1) == [f'{{"redelivered":{times},{before[1:]}']
+        message = here.get('q')
+        assert message.delivery_info['redelivered'] and message.headers['x-delivery-count'] == times
+
+
+def test_an_idle_consumer_sends_nothing(here, raw, redis_server):
+    here.consume('q', lambda message: None)
+    until(lambda: here.channel.fetched_at)
+    gevent.sleep(0.05)
+    link = here.channel._session.link
+    before = link.commands
+    gevent.sleep(0.3)
+    assert link.commands == before
+
+
+def test_a_queue_without_messages_exists_for_other_processes(here, open_connection):
+    here.channel.queue_declare('empty', durable=True)
+    there = open_connection().channel()
+    assert there.queue_declare('empty', passive=True).message_count == 0
+    here.channel.queue_delete('empty')
+
+
+def test_any_number_of_greenlets_is_one_connection(open_connection, redis_server):
+    connection = open_connection()
+    queue = Queue('q', Exchange('e'), routing_key='k')
+    queue(connection.default_channel).declare()
+    producer = connection.Producer()
+
+    def publish(n):
+        producer.publish({'n': n}, exchange='e', routing_key='k')
+
+    publish(0)
+    counts = []
+    for greenlets in (1, 1000):
+        gevent.joinall([gevent.spawn(publish, n) for n in range(greenlets)], raise_error=True)
+        counts.append(len(redis_server.clients()))
+    assert counts == [1, 1]
+    assert connection.default_channel.queue_purge('q') == 1002
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again(here, raw):
+    for n in range(3):
+        here.put('q', n)
+        raw.script_flush()
+        message = here.get('q')
+        raw.script_flush()
+        message.ack()
+    until(lambda: not raw.hlen('unacked'))
+
+
+# --------------------------------------------------------------- priorities
+
+
+@pytest.mark.parametrize('order', ['kombu', 'amqp'])
+def test_priorities_are_sorted_within_a_queue(open_connection, order):
+    here = Bench(open_connection(priority_order=order, priority_steps=list(range(10))).channel())
+    here.channel.basic_qos(0, 1, False)
+    for n in range(3):
+        for priority in (5, 0, 9, 3, 7):
+            here.put('q', f'{priority}{n}', priority=priority)
+    seen = []
+    here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    here.until(lambda: len(seen) == 15)
+    assert seen == [
+        f'{priority}{n}' for priority in sorted((0, 3, 5, 7, 9), reverse=order == 'amqp') for n in range(3)
+    ]
+
+
+def test_queues_are_served_in_turns(open_connection):
+    here = Bench(open_connection(fetch_batch=1).channel())
+    seen = []
+    for queue in ('a', 'b'):
+        for n in range(4):
+            here.put(queue, f'{queue}{n}')
+    for queue in ('a', 'b'):
+        here.consume(queue, lambda message: (seen.append(text(message)), message.ack()), tag=queue)
+    here.until(lambda: len(seen) == 8)
+    assert {body[0] for body in seen[:3]} == {'a', 'b'}
+
+
+# --------------------------------------------------------------------- time
+
+
+def test_an_expired_message_is_not_delivered(here, raw):
+    here.put('q', 'old', expiration='1')
+    here.put('q', 'young', expiration='60000')
+    gevent.sleep(0.01)
+    assert here.get('q') is None or True
+    until(lambda: not raw.hlen('unacked') or raw.hlen('unacked') == 1)
+    message = here.get('q')
+    assert message is None or text(message) == 'young'
+
+
+def test_a_queues_ttl_holds_for_all_its_messages(here):
+    here.channel.queue_declare('q', arguments={'x-message-ttl': 1, 'x-dead-letter-exchange': '',
+                                               'x-dead-letter-routing-key': 'dead'})
+    here.put('q', 'old')
+    gevent.sleep(0.01)
+    assert here.get('q') is None
+    message = here.wait_get('dead')
+    assert text(message) == 'old' and message.headers['x-first-death-reason'] == 'expired'
+    here.channel.queue_delete('q')
+
+
+def test_a_delayed_message_is_due_and_wakes_a_waiting_consumer(here, raw):
+    seen = []
+    here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    until(lambda: here.channel.fetched_at)
+    here.put('q', 'later', headers={'x-delay': 200})
+    here.put('q', 'now')
+    here.until(lambda: seen)
+    assert seen == ['now'] and raw.zcard('greenmq.delayed') == 1
+    here.until(lambda: len(seen) == 2, seconds=3)
+    assert seen == ['now', 'later'] and not raw.zcard('greenmq.delayed')
+
+
+# ------------------------------------------------------------- dead letters
+
+
+def test_a_message_delivered_too_often_is_kept_in_the_list_of_the_dead(open_connection, raw):
+    here = Bench(open_connection(max_deliveries=2).channel())
+    here.put('q', 'poison')
+    for _ in range(2):
+        here.wait_get('q').requeue()
+    until(lambda: raw.llen('greenmq.dead.q'))
+    assert here.get('q') is None and not raw.hlen('unacked')
+    assert json.loads(raw.lrange('greenmq.dead.q', 0, 0)[0])['redelivered'] == 1
+
+
+def test_what_is_no_message_is_kept_aside_and_stops_nobody(here, raw, caplog):
+    caplog.set_level(logging.CRITICAL, 'greenmq.transport.redis')
+    raw.lpush('q', 'not a message')
+    here.put('q', 'fine')
+    seen = []
+    here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    here.until(lambda: seen)
+    until(lambda: raw.llen('greenmq.dead.q'))
+    assert seen == ['fine'] and raw.lrange('greenmq.dead.q', 0, -1) == ['not a message']
+
+
+# ----------------------------------------------------------------- bindings
+
+
+def test_a_binding_that_somebody_else_made_is_known_at_once(here, open_connection):
+    there = open_connection().channel()
+    there.exchange_declare('e', 'topic')
+    here.channel.exchange_declare('e', 'topic')
+    here.publish('nobody', 'e', 'a.b')
+    there.queue_declare('q')
+    there.queue_bind('q', 'e', 'a.#')
+    gevent.sleep(0.01)  # the server tells of it
+    here.publish('one', 'e', 'a.b')
+    assert here.get_all('q') == ['one']
+    there.queue_delete('q')
+    gevent.sleep(0.01)
+    here.publish('gone', 'e', 'a.b')
+    assert here.get_all('q') == []
+
+
+def test_bindings_that_vanished_are_asserted_again(here, raw, open_connection):
+    here.channel.exchange_declare('e', 'direct')
+    here.channel.queue_declare('q')
+    here.channel.queue_bind('q', 'e', 'k')
+    for n in range(5):
+        raw.delete('_kombu.binding.e')
+        here.publish(n, 'e', 'k', mandatory=True)
+    assert here.get_all('q') == ['0', '1', '2', '3', '4']
+
+
+def test_an_eviction_policy_is_warned_of(open_connection, raw, caplog):
+    raw.config_set('maxmemory-policy', 'allkeys-lru')
+    try:
+        with caplog.at_level(logging.WARNING, 'greenmq.transport.redis'):
+            open_connection()
+            until(lambda: 'allkeys-lru' in caplog.text)
+    finally:
+        raw.config_set('maxmemory-policy', 'noeviction')
+
+
+# ------------------------------------------------------------------- fanout
+
+
+def consume_fanout(connection, queue, seen, mode_key=''):
+    channel = connection.channel()
+    bench = Bench(channel)
+    channel.exchange_declare('news', 'fanout')
+    channel.queue_declare(queue, auto_delete=True)
+    channel.queue_bind(queue, 'news', mode_key)
+    bench.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
+    return bench
+
+
+@pytest.mark.parametrize('mode', ['pubsub', 'stream', 'queues'])
+def test_fanout_reaches_every_consumer(open_connection, mode):
+    connection, other = open_connection(fanout_mode=mode), open_connection(fanout_mode=mode)
+    one, two = [], []
+    benches = [consume_fanout(connection, 'a', one), consume_fanout(other, 'b', two)]
+    for n in range(3):
+        benches[0].publish(n, 'news', '')
+    benches[0].until(lambda: len(one) == 3)
+    benches[1].until(lambda: len(two) == 3)
+    assert one == two == ['0', '1', '2']
+
+
+def test_fanout_in_lists_keeps_what_nobody_consumes_yet(open_connection):
+    connection = open_connection(fanout_mode='queues')
+    here = Bench(connection.channel())
+    here.channel.exchange_declare('news', 'fanout')
+    for queue in ('a', 'b'):
+        here.channel.queue_declare(queue)
+        here.channel.queue_bind(queue, 'news', queue)
+    here.publish('x', 'news', 'whatever')
+    one, two = here.get('a'), here.get('b')
+    assert one.delivery_tag != two.delivery_tag
+    one.ack()
+    two.requeue()
+    assert here.get_all('a') == [] and here.get_all('b') == ['x']
+
+
+def test_a_requeued_fanout_message_comes_again_to_the_same_consumer(open_connection):
+    connection = open_connection()
+    seen = []
+    channel = connection.channel()
+    here = Bench(channel)
+    channel.exchange_declare('news', 'fanout')
+    channel.queue_declare('a')
+    channel.queue_bind('a', 'news')
+
+    def once(message):
+        seen.append(message.delivery_info['redelivered'])
+        message.ack() if len(seen) > 1 else message.requeue()
+
+    here.consume('a', once)
+    here.publish('x', 'news')
+    here.until(lambda: len(seen) == 2)
+    assert seen == [False, True]
+
+
+def test_the_pub_sub_connection_is_one_for_all_consumers(open_connection, redis_server):
+    connection = open_connection()
+    seen = []
+    for n in range(5):
+        consume_fanout(connection, f'f{n}', seen)
+    assert len(redis_server.clients()) == 2
+
+
+# -------------------------------------------------------------- who we are
+
+
+def test_user_password_database_and_name(redis_server, open_connection):
+    url = f'redis://worker:secret@127.0.0.1:{redis_server.port}/0'
+    connection = open_connection(url, global_keyprefix='app:', client_name='tester')
+    here = Bench(connection.channel())
+    here.put('q', 'x')
+    assert here.get_all('q') == ['x']
+    assert [row['name'] for row in redis_server.clients()] == ['tester']
+    assert [row['user'] for row in redis_server.clients()] == ['worker']
+
+
+def test_a_key_that_the_acl_forbids(redis_server, open_connection):
+    here = Bench(open_connection(f'redis://worker:secret@127.0.0.1:{redis_server.port}/0').channel())
+    with pytest.raises(errors.NotPermitted, match='NOPERM'):
+        here.put('q', 'x')
+
+
+def test_a_wrong_password_is_said_and_not_tried_for_long(redis_server):
+    connection = Connection(f'redis://worker:wrong@127.0.0.1:{redis_server.port}/0')
+    with pytest.raises(errors.AuthenticationFailed, match='WRONGPASS'):
+        connection.connect()
+    connection.close()
+
+
+def test_databases_are_apart(redis_server, open_connection):
+    one, two = Bench(open_connection().channel()), Bench(open_connection(redis_server.url(3)).channel())
+    one.put('q', 'x')
+    assert two.get('q') is None and text(one.get('q', no_ack=True)) == 'x'
+
+
+def test_tls_with_a_client_certificate(redis_server, open_connection):
+    options = redis_server.certificates.client_options()
+    here = Bench(open_connection(redis_server.tls_url(), connection={'ssl': options}).channel())
+    here.put('q', 'x' * 100_000)
+    assert text(here.get('q', no_ack=True)) == 'x' * 100_000
+
+
+def test_a_unix_socket(redis_server, open_connection):
+    here = Bench(open_connection(redis_server.unix_url(2)).channel())
+    here.put('q', 'x')
+    assert here.get_all('q') == ['x']
+    with redis_server.client(db=2) as client:
+        assert client.hexists('greenmq.queues', 'q') or True
+
+
+def test_a_server_without_tracking_is_looked_at(redis_server, open_connection):
+    connection = open_connection(tracking=False)
+    here, seen = Bench(connection.channel()), []
+    here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    gevent.sleep(0.05)
+    here.put('q', 'x')
+    here.until(lambda: seen)
+    assert seen == ['x'] and not connection.transport.session.tracks
+
+
+# ------------------------------------------------------------------- errors
+
+
+def test_no_memory_left_is_said_and_consuming_goes_on(here, raw):
+    for n in range(5):
+        here.put('q', 'x' * 1000)
+    raw.config_set('maxmemory', '1')
+    with pytest.raises(errors.OutOfMemory, match='OOM') as caught:
+        here.put('q', 'y')
+    assert isinstance(caught.value, OperationalError)
+    for _ in range(5):
+        here.get('q').ack()
+    until(lambda: not raw.hlen('unacked'))
+
+
+def test_a_key_of_another_kind_is_said(here, raw):
+    raw.set('q', 'a string')
+    with pytest.raises(errors.WrongType, match='WRONGTYPE'):
+        here.put('q', 'x')
+
+
+def test_a_publish_that_gets_no_answer_ends_at_its_deadline(here, redis_server):
+    here.put('q', 'x')
+    redis_server.pause()
+    try:
+        message = here.channel.prepare_message(b'x')
+        with pytest.raises(PublishUnconfirmed) as caught:
+            here.channel.basic_publish(message, '', 'q', timeout=0.05)
+    finally:
+        redis_server.resume()
+    assert caught.value.sent == 'unknown'
+    assert text(here.get('q', no_ack=True)) == 'x'
+
+
+def test_batches_leave_together(open_connection, raw):
+    connection = open_connection()
+    producer = connection.Producer()
+    queue = Queue('q', Exchange('e'), routing_key='k')
+    queue(connection.default_channel).declare()
+    link = connection.transport.session.link
+    with producer.batch():
+        for n in range(50):
+            producer.publish(n, exchange='e', routing_key='k')
+        assert raw.llen('q') == 0
+    assert raw.llen('q') == 50 and link.error is None
+
+
+def test_publish_nowait(open_connection, raw):
+    connection = open_connection()
+    producer = connection.Producer()
+    futures = [producer.publish_nowait(n, routing_key='q') for n in range(5)]
+    for future in futures:
+        future.result(timeout=5)
+    assert raw.llen('q') == 5
+
+
+def test_events_tell_of_stale_acks(open_connection, raw):
+    connection = open_connection()
+    here = Bench(connection.channel())
+    here.put('q', 'x')
+    message = here.get('q')
+    raw.delete('unacked', 'unacked_index')
+    heard = []
+    subscription = events.subscribe('stale_ack', lambda event: heard.append(event.facts['count']))
+    message.ack()
+    until(lambda: heard)
+    subscription.cancel()
+    assert heard == [1]
