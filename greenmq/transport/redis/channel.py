@@ -15,7 +15,7 @@ from greenmq.exceptions import AMQPError, OperationalError
 from greenmq.log import get_logger
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.redis.consuming import RedisConsuming
-from greenmq.transport.redis.envelope import Envelopes
+from greenmq.transport.redis.envelope import EXPIRES_AT, Envelopes
 from greenmq.transport.redis.publishing import RedisPublishing
 from greenmq.transport.redis.settling import ChannelSettling
 from greenmq.transport.virtual import channel as virtual
@@ -311,6 +311,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
             # Nothing else would be told of a message that no consumer survives.
             self._burying[message.delivery_tag] = self._keys.dead(queue)
             return
+        message._raw['properties'].pop(EXPIRES_AT, None)  # or it would expire again among the dead
         super()._dead_letter(message, reason)
 
     # ---------------------------------------------------------------- closing

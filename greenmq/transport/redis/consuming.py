@@ -22,6 +22,7 @@ from greenmq.transport.redis.session import Watch
 from greenmq.transport.redis.settling import AGAIN, UNTOUCHED
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
+from greenmq.transport.virtual.settlement import SettleMethods
 
 __all__ = ('Alarm', 'RedisConsuming')
 
@@ -111,7 +112,7 @@ class Plan:
         return self.turns[self.next]
 
 
-class RedisConsuming(ConsumeMethods):
+class RedisConsuming(ConsumeMethods, SettleMethods):
     """_get_many and its relatives."""
 
     _session: Any
@@ -314,6 +315,16 @@ class RedisConsuming(ConsumeMethods):
         if message is not None and no_ack:
             self._ack_tag(message.delivery_tag)
         return message
+
+    def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
+        """See `virtual.Channel.basic_reject`. Switches: only to dead-letter."""
+        if requeue and not self.closed and str(delivery_tag).startswith(LOCAL):
+            message = self.qos._delivered.get(delivery_tag)
+            self.qos.ack(delivery_tag)
+            if message is not None:
+                self._fanout.again(self, message)
+            return None
+        return super().basic_reject(delivery_tag, requeue)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         """Take one message of a queue, or raise Empty."""

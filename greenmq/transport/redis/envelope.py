@@ -73,7 +73,7 @@ class Envelopes:
         self, form: Any, message: dict[str, Any], exchange: str, routing_key: str
     ) -> tuple[str, str]:
         text = self._write_any({**message, 'body': b''}, exchange, routing_key, 'base64', '\x00')
-        before, _, after = text.removeprefix('{"body": ""').partition('\\u0000')
+        before, _, after = text.removeprefix('{"body": ""').rpartition('\\u0000')
         if len(self._forms) >= MAX_FORMS:
             self._forms.clear()
         self._forms[form] = before, after

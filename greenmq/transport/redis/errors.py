@@ -33,7 +33,8 @@ __all__ = (
 class _Told:
     # The server's words are the whole text; amqp's classes would put codes around them.
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else type(self).__name__  # type: ignore[attr-defined]
+        args = self.args  # type: ignore[attr-defined]
+        return str(getattr(self, 'reply_text', None) or (args[0] if args else type(self).__name__))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({str(self)!r})'
@@ -97,7 +98,8 @@ _WORDS: dict[str, str] = {
 
 def word_of(error: BaseException) -> str:
     """The first word of an error reply: what kind it is. Switches: no."""
-    return _WORDS.get(type(error).__name__) or str(error).partition(' ')[0]
+    told = getattr(error, 'status_code', None)  # redis-py 6 and later
+    return told or _WORDS.get(type(error).__name__) or str(error).partition(' ')[0]
 
 
 def translate(error: BaseException, where: str = '') -> BaseException:

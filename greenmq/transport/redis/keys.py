@@ -40,6 +40,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from greenmq.exceptions import InvalidArgument
+
 __all__ = ('Home', 'Keys')
 
 
@@ -114,6 +116,8 @@ class Keys:
             return self._home
         found = self._homes.get(queue)
         if found is None:
+            if queue.startswith('}'):
+                raise InvalidArgument('queue', queue, 'can have no slot of its own in a cluster')
             found = self._homes[queue] = self._make_home(f'{self.prefix}{{{queue}}}.')
         return found
 

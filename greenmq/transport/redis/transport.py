@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from typing import Any, ClassVar
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis
 
 from greenmq import events, runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, InvalidArgument, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.options import Option
+from greenmq.transport.options import Option, convert
 from greenmq.transport.redis import errors
 from greenmq.transport.redis.bindings import Bindings
 from greenmq.transport.redis.channel import Channel
@@ -76,6 +77,10 @@ class Transport(virtual.Transport):
         given = dict(getattr(client, 'transport_options', None) or {})
         self._given = {name: option.default for name, option in self._options().items()}
         self._given.update({name: value for name, value in given.items() if value is not None})
+        if self._socket is not None:
+            query = dict(parse_qsl(self._socket.query))
+            query.pop('virtual_host', None)
+            self._given.update(convert(query, type(self)))
         value = self._given
         self._db = self._database()
         self._amqp_order = value['priority_order'] == 'amqp'
@@ -120,9 +125,9 @@ class Transport(virtual.Transport):
 
     def _database(self) -> int:
         name = getattr(self.client, 'virtual_host', None)
+        if self._socket is not None:
+            name = dict(parse_qsl(self._socket.query)).get('virtual_host')
         text = str(name or '').strip('/')
-        if self._path():
-            text = text.rpartition('/')[2] if text.isdigit() else ''
         if not text:
             return DEFAULT_DB
         try:
@@ -130,25 +135,27 @@ class Transport(virtual.Transport):
         except ValueError:
             raise InvalidArgument('database', name, 'must be a number, as in redis://localhost/0') from None
 
-    def _path(self) -> str:
-        """Of the unix socket, '' for TCP."""
+    @property
+    def _socket(self) -> SplitResult | None:
+        """The parts of the URL if it names a unix socket: a Connection leaves those to the transport."""
         name = str(getattr(self.client, 'hostname', None) or '')
-        for scheme in ('redis+socket://', 'socket://', 'unix://'):
-            if name.startswith(scheme):
-                return name[len(scheme) :].partition('?')[0]
-        return name if name.startswith('/') else ''
+        if name.startswith('/'):
+            name = f'socket://{name}'
+        if not name.startswith(('redis+socket://', 'valkey+socket://', 'socket://', 'unix://')):
+            return None
+        return urlsplit(name)
 
     def _place(self) -> Place:
-        client, value = self.client, self._given
+        client, value, unix = self.client, self._given, self._socket
         tcp = tuple((6, name, number) for name, number in (value['socket_keepalive_options'] or {}).items())
         provider = getattr(client, 'credential_provider', None)
         return Place(
             host=client.hostname or 'localhost',
             port=int(client.port or self.default_port),
-            path=self._path(),
+            path=unquote(unix.path) if unix else '',
             db=self._db,
-            username=client.userid or value['username'],
-            password=client.password,
+            username=(unix and unix.username) or client.userid or value['username'],
+            password=(unix and unix.password) or client.password,
             client_name=value['client_name'],
             tls=client.ssl,
             tracking=value['tracking'],
@@ -182,8 +189,8 @@ class Transport(virtual.Transport):
             raise
 
     def _make_session(self) -> Session:
-        client = self.client
-        name = self._path() or f'{client.hostname or "localhost"}:{client.port or self.default_port}'
+        client, unix = self.client, self._socket
+        name = unix.path if unix else f'{client.hostname or "localhost"}:{client.port or self.default_port}'
         return Session(self._dialler(), f'{name}/{self._db}', self)
 
     # ---------------------------------------------------------------- opening
