@@ -1,13 +1,12 @@
 """memory:// as if it were a network: every step that would be a round trip lets other greenlets run."""
 from __future__ import annotations
 
-import gevent
-
 from greenmq.transport import memory
+from tests.support import green
 
 
 def round_trip():
-    gevent.sleep(0)
+    green.sleep(0)
 
 
 class Channel(memory.Channel):

@@ -1,12 +1,11 @@
 """AMQP on RabbitMQ, cut at every switch: channel numbers, turns, wires, tags and books stay sound (P5)."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq import Connection, Consumer, Exchange, Queue, pools
 from greenmq.exceptions import ConnectionClosed
-from tests.support import census
+from tests.support import census, green
 from tests.support.switches import injections
 
 pytestmark = pytest.mark.slow
@@ -63,18 +62,18 @@ class World:
         return message.decode()['id']
 
     def wait_take(self):
-        with gevent.Timeout(SOON):
+        with green.Timeout(SOON):
             while (number := self.take()) is None:
-                gevent.sleep(0)
+                green.sleep(0)
         return number
 
     def check(self, wires=None):
         """The link lives and nobody holds anything of it; declaring, publishing and consuming go on."""
         amqp, link = self.amqp, self.amqp.link
         assert amqp.epoch == 1 and link.error is None
-        with gevent.Timeout(SOON, AssertionError(f'left behind: {list(link.wires.values())}')):
+        with green.Timeout(SOON, AssertionError(f'left behind: {list(link.wires.values())}')):
             while self.unsettled() or len(link.wires) > (wires or self.wires):
-                gevent.sleep(0)
+                green.sleep(0)
         seen = []
 
         def on_message(body, message):
@@ -82,7 +81,7 @@ class World:
 
         with Consumer(self.channel, [self.probe], callbacks=[on_message]):
             self.producer.publish({'probe': 1}, routing_key='probe')
-            with gevent.Timeout(SOON):
+            with green.Timeout(SOON):
                 while not seen:
                     self.connection.drain_events(timeout=SOON)
         assert len(seen) == 1 and not self.channel.callbacks
@@ -132,8 +131,8 @@ def test_close(amqp_url, rabbitmq, amqp_vhost):
                 except ConnectionClosed as exc:
                     told.append(type(exc))
 
-            draining = gevent.spawn(drain)
-            gevent.sleep(0)
+            draining = green.spawn(drain)
+            green.sleep(0)
             injection.run(connection.close)
             connection.close()
             draining.join(SOON)
@@ -278,7 +277,7 @@ def test_waiting_for_a_delivery(world):
         world.channel.basic_consume('cancel', 'waits', callback=taken.append)
 
         def drain(number=number):
-            gevent.spawn(world.put, number)
+            green.spawn(world.put, number)
             world.connection.drain_events(timeout=SOON)
 
         injection.run(drain)

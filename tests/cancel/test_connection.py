@@ -1,13 +1,13 @@
 """connect, channel, ensure, autoretry and close, cut at every switch."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from greenmq.exceptions import OperationalError
 from tests.cancel import slow
 from tests.cancel.world import each
+from tests.support import green
 
 
 def test_connect(transport):
@@ -23,7 +23,7 @@ def test_connect_by_several_greenlets_when_the_one_that_dials_is_hit(transport):
         others = []
 
         def connect(world=world, others=others):
-            others += [gevent.spawn(world.connection.connect) for _ in range(3)]
+            others += [green.spawn(world.connection.connect) for _ in range(3)]
             return world.connection.connect()
 
         injection.run(connect)
@@ -35,13 +35,13 @@ def test_connect_by_several_greenlets_when_the_one_that_dials_is_hit(transport):
 def test_connect_when_the_next_to_dial_is_hit_too():
     """The one that dials is killed; the one told to dial instead is hit; the third must still be served."""
     for injection, world in each('slow', rounds=range(6)):
-        dialler, third = (gevent.Greenlet(world.connection.connect) for _ in range(2))
+        dialler, third = (green.Greenlet(world.connection.connect) for _ in range(2))
 
         def connect(world=world, dialler=dialler, third=third):
             dialler.start()
-            gevent.sleep(0)  # now it dials
+            green.sleep(0)  # now it dials
             third.start()
-            gevent.spawn(dialler.kill)
+            green.spawn(dialler.kill)
             return world.connection.connect()
 
         injection.run(connect)
@@ -75,8 +75,8 @@ def test_close_while_another_drains(transport):
                 except Exception as exc:
                     errors.append(exc)
 
-        drainer = gevent.spawn(wait)
-        gevent.idle()
+        drainer = green.spawn(wait)
+        green.idle()
         injection.run(world.connection.close)
         world.connection.close()
         drainer.join(timeout=2)

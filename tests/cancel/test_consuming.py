@@ -1,11 +1,11 @@
 """get, drain_events, ack, SimpleQueue.get and the loop of ConsumerMixin, cut at every switch."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq.mixins import ConsumerMixin
 from tests.cancel.world import SOON, each
+from tests.support import green
 
 
 def test_get(transport):
@@ -41,7 +41,7 @@ def test_waiting_while_the_message_comes(transport):
     """The kill and the message race; whoever wins, the next drain gets the message if it was not handled."""
     for injection, world in each(transport, must_switch=True, rounds=(0, 1, 2, 3, 4)):
         with world.consumer(prefetch_count=1):
-            publisher = gevent.Greenlet(world.publish, 1)
+            publisher = green.Greenlet(world.publish, 1)
 
             def drain(world=world, publisher=publisher):
                 publisher.start()
@@ -61,12 +61,12 @@ def test_waiting_while_the_message_comes(transport):
 def test_two_that_wait_and_one_is_hit(transport):
     for injection, world in each(transport, rounds=(0, 1, 2, 3)):
         with world.consumer():
-            other = gevent.Greenlet(world.drain, timeout=20)  # at its end it would look by itself
+            other = green.Greenlet(world.drain, timeout=20)  # at its end it would look by itself
 
             def drain(world=world, other=other):
                 # The one that is hit stands first in line, so that the wake-up is meant for it.
                 other.start()
-                gevent.spawn(world.publish, 1)
+                green.spawn(world.publish, 1)
                 world.connection.drain_events(timeout=SOON)
 
             injection.run(drain)
@@ -80,9 +80,9 @@ def test_a_callback_that_waits(transport):
         world.publish(1, 2)
 
         def callback(body, message, world=world):
-            gevent.sleep(0)
+            green.sleep(0)
             world.on_message(body, message)
-            gevent.sleep(0)
+            green.sleep(0)
 
         with world.consumer(callbacks=[callback]) as consumer:
             injection.run(world.connection.drain_events, timeout=SOON)
@@ -127,7 +127,7 @@ def test_entering_and_leaving_a_consumer(transport):
 
 def test_simple_queue_get(transport):
     for injection, world in each(transport, must_switch=True, rounds=(0, 1, 2, 3)):
-        publisher = gevent.Greenlet(world.publish, 1)
+        publisher = green.Greenlet(world.publish, 1)
 
         def get(world=world, publisher=publisher):
             simple = world.connection.SimpleQueue(world.queue)
@@ -166,7 +166,7 @@ class Worker(ConsumerMixin):
 
 def test_the_loop_of_a_consumer_mixin(transport):
     for injection, world in each(transport, must_switch=True, rounds=(0, 1, 2), limit=600):
-        feeder = gevent.spawn(world.publish, 1, 2, 3)
+        feeder = green.spawn(world.publish, 1, 2, 3)
         injection.run(Worker(world).run)
         feeder.get(timeout=SOON)
         # A second worker takes what the first one left.

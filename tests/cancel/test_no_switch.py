@@ -4,12 +4,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import gevent
-import gevent.event
 import pytest
 
 from greenmq import Connection, Consumer, Queue, pools
 from tests.cancel.world import World
+from tests.support import green
 from tests.support.switches import assert_no_switch
 
 
@@ -60,16 +59,16 @@ def made(world):
 
 def test_dropping_the_last_reference_in_a_hub_callback(world, hub_errors):
     objects = made(world)
-    done = gevent.event.Event()
+    done = green.Event()
 
     def drop():
         objects.clear()
         world.connection = None
         done.set()
 
-    gevent.get_hub().loop.run_callback(drop)
+    green.run_callback(drop)
     assert done.wait(5)
-    gevent.idle()
+    green.idle()
     assert not hub_errors
     world.connection = world.connect()
 

@@ -1,11 +1,11 @@
 """Pools of connections, channels and producers: acquire and release, cut at every switch."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq import pools
 from tests.cancel.world import SOON, each
+from tests.support import green
 
 KINDS = ('connections', 'channels', 'producers')
 
@@ -30,7 +30,7 @@ def check_pool(pool, limit):
 
 
 def use(resource):
-    gevent.sleep(0)
+    green.sleep(0)
     return resource
 
 
@@ -79,7 +79,7 @@ def test_waiting_for_a_place_that_becomes_free(transport, kind):
     for injection, world in each(transport, must_switch=True, rounds=(0, 1, 2, 3)):
         pool = make(kind, world, 1)
         held = pool.acquire(timeout=SOON)
-        releaser = gevent.Greenlet(held.release)
+        releaser = green.Greenlet(held.release)
 
         def wait(pool=pool, releaser=releaser):
             releaser.start()
@@ -109,8 +109,8 @@ def test_the_next_in_line_is_served_when_one_is_hit(transport, kind):
         behind = []
 
         def wait(pool=pool, held=held, behind=behind):
-            behind.append(gevent.spawn_later(0, borrow, pool))
-            gevent.spawn_later(0, held.release)
+            behind.append(green.spawn_later(0, borrow, pool))
+            green.spawn_later(0, held.release)
             resource = pool.acquire(timeout=SOON)
             resource.release()
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import itertools
 import os
 
-import gevent
 import pytest
 
 from greenmq import Connection
+from tests.support import green
 
 #: Brokers that need no server. Those of the environment join: GREENMQ_CONTRACT_URLS, separated by blanks.
 URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
@@ -125,7 +125,7 @@ class Bench:
 
     def until(self, condition, seconds=10):
         """Handle events until the condition holds."""
-        with gevent.Timeout(seconds):
+        with green.Timeout(seconds):
             while not condition():
                 self.client.drain_events(timeout=seconds)
 
@@ -135,9 +135,9 @@ class Bench:
 
     def wait_get(self, queue, seconds=10):
         """Get a message that may still be on its way inside the broker."""
-        with gevent.Timeout(seconds):
+        with green.Timeout(seconds):
             while (message := self.get(queue)) is None:
-                gevent.sleep(0)
+                green.sleep(0)
         return message
 
     def get_all(self, queue):

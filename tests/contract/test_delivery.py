@@ -4,10 +4,10 @@ it.
 
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from tests.contract.conftest import text
+from tests.support import green
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_each_message_has_one_consumer(here, there, queue):
         )
     for n in range(10):
         here.put(queue, n)
-    with gevent.Timeout(10):
+    with green.Timeout(10):
         while len(seen) < 10:
             here.drain(0.01)
             there.drain(0.01)
@@ -156,10 +156,10 @@ def test_closing_a_channel_gives_back_in_order(here, there, queue):
     here.until(lambda: len(held) == 2)  # two had a callback, two wait for one
     here.channel.close()
     bodies = []
-    with gevent.Timeout(10):
+    with green.Timeout(10):
         while len(bodies) < 4:
             bodies += there.get_all(queue)
-            gevent.sleep(0)
+            green.sleep(0)
     assert bodies == ['0', '1', '2', '3']
     there.channel.queue_delete(queue=queue)
 
@@ -168,15 +168,15 @@ def test_closing_the_connection_gives_back(connect, bench, here, queue):
     connection = connect()
     other = bench(connection.channel())
     here.put(queue, 'x')
-    with gevent.Timeout(10):
+    with green.Timeout(10):
         while other.get(queue) is None:
-            gevent.sleep(0)
+            green.sleep(0)
     connection.close()
-    with gevent.Timeout(10):
+    with green.Timeout(10):
         message = None
         while message is None:
             message = here.get(queue)
-            gevent.sleep(0)
+            green.sleep(0)
     assert text(message) == 'x' and message.delivery_info['redelivered']
 
 
@@ -215,8 +215,8 @@ def test_drain_without_an_event_times_out(connection, channel):
 def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
-    waiting = gevent.spawn(here.client.drain_events, timeout=10)
-    gevent.sleep(0)
+    waiting = green.spawn(here.client.drain_events, timeout=10)
+    green.sleep(0)
     there.put(queue, 'x')
     waiting.get(timeout=10)
     assert seen == ['x']
@@ -245,8 +245,8 @@ def test_a_killed_drainer_loses_nothing(here, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
     for n in range(20):
-        drainer = gevent.spawn(here.client.drain_events, timeout=10)
-        gevent.sleep(0)
+        drainer = green.spawn(here.client.drain_events, timeout=10)
+        green.sleep(0)
         drainer.kill(block=False)
         here.put(queue, n)
     here.until(lambda: len(seen) == 20)
@@ -259,7 +259,7 @@ def test_callbacks_of_a_channel_do_not_overlap(here, queue):
     def slow(message):
         overlapped.append(bool(running))
         running.append(1)
-        gevent.sleep(0)
+        green.sleep(0)
         running.pop()
         message.ack()
         done.append(1)
@@ -272,8 +272,8 @@ def test_callbacks_of_a_channel_do_not_overlap(here, queue):
         while len(done) < 10:
             here.client.drain_events(timeout=10)
 
-    drainers = [gevent.spawn(drain) for _ in range(4)]
-    gevent.joinall(drainers, timeout=10, raise_error=True)
+    drainers = [green.spawn(drain) for _ in range(4)]
+    green.joinall(drainers, timeout=10, raise_error=True)
     assert overlapped == [False] * 10
 
 
@@ -290,17 +290,17 @@ def test_closing_the_connection_wakes_its_drainers(connect, bench, queue):
         except ConnectionClosed as error:
             errors.append(error)
 
-    drainers = [gevent.spawn(drain) for _ in range(3)]
-    gevent.sleep(0)
+    drainers = [green.spawn(drain) for _ in range(3)]
+    green.sleep(0)
     connection.close()
-    gevent.joinall(drainers, timeout=10)
+    green.joinall(drainers, timeout=10)
     assert len(errors) == 3
 
 
 def test_close_twice_from_two_greenlets(connection, here, queue):
     here.consume(queue, lambda message: None)
-    closers = [gevent.spawn(here.channel.close) for _ in range(3)]
-    gevent.joinall(closers, timeout=10, raise_error=True)
+    closers = [green.spawn(here.channel.close) for _ in range(3)]
+    green.joinall(closers, timeout=10, raise_error=True)
     connection.channel().queue_delete(queue=queue)
 
 

@@ -6,7 +6,6 @@ import collections
 import json
 import pathlib
 
-import gevent
 import pytest
 from amqp.exceptions import AMQPNotImplementedError
 
@@ -20,6 +19,7 @@ from greenmq.exceptions import (
 )
 from greenmq.transport import native_delayed_delivery as delayed
 from tests.contract.conftest import text
+from tests.support import green
 
 HERE = pathlib.Path(__file__).parent
 
@@ -187,7 +187,7 @@ def test_a_direct_reply(connect, connection, bench):
     asking.consume('amq.rabbitmq.reply-to', lambda m: replies.append(text(m)), no_ack=True, tag='replies')
     for n in range(3):
         asking.put('rpc', f'question {n}', reply_to='amq.rabbitmq.reply-to')
-    with gevent.Timeout(10):
+    with green.Timeout(10):
         while len(replies) < 3:
             answering.drain(0.01)
             asking.drain(0.01)
@@ -268,10 +268,10 @@ def test_what_rabbitmq_does_not_know_is_refused_here(here):
 
 def test_a_wrong_user_id_is_the_publishers_own_error(here, connection):
     here.channel.queue_declare('q', auto_delete=False)
-    greenlets = [gevent.spawn(here.put, 'q', n) for n in range(20)]
+    greenlets = [green.spawn(here.put, 'q', n) for n in range(20)]
     with pytest.raises(PreconditionFailed, match='user_id'):
         here.put('q', 'bad', user_id='mallory')
-    gevent.joinall(greenlets, raise_error=True, timeout=10)
+    green.joinall(greenlets, raise_error=True, timeout=10)
     assert {str(n) for n in range(20)} == set(here.get_all('q'))
 
 
@@ -318,7 +318,7 @@ def test_gets_and_deliveries_in_any_order_are_acked_each(here):
     for n in range(100):
         here.put('q', n)
         here.put('pulled', n)
-    getting = gevent.spawn(fetch)
+    getting = green.spawn(fetch)
     here.until(lambda: len(delivered) == 100)
     getting.get(timeout=10)
     assert len(fetched) == 100 and all(message.ack() is not False for message in fetched)

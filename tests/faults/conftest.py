@@ -5,10 +5,10 @@ import contextlib
 import os
 import time
 
-import gevent
 import pytest
 
 from greenmq import Connection, Consumer, Exchange, Queue, events
+from tests.support import green
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy
 
@@ -73,7 +73,7 @@ class Rig:
 
     def spawn(self, function, *args):
         """A greenlet that is killed at the end of the test, if need be."""
-        greenlet = gevent.spawn(function, *args)
+        greenlet = green.spawn(function, *args)
         self._open.callback(greenlet.kill)
         return greenlet
 

@@ -1,11 +1,11 @@
 """Whoever waits for a connection that fails learns so at once, by one typed error each (P14, P17, P38)."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, PublishUnconfirmed
 from tests.faults.conftest import SOON, outcome, wait_open
+from tests.support import green
 from tests.support.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -62,7 +62,7 @@ def test_all_who_wait_learn_of_the_same_loss_in_the_same_moment(rig, proxy, faul
     lost = rig.facts('lost')
     waiting = stuck(rig, proxy, connection)
     strike(proxy)
-    gevent.joinall(sum(waiting.values(), []), timeout=SOON, raise_error=True)
+    green.joinall(sum(waiting.values(), []), timeout=SOON, raise_error=True)
     proxy.heal()
     outcomes = {name: [each.value for each in group] for name, group in waiting.items()}
     for error, _ in outcomes['declare'] + outcomes['drain']:
@@ -82,9 +82,9 @@ def test_close_under_a_blackhole_keeps_to_its_time_and_wakes_all(rig, proxy):
     waiting = stuck(rig, proxy, connection)
     proxy.blackhole('down')
     closing = [rig.spawn(connection.close) for _ in range(20)]
-    with gevent.Timeout(0.5 + 2):
-        gevent.joinall(closing, raise_error=True)
-        gevent.joinall(sum(waiting.values(), []))
+    with green.Timeout(0.5 + 2):
+        green.joinall(closing, raise_error=True)
+        green.joinall(sum(waiting.values(), []))
     for each in waiting['declare'] + waiting['drain']:
         assert isinstance(each.value[0], ConnectionClosed), repr(each.value[0])
     for each in waiting['publish']:

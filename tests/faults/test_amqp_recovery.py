@@ -1,12 +1,12 @@
 """What a program holds outlives the loss of its connection: entities, consumers, channels (P24, P36, P37)."""
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq import Consumer, Exchange, Queue
 from greenmq.exceptions import ConsumerCancelled, PublishUnconfirmed, StaleDelivery
 from tests.faults.conftest import SOON, Consuming, outcome, queue, wait_open
+from tests.support import green
 from tests.support.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -153,7 +153,7 @@ def test_publishes_that_may_be_retried_survive_and_others_say_what_became_of_the
                'the publishes to be sent')
     proxy.cut()
     proxy.heal()
-    gevent.joinall(retried + plain, timeout=SOON, raise_error=True)
+    green.joinall(retried + plain, timeout=SOON, raise_error=True)
     assert [each.value[0] for each in retried] == [None] * 50
     for each in plain:
         error = each.value[0]

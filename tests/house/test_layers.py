@@ -18,7 +18,7 @@ LEVELS = (
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
     ('pools', 'simple', 'crew', 'mixins', 'node', 'pidbox', 'compat'),
     ('',),
-    ('worker.*', 'cli.*', 'contrib.*'),
+    ('diagnosis', 'worker.*', 'cli.*', 'contrib.*'),
 )
 
 # kombu's API points upwards in these places; the import stands inside the method.

@@ -2,7 +2,7 @@
 
 The test plays the broker line by line while the client runs in greenlets of its own:
 
-    opening = gevent.spawn(connection.connect)
+    opening = green.spawn(connection.connect)
     broker = peer.accept()
     broker.handshake()
     opening.get(timeout=1)
@@ -16,11 +16,10 @@ import contextlib
 import struct
 from typing import Any, NamedTuple
 
-import gevent
-import gevent.socket
 from amqp import spec
 from amqp.serialization import loads
 
+from tests.support import green
 from tests.support.amqp_frames import BODY, HEADER, HEARTBEAT, METHOD, NAMES, content, method
 
 PROTOCOL_HEADER = b'AMQP\x00\x00\x09\x01'
@@ -55,7 +54,7 @@ class Broker:
 
     @contextlib.contextmanager
     def _guarded(self, what):
-        with gevent.Timeout(self.guard, AssertionError(f'{what}: not within {self.guard} s')):
+        with green.Timeout(self.guard, AssertionError(f'{what}: not within {self.guard} s')):
             yield
 
     def read(self, size):
@@ -116,7 +115,7 @@ class Broker:
             with self._guarded('room for bytes'):
                 self.sock.sendall(data[start:stop])
             if stop < len(data):
-                gevent.idle()
+                green.idle()
 
     def send(self, channel, signature, types='', arguments=(), body=None):
         """A method, with content if there is a body."""
@@ -125,7 +124,7 @@ class Broker:
 
     def reset(self):
         """RST instead of an orderly end."""
-        self.sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_LINGER, struct.pack('ii', 1, 0))
+        self.sock.setsockopt(green.socket.SOL_SOCKET, green.socket.SO_LINGER, struct.pack('ii', 1, 0))
         self.sock.close()
 
     def start(self, mechanisms='PLAIN AMQPLAIN', **properties):
@@ -172,7 +171,7 @@ class Peer:
     def __init__(self, guard=1.0):
         self.guard = guard
         # Not create_server: that one is the stdlib's, and blocks the hub of an unpatched process.
-        self._listener = gevent.socket.socket()
+        self._listener = green.socket.socket()
         self._listener.bind(('127.0.0.1', 0))
         self._listener.listen()
         self.port = self._listener.getsockname()[1]
@@ -188,8 +187,8 @@ class Peer:
         self._listener.close()
 
     def accept(self) -> Broker:
-        with gevent.Timeout(self.guard, AssertionError(f'nobody came within {self.guard} s')):
+        with green.Timeout(self.guard, AssertionError(f'nobody came within {self.guard} s')):
             sock, _ = self._listener.accept()
-        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+        sock.setsockopt(green.socket.IPPROTO_TCP, green.socket.TCP_NODELAY, 1)
         self.brokers.append(Broker(sock, self.guard))
         return self.brokers[-1]

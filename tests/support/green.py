@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from greenmq import runtime
+
 RUNTIME = os.environ.get('GREENMQ_RUNTIME') or 'gevent'
 
 if RUNTIME == 'eventlet':
@@ -25,6 +27,7 @@ if RUNTIME == 'eventlet':
         socket,
         spawn,
         spawn_later,
+        spawn_raw,
     )
 else:
     from gevent import (
@@ -40,12 +43,18 @@ else:
         socket,
         spawn,
         spawn_later,
+        spawn_raw,
     )
     from gevent.event import AsyncResult, Event
 
     def run_callback(function, *args):
         """Have the hub call it in its next round."""
         get_hub().loop.run_callback(function, *args)
+
+
+def in_thread(function, *args):
+    """Call it in a native thread, which has a hub of its own; the hub of this one goes on."""
+    return runtime.offload(function, *args, own_thread=True)
 
 
 #: How a program is patched before anything else, as its first lines.
@@ -56,5 +65,6 @@ PATCH_ALL = {
 
 __all__ = (
     'PATCH_ALL', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit', 'Timeout', 'getcurrent',
-    'idle', 'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
+    'idle', 'in_thread', 'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
+    'spawn_raw',
 )  # fmt: skip

@@ -128,6 +128,10 @@ def spawn_later(seconds, function, *args, **kwargs):
     return greenlet
 
 
+def spawn_raw(function, *args):
+    return eventlet.spawn_n(function, *args)
+
+
 def joinall(greenlets, timeout=None, raise_error=False):
     until = None if timeout is None else time.monotonic() + timeout
     for greenlet in greenlets:

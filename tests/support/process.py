@@ -11,9 +11,9 @@ import socket
 import subprocess
 import tempfile
 
-import gevent
-import gevent.socket
 import pytest
+
+from tests.support import green
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
@@ -69,9 +69,9 @@ def popen(command, **options):
 
 def wait_until(condition, seconds, what):
     """Ask again and again, letting other greenlets run; for processes that cannot call us back."""
-    with gevent.Timeout(seconds, AssertionError(f'{what}: not within {seconds} s')):
+    with green.Timeout(seconds, AssertionError(f'{what}: not within {seconds} s')):
         while not (answer := condition()):
-            gevent.sleep(0.02)
+            green.sleep(0.02)
         return answer
 
 
@@ -185,7 +185,7 @@ class Server:
 def exchange(address, data, size=1, seconds=1.0):
     """Send bytes to a TCP address and give the first bytes that come back, b'' if none."""
     try:
-        with gevent.socket.create_connection(address, timeout=seconds) as sock:
+        with green.socket.create_connection(address, timeout=seconds) as sock:
             sock.sendall(data)
             return sock.recv(size)
     except OSError:

@@ -8,8 +8,7 @@ import os
 import subprocess
 import urllib.parse
 
-import gevent.socket
-
+from tests.support import green
 from tests.support.process import (
     Server,
     end,
@@ -50,7 +49,7 @@ class Management(http.client.HTTPConnection):
     """HTTP on a cooperative socket: the hub goes on while the broker thinks."""
 
     def connect(self):
-        self.sock = gevent.socket.create_connection((self.host, self.port), timeout=self.timeout)
+        self.sock = green.socket.create_connection((self.host, self.port), timeout=self.timeout)
 
 
 class RabbitMQ(Server):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 
-import gevent
 import greenlet
 
+from tests.support import green
+
 #: What a caller can be hit by: a kill, and a timeout of somebody above that is not ours to swallow.
-KINDS = (greenlet.GreenletExit, gevent.Timeout)
+KINDS = (greenlet.GreenletExit, green.Timeout)
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ class SwitchCounter:
 @contextlib.contextmanager
 def assert_no_switch():
     """The block must not leave the running greenlet: what the mark `# no switch` promises."""
-    with SwitchCounter(of=gevent.getcurrent()) as switches:
+    with SwitchCounter(of=green.getcurrent()) as switches:
         yield
     assert switches.count == 0, f'{switches.count} switches in a stretch that promises none'
 
@@ -64,7 +65,7 @@ def assert_no_switch():
 @contextlib.contextmanager
 def assert_switches():
     """The block must leave the running greenlet: the counterpart, for what promises to wait."""
-    with SwitchCounter(of=gevent.getcurrent()) as switches:
+    with SwitchCounter(of=green.getcurrent()) as switches:
         yield
     assert switches.count, 'no switch in a stretch that was to wait'
 
@@ -98,7 +99,6 @@ class Injection:
         self.thrown = []
         self.outcome = None
         self._victim = None
-        self._hub = gevent.get_hub()
 
     def __repr__(self):
         again = ', again at the next' if self.twice else ''
@@ -119,7 +119,7 @@ class Injection:
             except BaseException as exc:  # what is injected is no Exception, and ends here
                 outcome.error = exc
 
-        self._victim = gevent.Greenlet(body)
+        self._victim = green.Greenlet(body)
         with tracing(self._note):
             self._victim.start()
             self._victim.join()
@@ -138,11 +138,11 @@ class Injection:
                 self._schedule(0)
 
     def _schedule(self, rounds):
-        self._hub.loop.run_callback(self._hit, rounds, len(self.thrown))
+        green.run_callback(self._hit, rounds, len(self.thrown))
 
     def _hit(self, rounds, earlier):
         if rounds:
-            self._hub.loop.run_callback(self._hit, rounds - 1, earlier)
+            green.run_callback(self._hit, rounds - 1, earlier)
         elif not self._victim.dead and len(self.thrown) == earlier:
             exc = self.kind()
             self.thrown.append(exc)

@@ -1,10 +1,10 @@
 """Producer.batch on a channel that can: what kombu 5.7 promises, and greenlets kept apart."""
 
-import gevent
 import pytest
 
 from greenmq.exceptions import InvalidArgument
 from greenmq.messaging import Producer
+from tests.support import green
 from tests.unit.recorder import Recorder
 
 
@@ -87,7 +87,7 @@ def test_an_empty_batch_costs_nothing(channel, producer):
 def test_other_greenlets_publish_at_once(channel, producer):
     with producer.batch():
         producer.publish('x', 'mine')
-        gevent.spawn(producer.publish, 'x', 'theirs').get()
+        green.spawn(producer.publish, 'x', 'theirs').get()
     assert [call['routing_key'] for call in channel.of('basic_publish')] == ['theirs']
     assert ('publish', 'theirs') not in channel.log
 

@@ -1,4 +1,3 @@
-import gevent
 import pytest
 
 from greenmq import common
@@ -6,6 +5,7 @@ from greenmq.connection import Connection
 from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import ChannelError, RecoverableConnectionError, TimeoutError
 from greenmq.messaging import Consumer, Producer
+from tests.support import green
 from tests.unit.recorder import Recorder
 
 
@@ -171,7 +171,7 @@ class TestDrainConsumer:
         queue.declare()
         for n in range(5):
             Producer(connection).publish(n, 'other')
-        gevent.spawn_later(0, Producer(connection).publish, 'mine', 'drain')
+        green.spawn_later(0, Producer(connection).publish, 'mine', 'drain')
         replies = common.collect_replies(connection, connection.default_channel, queue, timeout=5)
         assert list(replies) == ['mine']
         noise.cancel()
@@ -280,13 +280,13 @@ class TestQoS:
 
     def test_greenlets_count_exactly(self):
         qos, _ = self.make(1)
-        gevent.joinall([gevent.spawn(qos.increment_eventually) for _ in range(50)], raise_error=True)
+        green.joinall([green.spawn(qos.increment_eventually) for _ in range(50)], raise_error=True)
         assert qos.value == 51
 
 
 def test_oid():
     thing, other = object(), object()
     assert common.oid_from(thing) == common.oid_from(thing) != common.oid_from(other)
-    assert gevent.spawn(common.oid_from, thing).get() != common.oid_from(thing)
-    assert gevent.spawn(common.oid_from, thing, threads=False).get() == common.oid_from(thing, threads=False)
+    assert green.spawn(common.oid_from, thing).get() != common.oid_from(thing)
+    assert green.spawn(common.oid_from, thing, threads=False).get() == common.oid_from(thing, threads=False)
     assert common.generate_oid(1, 2, 3, thing) == common.generate_oid(1, 2, 3, thing)

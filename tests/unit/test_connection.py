@@ -2,7 +2,6 @@
 import copy
 import pickle
 
-import gevent
 import pytest
 
 from greenmq import events, runtime
@@ -18,6 +17,7 @@ from greenmq.exceptions import (
     WrongHub,
 )
 from greenmq.transport.base import StdChannel, Transport
+from tests.support import green
 
 
 class Channel(StdChannel):
@@ -90,7 +90,7 @@ class Started:
 
     def __init__(self, fun, *args, **kwargs):
         self.value = self.exception = None
-        self.greenlet = gevent.spawn(self.run, fun, args, kwargs)
+        self.greenlet = green.spawn(self.run, fun, args, kwargs)
 
     def run(self, fun, args, kwargs):
         try:
@@ -106,7 +106,7 @@ class Started:
 
 
 def join(tasks):
-    gevent.joinall([task.greenlet for task in tasks])
+    green.joinall([task.greenlet for task in tasks])
 
 
 def make(hostname=None, **kwargs):
@@ -276,7 +276,7 @@ class TestOpening:
     def test_greenlets_that_connect_at_once_share_one_dial(self, connection):
         connection.server.gate = runtime.Event()
         tasks = [Started(connection.connect) for _ in range(20)]
-        gevent.sleep(0)
+        green.sleep(0)
         assert connection.server.dials == ['localhost']
         connection.server.gate.set()
         [task.get() for task in tasks]
@@ -286,20 +286,20 @@ class TestOpening:
         connection.server.gate = runtime.Event()
         connection.server.failures = [lost()]
         tasks = [Started(connection.ensure_connection, max_retries=0) for _ in range(20)]
-        gevent.sleep(0)
+        green.sleep(0)
         connection.server.gate.set()
         join(tasks)
         assert {type(task.exception) for task in tasks} == {OperationalError}
         assert len(connection.server.dials) == 1
 
-    @pytest.mark.parametrize('how', [gevent.GreenletExit, gevent.Timeout])
+    @pytest.mark.parametrize('how', [green.GreenletExit, green.Timeout])
     def test_a_dialler_that_is_cut_leaves_its_place_to_the_next(self, connection, how):
         connection.server.gate = runtime.Event()
         first, second = Started(connection.connect), Started(connection.connect)
-        gevent.sleep(0)
+        green.sleep(0)
         first.greenlet.kill(how(), block=False)
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         assert len(connection.server.dials) == 2
         connection.server.gate.set()
         second.get()
@@ -309,7 +309,7 @@ class TestOpening:
     def test_a_waiter_that_is_killed_does_not_matter(self, connection):
         connection.server.gate = runtime.Event()
         first, second = Started(connection.connect), Started(connection.connect)
-        gevent.sleep(0)
+        green.sleep(0)
         second.greenlet.kill()
         connection.server.gate.set()
         first.get()
@@ -321,7 +321,7 @@ class TestOpening:
         connection.server.failures = [TimeoutError('too slow')]
         hasty = Started(connection._ensure_connection, max_retries=0, timeout=0.5)
         patient = Started(connection._ensure_connection, max_retries=0, timeout=60)
-        gevent.sleep(0)
+        green.sleep(0)
         # When the attempt times out
         connection.server.gate.set()
         join([hasty, patient])
@@ -332,7 +332,7 @@ class TestOpening:
     def test_a_waiter_has_its_own_deadline(self, connection):
         connection.server.gate = runtime.Event()
         first = Started(connection.connect)
-        gevent.sleep(0)
+        green.sleep(0)
         with pytest.raises(OperationalError) as caught:
             connection.ensure_connection(timeout=0.01)
         assert isinstance(caught.value.__cause__, TimeoutError)
@@ -399,7 +399,7 @@ class TestOpening:
         found.server.failures = [lost()]
         found.server.gate = runtime.Event()
         tasks = [Started(found.connect) for _ in range(5)]
-        gevent.sleep(0)
+        green.sleep(0)
         found.server.gate.set()
         [task.get() for task in tasks]
         assert found.server.dials == ['fakehost1', 'fakehost2']
@@ -469,8 +469,7 @@ class TestOpening:
                 connection.drain_events(timeout=0)
             return True
 
-        assert gevent.get_hub().threadpool.apply(use)
-        gevent.get_hub().threadpool.kill()
+        assert green.in_thread(use)
 
 
 class TestClosing:
@@ -501,17 +500,17 @@ class TestClosing:
     def test_who_waits_for_it_to_open_is_told(self, connection):
         connection.server.gate = runtime.Event()
         tasks = [Started(connection.connect) for _ in range(3)]
-        gevent.sleep(0)
+        green.sleep(0)
         connection.close()
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         # those behind the dialler at once, the dialler when its attempt ends
         assert [type(task.exception) for task in tasks[1:]] == [ConnectionClosed, ConnectionClosed]
         connection.server.gate.set()
         join(tasks[:1])
         assert isinstance(tasks[0].exception, ConnectionClosed)
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         assert connection.server.closed == connection.server.links and not connection.connected
 
     def test_it_ends_recovery(self, connection):
@@ -519,7 +518,7 @@ class TestClosing:
         failed = runtime.Event()
         task = Started(connection.ensure_connection, lambda exc, interval: failed.set(), interval_start=60)
         failed.wait()
-        gevent.sleep(0)
+        green.sleep(0)
         connection.close()
         join([task])
         assert isinstance(task.exception, ConnectionClosed)
@@ -529,7 +528,7 @@ class TestClosing:
         failed = runtime.Event()
         task = Started(connection.ensure_connection, lambda exc, interval: failed.set(), interval_start=60)
         failed.wait()
-        gevent.sleep(0)
+        green.sleep(0)
         connection.connect()
         task.get()
         assert len(connection.server.dials) == 2
@@ -550,19 +549,19 @@ class TestClosing:
         for close in (connection.close, connection.collect, lambda: connection.collect(socket_timeout=0)):
             connection.connect()
             close()
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         assert [timer.active for timer in timers] == [False] * 3
 
     def test_a_kill_of_the_closer_closes_all_the_same(self, connection):
         connection.connect()
         connection.server.closing_gate = runtime.Event()
         closer = Started(connection.close)
-        gevent.sleep(0)
+        green.sleep(0)
         closer.greenlet.kill()
         connection.server.closing_gate.set()
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         assert connection.server.closed == connection.server.links
 
     def test_collect_does_not_wait_and_the_next_use_opens(self, connection):
@@ -683,7 +682,7 @@ class TestEnsure:
             return connection.epoch
 
         tasks = [Started(connection.ensure(obj, fun), obj) for obj in objs]
-        gevent.sleep(0)
+        green.sleep(0)
         connection._connection.alive = False
         gate.set()
         [task.get() for task in tasks]
@@ -727,7 +726,7 @@ class TestEnsure:
             errback=lambda exc, interval: interval and pausing.set(),
         )
         pausing.wait()
-        gevent.sleep(0)
+        green.sleep(0)
         connection.close()
         join([task])
         assert isinstance(task.exception, ConnectionClosed)
@@ -779,8 +778,8 @@ class TestEnsure:
         self.call(connection, [self.cut(connection)])
         connection.close()
         connection.connect()
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         assert [(event.name, event.facts['epoch']) for event in seen] == [('lost', 1), ('recovered', 2)]
         for subscription in subscriptions:
             subscription.cancel()
@@ -837,8 +836,8 @@ class TestPools:
             leased.connect()
             raise ValueError
         assert not leased.connected and pool.stats().size == 0
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
 
     def test_leaving_a_with_does_not_release_the_next_ones_lease(self, connection):
         pool = self.pool(connection, 1)
@@ -857,8 +856,8 @@ class TestPools:
         leased._connection.alive = False
         assert pool.acquire() is not leased
         assert pool.stats().discarded == {'dead': 1}
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
 
     def test_one_that_its_user_closed_is_not_handed_out(self, connection):
         pool = self.pool(connection)

@@ -1,10 +1,10 @@
 """Connection over memory://: what the documents show, and who is woken by a close."""
-import gevent
 import pytest
 
 from greenmq import Connection, Queue, pools
 from greenmq.common import eventloop
 from greenmq.exceptions import ConnectionClosed, TimeoutError
+from tests.support import green
 
 URL = 'memory://localhost/test_connection_memory'
 
@@ -24,27 +24,26 @@ def outcome(fun, *args, **kwargs):
 
 def test_close_wakes_all_who_drain(connection):
     connection.connect()
-    drains = [gevent.spawn(outcome, connection.drain_events, timeout=60) for _ in range(3)]
-    gevent.sleep(0)
-    closers = [gevent.spawn(connection.close) for _ in range(3)]
-    gevent.joinall([*drains, *closers])
+    drains = [green.spawn(outcome, connection.drain_events, timeout=60) for _ in range(3)]
+    green.sleep(0)
+    closers = [green.spawn(connection.close) for _ in range(3)]
+    green.joinall([*drains, *closers])
     assert [type(drain.value) for drain in drains] == [ConnectionClosed] * 3
 
 
 def test_close_from_another_thread(connection):
     connection.connect()
-    drain = gevent.spawn(outcome, connection.drain_events, timeout=60)
-    gevent.sleep(0)
-    gevent.get_hub().threadpool.apply(connection.close)
-    gevent.get_hub().threadpool.kill()
+    drain = green.spawn(outcome, connection.drain_events, timeout=60)
+    green.sleep(0)
+    green.in_thread(connection.close)
     drain.join()
     assert isinstance(drain.value, ConnectionClosed) and not connection.connected
 
 
 def test_close_in_a_callback_of_the_hub(connection):
     connection.connect()
-    done = gevent.event.Event()
-    gevent.get_hub().loop.run_callback(lambda: (connection.close(), done.set()))
+    done = green.Event()
+    green.run_callback(lambda: (connection.close(), done.set()))
     done.wait()
     assert not connection.connected
 

@@ -3,7 +3,6 @@
 import json
 import pickle
 
-import gevent
 import pytest
 
 from greenmq import runtime
@@ -12,6 +11,7 @@ from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import BufferFull, NotFound
 from greenmq.messaging import Consumer, Producer
 from greenmq.nowait import Backlog
+from tests.support import green
 from tests.unit.recorder import Recorder
 
 
@@ -154,7 +154,7 @@ class TestBacklog:
     def test_a_killed_task_leaves_no_future_waiting(self):
         backlog = Backlog(lambda: runtime.Event().wait())
         future = backlog.put()
-        gevent.sleep(0)
+        green.sleep(0)
         backlog._task.kill()
         assert isinstance(future.exception(timeout=5), runtime.TaskExit)
         assert len(backlog) == 0
@@ -192,11 +192,11 @@ class TestConsumer:
 
     def test_a_failed_consume_does_not_count_as_consuming(self, channel):
         def fail(**kwargs):
-            raise gevent.GreenletExit
+            raise green.GreenletExit
 
         consumer = self.make(channel, 'a')
         channel.basic_consume = fail
-        with pytest.raises(gevent.GreenletExit):
+        with pytest.raises(green.GreenletExit):
             consumer.consume()
         assert not consumer.consuming_from('a')
         del channel.basic_consume
@@ -208,10 +208,10 @@ class TestConsumer:
         consumer.consume()
 
         def killed(tag):
-            raise gevent.GreenletExit
+            raise green.GreenletExit
 
         channel.basic_cancel = killed
-        with pytest.raises(gevent.GreenletExit):
+        with pytest.raises(green.GreenletExit):
             consumer.cancel()
         del channel.basic_cancel
         consumer.cancel()

@@ -1,7 +1,5 @@
 """Producer and Consumer over memory://: what programs see, end to end."""
 
-import gevent
-import gevent.event
 import pytest
 
 from greenmq import events, runtime
@@ -21,6 +19,7 @@ from greenmq.exceptions import (
     WouldBlock,
 )
 from greenmq.messaging import Consumer, Producer
+from tests.support import green
 
 
 @pytest.fixture
@@ -233,7 +232,7 @@ def test_publish_in_a_hub_callback_names_the_call_that_does_not_wait(connection,
         futures.append(producer.publish_nowait('y', 'jobs', exchange='jobs'))
 
     runtime.run_soon(callback)
-    gevent.sleep(0)
+    green.sleep(0)
     assert 'publish_nowait' in str(errors[0])
     futures[0].result(timeout=5)
     assert queue(connection).get(no_ack=True).payload == 'y'
@@ -266,8 +265,8 @@ def test_publish_nowait_tells_the_future_what_went_wrong(connection):
 def test_one_producer_serves_many_greenlets(connection, queue):
     producer = Producer(connection, Exchange('jobs'), 'jobs')
     inbox, consumer = consume(connection, queue)
-    senders = [gevent.spawn(producer.publish, {'n': n}, headers={'n': n}) for n in range(200)]
-    gevent.joinall(senders, raise_error=True)
+    senders = [green.spawn(producer.publish, {'n': n}, headers={'n': n}) for n in range(200)]
+    green.joinall(senders, raise_error=True)
     while len(inbox) < 200:
         connection.drain_events(timeout=5)
     assert sorted(body['n'] for body in inbox) == list(range(200))
@@ -397,7 +396,7 @@ def test_what_was_in_hand_when_the_connection_closed_comes_again(connection, que
 
 
 def test_what_happens_to_a_message_can_be_heard(connection, queue):
-    heard, done = [], gevent.event.Event()
+    heard, done = [], green.Event()
     subscriptions = [
         events.subscribe(
             name, lambda event: (heard.append(event.name), event.name == 'settle' and done.set())
@@ -543,7 +542,7 @@ def test_on_decode_error_decides_instead(small):
 
 def test_a_decode_error_is_an_event(small):
     heard = []
-    arrived = gevent.event.Event()
+    arrived = green.Event()
     subscription = events.subscribe(
         'decode_error', lambda event: (heard.append(event.facts['dead_letter']), arrived.set())
     )

@@ -1,19 +1,19 @@
 """ConsumerMixin over memory://: the order of its hooks, what ends it and what does not."""
 from contextlib import contextmanager
 
-import gevent
 import pytest
 
 from greenmq import Connection, Queue, events, runtime
 from greenmq.exceptions import ConnectionLost, OperationalError, TimeoutError
 from greenmq.mixins import ConsumerMixin, ConsumerProducerMixin
+from tests.support import green
 
 QUEUE = Queue('work', routing_key='work')
 
 
 def settle():
     for _ in range(20):
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 def lose(connection):
@@ -190,7 +190,7 @@ class TestConsume:
 
     def test_a_message_wakes_it(self, connection, publish):
         worker = Worker(connection)
-        task = gevent.spawn(worker.run, safety_interval=60)
+        task = green.spawn(worker.run, safety_interval=60)
         worker.ready.wait()
         publish('stop')
         task.get()
@@ -206,7 +206,7 @@ class TestConsume:
 
     def test_a_kill_closes_all(self, connection):
         worker = Worker(connection)
-        task = gevent.spawn(worker.run)
+        task = green.spawn(worker.run)
         worker.ready.wait()
         task.kill()
         assert worker.log[-1] == 'out' and not worker.loop_connection.connected
@@ -217,7 +217,7 @@ class TestErrors:
     def test_a_lost_connection_is_opened_again(self, connection, publish):
         worker = Worker(connection)
         worker.restart_limit.fill_rate = 1000
-        task = gevent.spawn(worker.run)
+        task = green.spawn(worker.run)
         worker.ready.wait()
         worker.ready.clear()
         lose(worker.loop_connection)
@@ -231,7 +231,7 @@ class TestErrors:
     def test_reconnects_are_limited_and_a_stop_is_heard_meanwhile(self, connection):
         worker = Worker(connection)
         worker.restart_limit.fill_rate = 0.001
-        task = gevent.spawn(worker.run)
+        task = green.spawn(worker.run)
         worker.ready.wait()
         lose(worker.loop_connection)
         settle()
@@ -285,8 +285,8 @@ class TestErrors:
         publish('stop')
         worker = Worker(connection)
         worker.run()
-        gevent.sleep(0)
-        gevent.sleep(0)
+        green.sleep(0)
+        green.sleep(0)
         subscription.cancel()
         assert worker.bodies == ['stop'] and left(connection) == 0 and seen
 
@@ -331,8 +331,8 @@ class TestProducer:
 
     def test_callbacks_share_it(self, connection):
         worker = Answering(connection)
-        tasks = [gevent.spawn(lambda: worker.producer_connection) for _ in range(5)]
-        gevent.joinall(tasks, raise_error=True)
+        tasks = [green.spawn(lambda: worker.producer_connection) for _ in range(5)]
+        green.joinall(tasks, raise_error=True)
         assert len({id(task.value) for task in tasks}) == 1
         worker.on_consume_end(None, None)
         assert not tasks[0].value.connected

@@ -2,13 +2,12 @@
 import contextvars
 from contextlib import contextmanager
 
-import gevent
 import pytest
-from gevent.event import Event
 
 from greenmq import Connection, Exchange, Queue, runtime
 from greenmq.exceptions import ConnectionLost
 from greenmq.mixins import ConsumerMixin, ConsumerProducerMixin
+from tests.support import green
 
 URL = 'memory://localhost/test_greenlets'
 A, B = Queue('a', routing_key='a'), Queue('b', routing_key='b')
@@ -17,7 +16,7 @@ asked_for = contextvars.ContextVar('asked_for', default=None)
 
 def settle():
     for _ in range(30):
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def running():
     started = []
 
     def start(worker, **kwargs):
-        task = gevent.spawn(worker.run, **kwargs)
+        task = green.spawn(worker.run, **kwargs)
         started.append((worker, task))
         worker.ready.wait()
         return task
@@ -63,7 +62,7 @@ class Worker(ConsumerMixin):
     def __init__(self, connection, queues=(A, B), **consumer_options):
         self.connection = connection
         self.queues, self.options = queues, consumer_options
-        self.ready = Event()
+        self.ready = green.Event()
         self.begun, self.bodies = [], []
         self.gates = {}
         self.errors = {}
@@ -115,7 +114,7 @@ class TestGreenlets:
 
     def test_a_blocked_consumer_holds_up_no_other(self, connection, publish, running):
         worker = Worker(connection)
-        gate = worker.gates['long'] = Event()
+        gate = worker.gates['long'] = green.Event()
         running(worker)
         publish(A, 'long', 'after')
         publish(B, 1, 2, 3)
@@ -129,7 +128,7 @@ class TestGreenlets:
         class Sleeping(Worker):
             def on_task(self, body, message):
                 with self.alone():
-                    gevent.sleep(0)
+                    green.sleep(0)
                     super().on_task(body, message)
 
             @contextmanager
@@ -141,7 +140,7 @@ class TestGreenlets:
         running(worker)
         publish(A, *range(50))
         while len(worker.bodies) < 50:
-            gevent.sleep(0)
+            green.sleep(0)
         assert worker.bodies == list(range(50)) and worker.most == 1
 
     def test_a_consumer_that_always_finds_messages_lets_others_run(self, connection, publish, running):
@@ -168,7 +167,7 @@ class TestGreenlets:
         publish(B, *range(20))
         running(busy)
         while len(worker.bodies) < 300:
-            gevent.sleep(0)
+            green.sleep(0)
         assert len(seen_at) == 20 and seen_at[-1] < 100
 
     def test_hand_built_consumers_of_one_channel_share_a_greenlet(self, connection, publish, running):
@@ -178,7 +177,7 @@ class TestGreenlets:
                 return [other.Consumer([queue], callbacks=[self.on_task]) for queue in (A, B)]
 
         worker = Shared(connection)
-        gate = worker.gates['long'] = Event()
+        gate = worker.gates['long'] = green.Event()
         running(worker)
         assert [lane['queues'] for lane in worker.status()['consumers']] == [['a', 'b']]
         publish(A, 'long')
@@ -230,7 +229,7 @@ class TestGreenlets:
             return getattr(ConsumerMixin, name)(self, *args, **kwargs)
 
         worker = type('Own', (Worker,), {name: same})(connection)
-        gate = worker.gates['long'] = Event()
+        gate = worker.gates['long'] = green.Event()
         running(worker)
         publish(A, 'long')
         publish(B, 1)
@@ -248,7 +247,7 @@ class TestConcurrency:
             concurrency = 5
 
         worker = Wide(connection, queues=[A])
-        gate = worker.gates['x'] = Event()
+        gate = worker.gates['x'] = green.Event()
         running(worker)
         publish(A, *['x'] * 12)
         settle()
@@ -330,8 +329,8 @@ class TestErrors:
 
     def test_a_kill_of_run_kills_the_callbacks(self, connection, publish):
         worker = Worker(connection)
-        worker.gates['x'] = Event()
-        task = gevent.spawn(worker.run)
+        worker.gates['x'] = green.Event()
+        task = green.spawn(worker.run)
         worker.ready.wait()
         publish(A, 'x')
         settle()
@@ -341,7 +340,7 @@ class TestErrors:
     def test_callbacks_of_a_lost_connection_go_on_and_their_queue_waits(self, connection, publish, running):
         worker = Worker(connection)
         worker.restart_limit.fill_rate = 1000
-        gate = worker.gates['long'] = Event()
+        gate = worker.gates['long'] = green.Event()
         running(worker)
         publish(A, 'long')
         settle()
@@ -379,7 +378,7 @@ class TestStop:
     def test_what_is_in_hand_is_finished_and_the_rest_goes_back_once(self, connection, publish, running):
         worker = Worker(connection, queues=[A], prefetch_count=10)
         worker.concurrency = 2
-        gate = worker.gates['x'] = Event()
+        gate = worker.gates['x'] = green.Event()
         task = running(worker)
         publish(A, 'x', 'x', 1, 2, 3)
         settle()
@@ -393,7 +392,7 @@ class TestStop:
 
     def test_what_takes_longer_is_ended_and_delivered_again(self, connection, publish, running):
         worker = Worker(connection)
-        worker.gates['x'] = Event()
+        worker.gates['x'] = green.Event()
         task = running(worker)
         publish(A, 'x')
         publish(B, 1)
@@ -405,7 +404,7 @@ class TestStop:
 
     def test_a_second_stop_shortens_the_first(self, connection, publish, running):
         worker = Worker(connection)
-        worker.gates['x'] = Event()
+        worker.gates['x'] = green.Event()
         task = running(worker)
         publish(A, 'x')
         settle()
@@ -431,7 +430,7 @@ class TestStop:
                 message.ack()
 
         worker = Answering(connection)
-        gate = worker.gates['x'] = Event()
+        gate = worker.gates['x'] = green.Event()
         task = running(worker)
         publish(A, 'x')
         settle()

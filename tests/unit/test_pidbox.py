@@ -1,10 +1,10 @@
-import gevent
 import pytest
 
 from greenmq.common import maybe_declare
 from greenmq.connection import Connection
 from greenmq.exceptions import InvalidArgument, TimeoutError
 from greenmq.pidbox import Mailbox
+from tests.support import green
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ class Worker:
         self.node.handler(self.echo)
         self.node.handlers['fail'] = self.fail
         self.consumer = self.node.listen()
-        self.task = gevent.spawn(self.run)
+        self.task = green.spawn(self.run)
 
     def echo(self, state, **kwargs):
         self.seen.append(kwargs)
@@ -88,8 +88,8 @@ def test_nobody_answers(workers, mailbox):
 
 
 def test_greenlets_share_a_mailbox_and_get_their_own_replies(workers, mailbox):
-    callers = [gevent.spawn(mailbox.call, ['one', 'two'], 'echo', {'n': n}, timeout=5) for n in range(10)]
-    gevent.joinall(callers, raise_error=True)
+    callers = [green.spawn(mailbox.call, ['one', 'two'], 'echo', {'n': n}, timeout=5) for n in range(10)]
+    green.joinall(callers, raise_error=True)
     for n, caller in enumerate(callers):
         assert sorted(reply[name]['n'] for reply in caller.value for name in reply) == [n, n]
 
@@ -108,7 +108,7 @@ def test_names(mailbox):
     assert mailbox.get_queue('host').name == 'host.test.pidbox'
     assert mailbox.reply_queue.name == f'{mailbox.oid}.reply.test.pidbox'
     assert mailbox.reply_queue is mailbox.reply_queue
-    assert gevent.spawn(lambda: mailbox.oid).get() != mailbox.oid
+    assert green.spawn(lambda: mailbox.oid).get() != mailbox.oid
 
 
 def test_options_reach_the_queues():

@@ -1,13 +1,13 @@
 """Pools by connection, and producers that lease channels, over memory://."""
 import os
 
-import gevent
 import pytest
 
 from greenmq import Connection, Queue, pools
 from greenmq.exceptions import ConnectionLimitExceeded, LimitExceeded
 from greenmq.messaging import Producer
 from greenmq.pools import PoolGroup, ProducerPool, connections, producers
+from tests.support import green
 from tests.support.switches import injections
 
 URL = 'memory://localhost/test_pools'
@@ -35,7 +35,7 @@ def pool(connection):
 
 def settle():
     for _ in range(4):
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 def counts(found):
@@ -118,8 +118,7 @@ class TestGroups:
             found.acquire().release()
             return found, len(connections)
 
-        theirs, number = gevent.get_hub().threadpool.apply(other)
-        gevent.get_hub().threadpool.kill()
+        theirs, number = green.in_thread(other)
         assert theirs is not mine and number == 1 and connections[URL] is mine
 
     def test_a_forked_child_has_none(self):
@@ -204,10 +203,10 @@ class TestProducers:
         def publish():
             with pool.acquire() as producer:
                 channels.append(producer.channel)
-                gevent.sleep(60)
+                green.sleep(60)
 
-        task = gevent.spawn(publish)
-        gevent.sleep(0)
+        task = green.spawn(publish)
+        green.sleep(0)
         task.kill()
         settle()
         assert channels[0].closed and counts(pool) == (0, 0, 0, 0)
@@ -241,13 +240,13 @@ class TestProducers:
         def publish(number):
             with pool.acquire(block=True) as producer:
                 producer.publish(number, routing_key='q')
-                gevent.sleep(0)
+                green.sleep(0)
 
-        tasks = [gevent.spawn(publish, number) for number in range(500)]
-        gevent.sleep(0)
+        tasks = [green.spawn(publish, number) for number in range(500)]
+        green.sleep(0)
         for task in tasks[::10]:
             task.kill(block=False)
-        gevent.joinall(tasks, raise_error=True)
+        green.joinall(tasks, raise_error=True)
         settle()
         stats = pool.stats()
         assert counts(connections[connection]) == (1, 0, 0, 0)
@@ -261,7 +260,7 @@ class TestProducers:
         for injection in injections():
             own = ProducerPool(connection.Pool(1), limit=1)
             busy = own.acquire()
-            gevent.spawn(busy.release)
+            green.spawn(busy.release)
             injection.run(publish)
             settle()
             assert counts(own) in [(0, 1, 0, 0), (0, 0, 0, 0)]
@@ -327,8 +326,8 @@ class TestProducers:
         pools.set_limit(1)
         busy = pool.acquire()
         busy.publish('x', routing_key='q')
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         # When a child publishes
         pid = os.fork()
         if not pid:

@@ -2,13 +2,13 @@
 import gc
 import weakref
 
-import gevent
 import pytest
 
 from greenmq import runtime
 from greenmq.exceptions import LimitExceeded, WrongHub
 from greenmq.resource import Resource
 from greenmq.utils.functional import lazy
+from tests.support import green
 from tests.support.switches import assert_no_switch
 
 
@@ -50,7 +50,7 @@ def counts(pool):
 
 def settle():
     for _ in range(3):
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 def hold(pool, done):
@@ -93,7 +93,7 @@ class TestAcquire:
     def test_the_text_names_holders_and_wait(self):
         pool, done = Pool(1), runtime.Event()
         task = runtime.spawn(hold, pool, done, name='the holder')
-        gevent.sleep(0)
+        green.sleep(0)
         text = r'nothing free within 0\.001 s; held by the holder for 0\.0 s'
         with pytest.raises(LimitExceeded, match=text):
             pool.acquire(timeout=0.001)
@@ -103,8 +103,8 @@ class TestAcquire:
     def test_a_timeout_implies_block(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, timeout=60)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, timeout=60)
+        green.sleep(0)
         thing.release()
         assert waiter.get() is thing
 
@@ -120,8 +120,8 @@ class TestAcquire:
         pool = Pool(1)
         pool.default_timeout = forever
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0.002)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0.002)
         thing.release()
         assert waiter.get() is thing
 
@@ -134,13 +134,13 @@ class TestAcquire:
             order.append(number)
             got.release()
 
-        tasks = [gevent.spawn(take, number) for number in range(20)]
-        gevent.sleep(0)
+        tasks = [green.spawn(take, number) for number in range(20)]
+        green.sleep(0)
         assert counts(pool) == (1, 0, 0, 20)
         thing.release()
         # who comes now must not overtake
         assert pool.stats().free == 0
-        gevent.joinall(tasks, raise_error=True)
+        green.joinall(tasks, raise_error=True)
         assert order == list(range(20)) and counts(pool) == (0, 1, 0, 0)
 
     def test_a_dead_one_is_thrown_away(self):
@@ -155,8 +155,8 @@ class TestAcquire:
     def test_one_that_dies_in_use_is_thrown_away_and_a_waiter_opens_another(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         thing.alive = False
         thing.release()
         assert waiter.get() is not thing
@@ -171,14 +171,14 @@ class TestAcquire:
         assert counts(pool) == (0, 0, 0, 0)
         pool.acquire()
 
-    @pytest.mark.parametrize('how', [gevent.GreenletExit, gevent.Timeout])
+    @pytest.mark.parametrize('how', [green.GreenletExit, green.Timeout])
     def test_a_kill_while_opening_gives_the_place_to_the_next(self, how):
         pool = Pool(1)
         pool.gate = runtime.Event()
-        first = gevent.spawn(self.cut, pool)
-        gevent.sleep(0)
-        second = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        first = green.spawn(self.cut, pool)
+        green.sleep(0)
+        second = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         assert counts(pool) == (0, 0, 1, 1)
         first.kill(how(), block=False)
         settle()
@@ -186,12 +186,12 @@ class TestAcquire:
         pool.gate.set()
         assert second.get() in pool.made and counts(pool) == (1, 0, 0, 0)
 
-    @pytest.mark.parametrize('how', [gevent.GreenletExit, gevent.Timeout])
+    @pytest.mark.parametrize('how', [green.GreenletExit, green.Timeout])
     def test_a_kill_of_the_one_it_was_just_handed_to(self, how):
         pool = Pool(1)
         thing = pool.acquire()
-        first, second = gevent.spawn(self.cut, pool), gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        first, second = green.spawn(self.cut, pool), green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         first.kill(how(), block=False)  # comes first, and finds that it has accepted
         thing.release()
         assert second.get() is thing and counts(pool) == (1, 0, 0, 0)
@@ -200,7 +200,7 @@ class TestAcquire:
     def cut(pool):
         try:
             pool.acquire(block=True)
-        except (gevent.GreenletExit, gevent.Timeout):
+        except (green.GreenletExit, green.Timeout):
             return
         raise AssertionError('it was not cut')
 
@@ -261,8 +261,7 @@ class TestAcquire:
                 pool.acquire()
             return True
 
-        assert gevent.get_hub().threadpool.apply(use)
-        gevent.get_hub().threadpool.kill()
+        assert green.in_thread(use)
 
 
 class TestRelease:
@@ -287,8 +286,8 @@ class TestRelease:
     def test_replace_closes_and_makes_room(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         pool.replace(thing)
         assert waiter.get() is not thing and counts(pool) == (1, 0, 0, 0)
         settle()
@@ -316,8 +315,8 @@ class TestRelease:
 
         pool = Slow(1)
         thing = pool.acquire()
-        task = gevent.spawn(thing.release)
-        gevent.sleep(0)
+        task = green.spawn(thing.release)
+        green.sleep(0)
         assert counts(pool) == (0, 0, 1, 0)
         task.kill()
         assert counts(pool) == (0, 0, 0, 0)
@@ -330,13 +329,13 @@ class TestSize:
     def test_growing_lets_waiters_in(self):
         pool = Pool(1)
         pool.acquire()
-        waiters = [gevent.spawn(pool.acquire, block=True) for _ in range(3)]
-        gevent.sleep(0)
+        waiters = [green.spawn(pool.acquire, block=True) for _ in range(3)]
+        green.sleep(0)
         pool.resize(3)
         settle()
         assert counts(pool) == (3, 0, 0, 1)
         pool.limit = 4
-        gevent.joinall(waiters, raise_error=True)
+        green.joinall(waiters, raise_error=True)
         assert pool.limit == 4
 
     def test_shrinking_closes_what_is_free(self):
@@ -356,8 +355,8 @@ class TestSize:
             pool.resize(1)
         assert pool.limit == 3
         pool.resize(1, force=True)
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         things[0].release()
         things[1].release()
         settle()
@@ -397,8 +396,8 @@ class TestSize:
             except RuntimeError as exc:
                 errors.append(str(exc))
 
-        task = gevent.spawn(wait)
-        gevent.sleep(0)
+        task = green.spawn(wait)
+        green.sleep(0)
         pool.force_close_all()
         task.join()
         assert 'closed pool' in errors[0]
@@ -414,8 +413,8 @@ class TestSize:
             except RuntimeError as exc:
                 errors.append(str(exc))
 
-        task = gevent.spawn(take)
-        gevent.sleep(0)
+        task = green.spawn(take)
+        green.sleep(0)
         pool.force_close_all()
         pool.gate.set()
         task.join()
@@ -425,8 +424,8 @@ class TestSize:
     def test_a_pool_that_is_not_closed_goes_on_with_those_who_wait(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         pool.force_close_all(close_pool=False)
         assert thing.closed and waiter.get() is not thing
         assert counts(pool) == (1, 0, 0, 0)
@@ -434,8 +433,8 @@ class TestSize:
     def test_taken_away_between_hand_over_and_run(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         thing.release()
         pool.force_close_all(close_pool=False)
         got = waiter.get()
@@ -460,8 +459,8 @@ class TestSize:
     def test_waits_are_counted(self):
         pool = Pool(1)
         thing = pool.acquire()
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0.002)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0.002)
         thing.release()
         waiter.get()
         assert pool.stats().wait_p50 >= 0.002 and pool.stats().wait_p99 >= pool.stats().wait_p50
@@ -480,21 +479,21 @@ class TestDyingHolders:
             if how == 'raises':
                 raise ValueError
 
-        task = gevent.spawn(forget)
+        task = green.spawn(forget)
         task.name = 'the forgetful'
-        gevent.sleep(0)
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        green.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         thing = pool.made[0]
         if how in ('killed', 'timeout'):
-            task.kill(gevent.GreenletExit if how == 'killed' else gevent.Timeout(1), block=False)
+            task.kill(green.GreenletExit if how == 'killed' else green.Timeout(1), block=False)
         else:
             done.set()
         got = waiter.get()
         if how in ('raises', 'timeout'):
             hub_errors.clear()
         assert got is not thing and pool.stats().in_use == 1
-        gevent.sleep(0)
+        green.sleep(0)
         assert thing.closed and pool.stats().discarded == {'orphaned': 1}
         told = [record.getMessage() for record in caplog.records if record.name == 'greenmq.pool']
         assert len(told) == 1 and 'the forgetful has ended and did not give back' in told[0]
@@ -502,17 +501,17 @@ class TestDyingHolders:
 
     def test_a_bare_greenlet_that_is_gone(self, caplog):
         pool = Pool(1)
-        gevent.spawn_raw(pool.acquire)
-        gevent.sleep(0)
+        green.spawn_raw(pool.acquire)
+        green.sleep(0)
         gc.collect()
-        gevent.sleep(0)
+        green.sleep(0)
         assert pool.stats()[1:5] == (0, 0, 0, 0) and pool.made[0].closed
         assert 'has ended and did not give back' in caplog.text
 
     def test_what_a_task_returns_was_passed_on(self):
         pool = Pool(1)
-        thing = gevent.spawn(pool.acquire).get()
-        gevent.sleep(0)
+        thing = green.spawn(pool.acquire).get()
+        green.sleep(0)
         assert not thing.closed and pool.stats().in_use == 1
         thing.release()
         assert pool.stats().free == 1
@@ -525,12 +524,12 @@ class TestDyingHolders:
             pool.acquire().release()
             done.wait()
 
-        task = gevent.spawn(borrow)
-        gevent.sleep(0)
+        task = green.spawn(borrow)
+        green.sleep(0)
         thing = pool.acquire()
         done.set()
         task.join()
-        gevent.sleep(0)
+        green.sleep(0)
         assert not thing.closed and pool.stats().in_use == 1
 
     def test_leases_leave_nothing_at_a_greenlet(self):
@@ -543,7 +542,7 @@ class TestDyingHolders:
             del thing.release
             return lease()
 
-        assert gevent.spawn(borrow).get() is None
+        assert green.spawn(borrow).get() is None
 
 
 class TestReaping:
@@ -580,8 +579,8 @@ class TestReaping:
         pool = Pool(1, max_age=3600)
         thing = pool.acquire()
         pool._reaper._ends[id(thing)] = 0.0
-        waiter = gevent.spawn(pool.acquire, block=True)
-        gevent.sleep(0)
+        waiter = green.spawn(pool.acquire, block=True)
+        green.sleep(0)
         thing.release()
         assert waiter.get() is not thing
         assert thing.closed and pool.stats().discarded == {'old': 1}
@@ -615,7 +614,7 @@ class TestReaping:
         del pool
         gc.collect()
         assert gone() is None
-        gevent.sleep(0.02)
+        green.sleep(0.02)
 
     def test_if_the_replacement_fails_the_next_caller_opens_one(self):
         pool = Pool(1, max_age=3600)
@@ -630,4 +629,4 @@ class TestReaping:
 
 def wait_for(condition):
     while not condition():
-        gevent.sleep(0.001)
+        green.sleep(0.001)

@@ -1,11 +1,11 @@
 """Anything may happen to a pool in any order: its numbers stay true and nobody is forgotten."""
-import gevent
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from greenmq import runtime
 from greenmq.resource import Resource
+from tests.support import green
 
 
 class Thing:
@@ -59,7 +59,7 @@ class Client:
     def __init__(self, pool, order):
         self.thing = self.ended = None
         self.leave = runtime.Event()
-        self.greenlet = gevent.spawn(self.run, pool, order)
+        self.greenlet = green.spawn(self.run, pool, order)
 
     def run(self, pool, order):
         try:
@@ -86,12 +86,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     def settle(self):
         for _ in range(6):
-            gevent.sleep(0)
+            green.sleep(0)
         # those that gave back what they had end only now, and must not give back anything twice
         while self.leavers:
             self.leavers.pop().leave.set()
         for _ in range(3):
-            gevent.sleep(0)
+            green.sleep(0)
 
     def waiting(self):
         return [client for client in self.clients if client.waits]
@@ -171,7 +171,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert thing not in self.pool.living
 
     @precondition(lambda self: self.waiting())
-    @rule(data=st.data(), how=st.sampled_from([gevent.GreenletExit, gevent.Timeout]))
+    @rule(data=st.data(), how=st.sampled_from([green.GreenletExit, green.Timeout]))
     def cut(self, data, how):
         client = self.pick(data, self.waiting())
         client.greenlet.kill(how(), block=False)
@@ -180,7 +180,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.clients.remove(client)
 
     @precondition(lambda self: self.waiting() and self.holding())
-    @rule(data=st.data(), how=st.sampled_from([gevent.GreenletExit, gevent.Timeout]))
+    @rule(data=st.data(), how=st.sampled_from([green.GreenletExit, green.Timeout]))
     def cut_while_being_handed(self, data, how):
         thing = self.let_go(self.pick(data, self.holding()))
         victim = self.waiting()[0]

@@ -1,10 +1,10 @@
-import gevent
 import pytest
 
 from greenmq.connection import Connection
 from greenmq.entity import Exchange, Queue, binding
 from greenmq.exceptions import DecodeError
 from greenmq.simple import SimpleBuffer, SimpleQueue
+from tests.support import green
 
 
 @pytest.fixture
@@ -48,19 +48,19 @@ def test_messages_count_and_are_cleared_though_a_get_has_started_the_consumer(co
 
 def test_greenlets_share_one_queue(connection):
     queue = connection.SimpleQueue('q')
-    takers = [gevent.spawn(queue.get, timeout=10) for _ in range(10)]
-    gevent.sleep(0)
+    takers = [green.spawn(queue.get, timeout=10) for _ in range(10)]
+    green.sleep(0)
     for n in range(10):
         queue.put(n)
-    gevent.joinall(takers, raise_error=True)
+    green.joinall(takers, raise_error=True)
     assert sorted(taker.value.payload for taker in takers) == list(range(10))
     queue.close()
 
 
 def test_counting_does_not_stop_a_greenlet_that_waits(connection):
     queue = connection.SimpleQueue('q')
-    taker = gevent.spawn(queue.get, timeout=10)
-    gevent.sleep(0)
+    taker = green.spawn(queue.get, timeout=10)
+    green.sleep(0)
     assert len(queue) == 0
     queue.put('x')
     assert taker.get(timeout=5).payload == 'x'

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-import gevent
 import pytest
 
 from greenmq import Connection
+from tests.support import green
 from tests.support.amqp_peer import Peer
 
 #: Seconds within which the client has to do what the script made possible.
@@ -31,7 +31,7 @@ def opened(peer):
         options = {'recover': False, 'close_timeout': 0.5, **options}
         connection = Connection(peer.url, heartbeat=0, transport_options=options)
         connections.append(connection)
-        opening = gevent.spawn(connection.connect)
+        opening = green.spawn(connection.connect)
         broker = peer.accept().handshake(**(tuning or {}))
         opening.get(timeout=SOON)
         return connection, broker
@@ -50,7 +50,7 @@ def talk(opened):
     def talk(tuning=None, **options):
         connection, broker = opened(tuning, **options)
         channel = connection.channel()
-        opening = gevent.spawn(channel.open)
+        opening = green.spawn(channel.open)
         assert broker.open_channel() == 1
         opening.get(timeout=SOON)
         return channel, broker
@@ -63,7 +63,7 @@ class Doing:
 
     def __init__(self, function, *args, **kwargs):
         self._error = None
-        self._greenlet = gevent.spawn(self._run, function, args, kwargs)
+        self._greenlet = green.spawn(self._run, function, args, kwargs)
 
     def _run(self, function, args, kwargs):
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from amqp import spec
 
 from greenmq import events
 from greenmq.exceptions import ConnectionBlocked
+from tests.support import green
 from tests.support.switches import assert_no_switch
 from tests.wire.conftest import SOON, Doing
 from tests.wire.test_cuts import start_consumer
@@ -17,7 +17,7 @@ from tests.wire.test_ends import deliver
 def block(channel, broker, reason='low on memory'):
     broker.send(0, spec.Connection.Blocked, 's', (reason,))
     while channel.connection.blocked is None:
-        gevent.idle()
+        green.idle()
 
 
 def unblock(broker):
@@ -51,7 +51,7 @@ def test_waiting_publishes_leave_when_it_is_unblocked(talk, publishers):
     ]
     with assert_no_switch():
         future = channel.basic_publish_nowait(channel.prepare_message(b'nowait'), '', 'q')
-    gevent.idle()
+    green.idle()
     assert not any(each.done for each in doing) and not future.done()
     unblock(broker)
     bodies = {broker.recv(spec.Basic.Publish).body for _ in range(21)}
@@ -86,9 +86,9 @@ def test_events_tell_both(talk):
     ]
     block(channel, broker, '')
     unblock(broker)
-    with gevent.Timeout(SOON):
+    with green.Timeout(SOON):
         while len(told) < 2:
-            gevent.idle()
+            green.idle()
     assert told == [('blocked', 'no reason given'), ('unblocked', None)]
     for each in subscriptions:
         each.cancel()
@@ -98,13 +98,13 @@ def test_the_options_on_blocked_and_on_unblocked_are_called_in_a_task_that_may_w
     told = []
 
     def note(*arguments):
-        gevent.idle()
+        green.idle()
         told.append(arguments)
 
     channel, broker = talk(on_blocked=note, on_unblocked=note)
     block(channel, broker)
     unblock(broker)
-    with gevent.Timeout(SOON):
+    with green.Timeout(SOON):
         while len(told) < 2:
-            gevent.idle()
+            green.idle()
     assert told == [('low on memory',), ()]

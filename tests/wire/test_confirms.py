@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from amqp import spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from greenmq.exceptions import ConnectionLost, MessageNacked, NotFound, PublishUnconfirmed, Unroutable
+from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.support.switches import assert_no_switch
 from tests.wire.conftest import EXAMPLES, Doing, Publishers
@@ -150,7 +150,7 @@ def test_a_killed_publisher_leaves_the_count_right(talk, publishers):
     (killed, other), _ = crowd.publish([b'killed', b'other'])
     killed.kill()
     broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (1, False))
-    gevent.idle()
+    green.idle()
     assert not other.done
     broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (2, False))
     assert other.error() is None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from amqp import spec
 
 from greenmq import Connection
+from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
 
@@ -36,7 +36,7 @@ def test_replies(talk, name):
     arguments, signature, types, values, expected = CALLS[name]
     reply = method(1, signature, types, values)
     for cut in range(1, len(reply)):
-        calling = gevent.spawn(getattr(channel, name), *arguments)
+        calling = green.spawn(getattr(channel, name), *arguments)
         assert broker.recv().channel == 1
         broker.write(reply, cut)
         assert calling.get(timeout=SOON) == expected, cut
@@ -46,12 +46,12 @@ def test_opening_and_closing_channels(opened):
     connection, broker = opened()
     for cut in range(1, 16):
         channel = connection.channel()
-        opening = gevent.spawn(channel.open)
+        opening = green.spawn(channel.open)
         number = broker.recv(spec.Channel.Open).channel
         assert number == 1, 'the number of a closed channel is used again'
         broker.write(method(number, spec.Channel.OpenOk, 'S', ('',)), cut)
         opening.get(timeout=SOON)
-        closing = gevent.spawn(channel.close)
+        closing = green.spawn(channel.close)
         broker.recv(spec.Channel.Close)
         broker.write(method(number, spec.Channel.CloseOk), min(cut, 11))
         closing.get(timeout=SOON)
@@ -63,7 +63,7 @@ def test_the_answers_to_get(talk):
     number = 0
     for reply, expected in ((taken, b'body'), (method(1, spec.Basic.GetEmpty, 's', ('',)), None)):
         for cut in range(1, len(reply)):
-            getting = gevent.spawn(channel.basic_get, 'q')
+            getting = green.spawn(channel.basic_get, 'q')
             broker.recv(spec.Basic.Get)
             if expected:
                 number += 1
@@ -74,7 +74,7 @@ def test_the_answers_to_get(talk):
 
 
 def start_consumer(channel, broker, callback, **options):
-    starting = gevent.spawn(channel.basic_consume, 'q', consumer_tag='t', callback=callback, **options)
+    starting = green.spawn(channel.basic_consume, 'q', consumer_tag='t', callback=callback, **options)
     while (found := broker.recv()).signature == spec.Basic.Qos:
         broker.send(found.channel, spec.Basic.QosOk)
     assert found.signature == spec.Basic.Consume
@@ -140,7 +140,7 @@ ANSWERS = ((spec.Connection.StartOk,), (spec.Connection.TuneOk, spec.Connection.
 def test_the_handshake(peer, step):
     for cut in range(1, len(HELLO[step]), 1 if step else 5):
         connection = Connection(peer.url, heartbeat=0)
-        opening = gevent.spawn(connection.connect)
+        opening = green.spawn(connection.connect)
         broker = peer.accept()
         broker.read(8)
         for number, frame in enumerate(HELLO):

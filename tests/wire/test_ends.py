@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from amqp import exceptions, spec
 
@@ -15,6 +14,7 @@ from greenmq.exceptions import (
     PreconditionFailed,
     PublishUnconfirmed,
 )
+from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
 from tests.wire.test_cuts import start_consumer
@@ -60,7 +60,7 @@ def test_an_error_that_names_nobody_ends_after_a_few_tries(talk, publishers, now
         broker.recv(spec.Basic.Publish)
         tries += 1
         broker.close_channel(wire, 406, 'PRECONDITION_FAILED - something', (60, 40))
-        gevent.idle()
+        green.idle()
     assert isinstance(guilty.error(), PreconditionFailed) and 1 < tries < 9
 
 
@@ -177,7 +177,7 @@ def test_both_close_the_connection_at_once(talk):
     channel, broker = talk()
     connection = channel.connection
     closing = Doing(connection.close)
-    gevent.idle()
+    green.idle()
     broker.send(0, spec.Connection.Close, 'BsBB', (320, 'CONNECTION_FORCED', 0, 0))
     assert closing.error() is None
     broker.recv(spec.Connection.Close)
@@ -197,7 +197,7 @@ def test_the_broker_ends_the_socket_instead_of_answering_close(talk):
 def test_a_broker_that_answers_nothing_does_not_hold_up_close(talk):
     channel, broker = talk(close_timeout=0.05)
     waiting = [Doing(channel.queue_declare, 'q'), Doing(channel.connection.drain_events)]
-    gevent.idle()
+    green.idle()
     closing = [Doing(channel.connection.close) for _ in range(5)]
     assert [each.error() for each in closing] == [None] * 5
     for each in waiting:
@@ -274,6 +274,6 @@ def test_a_tag_in_use_is_refused_here(talk):
 def test_end_of_file_is_an_error_at_the_first_read(talk):
     channel, broker = talk()
     draining = Doing(channel.connection.drain_events)
-    gevent.idle()
+    green.idle()
     broker.sock.close()
     assert isinstance(draining.error(), ConnectionLost)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gevent.socket
 import pytest
 from amqp import exceptions, spec
 
 from greenmq import Connection
 from greenmq.exceptions import ConnectionError, OperationalError
+from tests.support import green
 from tests.support.amqp_frames import frame, method
 from tests.wire.conftest import Doing
 
@@ -68,7 +68,7 @@ def test_the_broker_goes_away(refused, step, end):
                 broker.tune()
             elif step == 'half':
                 broker.write(method(0, spec.Connection.Tune, 'BlB', (1, 4096, 0))[:9])
-        broker.reset() if end == 'reset' else broker.sock.shutdown(gevent.socket.SHUT_WR)
+        broker.reset() if end == 'reset' else broker.sock.shutdown(green.socket.SHUT_WR)
 
     assert isinstance(refused(script), (ConnectionError, OperationalError, OSError))
 
@@ -103,7 +103,7 @@ def test_another_protocol(refused, words):
     def script(broker):
         broker.read(8)
         broker.write(words)
-        broker.sock.shutdown(gevent.socket.SHUT_WR)
+        broker.sock.shutdown(green.socket.SHUT_WR)
 
     error = refused(script, connect_timeout=2)
     assert isinstance(error, (ConnectionError, OperationalError, exceptions.AMQPError, OSError)), repr(error)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from amqp import spec
 
 from greenmq.exceptions import TimeoutError
+from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
 from tests.wire.test_cuts import start_consumer
@@ -31,7 +31,7 @@ def test_a_late_reply_is_not_the_next_callers(talk):
     channel, broker = talk()
     killed(broker, spec.Queue.Declare, call=(channel.queue_declare, 'first'))
     following = Doing(channel.queue_declare, 'second')
-    gevent.idle()
+    green.idle()
     assert not following.done
     broker.send(1, spec.Queue.DeclareOk, 'sll', ('first', 1, 1))
     assert broker.recv(spec.Queue.Declare).read('Bs')[1] == 'second'
@@ -119,7 +119,7 @@ def test_open_is_closed_again(opened):
     broker.send(1, spec.Channel.OpenOk, 'S', ('',))
     assert broker.recv(spec.Channel.Close).channel == 1
     broker.send(1, spec.Channel.CloseOk)
-    gevent.idle()
+    green.idle()
     opening = Doing(channel.open)
     assert broker.open_channel() == 1, 'the number was not given back'
     opening.result()
@@ -169,7 +169,7 @@ def gc_greenlets(prefix):
     return [
         each
         for each in gc.get_objects()
-        if isinstance(each, gevent.Greenlet) and str(getattr(each, 'name', '')).startswith(prefix) and each
+        if isinstance(each, green.Greenlet) and str(getattr(each, 'name', '')).startswith(prefix) and each
     ]
 
 

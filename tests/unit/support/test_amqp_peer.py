@@ -1,11 +1,10 @@
 """The scripted broker itself: it must notice what a client does wrong, and send what it is told."""
 from __future__ import annotations
 
-import gevent
-import gevent.socket
 import pytest
 from amqp import spec
 
+from tests.support import green
 from tests.support.amqp_frames import HEARTBEAT, content, frame, method
 from tests.support.amqp_peer import Peer
 
@@ -14,7 +13,7 @@ from tests.support.amqp_peer import Peer
 def pair():
     """A broker, and the client's raw socket."""
     with Peer(guard=0.2) as peer:
-        sock = gevent.socket.create_connection(('127.0.0.1', peer.port))
+        sock = green.socket.create_connection(('127.0.0.1', peer.port))
         yield peer.accept(), sock
         sock.close()
 
@@ -70,7 +69,7 @@ def test_cuts_arrive_as_portions(pair):
         while sum(map(len, portions)) < 6:
             portions.append(sock.recv(100))
 
-    reader = gevent.spawn(read)
+    reader = green.spawn(read)
     broker.write(b'abcdef', 1, 4)
     reader.get(timeout=1)
     assert portions == [b'a', b'bcd', b'ef']

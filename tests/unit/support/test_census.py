@@ -3,10 +3,9 @@ from __future__ import annotations
 
 import os
 
-import gevent
 import pytest
 
-from tests.support import census
+from tests.support import census, green
 
 
 def test_an_open_descriptor_is_seen_and_named():
@@ -19,8 +18,8 @@ def test_an_open_descriptor_is_seen_and_named():
 
 def test_a_greenlet_that_waits_is_seen_and_one_that_ended_is_not():
     before = len(census.greenlets())
-    glet = gevent.spawn(gevent.sleep, 1000)
-    gevent.sleep(0)
+    glet = green.spawn(green.sleep, 1000)
+    green.sleep(0)
     assert len(census.greenlets()) == before + 1
     glet.kill()
     assert len(census.greenlets()) == before

@@ -1,11 +1,10 @@
 """Each fault of the proxy looks to both sides as the fault it is named for."""
 from __future__ import annotations
 
-import gevent
 import gevent.server
-import gevent.socket
 import pytest
 
+from tests.support import green
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.faults
@@ -38,7 +37,7 @@ def connect(proxy):
     socks = []
 
     def connect():
-        sock = gevent.socket.create_connection(('127.0.0.1', proxy.port), timeout=5)
+        sock = green.socket.create_connection(('127.0.0.1', proxy.port), timeout=5)
         socks.append(sock)
         return sock
 
@@ -177,8 +176,8 @@ def test_a_server_that_is_gone_is_passed_on_as_a_reset(upstream, proxy, connect)
 
 def test_a_stalled_reader_is_felt_by_the_writer(upstream):
     with Proxy(upstream.server_port, buffer_bytes=4096) as proxy:
-        sock = gevent.socket.socket()
-        sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_SNDBUF, 4096)
+        sock = green.socket.socket()
+        sock.setsockopt(green.socket.SOL_SOCKET, green.socket.SO_SNDBUF, 4096)
         sock.connect(('127.0.0.1', proxy.port))
         proxy.blackhole('up')
         sock.settimeout(0.1)

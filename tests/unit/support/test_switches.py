@@ -1,12 +1,11 @@
 """The injector hits the greenlet it was told to hit, at the switch it was told, and counts what it says."""
 from __future__ import annotations
 
-import gevent
 import greenlet
 import pytest
-from gevent.event import Event
-from gevent.lock import Semaphore
 
+from greenmq import runtime
+from tests.support import green
 from tests.support.switches import (
     Injection,
     SwitchCounter,
@@ -20,26 +19,26 @@ from tests.support.switches import (
 def three_switches(log):
     for step in range(3):
         log.append(step)
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 def test_a_stretch_without_a_switch_passes_and_one_with_a_switch_fails():
     with assert_no_switch():
         sum(range(10))
     with pytest.raises(AssertionError, match='1 switches'), assert_no_switch():
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 def test_a_stretch_that_promises_to_wait_is_held_to_it():
     with assert_switches():
-        gevent.sleep(0)
+        green.sleep(0)
     with pytest.raises(AssertionError, match='no switch'), assert_switches():
         sum(range(10))
 
 
 def test_only_switches_of_the_named_greenlet_are_counted():
     log = []
-    other = gevent.Greenlet(three_switches, log)
+    other = green.Greenlet(three_switches, log)
     with SwitchCounter(of=other) as switches:
         other.start()
         other.join()
@@ -49,12 +48,12 @@ def test_only_switches_of_the_named_greenlet_are_counted():
 def test_an_outer_trace_sees_what_an_inner_one_sees():
     seen = []
     with tracing(lambda event, origin, target: seen.append(event)), SwitchCounter() as switches:
-        gevent.sleep(0)
+        green.sleep(0)
     assert len(seen) == switches.count > 0
     assert greenlet.gettrace() is None
 
 
-@pytest.mark.parametrize('kind', [greenlet.GreenletExit, gevent.Timeout])
+@pytest.mark.parametrize('kind', [greenlet.GreenletExit, green.Timeout])
 @pytest.mark.parametrize('k', [1, 2, 3])
 def test_the_call_is_hit_at_its_kth_switch(kind, k):
     log = []
@@ -64,7 +63,7 @@ def test_the_call_is_hit_at_its_kth_switch(kind, k):
 
 
 def test_a_call_that_is_through_before_is_not_hit():
-    injection = Injection(4, gevent.Timeout)
+    injection = Injection(4, green.Timeout)
     outcome = injection.run(three_switches, [])
     assert outcome.error is None and not injection.reached
 
@@ -76,14 +75,14 @@ def test_every_switch_is_tried_once_with_each_kind():
         injection.run(three_switches, log)
         if injection.thrown:
             hit.append((injection.kind, len(log)))
-    assert hit == [(kind, k) for kind in (greenlet.GreenletExit, gevent.Timeout) for k in (1, 2, 3)]
+    assert hit == [(kind, k) for kind in (greenlet.GreenletExit, green.Timeout) for k in (1, 2, 3)]
 
 
 def test_a_call_that_swallows_what_hit_it_is_found_out():
     def swallows():
         try:
-            gevent.sleep(0)
-        except gevent.GreenletExit:
+            green.sleep(0)
+        except green.GreenletExit:
             return 'as if nothing had been'
 
     with pytest.raises(AssertionError, match='was swallowed'):
@@ -95,12 +94,12 @@ def test_later_rounds_hit_a_caller_that_was_woken_but_has_not_run():
     for rounds in range(4):
 
         def waits():
-            event, woken = Event(), False
-            gevent.spawn(event.set)
+            event, woken = green.Event(), False
+            green.spawn(event.set)
             try:
                 event.wait()
                 woken = True
-                gevent.sleep(0)
+                green.sleep(0)
             finally:
                 landed.add((event.is_set(), woken))
 
@@ -110,14 +109,14 @@ def test_later_rounds_hit_a_caller_that_was_woken_but_has_not_run():
 
 def test_the_second_hit_finds_an_undo_that_waits():
     undone = []
-    slot = Semaphore(1)
+    slot = runtime.Semaphore(1)
 
     def careless():
         with slot:
             try:
-                gevent.sleep(0)
+                green.sleep(0)
             finally:
-                gevent.sleep(0)  # an undo step must not wait
+                green.sleep(0)  # an undo step must not wait
                 undone.append(True)
 
     Injection(1, greenlet.GreenletExit).run(careless)
@@ -129,7 +128,7 @@ def test_the_second_hit_finds_an_undo_that_waits():
 def test_a_call_without_end_is_given_up():
     def spins():
         while True:
-            gevent.sleep(0)
+            green.sleep(0)
 
     with pytest.raises(AssertionError, match='still switching'):
         for injection in injections(rounds=(0,), twice=(False,), limit=5):

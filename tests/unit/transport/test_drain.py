@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gevent
-import gevent.event
 import pytest
 
 from greenmq.exceptions import ConnectionClosed
 from greenmq.transport.drain import Drain
+from tests.support import green
 
 
 def settle():
     """Let every greenlet run until it waits."""
     for _ in range(5):
-        gevent.sleep(0)
+        green.sleep(0)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_timeout_says_what_was_waited_for(drain):
 
 
 def test_timeout_zero_lets_others_run_once(drain):
-    gevent.spawn(drain.put, 'a', 1)
+    green.spawn(drain.put, 'a', 1)
     seen = []
     drain.drain(seen.append, 0)
     assert seen == [1]
@@ -56,7 +55,7 @@ def test_timeout_zero_lets_others_run_once(drain):
 
 def test_a_waiting_drainer_is_woken_by_the_put(drain):
     seen = []
-    waiter = gevent.spawn(drain.drain, seen.append)
+    waiter = green.spawn(drain.drain, seen.append)
     settle()
     drain.put('a', 1)
     waiter.join()
@@ -65,21 +64,21 @@ def test_a_waiting_drainer_is_woken_by_the_put(drain):
 
 def test_returns_when_another_greenlet_handled_an_event(drain):
     seen = []
-    first = gevent.spawn(drain.drain, lambda event: seen.append(('first', event)))
-    second = gevent.spawn(drain.drain, lambda event: seen.append(('second', event)))
+    first = green.spawn(drain.drain, lambda event: seen.append(('first', event)))
+    second = green.spawn(drain.drain, lambda event: seen.append(('second', event)))
     settle()
     drain.put('a', 1)
-    gevent.joinall([first, second], raise_error=True)
+    green.joinall([first, second], raise_error=True)
     assert seen == [('first', 1)]  # in order of arrival
 
 
 def test_a_long_callback_does_not_end_the_waiting_of_others(drain):
-    gate, seen = gevent.event.Event(), []
-    slow = gevent.spawn(drain.drain, lambda event: gate.wait())
+    gate, seen = green.Event(), []
+    slow = green.spawn(drain.drain, lambda event: gate.wait())
     settle()
     drain.put('a', 1)
     settle()
-    other = gevent.spawn(drain.drain, seen.append)
+    other = green.spawn(drain.drain, seen.append)
     settle()
     drain.put('b', 2)
     other.join()
@@ -89,7 +88,7 @@ def test_a_long_callback_does_not_end_the_waiting_of_others(drain):
 
 
 def test_callbacks_of_one_channel_never_overlap(drain):
-    gate, running, most = gevent.event.Event(), [], []
+    gate, running, most = green.Event(), [], []
 
     def handle(event):
         running.append(event)
@@ -97,14 +96,14 @@ def test_callbacks_of_one_channel_never_overlap(drain):
         gate.wait()
         running.remove(event)
 
-    drainers = [gevent.spawn(drain.drain, handle) for _ in range(3)]
+    drainers = [green.spawn(drain.drain, handle) for _ in range(3)]
     settle()
     for n in range(3):
         drain.put('a', n)
     settle()
     assert running == [0] and drain.pending == 2
     gate.set()
-    gevent.joinall(drainers)
+    green.joinall(drainers)
     while drain.pending:
         drain.drain(handle)
     assert set(most) == {1}
@@ -130,7 +129,7 @@ def test_a_nested_drain_is_woken_for_its_own_channel(drain):
         drain.drain(seen.append)
 
     drain.put('a', 1)
-    drainer = gevent.spawn(drain.drain, outer)
+    drainer = green.spawn(drain.drain, outer)
     settle()
     drain.put('a', 'reply')
     drainer.join()
@@ -155,8 +154,8 @@ def test_a_nested_drain_takes_other_channels_too(drain):
 
 def test_killed_after_being_woken_passes_the_event_on(drain):
     seen = []
-    first = gevent.spawn(drain.drain, lambda event: seen.append('first'))
-    second = gevent.spawn(drain.drain, lambda event: seen.append('second'))
+    first = green.spawn(drain.drain, lambda event: seen.append('first'))
+    second = green.spawn(drain.drain, lambda event: seen.append('second'))
     settle()
     first.kill(block=False)  # under way, when the event wakes it
     drain.put('a', 1)
@@ -169,13 +168,13 @@ def test_timeout_thrown_after_being_woken_passes_the_event_on(drain):
     seen = []
 
     def limited():
-        with pytest.raises(gevent.Timeout):
+        with pytest.raises(green.Timeout):
             drain.drain(lambda event: seen.append('first'))
 
-    first = gevent.spawn(limited)
-    second = gevent.spawn(drain.drain, lambda event: seen.append('second'))
+    first = green.spawn(limited)
+    second = green.spawn(drain.drain, lambda event: seen.append('second'))
     settle()
-    first.kill(gevent.Timeout(1), block=False)
+    first.kill(green.Timeout(1), block=False)
     drain.put('a', 1)
     second.join()
     first.join()
@@ -183,7 +182,7 @@ def test_timeout_thrown_after_being_woken_passes_the_event_on(drain):
 
 
 def test_killed_alone_after_being_woken_leaves_the_event(drain):
-    first = gevent.spawn(drain.drain, print)
+    first = green.spawn(drain.drain, print)
     settle()
     first.kill(block=False)
     drain.put('a', 1)
@@ -194,13 +193,13 @@ def test_killed_alone_after_being_woken_leaves_the_event(drain):
 
 
 def test_killed_inside_the_callback_frees_the_channel(drain):
-    forever = gevent.event.Event()
-    drainer = gevent.spawn(drain.drain, lambda event: forever.wait())
+    forever = green.Event()
+    drainer = green.spawn(drain.drain, lambda event: forever.wait())
     drain.put('a', 1)
     drain.put('a', 2)
     settle()
     assert drain.pending == 1
-    waiting = gevent.spawn(drain.drain, lambda event: None)
+    waiting = green.spawn(drain.drain, lambda event: None)
     settle()
     drainer.kill()
     waiting.join()
@@ -225,8 +224,8 @@ def test_the_callbacks_error_belongs_to_its_drainer(drain):
 
 def test_a_newcomer_may_take_the_event_and_the_woken_one_keeps_its_place(drain):
     seen = []
-    first = gevent.spawn(drain.drain, lambda event: seen.append(('first', event)))
-    second = gevent.spawn(drain.drain, lambda event: seen.append(('second', event)))
+    first = green.spawn(drain.drain, lambda event: seen.append(('first', event)))
+    second = green.spawn(drain.drain, lambda event: seen.append(('second', event)))
     settle()
     drain.put('a', 1)  # wakes first, which can't run before this greenlet has taken the event
 
@@ -237,7 +236,7 @@ def test_a_newcomer_may_take_the_event_and_the_woken_one_keeps_its_place(drain):
         assert seen == [('first', 2)]
 
     drain.drain(hold)
-    gevent.joinall([first, second], raise_error=True)
+    green.joinall([first, second], raise_error=True)
     assert seen == [('first', 2)]
 
 
@@ -250,11 +249,11 @@ def test_fail_ends_all_drains_until_revive(drain):
         except ConnectionError as error:
             errors.append(error)
 
-    drainers = [gevent.spawn(waiting) for _ in range(3)]
+    drainers = [green.spawn(waiting) for _ in range(3)]
     settle()
     lost = ConnectionError('gone')
     drain.fail(lost)
-    gevent.joinall(drainers)
+    green.joinall(drainers)
     assert errors == [lost] * 3
     drain.put('a', 1)
     with pytest.raises(ConnectionError):
@@ -285,10 +284,10 @@ def test_report_reaches_the_waiting_drains_and_no_later_one(drain):
         except OSError as error:
             errors.append(error)
 
-    drainers = [gevent.spawn(waiting) for _ in range(2)]
+    drainers = [green.spawn(waiting) for _ in range(2)]
     settle()
     drain.report(OSError('once'))
-    gevent.joinall(drainers)
+    green.joinall(drainers)
     assert len(errors) == 2
     with pytest.raises(TimeoutError):
         drain.drain(print, 0)
@@ -303,7 +302,7 @@ def test_report_without_a_drainer_reaches_the_next_one_only(drain):
 
 
 def test_a_report_to_a_killed_drainer_is_not_lost(drain):
-    drainer = gevent.spawn(drain.drain, print)
+    drainer = green.spawn(drain.drain, print)
     settle()
     drainer.kill(block=False)
     drain.report(OSError('once'))
@@ -362,18 +361,18 @@ def test_many_greenlets_each_event_exactly_once(drain):
     def worker():
         while True:
             try:
-                drain.drain(lambda event: (gevent.sleep(0), seen.append(event)), 0.2)
+                drain.drain(lambda event: (green.sleep(0), seen.append(event)), 0.2)
             except TimeoutError:
                 return
 
-    workers = [gevent.spawn(worker) for _ in range(20)]
+    workers = [green.spawn(worker) for _ in range(20)]
     for n in range(300):
         drain.put(n % 7, n)
         if n % 10 == 0:
-            gevent.sleep(0)
+            green.sleep(0)
         if n % 60 == 59:
             workers.pop().kill(block=False)
-    gevent.joinall(workers)
+    green.joinall(workers)
     while drain.pending:
         drain.drain(seen.append)
     # a killed worker may have lost the one event whose callback it had begun, never more, and none came twice
@@ -409,7 +408,7 @@ class TestLane:
 
     def test_only_its_own_events_wake_it(self, drain):
         seen = []
-        lane = gevent.spawn(drain.drain_lane, 'a', seen.append)
+        lane = green.spawn(drain.drain_lane, 'a', seen.append)
         settle()
         drain.put('b', 0)
         settle()
@@ -419,9 +418,9 @@ class TestLane:
         assert lane.successful() and seen == [1]
 
     def test_a_callback_that_waits_holds_up_no_other_lane(self, drain):
-        gate, seen = gevent.event.Event(), []
-        first = gevent.spawn(drain.drain_lane, 'a', lambda event: gate.wait())
-        second = gevent.spawn(drain.drain_lane, 'b', seen.append)
+        gate, seen = green.Event(), []
+        first = green.spawn(drain.drain_lane, 'a', lambda event: gate.wait())
+        second = green.spawn(drain.drain_lane, 'b', seen.append)
         settle()
         drain.put('a', 1)
         drain.put('b', 2)
@@ -431,7 +430,7 @@ class TestLane:
         first.get()
 
     def test_a_kill_loses_no_event(self, drain):
-        lane = gevent.spawn(drain.drain_lane, 'a', print)
+        lane = green.spawn(drain.drain_lane, 'a', print)
         settle()
         lane.kill(block=False)
         drain.put('a', 1)
@@ -441,14 +440,14 @@ class TestLane:
         assert seen == [1]
 
     def test_a_report_reaches_who_waits_and_who_is_busy(self, drain):
-        gate = gevent.event.Event()
-        waiting = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+        gate = green.Event()
+        waiting = green.spawn(failure_of, drain.drain_lane, 'a', print)
 
         def busy():
             drain.drain_lane('b', lambda event: gate.wait())
             return failure_of(drain.drain_lane, 'b', print)
 
-        working = gevent.spawn(busy)
+        working = green.spawn(busy)
         drain.put('b', 1)
         settle()
         error = OSError('cut')
@@ -459,7 +458,7 @@ class TestLane:
         drain.drain_lane('a', lambda event: None)
 
     def test_fail_ends_it_until_revived(self, drain):
-        lane = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+        lane = green.spawn(failure_of, drain.drain_lane, 'a', print)
         settle()
         error = OSError('closed')
         drain.fail(error)
@@ -471,7 +470,7 @@ class TestLane:
             drain.drain_lane('a', print, 0.01)
 
     def test_a_discarded_channel_ends_it(self, drain):
-        lane = gevent.spawn(failure_of, drain.drain_lane, 'a', print)
+        lane = green.spawn(failure_of, drain.drain_lane, 'a', print)
         settle()
         drain.discard('a')
         assert isinstance(lane.get(), ConnectionClosed)

@@ -9,13 +9,13 @@ from collections import deque
 from json import dumps, loads
 from queue import Empty
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from greenmq.core.retry import RetrySchedule
 from greenmq.transport import virtual
 from greenmq.transport.virtual.fetch import logger as fetch_logger
+from tests.support import green
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def publish(channel, body, key='q', exchange='', **headers):
 
 
 def drain_until(connection, condition, seconds=5):
-    with gevent.Timeout(seconds):
+    with green.Timeout(seconds):
         while not condition():
             connection.drain_events(timeout=seconds)
 
@@ -133,7 +133,7 @@ def test_and_once_more_at_the_end(connect):
     connection = connect(transport_of(DictChannel, polling_interval=60.0))
     channel, seen = connection.channel(), []
     consume(channel, seen)
-    gevent.spawn_later(0.01, publish, channel, 'x')
+    green.spawn_later(0.01, publish, channel, 'x')
     connection.drain_events(timeout=0.03)
     assert len(seen) == 1
 
@@ -163,9 +163,9 @@ def test_without_prefetch_a_bounded_number_waits_here(connect):
     for n in range(20):
         publish(channel, str(n))
     consume(channel, seen, ack=False)
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while channel._fetcher.state != 'full':
-            gevent.sleep(0.001)
+            green.sleep(0.001)
     assert channel._size('q') == 16
     assert 'full' in repr(channel)
     drain_until(connection, lambda: len(seen) == 20)
@@ -203,9 +203,9 @@ def test_closing_gives_back_in_order(connect):
     for n in range(4):
         publish(channel, str(n))
     consume(channel, seen, ack=False)
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while channel._size('q'):
-            gevent.sleep(0.001)
+            green.sleep(0.001)
     drain_until(connection, lambda: len(seen) == 2)  # two had a callback, two wait for one
     channel.close()
     other = connection.channel()
@@ -254,9 +254,9 @@ def test_what_no_callback_had_does_not_count_as_delivered(connect):
     publish(channel, 'x')
     for _ in range(4):
         consume(channel, [])
-        with gevent.Timeout(5):
+        with green.Timeout(5):
             while not connection.transport._events.pending:
-                gevent.sleep(0.001)
+                green.sleep(0.001)
         channel.basic_cancel('t')
     message = channel.basic_get('q')
     assert not message.delivery_info['redelivered'] and 'x-delivery-count' not in message.headers
@@ -312,9 +312,9 @@ def test_cancelling_ends_the_task(connect):
     connection = connect()
     channel, seen = connection.channel(), []
     consume(channel, seen)
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     channel.basic_cancel('t')
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     publish(channel, 'x')
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.03)
@@ -325,7 +325,7 @@ def test_an_abandoned_connection_ends_its_task(connect):
     connection = Connection(transport=transport_of(DictChannel, polling_interval=60.0))
     channel = connection.channel()
     consume(channel, [])
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     (task,) = channel._fetcher._tasks.values()
     forgotten = weakref.ref(connection)
     del connection, channel
@@ -437,10 +437,10 @@ def test_poll_that_delivers_by_the_connection(connect):
 
     connection = connect(transport_of(Direct))
     channel, seen, greenlets = connection.channel(), [], []
-    channel.basic_consume('q', False, lambda m: (seen.append(m), greenlets.append(gevent.getcurrent())), 't')
+    channel.basic_consume('q', False, lambda m: (seen.append(m), greenlets.append(green.getcurrent())), 't')
     publish(channel, 'x')
     drain_until(connection, lambda: seen)
-    assert greenlets == [gevent.getcurrent()]  # not the task that fetched
+    assert greenlets == [green.getcurrent()]  # not the task that fetched
     assert list(channel.qos._delivered) == [seen[0].delivery_tag]
 
 
@@ -552,13 +552,13 @@ def test_drain_events_of_a_transport_fetches_by_itself(connect):
             except Empty:
                 if timeout is not None:
                     raise TimeoutError() from None
-                gevent.sleep(0)
+                green.sleep(0)
 
     connection = connect(transport_of(DictChannel, drain_events=drain_events))
     channel, seen = connection.channel(), []
     consume(channel, seen)
     publish(channel, 'x')
-    gevent.sleep(0.02)
+    green.sleep(0.02)
     assert channel._size('q') == 1
     connection.drain_events()
     assert body(seen[0]) == 'x'

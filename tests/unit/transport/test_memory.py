@@ -9,11 +9,9 @@ import subprocess
 import sys
 import weakref
 
-import gevent
-import gevent.event
 import pytest
 
-from greenmq import Connection, events
+from greenmq import Connection, events, runtime
 from greenmq.exceptions import (
     AccessRefused,
     ConnectionClosed,
@@ -23,6 +21,7 @@ from greenmq.exceptions import (
 )
 from greenmq.runtime import hub_id
 from greenmq.transport import memory
+from tests.support import green
 
 
 @pytest.fixture
@@ -63,9 +62,9 @@ def declare(channel, queue='q', **arguments):
 
 
 def wait_until(condition, seconds=5):
-    with gevent.Timeout(seconds):
+    with green.Timeout(seconds):
         while not condition():
-            gevent.sleep(0.001)
+            green.sleep(0.001)
 
 
 # ------------------------------------------------------------ virtual hosts
@@ -187,7 +186,7 @@ def test_what_is_in_work_does_not_expire_but_does_when_given_back(channel):
     declare(channel)
     publish(channel, 'x', expiration='5')
     message = channel.basic_get('q')
-    gevent.sleep(0.02)
+    green.sleep(0.02)
     assert message.body == b'x'
     message.requeue()
     assert bodies(channel) == []
@@ -423,7 +422,7 @@ def test_conditions_of_deleting(channel):
 
 
 def test_deleting_a_queue_tells_of_its_consumers(channel):
-    told = gevent.event.AsyncResult()
+    told = green.AsyncResult()
     subscription = events.subscribe('consumer_lost', told.set)
     try:
         declare(channel)
@@ -507,10 +506,10 @@ def test_publishing_does_not_switch(channel):
     declare(channel)
     channel.basic_consume('q', False, print, 't')
     ran = []
-    gevent.spawn(ran.append, 1)
+    green.spawn(ran.append, 1)
     publish(channel, 'x')
     assert ran == [] and channel.connection._events.pending == 1
-    gevent.sleep(0)
+    green.sleep(0)
     assert ran == [1]
 
 
@@ -614,13 +613,13 @@ def test_a_killed_callback_leaves_the_message_unsettled_and_the_next_one_comes(c
 
     def stuck(message):
         entered.append(message)
-        gevent.sleep(10)
+        green.sleep(10)
 
     channel.basic_consume('q', False, stuck, 't')
     client = channel.connection.client
     for n in range(2):
         publish(channel, n)
-        drainer = gevent.spawn(client.drain_events)
+        drainer = green.spawn(client.drain_events)
         wait_until(lambda n=n: len(entered) > n)
         drainer.kill()
     channel.close()
@@ -778,10 +777,7 @@ def test_an_abandoned_connection_gives_all_back(channel):
 def test_a_consumer_in_another_thread_is_woken_in_its_own_hub(connect):
     channel = connect().channel()
     declare(channel)
-    hubs, ready = [], gevent.event.Event()
-    loop = gevent.get_hub().loop
-    watcher = loop.async_()
-    watcher.start(ready.set)
+    mine, hubs, ready = hub_id(), [], green.Event()
 
     def consume():
         with Connection('memory://') as connection:
@@ -792,17 +788,15 @@ def test_a_consumer_in_another_thread_is_woken_in_its_own_hub(connect):
                 message.ack()
 
             theirs.basic_consume('q', False, callback, 't')
-            watcher.send()
+            runtime.post(mine, ready.set)
             while len(hubs) < 20:
                 connection.drain_events(timeout=10)
 
-    pool = gevent.get_hub().threadpool
-    thread = pool.spawn(consume)
+    thread = green.spawn(green.in_thread, consume)
     ready.wait(10)
-    watcher.close()
     for n in range(20):
         publish(channel, n)
     thread.get(timeout=10)
     assert [body for _, body in hubs] == [b'%d' % n for n in range(20)]
-    assert {hub for hub, _ in hubs} != {hub_id()}
+    assert {hub for hub, _ in hubs} != {mine}
     assert channel._size('q') == 0

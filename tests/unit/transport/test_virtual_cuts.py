@@ -8,11 +8,11 @@ from collections import deque
 from json import dumps, loads
 from queue import Empty
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from greenmq.transport import memory, virtual
+from tests.support import green
 from tests.support.switches import injections
 
 pytestmark = pytest.mark.slow
@@ -24,11 +24,11 @@ class SlowChannel(virtual.Channel):
     store: dict = {}
 
     def _put(self, queue, message, **kwargs):
-        gevent.sleep(0)
+        green.sleep(0)
         self.store.setdefault(queue, deque()).append(dumps(message))
 
     def _get(self, queue, timeout=None):
-        gevent.sleep(0)
+        green.sleep(0)
         try:
             return loads(self.store[queue].popleft())
         except (KeyError, IndexError):
@@ -64,7 +64,7 @@ def publish(channel, count):
 
 def rest(connection):
     """What is in the queue in the end."""
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         channel = connection.channel()
         messages = iter(lambda: channel.basic_get('q', no_ack=True), None)
         return sorted(bytes(m.body).decode() if not isinstance(m.body, str) else m.body for m in messages)
@@ -72,7 +72,7 @@ def rest(connection):
 
 def settle():
     for _ in range(30):
-        gevent.sleep(0.0005)
+        green.sleep(0.0005)
 
 
 def injected():
@@ -96,7 +96,7 @@ def test_draining(connect):
                     connection.drain_events(timeout=5)
 
             injection.run(drain)
-            with gevent.Timeout(5):
+            with green.Timeout(5):
                 drain()
             assert len(seen) == 3 and channel.qos._delivered == {}
             channel.close()
@@ -145,7 +145,7 @@ def test_cancelling(connect):
             while not held:
                 connection.drain_events(timeout=5)
             while connection.transport._events.pending < 2:
-                gevent.sleep(0)
+                green.sleep(0)
             injection.run(channel.basic_cancel, 't')
             channel.close()
             settle()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import deque
 from queue import Empty
 
-import gevent
-import gevent.event
 import pytest
 
 from greenmq import Connection
 from greenmq.core.retry import RetrySchedule
 from greenmq.transport import virtual
 from greenmq.transport.options import Option
+from tests.support import green
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ class Broker:
     def __init__(self):
         self.queues = {}
         self.leased = {}
-        self.came = gevent.event.Event()
+        self.came = green.Event()
         self.log = []
         self.error = None
         self.gate = None  # closed: an answer is on its way, and does not arrive
@@ -110,7 +109,7 @@ class SettlingChannel(ManyChannel):
     def _settle(self, acks, rejects):
         if self.broker.error is not None:
             raise self.broker.error
-        gevent.sleep(0)
+        green.sleep(0)
         self.broker.log.append(('settle', list(acks), list(rejects)))
         for tag in acks:
             self.broker.leased.pop(tag, None)
@@ -165,15 +164,15 @@ def consume(channel, seen, queue='q', tag='t', ack=True, no_ack=False):
 
 
 def drain_until(connection, condition, seconds=5):
-    with gevent.Timeout(seconds):
+    with green.Timeout(seconds):
         while not condition():
             connection.drain_events(timeout=seconds)
 
 
 def wait_until(condition, seconds=5):
-    with gevent.Timeout(seconds):
+    with green.Timeout(seconds):
         while not condition():
-            gevent.sleep(0.001)
+            green.sleep(0.001)
 
 
 # --------------------------------------------------------------------- fetches
@@ -184,7 +183,7 @@ def test_consumes_what_is_there_and_what_comes(connection):
     publish(channel, 'a')
     consume(channel, seen)
     drain_until(connection, lambda: len(seen) == 1)
-    gevent.spawn(publish, channel, 'b', 'c')
+    green.spawn(publish, channel, 'b', 'c')
     drain_until(connection, lambda: len(seen) == 3)
     assert seen == ['a', 'b', 'c']
 
@@ -227,7 +226,7 @@ def test_without_prefetch_a_fetch_is_bounded_too(connect, broker):
 def test_a_consumer_added_during_a_long_poll_is_fetched_for(connection):
     channel, seen = connection.channel(), []
     consume(channel, seen, 'q', 'one')
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     consume(channel, seen, 'r', 'two')
     publish(channel, 'x', queue='r')
     drain_until(connection, lambda: seen)
@@ -236,18 +235,18 @@ def test_a_consumer_added_during_a_long_poll_is_fetched_for(connection):
 def test_cancelling_ends_the_long_poll(connection, broker):
     channel, seen = connection.channel(), []
     consume(channel, seen)
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     channel.basic_cancel('t')
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     publish(channel, 'x')
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     assert channel._size('q') == 1 and channel._fetcher._tasks == {}
 
 
 def test_an_answer_to_a_killed_fetch_is_given_back(connect, broker):
     connection = connect(ManyChannel)
     channel, seen = connection.channel(), []
-    broker.gate = gevent.event.Event()
+    broker.gate = green.Event()
     publish(channel, 'a', 'b')
     consume(channel, seen)
     wait_until(lambda: not channel._size('q'))
@@ -277,7 +276,7 @@ def test_closing_gives_back_and_ends_everything(connection, broker):
     publish(channel, 'a', 'b', 'c')
     drain_until(connection, lambda: len(held) == 1)
     channel.close()
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     assert sorted(p['body'] for p in broker.queues['q']) == ['a', 'b', 'c']
     assert held[0].ack() is False
 
@@ -293,14 +292,14 @@ def test_a_broker_that_fails_is_asked_again_and_the_drains_are_told(connection, 
         except ConnectionResetError as error:
             errors.append(error)
 
-    drainers = [gevent.spawn(drain) for _ in range(3)]
-    gevent.sleep(0)
+    drainers = [green.spawn(drain) for _ in range(3)]
+    green.sleep(0)
     consume(channel, seen)
-    gevent.joinall(drainers)
+    green.joinall(drainers)
     assert len(errors) == 3 and 'backoff' in channel._fetcher.state
     broker.error = None
     publish(channel, 'x')
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while not seen:
             try:
                 connection.drain_events(timeout=5)
@@ -317,7 +316,7 @@ def test_a_fetch_that_never_waits_does_not_spin(connect, broker):
 
     channel = connect(Hasty).channel()
     consume(channel, [])
-    gevent.sleep(0.1)
+    green.sleep(0.1)
     assert 1 <= broker.log.count('asked') <= 20
 
 
@@ -335,7 +334,7 @@ def test_flow_stops_the_fetches(connect, broker):
     channel.flow(False)
     consume(channel, seen)
     publish(channel, 'x')
-    gevent.sleep(0.005)
+    green.sleep(0.005)
     assert channel._size('q') == 1
     channel.flow(True)
     drain_until(connection, lambda: seen)
@@ -390,7 +389,7 @@ def test_closing_sends_the_acks_first(connect, broker):
 def test_closing_does_not_wait_for_a_settle_that_hangs(connect, broker):
     class Hanging(SettlingChannel):
         def _settle(self, acks, rejects):
-            gevent.event.Event().wait()
+            green.Event().wait()
 
     channel = connect(Hanging, close_timeout=0.05).channel()
     publish(channel, 'x')
