@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from greenmq.common import eventloop
     from greenmq.connection import BrokerConnection, Connection
+    from greenmq.diagnosis import doctor
     from greenmq.entity import Exchange, Queue, binding
     from greenmq.message import Message
     from greenmq.messaging import Consumer, Producer
@@ -67,7 +68,7 @@ VERSION = version_info = version_info_t(0, 1, 0, '', '')
 __all__ = (
     'Connection', 'BrokerConnection', 'Exchange', 'Queue', 'binding', 'Message', 'Consumer', 'Producer',
     'connections', 'producers', 'parse_url', 'eventloop', 'uuid',
-    'enable_insecure_serializers', 'disable_insecure_serializers',
+    'enable_insecure_serializers', 'disable_insecure_serializers', 'doctor',
 )
 
 # Where each public name is made; loaded by the first look at it.
@@ -82,6 +83,7 @@ _ORIGINS = {
     'binding': 'entity',
     'connections': 'pools',
     'disable_insecure_serializers': 'serialization',
+    'doctor': 'diagnosis',
     'enable_insecure_serializers': 'serialization',
     'eventloop': 'common',
     'parse_url': 'utils.url',

@@ -33,7 +33,7 @@ def opened(url: str) -> Iterator[Connection]:
         ClickException: the broker does not answer.
     Switches: yes.
     """
-    connection = _connection(url)
+    connection = checked(url)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
     except OperationalError as exc:
@@ -43,7 +43,13 @@ def opened(url: str) -> Iterator[Connection]:
         yield connection
 
 
-def _connection(url: str) -> Connection:
+def checked(url: str) -> Connection:
+    """A connection to the broker, not opened.
+
+    Raises:
+        UsageError: no such transport, or no such option.
+    Switches: no.
+    """
     try:
         connection = Connection(url)
         _ = connection.transport                # looked at: this is where an unknown one is refused

@@ -17,9 +17,11 @@ from greenmq.cli.broker import BROKER_ERRORS, broker_option
 from greenmq.cli.consume import consume
 from greenmq.cli.demo import Demo
 from greenmq.cli.interrupt import INTERRUPTED, Interrupts
+from greenmq.cli.looking import doctor, ping, queues
 from greenmq.cli.publish import publish
 from greenmq.cli.report import differences, report
 from greenmq.cli.session import in_task
+from greenmq.cli.worker import worker
 from greenmq.exceptions import InvalidArgument, UnknownOption
 
 FAILED, MISUSED = 1, 2
@@ -67,6 +69,8 @@ def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers
 
 greenmq_command.add_command(publish)
 greenmq_command.add_command(consume)
+for command in (worker, queues, ping, doctor):
+    greenmq_command.add_command(command)
 
 
 def run(arguments: Sequence[str], interrupts: Interrupts | None = None) -> int:

@@ -34,10 +34,13 @@ class Counting(ConsumerMixin):
         publishing (Connection): whose pool of producers sends the results.
         lines (Queue): what to consume.
         consumers (int): how many.
+        failed (Callable[[Exception], object]): told what a callback raised; a daemon would go on.
     """
 
-    def __init__(self, connection: Connection, publishing: Connection, lines: Queue, consumers: int) -> None:
+    def __init__(self, connection: Connection, publishing: Connection, lines: Queue, consumers: int,
+                 failed: Callable[[Exception], object]) -> None:
         self.connection = connection
+        self._failed = failed
         self._publishing = publishing
         self._lines = lines
         self._consumers = consumers
@@ -56,6 +59,10 @@ class Counting(ConsumerMixin):
                              retry=True)
         # Last: a line whose result was not sent is delivered again.
         message.ack()
+
+    def on_callback_error(self, message: Message, exc: Exception) -> None:
+        """A line that can't be counted or answered ends the run."""
+        self._failed(exc)
 
 
 class Demo:
@@ -125,7 +132,7 @@ class Demo:
 
     def _start(self, tasks: runtime.TaskGroup, publishing: Connection, consuming: Connection,
                replies: Connection) -> None:
-        daemon = Counting(consuming, publishing, self._line_queue, self._consumers)
+        daemon = Counting(consuming, publishing, self._line_queue, self._consumers, self._fail)
         tasks.spawn(self._in_role, self._collect, replies, name='greenmq-demo-results')
         tasks.spawn(self._in_role, daemon.run, name='greenmq-demo-daemon')
         for number in range(self._publishers):
@@ -135,8 +142,11 @@ class Demo:
         try:
             role(*args)
         except Exception as exc:                    # whatever it is, it ends the run, which raises it
-            if not self._outcome.done():
-                self._outcome.set_exception(exc)
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(exc)
 
     def _publish(self, publishing: Connection) -> None:
         # All publishers take from one iterator. It never switches, so no two of them are ever inside.

@@ -1,0 +1,164 @@
+"""What a worker tells over HTTP: that it lives, whether it consumes, its numbers, and a page for people.
+
+====================  ==============================================================================
+``/healthz``          200 as long as the process answers
+``/readyz``           200 if each consumer is proved to consume (P25), else 503; which does not, as JSON
+``/metrics``          for Prometheus, with the extra ``metrics``; 501 without it
+``/``                 the page
+====================  ==============================================================================
+
+GET and HEAD only, and nothing here changes anything. It tells queue names and the last errors to everybody
+who asks, so it listens on loopback unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from greenmq import events, runtime
+from greenmq.log import get_logger
+from greenmq.mixins import ConsumerMixin
+from greenmq.worker import metrics, page
+from greenmq.worker.report import Report
+
+__all__ = ('Health',)
+
+logger = get_logger('greenmq.worker')
+
+# Seconds between two samples, and how many are kept: rates are those of the last half minute at most.
+SAMPLE = 1.0
+SAMPLES = 30
+# Errors that the page shows.
+ERRORS = 10
+
+TEXT, JSON, HTML = 'text/plain; charset=utf-8', 'application/json', 'text/html; charset=utf-8'
+Answer = tuple[str, str, bytes]
+
+# The page brings its style along and loads nothing.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
+class Health:
+    """The HTTP side of one worker.
+
+    Arguments:
+        worker (ConsumerMixin): of which it tells.
+        address (tuple[str, int]): where to listen; port 0 takes a free one.
+    Source: greenmq's own.
+    """
+
+    def __init__(self, worker: ConsumerMixin, address: tuple[str, int]) -> None:
+        self.worker = worker
+        self.address = address
+        self.lag = self.worst_lag = 0.0
+        self.started = runtime.monotonic()
+        self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
+        self._errors: deque[str] = deque(maxlen=ERRORS)
+        self._routes: dict[str, Callable[[], Answer]] = {
+            '/healthz': self._healthz, '/readyz': self._readyz, '/metrics': self._metrics, '/': self._page,
+        }
+
+    @contextmanager
+    def serving(self) -> Iterator[Health]:
+        """Context manager: it listens. `address` then has the real port.
+
+        Raises:
+            OSError: it can't listen there.
+        Switches: yes, at the end.
+        """
+        server: Any = runtime.wsgi_server(self.address, self)
+        server.start()
+        self.address = server.address[:2]
+        sampler = runtime.spawn(self._sample, name='greenmq.health')
+        hearing = [events.subscribe(name, self._note) for name in ('lost', 'decode_error', 'consumer_lost')]
+        logger.info('health on http://%s:%d/', *self.address)
+        try:
+            yield self
+        finally:
+            for subscription in hearing:
+                subscription.cancel()
+            sampler.kill()
+            server.stop(timeout=0.1)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """WSGI. Switches: no."""
+        method, path = environ.get('REQUEST_METHOD', 'GET'), environ.get('PATH_INFO', '/')
+        if method not in ('GET', 'HEAD'):
+            status, kind, body = '405 Method Not Allowed', TEXT, b'GET only\n'
+        elif path in self._routes:
+            status, kind, body = self._routes[path]()
+        else:
+            status, kind, body = '404 Not Found', TEXT, b'/ /healthz /readyz /metrics\n'
+        start_response(status, [
+            ('Content-Type', kind), ('Content-Length', str(len(body))), ('Cache-Control', 'no-store'),
+            ('Content-Security-Policy', POLICY), ('X-Content-Type-Options', 'nosniff'),
+        ])  # fmt: skip
+        return [b'' if method == 'HEAD' else body]
+
+    def report(self) -> Report:
+        """All there is to tell, at this moment. Switches: no."""
+        status = ConsumerMixin.status(self.worker)
+        return Report(
+            name=type(self.worker).__qualname__,
+            status=status,
+            seconds=runtime.monotonic() - self.started,
+            rate=self._rate(),
+            lag=self.lag,
+            worst_lag=self.worst_lag,
+            errors=[*self._errors],
+        )
+
+    # --------------------------------------------------------------------------------------- answers
+
+    def _healthz(self) -> Answer:
+        return '200 OK', TEXT, b'ok\n'
+
+    def _readyz(self) -> Answer:
+        report = self.report()
+        facts = {
+            'ready': report.ready,
+            'state': report.status['state'],
+            'consumers': [{name: lane[name] for name in ('queues', 'state', 'consuming')}
+                          for lane in report.status['consumers']],
+        }
+        status = '200 OK' if report.ready else '503 Service Unavailable'
+        return status, JSON, json.dumps(facts).encode() + b'\n'
+
+    def _metrics(self) -> Answer:
+        try:
+            kind, body = metrics.exposition(self.report())
+        except ImportError as exc:
+            return '501 Not Implemented', TEXT, f'{exc}: pip install "greenmq[metrics]"\n'.encode()
+        return '200 OK', kind, body
+
+    def _page(self) -> Answer:
+        return '200 OK', HTML, page.render(self.report()).encode()
+
+    # --------------------------------------------------------------------------------------- samples
+
+    def _sample(self) -> None:
+        while True:
+            before = runtime.monotonic()
+            runtime.sleep(SAMPLE)
+            now = runtime.monotonic()
+            self.lag = max(0.0, now - before - SAMPLE)
+            self.worst_lag = max(self.worst_lag, self.lag)
+            lanes = ConsumerMixin.status(self.worker)['consumers']
+            self._samples.append((now, sum(lane['handled'] for lane in lanes)))
+
+    def _rate(self) -> float:
+        if len(self._samples) < 2:
+            return 0.0
+        (start, before), (end, now) = self._samples[0], self._samples[-1]
+        return max(0.0, (now - before) / (end - start))
+
+    def _note(self, event: Any) -> None:
+        error = event.facts.get('error')
+        self._errors.append(f'{event.name}: {event.facts if error is None else repr(error)}')
