@@ -199,6 +199,8 @@ class Connection:
             if self.closed:
                 raise ConnectionClosed(f'{self.name} was closed')
             if self._recovery is None or (fail_fast and self._failed is not None):
+                # A program that tries again without a pause must not keep the recovery from running.
+                runtime.sleep(0)
                 raise ConnectionLost(f'{self.name} is down: {self._failed or "not connected"}')
             try:
                 self._gate.wait(deadline)
