@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from greenmq import runtime
+from greenmq import events, runtime
 from greenmq.connection import Connection
 from greenmq.connectionpool import is_closed
 from greenmq.exceptions import LimitExceeded
@@ -45,7 +45,8 @@ use_global_limit: Any = object()
 _limit = [10]
 _groups: list[PoolGroup] = []
 
-_NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())  # of a group that nobody has used yet
+# of a group that nobody has used yet
+_NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())
 
 SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
 
@@ -53,11 +54,13 @@ SPREAD = 100  # leases on each shared connection before another is taken: socket
 class SharedConnection:
     """A connection that a ProducerPool has taken from its pool, and how many of its channels are leased."""
 
-    __slots__ = ('_epoch', '_room', 'connection', 'leases', 'released')
+    __slots__ = ('_epoch', '_room', 'connection', 'gone', 'leases', 'released')
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.leases = 0
+        #: It is lost for good, or the pool has let go of it: nothing more is leased on it.
+        self.gone = False
         self._epoch = -1
         self._room = inf
         self.released: Lease = connection.release
@@ -147,6 +150,7 @@ class ProducerPool(Resource):
         connection = self.connections.acquire(block, timeout)
         if len(self._shared) < self.max_connections:
             self._shared.append(SharedConnection(connection))
+            events.subscribe('lost', partial(_told_of_loss, ref(self)), connection)
         else:
             connection.release()
 
@@ -177,6 +181,8 @@ class ProducerPool(Resource):
 
     def _choose(self) -> SharedConnection:
         # no switch
+        for shared in [shared for shared in self._shared if shared.connection._closed]:
+            self._give_up(shared)  # closed by somebody who had a producer
         if not self._shared:
             # reset() or a fork came between: taking one that is free does not wait
             self._share(False, None)
@@ -188,6 +194,23 @@ class ProducerPool(Resource):
                 return least  # others have them all: the one we have will do
             return self._shared[-1]
         return least
+
+    def lost(self, connection: Any) -> None:
+        """A connection was lost: if it is a shared one that does not come back by itself, it is let go of.
+
+        Switches: no.
+        Source: greenmq's own.
+        """
+        for shared in self._shared:
+            if shared.connection is connection and not connection.connected and not connection.recovering:
+                self._give_up(shared)
+                return
+
+    def _give_up(self, shared: SharedConnection) -> None:
+        # no switch
+        self._shared.remove(shared)
+        shared.gone = True
+        shared.released.discard()
 
     def prepare(self, p: Any) -> Any:
         """Make a producer ready: one that has no connection of its own gets one, unless they share.
@@ -259,8 +282,10 @@ class ProducerPool(Resource):
             return not self._shares
         shared, promise = lease
         channel = getattr(promise, '__value__', None)
+        if shared.gone:
+            return False
         if channel is None:
-            return shared in self._shared
+            return True
         # after a reconnect the producer was revived on the default channel, which is not ours to lease
         present = resource._channel
         if (present is not channel and present is not promise) or is_closed(channel):
@@ -276,6 +301,8 @@ class ProducerPool(Resource):
         Source: kombu Resource.force_close_all.
         """
         shared, self._shared = self._shared, []
+        for each in shared:
+            each.gone = True
         try:
             super().force_close_all(close_pool)
         finally:
@@ -298,6 +325,12 @@ class ProducerPool(Resource):
 
     def _name(self) -> str:
         return f'producers of {self.connections._name()}'
+
+
+def _told_of_loss(pool: ref[ProducerPool], event: events.Event) -> None:
+    found, connection = pool(), event.source
+    if found is not None and connection is not None:
+        found.lost(connection)
 
 
 def _max_channels(connection: Any) -> int | None:
@@ -349,9 +382,9 @@ class PoolGroup(EqualityDict):
     def pools(self) -> EqualityDict:
         """Those of the hub of this thread."""
         hub = runtime.hub_id()
-        last, found = self._last
+        last, latest = self._last
         if last() is hub:
-            return found
+            return latest
         found = self._by_hub.get(hub)
         if found is None:
             if not self._hooked:

@@ -97,6 +97,8 @@ class Handshake(amqp.Connection):  # type: ignore[misc]
     def _on_tune(self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = 'BlB') -> None:
         if self.wanted_heartbeat is None:
             self.client_heartbeat = server_heartbeat
+        if channel_max and self.channel_max:
+            channel_max = min(channel_max, self.channel_max)  # amqp forgets what was asked for
         super()._on_tune(channel_max, frame_max, server_heartbeat, argsig)
 
 
