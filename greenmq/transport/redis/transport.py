@@ -91,7 +91,7 @@ class Transport(virtual.Transport):
         lease = value['lease_timeout'] or min(visibility, 60.0)
         self._lease_ms = max(int(lease * 1000), 100)
         self._number = 1
-        self._watchdog_told = False
+        self._ended = False
         self.keys = Keys(
             uuid().replace('-', '')[:16],
             value['global_keyprefix'] or '',
@@ -231,8 +231,9 @@ class Transport(virtual.Transport):
 
         Switches: yes; bounded by `close_timeout`.
         """
-        if self.session.closed:
+        if self._ended:
             return
+        self._ended = True
         deadline = runtime.Deadline.after(self._given.get('close_timeout') or virtual.CLOSE_TIMEOUT)
         self._closing = deadline
         try:

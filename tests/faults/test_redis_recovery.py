@@ -1,0 +1,277 @@
+"""Redis goes away, falls silent or is cut: who learns of it, and that consuming goes on (P4, P15, P25,
+P29).
+"""
+
+from __future__ import annotations
+
+import random
+
+import gevent
+import pytest
+
+from greenmq import Connection, events
+from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
+from tests.contract.conftest import Bench, text
+from tests.support.proxy import Proxy
+
+OPTIONS = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 5}
+
+
+@pytest.fixture
+def proxy(redis_server):
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def open_connection():
+    opened = []
+
+    def open_connection(port, **options):
+        connection = Connection(f'redis://127.0.0.1:{port}/0', transport_options={**OPTIONS, **options})
+        connection.connect()
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+class Eater:
+    """Drains in a greenlet, through losses, and notes what came and what was raised."""
+
+    def __init__(self, connection, queue='q', ack=True):
+        self.connection = connection
+        self.seen, self.losses = [], []
+        self.bench = Bench(connection.channel())
+        self.bench.consume(queue, self.on_message)
+        self.ack = ack
+        self.task = gevent.spawn(self.run)
+
+    def on_message(self, message):
+        self.seen.append(text(message))
+        if self.ack:
+            message.ack()
+
+    def run(self):
+        while True:
+            try:
+                self.connection.drain_events(timeout=60)
+            except ConnectionLost as error:
+                self.losses.append(error)
+
+    def wait(self, count, seconds=5):
+        with gevent.Timeout(seconds, AssertionError(f'{len(self.seen)} of {count} within {seconds} s')):
+            while len(self.seen) < count:
+                gevent.sleep(0.002)
+
+
+@pytest.fixture
+def eat(no_greenlet_left):
+    eaters = []
+
+    def eat(*args, **kwargs):
+        eaters.append(Eater(*args, **kwargs))
+        return eaters[-1]
+
+    yield eat
+    gevent.killall([eater.task for eater in eaters])
+
+
+def test_a_killed_greenlets_reply_goes_to_nobody_else(proxy, open_connection):
+    """P4: killed at any moment between the command and its reply, the next one gets its own reply."""
+    connection = open_connection(proxy.port, health_check_interval=10)
+    session = connection.transport.session
+    for n in range(20):
+        session.execute(('SET', f'k{n}', n))
+    proxy.latency(0.005)
+    for n in range(60):
+        victim = gevent.spawn(session.execute, ('GET', f'k{n % 20}'))
+        gevent.sleep(random.choice([0, 0.002, 0.005, 0.008, 0.011]))
+        victim.kill(block=False)
+        other = (n + 7) % 20
+        assert session.execute(('GET', f'k{other}')) == str(other).encode()
+        gevent.joinall([victim])
+
+
+FAULTS = ['cut', 'fin', 'blackhole', 'client kill', 'restart', 'restart twice']
+
+
+def strike(fault, proxy, server):
+    if fault == 'client kill':
+        with server.client() as client:
+            client.execute_command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    elif fault.startswith('restart'):
+        server.restart()
+        if fault.endswith('twice'):
+            server.restart()
+    elif fault == 'blackhole':
+        proxy.blackhole()
+        gevent.sleep(0.1)
+        proxy.heal()
+        proxy.cut()
+    else:
+        getattr(proxy, fault)()
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+@pytest.mark.faults
+def test_consuming_goes_on_after(fault, proxy, redis_server, open_connection, eat):
+    """P25: noticed by the reader's EOF or reset, or by a PING without answer; one message comes within 5
+    s.
+    """
+    eater = eat(open_connection(proxy.port))
+    Bench(open_connection(redis_server.port).channel()).put('q', 'before')
+    eater.wait(1)
+    strike(fault, proxy, redis_server)
+    publisher = Bench(open_connection(redis_server.port).channel())
+    publisher.put('q', 'after')
+    eater.wait(2)
+    assert eater.seen == ['before', 'after']
+    assert all(isinstance(error, ConnectionLost) for error in eater.losses)
+
+
+@pytest.mark.faults
+def test_a_silent_server_is_noticed_by_the_health_check(proxy, redis_server, open_connection, eat):
+    """P15: half-open: nothing is refused, nothing answers; noticed after the interval and 2 s."""
+    lost = []
+    connection = open_connection(proxy.port)
+    subscription = events.subscribe('lost', lost.append, source=connection)
+    eater = eat(connection)
+    proxy.blackhole()
+    with gevent.Timeout(5):
+        while not lost:
+            gevent.sleep(0.01)
+    proxy.heal()
+    proxy.cut()
+    Bench(open_connection(redis_server.port).channel()).put('q', 'x')
+    eater.wait(1, seconds=8)
+    subscription.cancel()
+
+
+@pytest.mark.faults
+def test_a_fetch_whose_answer_is_lost_loses_no_message(proxy, redis_server, open_connection, eat):
+    """P26: popped and registered, and the reply cut after some bytes: it comes back to the same consumer."""
+    eater = eat(open_connection(proxy.port))
+    publisher = Bench(open_connection(redis_server.port).channel())
+    publisher.put('q', 'first')
+    eater.wait(1)
+    proxy.half(120, 'down', then='cut')
+    for n in range(3):
+        publisher.put('q', n)
+    eater.wait(4)
+    gevent.sleep(0.05)
+    assert sorted(eater.seen) == ['0', '1', '2', 'first']
+    with redis_server.client() as client:
+        assert client.hlen('unacked') == 0
+
+
+@pytest.mark.faults
+def test_acks_of_a_lost_connection_still_count(proxy, redis_server, open_connection, eat):
+    eater = eat(open_connection(proxy.port), ack=False)
+    held = []
+    eater.on_message = held.append
+    eater.bench.channel.basic_cancel('t')
+    eater.bench.consume('q', held.append)
+    Bench(open_connection(redis_server.port).channel()).put('q', 'x')
+    with gevent.Timeout(5):
+        while not held:
+            gevent.sleep(0.005)
+    proxy.cut()
+    held[0].ack()
+    with redis_server.client() as client, gevent.Timeout(5):
+        while client.hlen('unacked'):
+            gevent.sleep(0.01)
+
+
+@pytest.mark.faults
+def test_a_publish_waits_for_the_recovery_within_its_deadline(redis_server, open_connection):
+    connection = open_connection(redis_server.port)
+    here = Bench(connection.channel())
+    here.put('q', 'before')
+    redis_server.kill()
+    message = here.channel.prepare_message(b'x')
+    with pytest.raises((PublishUnconfirmed, ConnectionLost)):
+        here.channel.basic_publish(message, '', 'q', timeout=0.2)
+    late = gevent.spawn(here.channel.basic_publish, here.channel.prepare_message(b'y'), '', 'q', timeout=10)
+    gevent.sleep(0.05)
+    redis_server.start()
+    late.get(timeout=10)
+    assert here.get_all('q')[-1] == 'y'
+
+
+@pytest.mark.faults
+def test_channels_stay_the_same_and_declarations_are_looked_at_again(redis_server, open_connection):
+    recovered = []
+    connection = open_connection(redis_server.port)
+    subscription = events.subscribe('recovered', recovered.append, source=connection)
+    channel, epoch = connection.default_channel, connection.epoch
+    connection.declared_entities.add(1)
+    redis_server.restart()
+    with gevent.Timeout(5):
+        while not recovered:
+            gevent.sleep(0.01)
+    assert connection.default_channel is channel and connection.epoch == epoch + 1
+    assert not connection.declared_entities
+    subscription.cancel()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('mode', ['pubsub', 'stream'])
+def test_what_a_fanout_may_have_missed_is_told_or_made_up_for(mode, proxy, redis_server, open_connection):
+    """P29: pub/sub keeps nothing, so the gap is told; a stream is read on from where it stopped."""
+    gaps, seen = [], []
+    connection = open_connection(proxy.port, fanout_mode=mode)
+    channel = connection.channel()
+    channel.exchange_declare('news', 'fanout')
+    channel.queue_declare('f')
+    channel.queue_bind('f', 'news')
+    channel.on_gap = lambda exchange, since: gaps.append(exchange)
+    here = Bench(channel)
+    here.consume('f', lambda message: (seen.append(int(text(message))), message.ack()))
+    publisher = Bench(open_connection(redis_server.port, fanout_mode=mode).channel())
+    publisher.channel.exchange_declare('news', 'fanout')
+
+    def drain():
+        while True:
+            try:
+                connection.drain_events(timeout=60)
+            except ConnectionLost:
+                continue
+
+    drainer = gevent.spawn(drain)
+    number = 0
+    for _ in range(5):
+        for _ in range(20):
+            publisher.publish(number, 'news')
+            number += 1
+        proxy.cut()
+        gevent.sleep(0.02)
+    with gevent.Timeout(8):
+        while not seen or seen[-1] != number:
+            publisher.publish(number, 'news')
+            if seen and seen[-1] >= number:
+                break
+            gevent.sleep(0.05)
+    drainer.kill()
+    missing = set(range(number)) - set(seen)
+    assert seen == sorted(seen)
+    if mode == 'stream':
+        assert not missing and not gaps
+    else:
+        assert gaps.count('news') >= 1 or not missing
+
+
+@pytest.mark.faults
+def test_the_number_of_connections_is_the_same_after_many_losses(proxy, redis_server, open_connection, eat):
+    """P32."""
+    connection = open_connection(proxy.port)
+    eater = eat(connection)
+    publisher = Bench(open_connection(redis_server.port).channel())
+    for n in range(20):
+        proxy.cut()
+        publisher.put('q', n)
+        eater.wait(n + 1)
+    assert eater.seen == [str(n) for n in range(20)]
+    assert len(redis_server.clients()) == 2
