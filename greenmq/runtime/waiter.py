@@ -84,7 +84,13 @@ class Waiter:
         if self._state == _WOKEN:
             return self._value
         if self._state == _FAILED:
-            raise self._value
+            # The traceback refers to this frame, the frame to the waiter: without its part in it the waiter
+            # and all that the error knows of are freed at once, not by the collector.
+            error, self._value = self._value, None
+            try:
+                raise error
+            finally:
+                del error
         raise Deadline.of(deadline).error(self.what)
 
     def _park(self, timeout: Timeoutish, decline: Callable[[Any], Any] | None) -> None:

@@ -13,6 +13,9 @@ from tests.support.amqp_frames import content, method
 from tests.support.switches import assert_no_switch
 from tests.wire.conftest import EXAMPLES, Doing, Publishers
 
+#: For the examples of a soak.
+pytestmark = pytest.mark.green_timeout(600)
+
 ANSWERS = st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), max_size=12)
 
 

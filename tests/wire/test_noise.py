@@ -17,6 +17,9 @@ from tests.support.census import rss_bytes
 from tests.wire.conftest import EXAMPLES, Doing
 from tests.wire.test_cuts import start_consumer
 
+#: For the examples of a soak.
+pytestmark = pytest.mark.green_timeout(600)
+
 FRAME_MAX = 4096
 
 

@@ -1,9 +1,8 @@
 """AMQP 0-9-1 on RabbitMQ; kombu's names of the transport.
 
 Read in this order: `wire` (bytes), `handshake`, `link` (one socket's life: reader, writer, heartbeat),
-`wirechannel`
-(calls and replies), `publishing` and `consuming` (the two sides of a channel), `channel` (what users hold),
-`connection` (what outlives a link: recovery), `transport` (options and hosts).
+`wirechannel` (calls and replies), `publishing`, `settling` and `consuming` (the two sides of a channel),
+`channel` (what users hold), `connection` (what outlives a link: recovery), `transport` (options and hosts).
 """
 
 from __future__ import annotations

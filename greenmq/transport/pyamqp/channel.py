@@ -63,8 +63,6 @@ class Channel(Entities):
         self.no_ack_consumers: set[str] = set()
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.closed = False
-        self.transactional = False
-        self.single_wire = False
         self.last_queue = ''
         self.consuming = Consuming(self)
         self.publishing = Publishing(self)
@@ -86,6 +84,11 @@ class Channel(Entities):
     def is_open(self) -> bool:
         """True until `close()`, whatever becomes of the connection."""
         return not self.closed and not self.connection.closed
+
+    @property
+    def transactional(self) -> bool:
+        """True after `tx_select`."""
+        return self.consuming.transactional
 
     @property
     def callbacks(self) -> dict[str, Any]:
@@ -237,10 +240,9 @@ class Channel(Entities):
 
     def _use_single_wire(self) -> None:
         # tx and confirms exclude each other, and a direct reply comes back over the wire that asked for it
-        if not self.single_wire:
-            self.single_wire = True
-            if self.transactional:
-                self.publishing.confirm = False
+        self.publishing.single_wire = True
+        if self.transactional:
+            self.publishing.confirm = False
 
     def returned(self, error: Any, exchange: str, routing_key: str, content: wire.Content) -> None:
         """A message came back: tell the handlers, in whoever drains next. No switch."""
@@ -408,7 +410,7 @@ class Channel(Entities):
             )
         self.publishing.confirm = False
         self.consuming.call(methods.TX_SELECT, (), self._deadline())
-        self.transactional = self.single_wire = True
+        self.consuming.transactional = self.publishing.single_wire = True
 
     def tx_commit(self) -> None:
         """Let everything since the last commit take effect. Switches: yes."""

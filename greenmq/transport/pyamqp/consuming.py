@@ -1,9 +1,4 @@
-"""What one channel consumes: its consumers, the deliveries that are out, the acks on their way back.
-
-Delivery tags that users see grow over all epochs: each wire channel adds what was used before it (`base`).
-So a tag of an epoch that ended is known by its number alone; settling it is dropped here and reported, never
-sent to the broker, which would close the channel over it (P36).
-"""
+"""What one channel consumes: the wire it comes over, the consumers, what arrives for them."""
 
 from __future__ import annotations
 
@@ -15,11 +10,11 @@ from amqp import spec
 from amqp.serialization import dumps
 
 from greenmq import events, runtime
-from greenmq.core.ledger import AckBuffer, DeliveryLedger
-from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument, StaleDelivery
+from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument
 
 from . import methods, wire
 from .message import Delivery
+from .settling import Settling
 from .wirechannel import NotSent, Reply, WireChannel
 
 if TYPE_CHECKING:
@@ -81,21 +76,15 @@ class Consumer:
         )
 
 
-class Consuming:
+class Consuming(Settling):
     """The consuming side of a `Channel`, and its calls."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.connection = channel.connection
-        self.wire: WireChannel | None = None
+        super().__init__(channel)
         self.consumers: dict[bytes, Consumer] = {}
-        self.ledger: DeliveryLedger[Consumer | None] = DeliveryLedger()
-        self.acks: AckBuffer[Consumer | None] = AckBuffer(self.ledger)
-        self.last_tag = 0
         self.recovering = False  # a basic.recover is under way: what arrives will come again
+        self.transactional = False
         self.qos: tuple[int, int, bool] | None = None
-        self.stale = 0
-        self._dirty = False
         self._opening = runtime.Lock()
         self._places: dict[bytes, tuple[str, str]] = {}
         self._restored = False  # the wire has its QoS and consumers
@@ -155,7 +144,7 @@ class Consuming:
         self._restored = channel.error is None
 
     def _set_up(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
-        if self.channel.transactional:
+        if self.transactional:
             channel.call(methods.TX_SELECT.signature, b'', methods.TX_SELECT.replies, deadline)
         if self.qos is not None:
             self._send_qos(channel, self.qos, deadline)
@@ -489,92 +478,3 @@ class Consuming:
         self._forget_deliveries()
         if channel.refused and self.consumers and restored:
             self.connection.channel_lost(self.channel, error)
-
-    # ---- settling
-
-    def ack(self, tag: int, multiple: bool) -> bool:
-        """Settle deliveries; told to the broker with the writer's next turn. False: the tag is of a lost
-        epoch."""
-        try:
-            if multiple:
-                self.acks.ack_multiple(tag)
-            else:
-                self.acks.ack(tag)
-        except KeyError:
-            return self._unknown(tag)
-        if not self._dirty:
-            self._dirty = True
-            channel = self.wire
-            if channel is not None:
-                channel.link.flush_soon(self)
-        return True
-
-    def reject(self, tag: int, requeue: bool) -> bool:
-        """basic.reject; in order with the acks given before it."""
-        try:
-            self.ledger.pop(tag)
-        except KeyError:
-            return self._unknown(tag)
-        channel = self.wire
-        if channel is not None and channel.error is None:
-            channel.send(
-                wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag - channel.base, requeue)))
-            )
-        return True
-
-    def nack(self, tag: int, multiple: bool, requeue: bool) -> bool:
-        """basic.nack (RabbitMQ): as `reject`, for all up to a tag with `multiple`."""
-        if not multiple:
-            return self.reject(tag, requeue)
-        try:
-            self.ledger.settle(tag, multiple=True)
-        except KeyError:
-            return self._unknown(tag)
-        self.flush()  # or the broker would take back what was acked before and not yet told
-        channel = self.wire
-        if channel is not None and channel.error is None:
-            last = tag - channel.base if tag else 0
-            channel.send(wire.method_frame(channel.id, spec.Basic.Nack, dumps('Lbb', (last, True, requeue))))
-        return True
-
-    def _unknown(self, tag: int) -> bool:
-        """A tag that is not out: of a lost epoch (dropped and reported), or settled before (the caller's
-        fault)."""
-        channel = self.wire
-        base = self.last_tag if channel is None or channel.error is not None else channel.base
-        self.stale += 1
-        if tag <= base:
-            log.info(
-                '%r: settling delivery %s of a lost connection is dropped; the broker delivers it again',
-                self.channel,
-                tag,
-            )
-            events.emit('stale_ack', self.connection.source, delivery_tag=tag)
-            if self.connection.settings.raise_stale:
-                raise StaleDelivery(
-                    f'delivery {tag} of {self.channel!r} belongs to a connection that was lost', tag
-                )
-        else:
-            log.warning('%r: delivery %s is not outstanding (settled twice?)', self.channel, tag)
-        return False
-
-    def flush(self) -> None:
-        """Queue the acks that were held back. No switch."""
-        self._dirty = False
-        channel = self.wire
-        if channel is not None and channel.error is None:
-            self._flush(channel)
-
-    def _flush(self, channel: WireChannel) -> None:
-        base = channel.base
-        frames = [
-            wire.method_frame(
-                channel.id, spec.Basic.Ack, (tag - base).to_bytes(8, 'big') + bytes((multiple,))
-            )
-            for tag, multiple in self.acks.flush()
-        ]
-        if frames:
-            try:
-                channel.send(b''.join(frames))
-            except ConnectionError as exc:
-                log.debug('%r: %d acks went with the connection: %s', self.channel, len(frames), exc)

@@ -158,12 +158,12 @@ def open_connection(
     )
     try:
         shake.connect()
+        found = (shake.channel_max, shake.frame_max, shake.heartbeat or 0, shake.server_properties)
+        return Terms(*found, shake.wire.buffer)
     except (IndexError, KeyError, TypeError, ValueError, struct.error) as exc:
         # py-amqp's decoder trips over arguments that are none: it is the peer's frame that is bad
         raise FrameSyntaxError(f'undecodable method during the handshake: {exc!r}') from exc
-    terms = Terms(
-        shake.channel_max, shake.frame_max, shake.heartbeat or 0, shake.server_properties, shake.wire.buffer
-    )
-    # py-amqp's objects refer to one another; cut loose here, they go without the collector.
-    shake.channels = shake.connection = None
-    return terms
+    finally:
+        # py-amqp's objects refer to one another; cut loose here, they go without the collector.
+        shake.connection = shake._callbacks = None
+        shake.__dict__.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -92,8 +93,10 @@ class Publishing:
     """The publishing side of a `Channel`."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
+        self._channel = weakref.ref(channel)  # which has us: a closed channel goes without the collector
         self.connection = channel.connection
+        self.consuming = channel.consuming
+        self.single_wire = False  # publish over the wire that consumes
         self.confirm = self.connection.settings.confirm_publish
         self.wire: WireChannel | None = None
         self._opening = runtime.Lock()
@@ -104,9 +107,16 @@ class Publishing:
         self._confirmed: runtime.Waiter | None = None  # who closes, until all is confirmed
 
     @property
+    def channel(self) -> Channel:
+        channel = self._channel()
+        if channel is None:
+            raise ConnectionClosed('the channel was closed')
+        return channel
+
+    @property
     def outstanding(self) -> int:
         """Publishes that wait for their confirm."""
-        wires = (self.wire, self.channel.consuming.wire)
+        wires = (self.wire, self.consuming.wire)
         return sum(len(each.ledger) for each in wires if each is not None) + len(self._line)
 
     # ---- publish
@@ -140,7 +150,10 @@ class Publishing:
             if error is None:
                 return
             if not isinstance(error, SentAgain):
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # or the error would hold this frame, and this frame the error
 
     def publish_nowait(
         self, message: Outgoing, exchange: str, routing_key: str, mandatory: bool, future: runtime.Future
@@ -294,12 +307,12 @@ class Publishing:
     # ---- the wire
 
     def _ready(self, link: Link, exchange: str) -> WireChannel | None:
-        channel = self.channel.consuming.ready_wire if self.channel.single_wire else self.wire
+        channel = self.consuming.ready_wire if self.single_wire else self.wire
         if channel is None or channel.error is not None or channel.link is not link:
             return None
         if exchange and exchange not in self.connection.known_exchanges:
             return None
-        if self.confirm and not channel.confirming and not self.channel.transactional:
+        if self.confirm and not channel.confirming and not self.consuming.transactional:
             return None
         return channel
 
@@ -319,8 +332,8 @@ class Publishing:
             raise PublishUnconfirmed(str(exc), sent='no') from exc
 
     def _open(self, link: Link, deadline: runtime.Deadline) -> WireChannel:
-        if self.channel.single_wire:
-            return self.channel.consuming.open(deadline)
+        if self.single_wire:
+            return self.consuming.open(deadline)
         channel = self.wire
         if channel is None or channel.error is not None or channel.link is not link:
             self.channel.check_open()
@@ -331,7 +344,7 @@ class Publishing:
         return channel
 
     def _select(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
-        if self.confirm and not channel.confirming and not self.channel.transactional:
+        if self.confirm and not channel.confirming and not self.consuming.transactional:
             channel.call(
                 methods.CONFIRM_SELECT.signature, b'\x00', methods.CONFIRM_SELECT.replies, deadline
             )
@@ -449,10 +462,10 @@ class Publishing:
     # ---- a publishing wire delivers nothing; these complete the owner's interface
 
     def on_delivery(self, channel: WireChannel, content: wire.Content) -> None:
-        self.channel.consuming.on_delivery(channel, content)
+        self.consuming.on_delivery(channel, content)
 
     def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None:
-        self.channel.consuming.on_cancel(channel, consumer_tag)
+        self.consuming.on_cancel(channel, consumer_tag)
 
 
 def _named_in(text: str, failed: list[Pending]) -> set[Pending]:

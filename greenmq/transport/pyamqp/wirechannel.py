@@ -328,6 +328,8 @@ class WireChannel:
         code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
         self.link.send(wire.method_frame(self.id, spec.Channel.CloseOk))
         self.end(error_for_code(code, text, (class_id, method_id), ChannelError))
+        # What was raised knows the frames it passed, and they know us: kept here, it would be a circle.
+        self.error = error_for_code(code, text, (class_id, method_id), ChannelError)
         self._on_close_ok(payload)
 
     def _on_close_ok(self, payload: bytes) -> None:

@@ -1,0 +1,138 @@
+"""The deliveries of a channel that are out, and the acks and rejects on their way back.
+
+Delivery tags that users see grow over all epochs: each wire channel adds what was used before it (`base`).
+So a tag of an epoch that ended is known by its number alone; settling it is dropped here and reported, never
+sent to the broker, which would close the channel over it (P36).
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+from amqp import spec
+from amqp.serialization import dumps
+
+from greenmq import events
+from greenmq.core.ledger import AckBuffer, DeliveryLedger
+from greenmq.exceptions import ConnectionClosed, ConnectionError, StaleDelivery
+
+from . import wire
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .consuming import Consumer
+    from .wirechannel import WireChannel
+
+__all__ = ['Settling']
+
+log = logging.getLogger('greenmq.transport.pyamqp')
+
+
+class Settling:
+    """The part of `Consuming` that keeps the books."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = weakref.ref(channel)  # which has us: a closed channel goes without the collector
+        self.connection = channel.connection
+        self.wire: WireChannel | None = None
+        self.ledger: DeliveryLedger[Consumer | None] = DeliveryLedger()
+        self.acks: AckBuffer[Consumer | None] = AckBuffer(self.ledger)
+        self.last_tag = 0
+        self.stale = 0
+        self._dirty = False
+
+    @property
+    def channel(self) -> Channel:
+        channel = self._channel()
+        if channel is None:
+            raise ConnectionClosed('the channel was closed')
+        return channel
+
+    def ack(self, tag: int, multiple: bool) -> bool:
+        """Settle deliveries; told to the broker with the writer's next turn. False: the tag is of a lost
+        epoch."""
+        try:
+            if multiple:
+                self.acks.ack_multiple(tag)
+            else:
+                self.acks.ack(tag)
+        except KeyError:
+            return self._unknown(tag)
+        if not self._dirty:
+            self._dirty = True
+            channel = self.wire
+            if channel is not None:
+                channel.link.flush_soon(self)
+        return True
+
+    def reject(self, tag: int, requeue: bool) -> bool:
+        """basic.reject; in order with the acks given before it."""
+        try:
+            self.ledger.pop(tag)
+        except KeyError:
+            return self._unknown(tag)
+        channel = self.wire
+        if channel is not None and channel.error is None:
+            channel.send(
+                wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag - channel.base, requeue)))
+            )
+        return True
+
+    def nack(self, tag: int, multiple: bool, requeue: bool) -> bool:
+        """basic.nack (RabbitMQ): as `reject`, for all up to a tag with `multiple`."""
+        if not multiple:
+            return self.reject(tag, requeue)
+        try:
+            self.ledger.settle(tag, multiple=True)
+        except KeyError:
+            return self._unknown(tag)
+        self.flush()  # or the broker would take back what was acked before and not yet told
+        channel = self.wire
+        if channel is not None and channel.error is None:
+            last = tag - channel.base if tag else 0
+            channel.send(wire.method_frame(channel.id, spec.Basic.Nack, dumps('Lbb', (last, True, requeue))))
+        return True
+
+    def _unknown(self, tag: int) -> bool:
+        """A tag that is not out: of a lost epoch (dropped and reported), or settled before (the caller's
+        fault)."""
+        channel = self.wire
+        base = self.last_tag if channel is None or channel.error is not None else channel.base
+        self.stale += 1
+        if tag <= base:
+            log.info(
+                '%r: settling delivery %s of a lost connection is dropped; the broker delivers it again',
+                self.channel,
+                tag,
+            )
+            events.emit('stale_ack', self.connection.source, delivery_tag=tag)
+            if self.connection.settings.raise_stale:
+                raise StaleDelivery(
+                    f'delivery {tag} of {self.channel!r} belongs to a connection that was lost', tag
+                )
+        else:
+            log.warning('%r: delivery %s is not outstanding (settled twice?)', self.channel, tag)
+        return False
+
+    def flush(self) -> None:
+        """Queue the acks that were held back. No switch."""
+        self._dirty = False
+        channel = self.wire
+        if channel is not None and channel.error is None:
+            self._flush(channel)
+
+    def _flush(self, channel: WireChannel) -> None:
+        base = channel.base
+        frames = [
+            wire.method_frame(
+                channel.id, spec.Basic.Ack, (tag - base).to_bytes(8, 'big') + bytes((multiple,))
+            )
+            for tag, multiple in self.acks.flush()
+        ]
+        if frames:
+            try:
+                channel.send(b''.join(frames))
+            except ConnectionError as exc:
+                log.debug('%r: %d acks went with the connection: %s', self.channel, len(frames), exc)
