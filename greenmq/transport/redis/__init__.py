@@ -11,6 +11,7 @@ from __future__ import annotations
 from greenmq.exceptions import InconsistencyError, VersionMismatch
 from greenmq.transport.redis.channel import PRIORITY_STEPS, Channel, QoS, SentinelChannel
 from greenmq.transport.redis.publishing import PublishBatch
+from greenmq.transport.redis.sentinel import SentinelManagedSSLConnection, SentinelTransport
 from greenmq.transport.redis.transport import (
     DEFAULT_DB,
     DEFAULT_HEALTH_CHECK_INTERVAL,
@@ -20,5 +21,6 @@ from greenmq.transport.redis.transport import (
 
 __all__ = (
     'DEFAULT_DB', 'DEFAULT_HEALTH_CHECK_INTERVAL', 'DEFAULT_PORT', 'PRIORITY_STEPS', 'Channel',
-    'InconsistencyError', 'PublishBatch', 'QoS', 'SentinelChannel', 'Transport', 'VersionMismatch',
+    'InconsistencyError', 'PublishBatch', 'QoS', 'SentinelChannel', 'SentinelManagedSSLConnection',
+    'SentinelTransport', 'Transport', 'VersionMismatch',
 )  # fmt: skip

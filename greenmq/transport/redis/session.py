@@ -76,6 +76,7 @@ class Session:
         self.clustered = False
         self.failure: BaseException | None = None
         self._dial = dial
+        self._late = False  # opened by `recover` and not by `open`
         self._owner = weakref.ref(owner) if owner is not None else _nobody
         self._waiting: list[runtime.Waiter] = []
         self._attempts: list[runtime.Waiter] = []
@@ -121,6 +122,11 @@ class Session:
             raise ConnectionClosed(f'{self.name} was closed while it was being opened')
         self._opened(link)
 
+    def recover(self) -> None:
+        """Dial until it is open, instead of `open`; for what nobody waits for. Switches: yes."""
+        self._late = True
+        _recover(weakref.ref(self))
+
     def _opened(self, link: Link) -> None:  # no switch
         if self.closed:
             link.close()
@@ -133,7 +139,7 @@ class Session:
             return
         self._hit_all()
         owner = self._owner()
-        if owner is not None and self.epoch > 1:
+        if owner is not None and (self.epoch > 1 or self._late):
             owner.on_recovered(self)
         for waiters in (self._waiting, self._attempts):
             for waiter in waiters[:]:

@@ -1,0 +1,209 @@
+"""``sentinel://``: sentinels are asked who the primary is, at each dial; who answers is then made to prove
+it.
+
+URL: ``sentinel://user:password@host:26379/db``, several after each other with ``;``; the transport option
+`master_name` says which primary. User and password are the primary's; the sentinels' own stand in
+`sentinel_kwargs`.
+
+A failover shows as a closed connection, or as READONLY from a server that is none any more (P33): either ends
+the link, and the next dial asks the sentinels again. But an old primary may go on serving for ten seconds,
+and what it takes meanwhile is lost: so one more connection hears ``+switch-master`` from a sentinel.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, ClassVar
+
+from redis.sentinel import SentinelManagedSSLConnection
+
+from greenmq import runtime
+from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, InvalidArgument, OperationalError
+from greenmq.transport.options import Option
+from greenmq.transport.redis import wire
+from greenmq.transport.redis.channel import SentinelChannel
+from greenmq.transport.redis.dialling import Place, dial_place
+from greenmq.transport.redis.errors import ServerUnfit, raised
+from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.options import SENTINEL_OPTIONS
+from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.transport import Transport
+from greenmq.utils.url import parse_url
+
+__all__ = ('SentinelManagedSSLConnection', 'SentinelTransport')
+
+DEFAULT_PORT = 26379
+#: Seconds that one sentinel may take: the others are there to be asked.
+PATIENCE = 1.0
+
+
+class SentinelTransport(Transport):
+    """A Redis primary that sentinels name.
+
+    Source: kombu redis SentinelTransport.
+    """
+
+    default_port = DEFAULT_PORT
+    Channel: ClassVar[Any] = SentinelChannel
+    options: ClassVar[dict[str, Option]] = SENTINEL_OPTIONS
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self._master_name: str = self._given['master_name'] or self._given['service_name'] or ''
+        if not self._master_name:
+            raise InvalidArgument('master_name', None, 'is missing: sentinel:// needs that transport option')
+        self._sentinels = _sentinels(client)
+        self._watch: SwitchWatch | None = None
+
+    def establish_connection(self) -> Any:
+        """See `Transport.establish_connection`."""
+        found = super().establish_connection()
+        if self._watch is None:
+            self._watch = SwitchWatch(self)
+        return found
+
+    def close_connection(self, connection: Any) -> None:
+        """See `Transport.close_connection`."""
+        try:
+            super().close_connection(connection)
+        finally:
+            if self._watch is not None:
+                self._watch.close()
+
+    def switched(self) -> None:
+        """There is another primary: leave the old one, whatever it still answers. Switches: no."""
+        error = ServerUnfit(f'the sentinels named another primary {self._master_name!r}')
+        for session in (self.session, getattr(self.fanout, '_session', None)):
+            if session is not None and session.link is not None:
+                session.link.lose(error)
+
+    def _dial_sentinel(self, owner: Any, deadline: runtime.Deadline) -> Link:
+        met: list[str] = []
+        for host, port in self._sentinels:
+            try:
+                link = dial_place(self._sentinel_place(host, port, 1.0), owner, deadline.within(PATIENCE))
+            except (AMQPError, OSError, OperationalError) as error:
+                met.append(f'{host}:{port}: {error}')
+                continue
+            link.subscriber = not link.resp3
+            return link
+        raise ConnectionLost(f'no sentinel of {self._master_name!r} can be reached: {"; ".join(met)}')
+
+    def _dial(self, owner: Any, deadline: runtime.Deadline, tracking: bool) -> Link:
+        host, port = self._ask_sentinels(deadline)
+        place = self._place()._replace(
+            host=host, port=port, role='master', tracking=tracking, scripts=tracking
+        )
+        return dial_place(place, owner, deadline)
+
+    def _ask_sentinels(self, deadline: runtime.Deadline) -> tuple[str, int]:
+        met: list[str] = []
+        for number, (host, port) in enumerate(self._sentinels):
+            try:
+                found = self._ask(host, port, deadline.within(PATIENCE))
+            except (AMQPError, OSError, OperationalError) as error:
+                met.append(f'{host}:{port}: {error}')
+                deadline.check(f'sentinels of {self._master_name!r}: no answer ({"; ".join(met)})')
+                continue
+            if found is None:
+                met.append(f'{host}:{port}: knows no such primary')
+                continue
+            # Who answered is asked first the next time.
+            self._sentinels.insert(0, self._sentinels.pop(number))
+            return found
+        raise ConnectionLost(f'no sentinel names a primary {self._master_name!r}: {"; ".join(met)}')
+
+    def _sentinel_place(self, host: str, port: int, interval: float = 0.0) -> Place:
+        given = self._given['sentinel_kwargs'] or {}
+        return Place(
+            host=host,
+            port=port,
+            username=given.get('username'),
+            password=given.get('password'),
+            tls=given.get('ssl') or self.client.ssl,
+            tracking=False,
+            scripts=False,
+            interval=interval,
+        )
+
+    def _ask(self, host: str, port: int, deadline: runtime.Deadline) -> tuple[str, int] | None:
+        link = dial_place(self._sentinel_place(host, port), _NOBODY, deadline)
+        try:
+            if self._given['min_other_sentinels']:
+                facts = _pairs(
+                    raised(link.call(('SENTINEL', 'MASTER', self._master_name), deadline), link.name)
+                )
+                if int(facts.get(b'num-other-sentinels', 0)) < self._given['min_other_sentinels']:
+                    return None
+            reply = link.call(('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._master_name), deadline)
+            answer = raised(reply, link.name)
+        finally:
+            link.close()
+        return None if not answer else (bytes(answer[0]).decode(), int(answer[1]))
+
+
+class SwitchWatch:
+    """Hears from a sentinel that there is another primary."""
+
+    def __init__(self, transport: SentinelTransport) -> None:
+        self._transport = weakref.ref(transport)
+        ref = self._transport
+
+        def dial(owner: Any, deadline: runtime.Deadline) -> Link:
+            transport = ref()
+            if transport is None or transport.client is None:
+                raise ConnectionClosed('nobody uses the connection any more')
+            return transport._dial_sentinel(owner, deadline)
+
+        self._session = Session(dial, f'sentinels of {transport._master_name}', self)
+        # Nothing waits for it: until it is there, a failover shows as it does without.
+        self._task = runtime.spawn(self._session.recover, name='redis-sentinel-watch', owner=self)
+        self._known: list[str] = []
+
+    def close(self) -> None:
+        """End it. Switches: no."""
+        self._task.kill()
+        self._session.close()
+
+    def on_lost(self, session: Session, error: BaseException) -> None:
+        """See `SessionOwner`. Switches: no."""
+
+    def on_recovered(self, session: Session) -> None:
+        """Subscribe. Switches: no."""
+        if session.link is not None:
+            session.link.send(wire.pack(('SUBSCRIBE', '+switch-master')), _ignore, 0)
+
+    def on_pushed(self, session: Session, push: Any) -> None:
+        """See `SessionOwner`. Switches: no."""
+        transport = self._transport()
+        if transport is None or push[0] != b'message':
+            return
+        words = bytes(push[2]).decode().split()
+        if words and words[0] == transport._master_name and words != self._known:
+            self._known = words
+            transport.switched()
+
+
+def _ignore(reply: Any) -> None:
+    """A subscription is answered by a push, not by a reply."""
+
+
+class _Nobody:
+    def on_push(self, link: Link, push: Any) -> None: ...
+
+    def on_link_end(self, link: Link, error: BaseException) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def _pairs(reply: Any) -> dict[Any, Any]:
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
+
+
+def _sentinels(client: Any) -> list[tuple[str, int]]:
+    places = [(client.hostname or 'localhost', int(client.port or DEFAULT_PORT))]
+    for text in getattr(client, 'alt', None) or ():
+        found = parse_url(text if '://' in text else f'sentinel://{text}')
+        places.append((found['hostname'] or 'localhost', int(found['port'] or DEFAULT_PORT)))
+    return list(dict.fromkeys(places))
