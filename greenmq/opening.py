@@ -251,8 +251,10 @@ class Opening(Addressed):
 
     def _after_fork(self) -> None:
         # The parent goes on using all this. The socket itself was closed by runtime, without a byte sent.
-        self._dial = self._hub = self._transport = self._connection = self._default_channel = None
+        self._dial = self._hub = None
         self.declared_entities.clear()
+        if not getattr(self._transport, 'keeps_channels', False):
+            self._transport = self._connection = self._default_channel = None
         self.connect_deadline = None
 
     def switch(self, conn_str: str) -> None:

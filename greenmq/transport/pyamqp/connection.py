@@ -95,7 +95,7 @@ class Connection:
         self.channels: dict[int, AMQPChannel] = {}
         self._dial = dial
         self._source = weakref.ref(source) if source is not None else None
-        self._hub = runtime.hub_id()
+        self._hub: Any = runtime.hub_id()
         self._next_channel = 1
         self.aliases: dict[str, str] = {}
         self._ready = False
@@ -193,11 +193,12 @@ class Connection:
         while True:
             link = self.link
             if link is not None and self._ready and link.error is None:
-                if runtime.hub_id() is not self._hub:
-                    raise WrongHub(f'{self!r}')
+                self._check_hub()
                 return link
             if self.closed:
                 raise ConnectionClosed(f'{self.name} was closed')
+            if link is None and self._recovery is None:
+                self._start_recovery()  # in a forked child: nobody has opened it yet
             if self._recovery is None or (fail_fast and self._failed is not None):
                 # A program that tries again without a pause must not keep the recovery from running.
                 runtime.sleep(0)
@@ -221,8 +222,10 @@ class Connection:
         if self.connected:
             return
         if not self.closed and self._recovery is None:
-            self.connect(deadline)
-            return
+            if self.link is not None or not self.settings.recover:
+                self.connect(deadline)
+                return
+            self._start_recovery()
         self._gate.wait(deadline)
         if self.closed:
             raise ConnectionClosed(f'{self.name} was closed')
@@ -248,16 +251,26 @@ class Connection:
         events.emit('lost', self.source, error=error, epoch=self.epoch)
         self._failed = None
         if self.settings.recover:
-            self._recovery = runtime.spawn(
-                recovery.recover,
-                weakref.ref(self),
-                name=f'amqp-recovery {self.name}',
-                owner=None,
-                on_exit=self._recovery_ended,
-            )
+            self._start_recovery()
         else:
             self._failed = error
         self.drain.report(error)
+
+    def _start_recovery(self) -> None:
+        self._recovery = runtime.spawn(
+            recovery.recover,
+            weakref.ref(self),
+            name=f'amqp-recovery {self.name}',
+            owner=None,
+            on_exit=self._recovery_ended,
+        )
+
+    def _check_hub(self) -> None:
+        hub = runtime.hub_id()
+        if self._hub is None:
+            self._hub = hub  # a forked child may have a new one
+        elif hub is not self._hub:
+            raise WrongHub(f'{self!r}')
 
     def _recovery_ended(self, task: runtime.Task, error: BaseException | None) -> None:
         if self._recovery is task:
@@ -475,7 +488,7 @@ class Connection:
         link = self.link
         try:
             if link is not None and link.error is None:
-                if runtime.in_hub() or runtime.hub_id() is not self._hub:
+                if runtime.in_hub() or self._hub not in (None, runtime.hub_id()):
                     link.abandon()
                 else:
                     self._say_goodbye(link, runtime.Deadline.after(self.settings.close_timeout))
@@ -515,13 +528,21 @@ class Connection:
         self._gate.open()
 
     def _after_fork(self) -> None:
-        # The parent's socket was let go of by the runtime; nothing here may touch or recover it.
-        self.closed = True
-        _open.discard(self)
-        self._recovery = None
-        if self.link is not None and self.link.error is None:
-            self.link.error = Forked(self.name)
-        self.drain.fail(Forked(self.name))
+        # The parent's socket was let go of by the runtime. This one starts anew, with the same channels: what
+        # was declared and consumed stays the parent's, and whoever waited here is told.
+        link, self.link = self.link, None
+        if link is not None and link.error is None:
+            link.error = Forked(self.name)
+        self._ready, self._failed, self._recovery, self._hub = False, None, None, None
+        self._gate, self._control, self._control_lock = Gate(), None, runtime.Lock()
+        self.topology.clear()
+        self.known_exchanges.clear()
+        self.paused.clear()
+        self.aliases.clear()
+        self.drain = Drain(self.name)
+        self.drain.report(Forked(self.name))
+        for channel in self.channels.values():
+            recovery.start_anew(channel)
 
     # ---- py-amqp's names that programs use
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .consuming import Consumer
     from .link import Link
 
-__all__ = ('consume_again', 'recover', 'restore')
+__all__ = ('consume_again', 'recover', 'restore', 'start_anew')
 
 
 def recover(ref: weakref.ref[Connection]) -> None:
@@ -155,6 +155,17 @@ def _bind(connection: Connection, link: Link, facts: dict[str, Any], deadline: r
         (0, destination, facts['source'], facts['routing_key'], False, facts['arguments'] or {}),
         deadline,
     )
+
+
+def start_anew(channel: Channel) -> None:
+    """Leave everything behind that a channel had: in a forked child, where it goes on in the parent. No
+    switch."""
+    last_tag, confirm = channel.consuming.last_tag, channel.publishing.confirm
+    channel.consuming = type(channel.consuming)(channel)
+    channel.consuming.last_tag = last_tag  # or the tags of the parent's deliveries would mean something here
+    channel.publishing = type(channel.publishing)(channel)
+    channel.publishing.confirm = confirm
+    channel.no_ack_consumers.clear()
 
 
 def consume_again(connection: Connection, channel: Channel, consumer: Consumer) -> None:
