@@ -357,9 +357,9 @@ class Connection:
             self.topology.forget_exchange(name)
         entities = getattr(self.source, 'declared_entities', None)
         if entities:
-            # What was declared is remembered per epoch (P20); a deleted entity has to be declared anew.
-            for entity in [each for each in entities if getattr(each, 'name', None) == name]:
-                entities.discard(entity)
+            # What was declared is remembered per epoch (P20); a deleted entity has to be declared anew. The set
+            # holds hashes, which do not tell their names: better everything once more than this one never.
+            entities.clear()
 
     def queue_facts(self, name: str) -> dict[str, Any]:
         current = self.current_name(name)
