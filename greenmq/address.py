@@ -92,7 +92,7 @@ def parse_address(text: str, given: Mapping[str, Any]) -> dict[str, Any]:
         params['hostname'], params['port'] = _split_port(text, given.get('port'))
         return params
     scheme = text.partition('://')[0]
-    if '+' in scheme:
+    if '+' in scheme and scheme != 'redis+cluster':
         # e.g. sqla+sqlite:///x.db: the part behind the plus is the driver's own URL, which it parses itself
         prefix = scheme.partition('+')[0]
         params.update(hostname=text, uri_prefix=prefix, transport_cls=prefix)

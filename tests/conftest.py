@@ -17,9 +17,13 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_vhost,
     certificates,
     rabbitmq,
+    redis_cluster,
+    redis_cluster_url,
+    redis_sentinels,
     redis_server,
     redis_session,
     redis_url,
+    sentinel_url,
 )
 
 #: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
@@ -56,7 +60,7 @@ def pytest_collection_modifyitems(items):
         names = set(getattr(item, 'fixturenames', ()))
         if names & {'rabbitmq', 'amqp_vhost', 'amqp_url'}:
             item.add_marker(pytest.mark.rabbitmq)
-        if names & {'redis_server', 'redis_url'}:
+        if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))

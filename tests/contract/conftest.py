@@ -16,11 +16,12 @@ from tests.support import green
 URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
 
 #: Brokers that the suite starts, by the fixture that gives the URL.
-SERVERS = ['amqp_url', 'redis_url']
+SERVERS = ['amqp_url', 'redis_url', 'sentinel_url', 'redis_cluster_url']
 
 #: What a broker rightly does otherwise: (URL scheme, test) → why. Such a test must fail there.
 DIFFERS: dict[tuple[str, str], str] = {
-    ('redis', test): 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
+    (scheme, test): 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
+    for scheme in ('redis', 'sentinel', 'redis_cluster')
     for test in (
         'test_fanout_reaches_every_queue',
         'test_requeue_returns_to_the_one_queue',
@@ -28,7 +29,7 @@ DIFFERS: dict[tuple[str, str], str] = {
     )
 }
 
-MARKS = {'amqp_url': pytest.mark.rabbitmq, 'redis_url': pytest.mark.redis}
+MARKS = {broker: pytest.mark.rabbitmq if broker == 'amqp_url' else pytest.mark.redis for broker in SERVERS}
 
 _numbers = itertools.count(1)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 
-import gevent
 import pytest
 
 from greenmq import Connection, Exchange, Queue, events
 from greenmq.exceptions import OperationalError, PublishUnconfirmed
 from greenmq.transport.redis import errors
 from tests.contract.conftest import Bench, text
+from tests.support import green
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def raw(redis_server):
 
 
 def until(condition, seconds=10):
-    with gevent.Timeout(seconds):
+    with green.Timeout(seconds):
         while not condition():
-            gevent.sleep(0.005)
+            green.sleep(0.005)
 
 
 # ----------------------------------------------------------------- the keys
@@ -84,10 +84,10 @@ def test_a_message_that_goes_back_is_not_written_anew(here, raw):
 def test_an_idle_consumer_sends_nothing(here, raw, redis_server):
     here.consume('q', lambda message: None)
     until(lambda: here.channel.fetched_at)
-    gevent.sleep(0.05)
+    green.sleep(0.05)
     link = here.channel._session.link
     before = link.commands
-    gevent.sleep(0.3)
+    green.sleep(0.3)
     assert link.commands == before
 
 
@@ -110,7 +110,7 @@ def test_any_number_of_greenlets_is_one_connection(open_connection, redis_server
     publish(0)
     counts = []
     for greenlets in (1, 1000):
-        gevent.joinall([gevent.spawn(publish, n) for n in range(greenlets)], raise_error=True)
+        green.joinall([green.spawn(publish, n) for n in range(greenlets)], raise_error=True)
         counts.append(len(redis_server.clients()))
     assert counts == [1, 1]
     assert connection.default_channel.queue_purge('q') == 1002
@@ -162,7 +162,7 @@ def test_queues_are_served_in_turns(open_connection):
 def test_an_expired_message_is_not_delivered(here, raw):
     here.put('q', 'old', expiration='1')
     here.put('q', 'young', expiration='60000')
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     assert text(here.wait_get('q')) == 'young'
     until(lambda: raw.hlen('unacked') == 1)
 
@@ -172,7 +172,7 @@ def test_a_queues_ttl_holds_for_all_its_messages(here):
         'q', arguments={'x-message-ttl': 1, 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': 'dead'}
     )
     here.put('q', 'old')
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     assert here.get('q') is None
     message = here.wait_get('dead')
     assert text(message) == 'old' and message.headers['x-first-death-reason'] == 'expired'
@@ -225,11 +225,11 @@ def test_a_binding_that_somebody_else_made_is_known_at_once(here, open_connectio
     here.publish('nobody', 'e', 'a.b')
     there.queue_declare('q')
     there.queue_bind('q', 'e', 'a.#')
-    gevent.sleep(0.01)  # the server tells of it
+    green.sleep(0.01)  # the server tells of it
     here.publish('one', 'e', 'a.b')
     assert here.get_all('q') == ['one']
     there.queue_delete('q')
-    gevent.sleep(0.01)
+    green.sleep(0.01)
     here.publish('gone', 'e', 'a.b')
     assert here.get_all('q') == []
 
@@ -373,7 +373,7 @@ def test_a_server_without_tracking_is_looked_at(redis_server, open_connection):
     connection = open_connection(tracking=False)
     here, seen = Bench(connection.channel()), []
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
-    gevent.sleep(0.05)
+    green.sleep(0.05)
     here.put('q', 'x')
     here.until(lambda: seen)
     assert seen == ['x'] and not connection.transport.session.tracks

@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from tests.contract.conftest import Bench, text
+from tests.support import green
 from tests.support.process import end, popen, wait_until
 
 pytest.importorskip('kombu')
@@ -129,7 +129,7 @@ def test_what_a_dead_greenmq_consumer_had_kombu_restores(kombu, here, raw, redis
     assert here.get('q') is not None
     here.client.transport.leases.stop()
     here.client.transport.session.close()
-    gevent.sleep(1.1)
+    green.sleep(1.1)
     there.restore()
     found = there.get('q')
     assert found is not None and found[1] == {'n': 1}
@@ -144,7 +144,7 @@ def test_what_a_living_greenmq_consumer_has_kombu_leaves_alone(kombu, here, raw)
     here.consume('q', held.append)
     here.until(lambda: held)
     for _ in range(8):
-        gevent.sleep(0.25)
+        green.sleep(0.25)
         there.restore()
     assert raw.llen('q') == 0 and there.get('q') is None
     held[0].ack()
@@ -160,7 +160,7 @@ def test_what_a_dead_kombu_worker_had_we_restore_after_the_visibility_timeout(ko
     seen = []
     here.channel.exchange_declare('e', 'direct')
     here.consume('q', lambda message: (seen.append(message), message.ack()))
-    gevent.sleep(0.4)
+    green.sleep(0.4)
     assert not seen, 'a kombu worker may work on it for its visibility timeout'
     here.until(lambda: seen, seconds=5)
     assert seen[0].payload == {'n': 1} and seen[0].delivery_info['redelivered']

@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 import sys
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from tests.contract.conftest import Bench, text
+from tests.support import green
 from tests.support.process import end, popen, wait_until
 
 OPTIONS = {'lease_timeout': 1.0, 'sweep_interval': 0.3, 'visibility_timeout': 3}
@@ -97,16 +97,16 @@ def test_a_long_callback_is_run_once_however_short_the_timeouts(open_connection)
 
     def long(message):
         runs.append(text(message))
-        gevent.sleep(2.5)
+        green.sleep(2.5)
         message.ack()
         done.append(1)
 
     for bench in benches:
         bench.consume('q', long)
     benches[0].put('q', 'x')
-    drainers = [gevent.spawn(bench.drain, 10) for bench in benches]
+    drainers = [green.spawn(bench.drain, 10) for bench in benches]
     wait_until(lambda: done, 8, 'the callback to end')
-    gevent.killall(drainers)
+    green.killall(drainers)
     assert runs == ['x']
 
 

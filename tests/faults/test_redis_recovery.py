@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import random
 
-import gevent
 import pytest
 
 from greenmq import Connection, events
 from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from tests.contract.conftest import Bench, text
+from tests.support import green
 from tests.support.proxy import Proxy
 
 OPTIONS = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 5}
@@ -47,7 +47,7 @@ class Eater:
         self.bench = Bench(connection.channel())
         self.bench.consume(queue, self.on_message)
         self.ack = ack
-        self.task = gevent.spawn(self.run)
+        self.task = green.spawn(self.run)
 
     def on_message(self, message):
         self.seen.append(text(message))
@@ -62,9 +62,9 @@ class Eater:
                 self.losses.append(error)
 
     def wait(self, count, seconds=5):
-        with gevent.Timeout(seconds, AssertionError(f'{len(self.seen)} of {count} within {seconds} s')):
+        with green.Timeout(seconds, AssertionError(f'{len(self.seen)} of {count} within {seconds} s')):
             while len(self.seen) < count:
-                gevent.sleep(0.002)
+                green.sleep(0.002)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def eat(no_greenlet_left):
         return eaters[-1]
 
     yield eat
-    gevent.killall([eater.task for eater in eaters])
+    green.killall([eater.task for eater in eaters])
 
 
 def test_a_killed_greenlets_reply_goes_to_nobody_else(proxy, open_connection):
@@ -87,12 +87,12 @@ def test_a_killed_greenlets_reply_goes_to_nobody_else(proxy, open_connection):
         session.execute(('SET', f'k{n}', n))
     proxy.latency(0.005)
     for n in range(60):
-        victim = gevent.spawn(session.execute, ('GET', f'k{n % 20}'))
-        gevent.sleep(random.choice([0, 0.002, 0.005, 0.008, 0.011]))
+        victim = green.spawn(session.execute, ('GET', f'k{n % 20}'))
+        green.sleep(random.choice([0, 0.002, 0.005, 0.008, 0.011]))
         victim.kill(block=False)
         other = (n + 7) % 20
         assert session.execute(('GET', f'k{other}')) == str(other).encode()
-        gevent.joinall([victim])
+        green.joinall([victim])
 
 
 FAULTS = ['cut', 'fin', 'blackhole', 'client kill', 'restart', 'restart twice']
@@ -108,7 +108,7 @@ def strike(fault, proxy, server):
             server.restart()
     elif fault == 'blackhole':
         proxy.blackhole()
-        gevent.sleep(0.1)
+        green.sleep(0.1)
         proxy.heal()
         proxy.cut()
     else:
@@ -140,9 +140,9 @@ def test_a_silent_server_is_noticed_by_the_health_check(proxy, redis_server, ope
     subscription = events.subscribe('lost', lost.append, source=connection)
     eater = eat(connection)
     proxy.blackhole()
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while not lost:
-            gevent.sleep(0.01)
+            green.sleep(0.01)
     proxy.heal()
     proxy.cut()
     Bench(open_connection(redis_server.port).channel()).put('q', 'x')
@@ -161,7 +161,7 @@ def test_a_fetch_whose_answer_is_lost_loses_no_message(proxy, redis_server, open
     for n in range(3):
         publisher.put('q', n)
     eater.wait(4)
-    gevent.sleep(0.05)
+    green.sleep(0.05)
     assert sorted(eater.seen) == ['0', '1', '2', 'first']
     with redis_server.client() as client:
         assert client.hlen('unacked') == 0
@@ -175,14 +175,14 @@ def test_acks_of_a_lost_connection_still_count(proxy, redis_server, open_connect
     eater.bench.channel.basic_cancel('t')
     eater.bench.consume('q', held.append)
     Bench(open_connection(redis_server.port).channel()).put('q', 'x')
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while not held:
-            gevent.sleep(0.005)
+            green.sleep(0.005)
     proxy.cut()
     held[0].ack()
-    with redis_server.client() as client, gevent.Timeout(5):
+    with redis_server.client() as client, green.Timeout(5):
         while client.hlen('unacked'):
-            gevent.sleep(0.01)
+            green.sleep(0.01)
 
 
 @pytest.mark.faults
@@ -194,8 +194,8 @@ def test_a_publish_waits_for_the_recovery_within_its_deadline(redis_server, open
     message = here.channel.prepare_message(b'x')
     with pytest.raises((PublishUnconfirmed, ConnectionLost)):
         here.channel.basic_publish(message, '', 'q', timeout=0.2)
-    late = gevent.spawn(here.channel.basic_publish, here.channel.prepare_message(b'y'), '', 'q', timeout=10)
-    gevent.sleep(0.05)
+    late = green.spawn(here.channel.basic_publish, here.channel.prepare_message(b'y'), '', 'q', timeout=10)
+    green.sleep(0.05)
     redis_server.start()
     late.get(timeout=10)
     assert here.get_all('q')[-1] == 'y'
@@ -209,9 +209,9 @@ def test_channels_stay_the_same_and_declarations_are_looked_at_again(redis_serve
     channel, epoch = connection.default_channel, connection.epoch
     connection.declared_entities.add(1)
     redis_server.restart()
-    with gevent.Timeout(5):
+    with green.Timeout(5):
         while not recovered:
-            gevent.sleep(0.01)
+            green.sleep(0.01)
     assert connection.default_channel is channel and connection.epoch == epoch + 1
     assert not connection.declared_entities
     subscription.cancel()
@@ -240,20 +240,20 @@ def test_what_a_fanout_may_have_missed_is_told_or_made_up_for(mode, proxy, redis
             except ConnectionLost:
                 continue
 
-    drainer = gevent.spawn(drain)
+    drainer = green.spawn(drain)
     number = 0
     for _ in range(5):
         for _ in range(20):
             publisher.publish(number, 'news')
             number += 1
         proxy.cut()
-        gevent.sleep(0.02)
-    with gevent.Timeout(8):
+        green.sleep(0.02)
+    with green.Timeout(8):
         while not seen or seen[-1] != number:
             publisher.publish(number, 'news')
             if seen and seen[-1] >= number:
                 break
-            gevent.sleep(0.05)
+            green.sleep(0.05)
     drainer.kill()
     missing = set(range(number)) - set(seen)
     assert seen == sorted(seen)

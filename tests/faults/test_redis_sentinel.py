@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from greenmq import Connection
 from greenmq.exceptions import ConnectionLost, InvalidArgument, OperationalError, PublishUnconfirmed
 from tests.contract.conftest import Bench, text
+from tests.support import green
 from tests.support.redis_topology import Sentinels
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -60,23 +60,23 @@ def test_publishing_and_consuming_resume_after_a_failover(sentinels, open_connec
                 safe.append(str(n))
             except (ConnectionLost, PublishUnconfirmed, OperationalError):
                 continue
-            gevent.sleep(0.01)
+            green.sleep(0.01)
 
-    tasks = [gevent.spawn(drain), gevent.spawn(publish)]
+    tasks = [green.spawn(drain), green.spawn(publish)]
     try:
-        with gevent.Timeout(5):
+        with green.Timeout(5):
             while len(seen) < 20:
-                gevent.sleep(0.01)
+                green.sleep(0.01)
         before = sentinels.failover()
         assert before.running
         count, mark = len(safe), len(seen)
-        with gevent.Timeout(5, AssertionError('nothing moves after the failover')):
+        with green.Timeout(5, AssertionError('nothing moves after the failover')):
             while len(safe) < count + 20 or len(seen) < mark + 20:
-                gevent.sleep(0.01)
+                green.sleep(0.01)
     finally:
-        gevent.killall(tasks)
+        green.killall(tasks)
     # Replication is asynchronous: what the old primary took in its last moment may be lost with it.
-    with gevent.Timeout(3, False):
+    with green.Timeout(3, False):
         while set(safe) - set(seen):
             here.drain(0.1)
     assert len(set(safe) - set(seen)) <= 5

@@ -78,8 +78,8 @@ class Sentinels:
         with self.servers[1].client() as client:
             return client.info('replication').get('master_link_status') == 'up'
 
-    def url(self):
-        return ';'.join(f'sentinel://127.0.0.1:{sentinel.port}/0' for sentinel in self.servers[2:])
+    def url(self, query=''):
+        return ';'.join(f'sentinel://127.0.0.1:{sentinel.port}/0?{query}' for sentinel in self.servers[2:])
 
     def primary(self):
         """The server that the sentinels name."""

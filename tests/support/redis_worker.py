@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import sys
 
-import gevent
-
 from greenmq import Connection, Consumer, Queue
+from tests.support import green
 
 
 def main(url, queue, path, options='{}', seconds='0'):
@@ -18,7 +17,7 @@ def main(url, queue, path, options='{}', seconds='0'):
 
     def on_message(body, message):
         book.write(f'{body}\n')
-        gevent.sleep(float(seconds))
+        green.sleep(float(seconds))
         message.ack()
         book.write(f'{body} done\n')
 

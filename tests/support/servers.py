@@ -1,4 +1,5 @@
 """Fixtures: one server of each kind a test run, a virtual host or an empty database a test."""
+
 from __future__ import annotations
 
 import uuid
@@ -9,6 +10,7 @@ from tests.support.certificates import Certificates
 from tests.support.process import RUNNING
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis_server import Redis
+from tests.support.redis_topology import Cluster, Sentinels
 
 
 @pytest.fixture(scope='session')
@@ -64,6 +66,40 @@ def redis_server(redis_session):
 @pytest.fixture
 def redis_url(redis_server):
     return redis_server.url()
+
+
+@pytest.fixture(scope='session')
+def redis_sentinels():
+    """A primary, a replica and three sentinels, for this run."""
+    topology = Sentinels()
+    try:
+        topology.start()
+        yield topology
+    finally:
+        topology.stop()
+
+
+@pytest.fixture
+def sentinel_url(redis_sentinels):
+    yield redis_sentinels.url(f'master_name={redis_sentinels.master}')
+    redis_sentinels.primary().flush()
+
+
+@pytest.fixture(scope='session')
+def redis_cluster():
+    """Three primaries, for this run."""
+    cluster = Cluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster):
+    yield redis_cluster.url()
+    redis_cluster.flush()
 
 
 def fresh_output():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from greenmq.exceptions import InconsistencyError, VersionMismatch
 from greenmq.transport.redis.channel import PRIORITY_STEPS, Channel, QoS, SentinelChannel
+from greenmq.transport.redis.cluster import ClusterTransport
 from greenmq.transport.redis.publishing import PublishBatch
 from greenmq.transport.redis.sentinel import SentinelManagedSSLConnection, SentinelTransport
 from greenmq.transport.redis.transport import (
@@ -21,6 +22,6 @@ from greenmq.transport.redis.transport import (
 
 __all__ = (
     'DEFAULT_DB', 'DEFAULT_HEALTH_CHECK_INTERVAL', 'DEFAULT_PORT', 'PRIORITY_STEPS', 'Channel',
-    'InconsistencyError', 'PublishBatch', 'QoS', 'SentinelChannel', 'SentinelManagedSSLConnection',
-    'SentinelTransport', 'Transport', 'VersionMismatch',
+    'ClusterTransport', 'InconsistencyError', 'PublishBatch', 'QoS', 'SentinelChannel',
+    'SentinelManagedSSLConnection', 'SentinelTransport', 'Transport', 'VersionMismatch',
 )  # fmt: skip

@@ -31,6 +31,9 @@ logger = get_logger('greenmq.transport.redis')
 #: Seconds between two looks where the server does not tell of new messages: first, doubled up to the last.
 FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 
+#: Seconds that a fetch waits for one node of a cluster, before it asks the next.
+NODE_PATIENCE = 1.0
+
 #: Begins the tags of deliveries that are not kept in Redis (of a fanout).
 LOCAL = 'local:'
 
@@ -166,6 +169,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
                 items, due = self._fetch(plan, n)
             except ConnectionLost:
                 # Told to the drains by the connection, once. We go on when there is another (P25).
+                runtime.sleep(FIRST_LOOK)
                 self._session.wait_open(None)
                 continue
             if items:
@@ -196,13 +200,21 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
                 break
             room = n - len(items)
             number = self.connection._next_numbers(room)
+            deadline = runtime.Deadline.after(NODE_PATIENCE) if self._keys.cluster else None
             try:
                 reply = self._session.run(
                     FETCH,
                     (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
                     (room, number, self._keys.consumer, self.connection._lease_ms, *words),
+                    deadline,
                     orphan=_Orphan(self, pairs),
                 )
+            except (ConnectionLost, TimeoutError):
+                if not self._keys.cluster:
+                    self._abandon(items)
+                    raise
+                due = min(due or 1e9, 0.1)  # the other nodes' queues are served all the same
+                continue
             except BaseException:
                 self._abandon(items)
                 raise

@@ -79,9 +79,16 @@ MEANINGS: dict[str, type[Exception]] = {
     'LOADING': ServerUnfit,
     'MASTERDOWN': ServerUnfit,
     'CLUSTERDOWN': ServerUnfit,
+    'TRYAGAIN': ServerUnfit,
+    'MOVED': ServerUnfit,
+    'ASK': ServerUnfit,
     'UNBLOCKED': ServerUnfit,
     'NOREPLICAS': ServerUnfit,
 }
+
+#: Of those, what makes a link useless. In a cluster it is the slot that is elsewhere, not the server that is
+#: bad.
+FATAL = frozenset(('READONLY', 'LOADING', 'MASTERDOWN', 'UNBLOCKED', 'NOREPLICAS'))
 
 #: redis-py strips the first word of the errors it knows: its class then tells it.
 _WORDS: dict[str, str] = {
@@ -93,6 +100,9 @@ _WORDS: dict[str, str] = {
     'BusyLoadingError': 'LOADING',
     'MasterDownError': 'MASTERDOWN',
     'ClusterDownError': 'CLUSTERDOWN',
+    'TryAgainError': 'TRYAGAIN',
+    'MovedError': 'MOVED',
+    'AskError': 'ASK',
 }
 
 
@@ -128,8 +138,7 @@ def translate(error: BaseException, where: str = '') -> BaseException:
 def is_fatal(error: BaseException) -> bool:
     """Does this reply mean that the link is of no more use? Switches: no."""
     return isinstance(error, driver.RedisError) and (
-        MEANINGS.get(word_of(error)) is ServerUnfit
-        or any(f'{word} ' in str(error)[:80] for word in ('READONLY', 'MASTERDOWN'))
+        word_of(error) in FATAL or any(f'{word} ' in str(error)[:80] for word in ('READONLY', 'MASTERDOWN'))
     )
 
 

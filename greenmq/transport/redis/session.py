@@ -128,8 +128,8 @@ class Session:
         _recover(weakref.ref(self))
 
     def _opened(self, link: Link) -> None:  # no switch
-        if self.closed:
-            link.close()
+        if self.closed or self.connected:
+            link.close()  # another dial was faster
             return
         self.link = link
         self.failure = None
@@ -270,7 +270,7 @@ class Session:
     def _ask(
         self,
         command: tuple[Any, ...],
-        key: str,
+        key: str | None,
         deadline: runtime.Deadline | None,
         orphan: Callable[[Any], Any] | None,
     ) -> Any:
@@ -292,9 +292,21 @@ class Session:
             raise ConnectionLost(f'redis {self.name} is away')
         link.send(data, take, count)
 
-    def on_all_nodes(self, command: tuple[Any, ...], deadline: runtime.Deadline | None = None) -> list[Any]:
-        """Run a command on each server that holds data. Raises, Switches: as `execute`."""
-        return [self.execute(command, None, deadline)]
+    def flush_soon(self, key: str, flusher: Any) -> bool:
+        """Have `flusher.flush()` called before the next command on this key's server leaves.
+
+        Returns:
+            bool: False if there is no link now.
+        Switches: no.
+        """
+        link = self.link
+        if link is None or link.error is not None:
+            return False
+        link.flush_soon(flusher)
+        return True
+
+    def moved(self, error: Any) -> None:
+        """A server said that a key is elsewhere, which happens in a cluster only. Switches: no."""
 
     # ---- what the server tells
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
 from greenmq import events, runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed
@@ -105,11 +105,8 @@ class Settler:
         return books
 
     def _soon(self, books: _Books) -> None:
-        link = self._session.link
-        if link is None or link.error is not None:
-            return  # on recovery all is sent
-        books.flushing = True
-        link.flush_soon(self)
+        # Without a link all is sent on recovery.
+        books.flushing = self._session.flush_soon(books.home.unacked, self)
 
     def flush(self) -> None:
         """Send what was collected. Switches: no."""
@@ -152,6 +149,11 @@ class Settler:
             return
         if isinstance(reply, ConnectionClosed):
             self._wake()
+            return
+        if isinstance(reply, (MovedError, AskError, TryAgainError, ClusterDownError)):
+            self._session.moved(reply)
+            parcel.keep()
+            runtime.call_later(0.05, self.flush)
             return
         if isinstance(reply, Exception):
             error = translate(reply, self._session.name)
