@@ -46,7 +46,7 @@ def object_types():
 
 @contextlib.contextmanager
 def unchanged(what='fds greenlets threads'):
-    """No count named may be higher after the block than before it. (Idle threads of a pool may end meanwhile.)"""
+    """No count named may be higher after the block than before it; idle threads may end meanwhile."""
     measures = {'fds': lambda: len(fds()), 'greenlets': lambda: len(greenlets()), 'threads': threads}
     names = what.split()
     settle()  # a patched os.close() takes effect in the hub's next round
