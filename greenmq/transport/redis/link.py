@@ -27,7 +27,7 @@ __all__ = ('Batch', 'Link', 'LinkOwner', 'Taker')
 
 logger = get_logger('greenmq.transport.redis')
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 64 * 1024
 #: Seconds that the server may take for the answer to a health check.
 PATIENCE = 2.0
 #: Bytes that may wait to leave before senders wait as well.

@@ -78,3 +78,49 @@ def test_what_kombu_restored_is_known_as_such():
 def test_what_is_no_message_is_said(raw):
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
         opened(raw, 'tag')
+
+
+def test_what_is_known_of_other_messages_changes_nothing():
+    envelopes = Envelopes('t-')
+    texts = [
+        envelopes.write(message(body, **more), 'e', 'k', 'base64').encode()
+        for body in (b'', b'one', b'"two"')
+        for more in ({}, {'correlation_id': 'c'}, {'x': [1]})
+    ]
+    once = [opened(text, f'tag{n}') for n, text in enumerate(texts)]
+    again = [opened(text, f'tag{n}') for n, text in enumerate(texts)]
+    assert (
+        once
+        == again
+        == [
+            {**json.loads(text), 'properties': {**json.loads(text)['properties'], 'delivery_tag': f'tag{n}'}}
+            for n, text in enumerate(texts)
+        ]
+    )
+    again[0]['headers']['a'] = again[0]['properties']['a'] = again[0]['properties']['delivery_info']['a'] = 1
+    assert opened(texts[0], 'tag0') == once[0]
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda text: text[:-1],
+        lambda text: text + ' ',
+        lambda text: text.replace('"}}', '", "more": 1}}'),
+        lambda text: text.replace('"}}', '"}, "redelivered": 2}'),
+    ],
+)
+def test_a_text_that_only_begins_like_a_known_one_is_read_as_it_is(spoil):
+    text = Envelopes('t-').write(message(b'one'), 'e', 'k', 'base64')
+    opened(text.encode(), 'tag')
+    spoilt = spoil(text)
+    try:
+        expected = json.loads(spoilt)
+    except ValueError:
+        with pytest.raises(ValueError):
+            opened(spoilt.encode(), 'tag')
+        return
+    expected['properties']['delivery_tag'] = 'tag'
+    if 'redelivered' in expected:
+        expected['headers']['x-delivery-count'] = 2
+    assert opened(spoilt.encode(), 'tag') == expected

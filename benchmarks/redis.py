@@ -1,0 +1,99 @@
+"""Redis: publish from one and from 100 greenlets, consume + ack, wake-up, idle consumers, against kombu."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from benchmarks import runner
+from benchmarks.peers import Peer, add_options, pair
+from benchmarks.runner import Figure, Row
+
+
+def at_least_ratio(limit: float):  # type: ignore[no-untyped-def]
+    return lambda row: row.ratio >= limit
+
+
+def at_most(limit: float):  # type: ignore[no-untyped-def]
+    return lambda row: row.ours.median <= limit
+
+
+def rows(peers: tuple[Peer, Peer], url: str, messages: int, count: int) -> list[Row]:
+    ours = runner.rounds(peers[:1], 'benchmarks.probes.redis', [url, str(messages)], count)['greenmq']
+    theirs = runner.rounds(peers[1:], 'benchmarks.probes.redis', [url, str(messages // 10)], count)['kombu']
+
+    def row(what: str, name: str, **target: object) -> Row:
+        return Row(what, Figure.of(ours, name), Figure.of(theirs, name), **target)  # type: ignore[arg-type]
+
+    return [
+        row('publish, 1 greenlet, a second', 'alone_rate', target='≥ 4 × kombu', met=at_least_ratio(4)),
+        row('  µs CPU a message', 'alone_us'),
+        row('publish, 100 greenlets, a second', 'many_rate', target='≥ 20 × kombu', met=at_least_ratio(20)),
+        row('  µs CPU a message', 'many_us', target='≤ 25', met=at_most(25)),
+        row(
+            'consume + ack, prefetch 200, a second',
+            'consume_rate',
+            target='≥ 20 × kombu',
+            met=at_least_ratio(20),
+        ),
+        row('  µs CPU a message', 'consume_us', target='≤ 20', met=at_most(20)),
+        row('wake-up of a waiting consumer, ms, p50', 'wake_p50'),
+        row('wake-up of a waiting consumer, ms, p99', 'wake_p99', target='≤ 2', met=at_most(2)),
+    ]
+
+
+def idle(url: str, consumers: int, seconds: float) -> str:
+    """What so many idle consumers, each on a connection of its own, cost the server."""
+    from greenmq import Connection, Queue, runtime
+
+    opened = [Connection(url) for _ in range(consumers)]
+    for number, connection in enumerate(opened):
+        connection.connect()
+        connection.Consumer([Queue(f'idle{number}')], callbacks=[print]).consume()
+    session = opened[0].transport.session
+
+    def used() -> tuple[float, int]:
+        text = bytes(session.execute(('INFO', 'everything'))).decode()
+        facts = dict(line.split(':', 1) for line in text.splitlines() if ':' in line)
+        cpu = float(facts['used_cpu_user']) + float(facts['used_cpu_sys'])
+        return cpu, int(facts['total_commands_processed'])
+
+    runtime.sleep(1)
+    start, (cpu, commands) = time.perf_counter(), used()
+    runtime.sleep(seconds)
+    passed, (cpu_after, commands_after) = time.perf_counter() - start, used()
+    for connection in opened:
+        connection.close()
+    return (
+        f'  {consumers} idle consumers: {100 * (cpu_after - cpu) / passed:.2f} % CPU of the server, '
+        f'{(commands_after - commands) / passed:.1f} commands a second (target ≤ 1 %)'
+    )
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.redis', description=__doc__)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--messages', type=int, default=20_000)
+    parser.add_argument('--url', default=None, help='a server to use; without it one is started')
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    peers = pair(options)
+    if options.url:
+        return measured(peers, options, options.url)
+    from tests.support.redis_server import Redis
+
+    with Redis(durable=False) as server:
+        return measured(peers, options, server.url())
+
+
+def measured(peers: tuple[Peer, Peer], options: argparse.Namespace, url: str) -> int:
+    outcome = runner.show(
+        'redis://', peers, rows(peers, url, options.messages, options.rounds), options.rounds
+    )
+    print(idle(url, 50, 10.0))
+    return outcome
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
