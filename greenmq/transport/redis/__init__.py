@@ -11,6 +11,20 @@ from __future__ import annotations
 from greenmq.exceptions import InconsistencyError, VersionMismatch
 from greenmq.transport.redis.channel import PRIORITY_STEPS, Channel, QoS, SentinelChannel
 from greenmq.transport.redis.cluster import ClusterTransport
+from greenmq.transport.redis.names import (
+    BINDING_EXPIRES_FACTOR,
+    BINDING_SWEEP_INTERVAL,
+    DEFAULT_REAUTH_CHECK_INTERVAL,
+    MIN_BINDING_TTL,
+    SUBCLIENT_MAX_MISSED_HEALTH_CHECKS,
+    Mutex,
+    MutexHeld,
+    crit,
+    error_classes_t,
+    get_redis_ConnectionError,
+    get_redis_error_classes,
+    warning,
+)
 from greenmq.transport.redis.publishing import PublishBatch
 from greenmq.transport.redis.sentinel import SentinelManagedSSLConnection, SentinelTransport
 from greenmq.transport.redis.transport import (
@@ -21,7 +35,10 @@ from greenmq.transport.redis.transport import (
 )
 
 __all__ = (
-    'DEFAULT_DB', 'DEFAULT_HEALTH_CHECK_INTERVAL', 'DEFAULT_PORT', 'PRIORITY_STEPS', 'Channel',
-    'ClusterTransport', 'InconsistencyError', 'PublishBatch', 'QoS', 'SentinelChannel',
-    'SentinelManagedSSLConnection', 'SentinelTransport', 'Transport', 'VersionMismatch',
+    'BINDING_EXPIRES_FACTOR', 'BINDING_SWEEP_INTERVAL', 'DEFAULT_DB', 'DEFAULT_HEALTH_CHECK_INTERVAL',
+    'DEFAULT_PORT', 'DEFAULT_REAUTH_CHECK_INTERVAL', 'MIN_BINDING_TTL', 'PRIORITY_STEPS',
+    'SUBCLIENT_MAX_MISSED_HEALTH_CHECKS', 'Channel', 'ClusterTransport', 'InconsistencyError', 'Mutex',
+    'MutexHeld', 'PublishBatch', 'QoS', 'SentinelChannel', 'SentinelManagedSSLConnection',
+    'SentinelTransport', 'Transport', 'VersionMismatch', 'crit', 'error_classes_t',
+    'get_redis_ConnectionError', 'get_redis_error_classes', 'warning',
 )  # fmt: skip

@@ -38,6 +38,13 @@ class QoS(VirtualQoS):
 
     restore_at_shutdown = True
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def restore_unacked(self, client: Any = None) -> Any:
+        """See `virtual.QoS.restore_unacked`. Switches: no."""
+        return super().restore_unacked()
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Give one delivery back to the front of its queue. Switches: no."""
         self._delivered.pop(tag, None)
@@ -134,7 +141,8 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
     #: Called as ``on_gap(exchange, since)`` when messages of a fanout exchange may be missing (P29).
     on_gap: Any = None
 
-    def __init__(self, connection: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        connection: Any = args[0] if args else kwargs['connection']
         self._session = connection.session
         self._keys = connection.keys
         self._bindings = connection.bindings
@@ -149,7 +157,11 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self._envelopes = Envelopes(f'{uuid()}-')
         self.auto_delete_queues: set[str] = set()
         self._prepare_consuming()
-        super().__init__(connection, **kwargs)
+        super().__init__(*args, **kwargs)
+        self.connection_errors = connection.connection_errors
+        self.brpop_timeout = connection.brpop_timeout
+        #: Kept for programs that look at it: what comes is handled elsewhere.
+        self.handlers: dict[str, Any] = {}
         self._settling: Any = ChannelSettling(self, self._settler)
         self.wait_timeout = self.health_check_interval or 15.0
 
@@ -272,11 +284,11 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         key = f'/{routing_key}' if routing_key and self.fanout_patterns else ''
         return f'{self._keys.prefix}{prefix}{exchange}{key}'
 
-    def basic_consume(
-        self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
-    ) -> None:
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """See `virtual.Channel.basic_consume`. Switches: only if the queue is bound to a fanout exchange."""
-        super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        super().basic_consume(queue, *args, **kwargs)
+        # (no_ack, callback, consumer_tag): the newest of its queue's takers has it.
+        consumer_tag = self._takers[queue][-1].tag
         self.connection.leases.start()
         bound = self._fanout_queues.get(queue)
         if bound is not None and len(self._takers[queue]) == 1:

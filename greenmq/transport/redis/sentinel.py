@@ -47,8 +47,9 @@ class SentinelTransport(Transport):
     Channel: ClassVar[Any] = SentinelChannel
     options: ClassVar[dict[str, Option]] = SENTINEL_OPTIONS
 
-    def __init__(self, client: Any, **kwargs: Any) -> None:
-        super().__init__(client, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        client = self.client
         self._master_name: str = self._given['master_name'] or self._given['service_name'] or ''
         if not self._master_name:
             raise InvalidArgument('master_name', None, 'is missing: sentinel:// needs that transport option')

@@ -71,8 +71,9 @@ class Transport(virtual.Transport):
         exchange_type=frozenset(['direct', 'topic', 'fanout']),
     )
 
-    def __init__(self, client: Any, **kwargs: Any) -> None:
-        super().__init__(client, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        client = self.client
         self.polling_interval = None
         given = dict(getattr(client, 'transport_options', None) or {})
         self._given = {name: option.default for name, option in self._options().items()}
