@@ -60,5 +60,6 @@ def publish(message):
 
 def answer(start_response, status, document, *headers):
     body = json.dumps(document).encode()
-    start_response(status, [('Content-Type', 'application/json'), ('Content-Length', str(len(body))), *headers])
+    length = ('Content-Length', str(len(body)))
+    start_response(status, [('Content-Type', 'application/json'), length, *headers])
     return [body]

@@ -357,8 +357,8 @@ class Connection:
             self.topology.forget_exchange(name)
         entities = getattr(self.source, 'declared_entities', None)
         if entities:
-            # What was declared is remembered per epoch (P20); a deleted entity has to be declared anew. The set
-            # holds hashes, which do not tell their names: better everything once more than this one never.
+            # What was declared is remembered per epoch (P20); a deleted entity has to be declared anew. The
+            # set holds hashes, which do not tell their names: better all once more than this one never.
             entities.clear()
 
     def queue_facts(self, name: str) -> dict[str, Any]:
