@@ -41,6 +41,34 @@ class Shelf:
         return not self.queue
 
 
+class Holdings(dict):  # type: ignore[type-arg]
+    """The leases of one task, held weakly, by id. It is told when the task has ended.
+
+    Kept at the task itself: one link for its life, and not one for each lease, which are many.
+    """
+
+    __slots__ = ('who',)
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        #: Of a bare greenlet nobody tells the end: what can be noticed is that it is gone.
+        self.who = None if runtime.link(task, self.ended) else weakref.ref(task, self.gone)
+
+    # no switch in these two: the one runs in the hub, the other wherever the last reference was dropped
+
+    def ended(self, task: Any) -> None:
+        """The task has ended: what it has not given back is nobody's."""
+        for reference in list(self.values()):
+            lease = reference()
+            if lease is not None and lease.resource is not None:
+                if getattr(task, 'value', None) is not lease.resource:
+                    lease.orphan(task)
+
+    def gone(self, reference: object) -> None:
+        """A bare greenlet was collected."""
+        self.ended(None)
+
+
 class Lease:
     """One resource in somebody's hands. Calling it gives the resource back; only the first call does
     anything.
@@ -49,25 +77,29 @@ class Lease:
     place for ever. What a task returns as its result has been passed on, and stays.
     """
 
-    __slots__ = ('__weakref__', '_linked', '_outer', '_pool', '_task', '_who', 'resource', 'since')
+    __slots__ = ('__weakref__', '_holdings', '_outer', '_pool', '_task', '_who', 'resource', 'since')
 
     def __init__(self, pool: Lender, resource: Any) -> None:
         self._pool = pool
         self.resource = resource
         self.since = runtime.monotonic()
         self._task: Callable[[], Any] = _nobody
-        self._linked = False
+        self._holdings: Holdings | None = None
         self._who = 'a task that has ended'
         self._outer: BaseException | None = None
 
     def taken(self) -> None:
         """Note that the running task has it, from now on."""
+        if self._holdings is not None:
+            self._holdings.pop(id(self), None)
         task = runtime.current()
-        if self._linked:
-            self._unlink()
-        self._linked = runtime.link(task, self._task_ended)
-        # of a bare greenlet nobody tells the end: what can be noticed is that it is gone
-        self._task = weakref.ref(task) if self._linked else weakref.ref(task, self._task_gone)
+        try:
+            holdings = task.greenmq_holdings
+        except AttributeError:
+            holdings = task.greenmq_holdings = Holdings(task)
+        self._holdings = holdings
+        holdings[id(self)] = weakref.ref(self)
+        self._task = weakref.ref(task)
         self._outer = sys.exc_info()[1]
 
     def held_by(self, task: Any) -> bool:
@@ -76,7 +108,10 @@ class Lease:
 
     def kept(self, who: str) -> None:
         """Note that no task has it, but what is called `who` in texts."""
-        self._unlink()
+        if self._holdings is not None:
+            self._holdings.pop(id(self), None)
+            self._holdings = None
+        self._task = _nobody
         self._who = who
 
     def in_error(self) -> bool:
@@ -87,17 +122,14 @@ class Lease:
     def end(self) -> None:
         """From now on calling it does nothing."""
         self.resource = self._outer = None
-        if self._linked:
-            self._unlink()
-        else:
-            self._task = _nobody
+        self._task = _nobody
+        if self._holdings is not None:
+            self._holdings.pop(id(self), None)
+            self._holdings = None
 
-    def _unlink(self) -> None:
-        task, self._task = self._task(), _nobody
-        if self._linked:
-            self._linked = False
-            if task is not None:
-                runtime.unlink(task, self._task_ended)
+    def orphan(self, task: Any) -> None:
+        """The task that had it has ended without giving it back."""
+        self._pool.orphaned(self, 'a greenlet without a name' if task is None else self.holder())
 
     @property
     def active(self) -> bool:
@@ -117,16 +149,6 @@ class Lease:
         """Give it back as broken: it is closed, and its place is free."""
         if self.resource is not None:
             self._pool.replace(self.resource)
-
-    # no switch in these two: the one runs in the hub, the other wherever the last reference was dropped
-
-    def _task_ended(self, task: Any) -> None:
-        if self.resource is not None and getattr(task, 'value', None) is not self.resource:
-            self._pool.orphaned(self, self.holder())
-
-    def _task_gone(self, reference: object) -> None:
-        if self.resource is not None and self._task is reference:
-            self._pool.orphaned(self, 'a greenlet without a name')
 
 
 def _nobody() -> None:

@@ -104,6 +104,7 @@ class ProducerPool(Resource):
 
     Producer: Any = Producer
     close_after_fork = True
+    discards_on_error = True
     #: How many connections all producers share at most.
     max_connections = 2
 
@@ -143,7 +144,7 @@ class ProducerPool(Resource):
             deadline = runtime.Deadline.after(timeout)
             self._share(block, timeout)
             timeout = deadline.remaining() if timeout is not None else None
-        return super().acquire(block, timeout)
+        return Resource.acquire(self, block, timeout)
 
     def _share(self, block: bool, timeout: float | None) -> None:
         self._enter()
@@ -228,18 +229,6 @@ class ProducerPool(Resource):
                 connection.release()
                 raise
         return p
-
-    def release(self, resource: Any) -> None:
-        """Give a producer back; as a broken one while an exception passes through its ``with``.
-
-        Switches: no, unless there is no limit: its channel is closed then.
-        Source: kombu ProducerPool.release.
-        """
-        lease = self._dirty.get(id(resource))
-        if lease is not None and lease.in_error():
-            self.replace(resource)
-        else:
-            super().release(resource)
 
     def release_resource(self, resource: Any) -> None:
         """Give the connection of a producer back too, unless it is shared."""
@@ -482,7 +471,10 @@ class _ByConnection(PoolGroup):
         return found
 
     def __getitem__(self, resource: Any) -> Any:
-        return super().__getitem__(self.resolve(resource))
+        # Each request comes through here, so what can be spared is.
+        whole = self.resolve(resource) if resource.__class__ is str else resource
+        found = dict.get(self.pools, eqhash(whole))
+        return self.__missing__(whole) if found is None else found
 
 
 class Connections(_ByConnection):

@@ -57,6 +57,8 @@ class Resource:
     close_after_fork = False
     #: Seconds that ``acquire(block=True)`` waits at most; None or inf: for ever.
     default_timeout: float | None = 30.0
+    #: A resource that comes back while an exception passes is closed, and not given to the next.
+    discards_on_error = False
     #: Seconds that a free resource is kept, up to a tenth less; None: any time.
     max_idle: float | None = None
     #: Seconds that a resource is used, up to a tenth less; None: any time.
@@ -289,7 +291,11 @@ class Resource:
         lease = self._dirty.pop(id(resource), None)
         if lease is None:
             return
+        broken = self.discards_on_error and lease.in_error()
         lease.end()
+        if broken:
+            self._throw_away(resource, 'replaced')
+            return
         if not self._limit or self._closed:
             self._fill_room()
             self._gone(resource)
@@ -339,7 +345,7 @@ class Resource:
 
     def _put_back(self, resource: Any) -> None:
         # no switch
-        limit = self._ceiling()
+        limit = self._limit
         if self._closed or (limit and self._size() >= limit):
             # shrunk below what is there: this one is one too many
             self._throw_away(resource, 'closed' if self._closed else 'shrunk')
