@@ -1,0 +1,57 @@
+"""Pools: what a lease costs, fairness under contention, and publishing from 100 greenlets, against kombu."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks import runner
+from benchmarks.peers import Peer, add_options, pair
+from benchmarks.runner import Figure, Row
+
+
+def at_least_ratio(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ratio >= limit
+
+
+def at_most(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours.median <= limit
+
+
+def rows(peers: tuple[Peer, Peer], url: str, count: int) -> list[Row]:
+    results = runner.rounds(peers, 'benchmarks.probes.pools', [url], count)
+    ours, theirs = (results[peer.package] for peer in peers)
+
+    def row(what: str, name: str, target: str = '', met: Callable[[Row], bool] | None = None) -> Row:
+        return Row(what, Figure.of(ours, name), Figure.of(theirs, name), target, met)
+
+    return [
+        row('acquire + release of a connection, µs CPU', 'connection_us', '≤ 5', at_most(5)),
+        row('  of a producer, µs CPU', 'producer_us', '≤ 5', at_most(5)),
+        row('1,000 greenlets, 10 resources: hand-offs/s', 'handoffs', '≥ 5 × kombu', at_least_ratio(5)),
+        row('  acquired a second, by whomever', 'acquires'),
+        row('  longest wait / median wait', 'fairness', '≤ 3', at_most(3)),
+        row('100 greenlets publish, confirmed, a second', 'publish_rate', '≥ 4 × kombu', at_least_ratio(4)),
+        row('  µs CPU a message', 'publish_us'),
+        row('  sockets', 'sockets', '≤ 2', at_most(2)),
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.pools', description=__doc__)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--url', default=None, help='a RabbitMQ to use; without it one is started')
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    peers = pair(options)
+    if options.url:
+        return runner.show('pools', peers, rows(peers, options.url, options.rounds), options.rounds)
+    from tests.support.rabbitmq import RabbitMQ
+
+    with RabbitMQ() as server:
+        return runner.show('pools', peers, rows(peers, server.url(), options.rounds), options.rounds)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
