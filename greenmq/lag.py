@@ -15,8 +15,7 @@ def watch_lag(threshold: float = 1.0) -> runtime.Watchdog:
     """Log, and tell as the event `lag`, each time the hub of this thread was kept from running.
 
     Nothing watches unless this is called: it costs a native thread, and a wake-up of the hub each quarter of
-    the
-    threshold.
+    the threshold.
 
     Arguments:
         threshold (float): seconds without the hub that are worth a word.

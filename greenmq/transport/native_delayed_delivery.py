@@ -1,10 +1,9 @@
 """Delayed messages on RabbitMQ without a plugin: a chain of queues whose time to live is a power of two.
 
 A delay of n seconds is written as 28 binary digits in front of the routing key. Level k holds a message for
-2**k
-seconds if its digit is 1 and passes it on at once if it is 0; behind level 0 stands the delivery exchange,
-to which
-the exchanges of the real queues are bound. Names and patterns are those Celery's workers expect.
+2**k seconds if its digit is 1 and passes it on at once if it is 0; behind level 0 stands the delivery
+exchange, to which the exchanges of the real queues are bound. Names and patterns are those Celery's workers
+expect.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ def bind_queue_to_native_delayed_delivery_exchange(
     """Let delayed messages reach a queue.
 
     A direct exchange compares whole routing keys, digits and all, so nothing delayed can pass one: such
-    bindings are
-    logged and left alone.
+    bindings are logged and left alone.
 
     Arguments:
         queue (Queue): declared, with its exchange or bindings.

@@ -1,8 +1,7 @@
 """What users hold: an AMQP channel for any number of greenlets, which outlives the losses of its connection.
 
 Below it stand up to two wire channels (`publishing`, `consuming`); see there. The methods have py-amqp's
-names and
-arguments. Each synchronous one waits at most `operation_timeout` seconds (a transport option, 30).
+names and arguments. Each synchronous one waits at most `operation_timeout` seconds (a transport option, 30).
 """
 
 from __future__ import annotations

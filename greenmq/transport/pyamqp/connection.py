@@ -1,9 +1,8 @@
 """The transport's AMQP connection: one link at a time, and what outlives it.
 
 A `Connection` is open, recovering or closed. While it recovers, calls wait inside their deadlines; the
-channels,
-consumers and entities that users hold stay the same objects. Recovery walks the client's hosts with jitter,
-declares again what was declared here, and starts the consumers again (Contract 3 of the package).
+channels, consumers and entities that users hold stay the same objects. Recovery walks the client's hosts with
+jitter, declares again what was declared here, and starts the consumers again (Contract 3 of the package).
 
 Tasks (reader, writer, heartbeat, recovery) know the connection weakly, so one that was abandoned is closed.
 """

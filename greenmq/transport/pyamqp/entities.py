@@ -1,10 +1,8 @@
 """The methods of a channel that change exchanges, queues and bindings.
 
 What is declared here is entered in the connection's topology and declared again after a loss. A method that
-fails
-closes its wire channel, so where deliveries are in hand it goes over a wire of its own: a 404 or 406 then
-costs
-nobody else anything.
+fails closes its wire channel, so where deliveries are in hand it goes over a wire of its own: a 404 or 406
+then costs nobody else anything.
 """
 
 from __future__ import annotations

@@ -161,8 +161,7 @@ class Publishing:
         """Queue a message without waiting for anything; `future` gets the broker's answer.
 
         What cannot be sent at once (no wire yet, the connection recovers, the broker is blocked) waits here,
-        at most
-        `publish_timeout` seconds each, while there is room.
+        at most `publish_timeout` seconds each, while there is room.
 
         Raises:
             BufferFull: what waits would pass the mark of the out-buffer.

@@ -36,12 +36,10 @@ class Transport(base.Transport):
     """AMQP 0-9-1, for RabbitMQ.
 
     Features: exchanges of all types and plugins, confirms, transactions, quorum queues and streams, TLS,
-    recovery,
-    heartbeats by themselves, any number of greenlets on one connection.
+    recovery, heartbeats by themselves, any number of greenlets on one connection.
 
     URL: ``amqp://user:password@host:port/vhost``, ``amqps://…`` with TLS, ``pyamqp://`` as amqp. The virtual
-    host ``/``
-    is the default; ``//`` at the end names it. Options: see `settings.OPTIONS` and
+    host ``/`` is the default; ``//`` at the end names it. Options: see `settings.OPTIONS` and
     `greenmq.transport.options`.
 
     Source: kombu.transport.pyamqp.Transport.

@@ -155,8 +155,7 @@ def decode_properties(payload: bytes, offset: int = 12) -> dict[str, Any]:
     """The properties of a content header frame's payload, in a dict of the caller's own.
 
     Most messages of a program have the very same property bytes: those without headers or names of one
-    message are
-    decoded once.
+    message are decoded once.
 
     Raises:
         FrameSyntaxError: the bytes are no property list (of the peer's making).
