@@ -4,7 +4,7 @@ connection.
 Which errors are worth another try the transport says by its tuples. What NEVER_RETRIED names passes
 untouched, save a publish that went unconfirmed because its link was lost: that is a loss like any other, and
 what became of the first try is told if no other succeeds. Nothing here closes a connection that still works:
-others may be using it (Contract 3, P24).
+others may be using it (P24).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A `Connection` is open, recovering or closed. While it recovers, calls wait inside their deadlines; the
 channels, consumers and entities that users hold stay the same objects. Recovery walks the client's hosts with
-jitter, declares again what was declared here, and starts the consumers again (Contract 3 of the package).
+jitter, declares again what was declared here, and starts the consumers again (P24, P25).
 
 Tasks (reader, writer, heartbeat, recovery) know the connection weakly, so one that was abandoned is closed.
 """
