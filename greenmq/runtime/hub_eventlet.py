@@ -22,6 +22,7 @@ from _socket import socket as Socket
 from _socket import socketpair
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import eventlet
@@ -40,6 +41,8 @@ __all__ = (
 )  # fmt: skip
 
 NAME = 'eventlet'
+_TURN = 0.005  # seconds of callbacks before timers and descriptors get their turn
+_LOOK = 50  # callbacks between two looks at the clock
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 Kind = str  # READ or WRITE
 
@@ -76,14 +79,14 @@ class _Extra:
         self.hub = hub
         self.soon: deque[Job] = deque()
         self.posted: deque[Job] = deque()
-        self.due = False
         self.polling = False
         self.woken = False
         self.holds = 0
         self.idle: Job | None = None
         self.watchers: dict[tuple[Kind, int], list[_Watcher]] = {}
-        self.do_poll: Callable[[float], Any] = getattr(hub, 'do_poll', _ignore)
-        hub.do_poll = self.poll  # hubs without one (select, asyncio) never ask for it
+        self.do_poll: Callable[[float], Any] | None = getattr(hub, 'do_poll', None)
+        if self.do_poll is not None:
+            hub.do_poll = self.poll
         self.listen()
 
     def listen(self) -> None:
@@ -93,38 +96,38 @@ class _Extra:
         self.hub.add(READ, self.ear.fileno(), self.on_wake, _ignore, None)
 
     def poll(self, seconds: float) -> Any:
-        # Python takes up a poll again that a signal has interrupted: what its handler asked for would wait
-        # until something else happens.
+        # As in gevent, what is due at once comes before what the descriptors bring.
+        if self.soon:
+            self.run()
+            seconds = 0
+        # Python takes up a poll again that a signal has interrupted, so its handler has to wake us.
         self.polling = True
         try:
-            return self.do_poll(0 if self.soon or self.posted else seconds)
+            return self.do_poll(0 if self.soon else seconds)  # type: ignore[misc]
         finally:
             self.polling = False
 
     def run_soon(self, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.soon.append((callback, args))
-        if not self.due:
-            self.schedule()
-
-    def schedule(self) -> None:
-        self.due = True
-        self.hub.schedule_call_global(0, self.run)
         if self.polling:
             self.wake()
+        elif self.do_poll is None:  # the hubs on select and on asyncio
+            self.hub.schedule_call_global(0, self.run)
 
     def run(self) -> None:
-        # What is added meanwhile belongs to the next round: a task that calls itself must not own the hub.
-        self.due = False
-        jobs, self.soon = self.soon, deque()
-        try:
-            while jobs:
-                callback, args = jobs.popleft()
+        # With what is added meanwhile, as in gevent: what a task asked for at once comes before what the
+        # network brings. But not for long, since a task that calls itself must not own the hub.
+        end, count = monotonic() + _TURN, 0
+        while self.soon and (count % _LOOK or monotonic() < end):
+            count += 1
+            callback, args = self.soon.popleft()
+            try:
                 callback(*args)
-        finally:
-            if jobs:  # the one that failed is reported by the hub; the others still have to run
-                self.soon.extendleft(reversed(jobs))
-                if not self.due:
-                    self.schedule()
+            except self.hub.SYSTEM_EXCEPTIONS:
+                raise
+            except BaseException:
+                self.hub.squelch_generic_exception(sys.exc_info())
+            del callback, args
 
     def post(self, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
         if peek_hub() is self.hub:
@@ -150,9 +153,7 @@ class _Extra:
             pass  # two wake-ups, read by the first
         self.woken = False
         while self.posted:
-            self.soon.append(self.posted.popleft())
-        if self.soon and not self.due:
-            self.schedule()
+            self.run_soon(*self.posted.popleft())
 
     def default_sleep(self) -> float:
         # The hub asks when no timer runs at all. Only in a forked child, see `reinit`.

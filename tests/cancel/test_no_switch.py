@@ -93,7 +93,7 @@ print('alive')
 
 @pytest.mark.parametrize('patched', [False, True])
 def test_the_end_of_the_interpreter_is_quiet(patched):
-    command = [sys.executable, '-W', 'error', '-X', 'dev', '-c',
-               ('from gevent import monkey; monkey.patch_all()\n' if patched else '') + AT_EXIT]
+    command = [sys.executable, '-W', 'error', *green.QUIET, '-X', 'dev', '-c',
+               (green.PATCH_ALL if patched else '') + AT_EXIT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, 'alive\n', '')

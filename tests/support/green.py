@@ -57,6 +57,14 @@ def in_thread(function, *args):
     return runtime.offload(function, *args, own_thread=True)
 
 
+#: What the library's own tasks and ours are instances of.
+GREENLETS = Greenlet.__base__ if RUNTIME == 'eventlet' else Greenlet
+
+#: Options of a python that shall say nothing of eventlet's being deprecated.
+QUIET = [] if RUNTIME == 'gevent' else [
+    '-W', 'ignore::Warning:greenmq.runtime.hub_eventlet', '-W', 'ignore::Warning:__main__',
+]  # fmt: skip
+
 #: How a program is patched before anything else, as its first lines.
 PATCH_ALL = {
     'gevent': 'from gevent import monkey; monkey.patch_all()\n',
@@ -64,7 +72,7 @@ PATCH_ALL = {
 }[RUNTIME]
 
 __all__ = (
-    'PATCH_ALL', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit', 'Timeout', 'getcurrent',
-    'idle', 'in_thread', 'joinall', 'killall', 'run_callback', 'sleep', 'socket', 'spawn', 'spawn_later',
-    'spawn_raw',
+    'GREENLETS', 'PATCH_ALL', 'QUIET', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit',
+    'Timeout', 'getcurrent', 'idle', 'in_thread', 'joinall', 'killall', 'run_callback', 'sleep', 'socket',
+    'spawn', 'spawn_later', 'spawn_raw',
 )  # fmt: skip

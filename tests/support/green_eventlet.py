@@ -10,10 +10,16 @@ from eventlet.support.greenlets import GreenletExit as GreenletExit
 from eventlet.support.greenlets import getcurrent as getcurrent
 from greenlet import GreenletExit as _Exit
 
+from greenmq import runtime
 from greenmq.runtime.hub_eventlet import Event as Event
 from greenmq.runtime.hub_eventlet import get_hub
 
-sleep = eventlet.sleep
+
+def sleep(seconds=0):
+    if seconds > 0:
+        eventlet.sleep(seconds)
+    else:
+        runtime.sleep(0)  # in one line with our callbacks, as in gevent
 
 
 def run_callback(function, *args):
@@ -23,8 +29,13 @@ def run_callback(function, *args):
 
 def idle():
     """Let the hub finish what is due, and what becomes due by that."""
-    for _ in range(3):
+    hub = get_hub()
+    for _ in range(100):
         eventlet.sleep(0)
+        due = [at for at, _timer in [*hub.timers[:1], *hub.next_timers] if at <= hub.clock()]
+        if not due and not hub.greenmq.soon:
+            break
+    eventlet.sleep(0)
 
 
 class Timeout(eventlet.Timeout):
@@ -55,11 +66,17 @@ class Greenlet(greenthread.GreenThread):
         self._function = function
         self._arguments = args, kwargs
         self.value = self.exception = None
+        self._begun = False
+
+    @property
+    def started(self):
+        return self._begun and not self.ready()
 
     def start(self):
         self.start_later(0)
 
     def start_later(self, seconds):
+        self._begun = True
         begin = (self.switch, self._outcome, (), {})
         if seconds:
             hubs.get_hub().schedule_call_global(seconds, *begin)

@@ -132,9 +132,6 @@ def test_restoring_consumers_is_taken_over_by_another(talk, step):
     channel, broker = talk()
     seen = []
     start_consumer(channel, broker, seen.append)
-    channel.connection.channel_lost = lambda *args: type(channel.connection).channel_lost(
-        channel.connection, *args
-    )
     broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
     answers = {
         spec.Channel.Open: (spec.Channel.OpenOk, 'S', ('',)),
@@ -169,7 +166,7 @@ def gc_greenlets(prefix):
     return [
         each
         for each in gc.get_objects()
-        if isinstance(each, green.Greenlet) and str(getattr(each, 'name', '')).startswith(prefix) and each
+        if isinstance(each, green.GREENLETS) and str(getattr(each, 'name', '')).startswith(prefix) and each
     ]
 
 

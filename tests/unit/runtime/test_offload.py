@@ -11,7 +11,8 @@ import pytest
 
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
-from greenmq.runtime.hub_gevent import original
+from greenmq.runtime.seam import library
+from tests.support import green
 
 module = sys.modules['greenmq.runtime.offload']
 LONG = 20.0
@@ -63,7 +64,7 @@ def fresh_pool(monkeypatch):
 
 
 def test_runs_in_another_thread_while_the_hub_goes_on(own_thread):
-    ident, ticks = original('_thread', 'get_ident'), []
+    ident, ticks = library.original('_thread', 'get_ident'), []
     runtime.run_soon(ticks.append, 1)
     assert runtime.offload(ident, own_thread=own_thread) != ident() and ticks == [1]
 
@@ -170,7 +171,7 @@ def test_a_thread_whose_asker_is_gone_abandons_in_place():
     assert abandoned == [5]
 
 
-@pytest.mark.parametrize('patched', ['', 'from gevent import monkey; monkey.patch_all()'])
+@pytest.mark.parametrize('patched', ['', green.PATCH_ALL], ids=['unpatched', 'patched'])
 def test_the_interpreter_does_not_wait_for_threads(patched):
     program = f"""
 {patched}
@@ -186,7 +187,7 @@ began.wait(10)
 print('end')
 """
     done = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, *green.QUIET, '-c', program], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, 'end', '')
 
@@ -202,4 +203,4 @@ def test_a_hub_made_in_a_thread_ends_with_it(own_thread, monkeypatch):
 
 
 def test_the_thread_starter_is_the_original():
-    assert original('_thread', 'start_new_thread').__module__ == '_thread' == _thread.__name__
+    assert library.original('_thread', 'start_new_thread').__module__ == '_thread' == _thread.__name__

@@ -94,14 +94,14 @@ def test_later_rounds_hit_a_caller_that_was_woken_but_has_not_run():
     for rounds in range(4):
 
         def waits():
-            event, woken = green.Event(), False
-            green.spawn(event.set)
+            waiter, answered, woken = runtime.Waiter(), [], False
+            green.spawn(lambda: answered.append(waiter.wake()))
             try:
-                event.wait()
+                waiter.wait()
                 woken = True
                 green.sleep(0)
             finally:
-                landed.add((event.is_set(), woken))
+                landed.add((bool(answered), woken))
 
         Injection(1, greenlet.GreenletExit, rounds).run(waits)
     assert landed == {(False, False), (True, False), (True, True)}
