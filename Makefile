@@ -36,8 +36,8 @@ soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minute
 	@.ci/servers
 	GREENMQ_SOAK=1 $(PYTEST) -m stress
 
-bench: $(VENV)/.tested  ## measure against kombu in the same run, and print the numbers
-	$(BIN)/python -m benchmarks.memory
+bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html
+	$(BIN)/python -m benchmarks --html bench.html --json bench.json
 
 clean:  ## take away what these targets made
 	rm -rf $(VENV) .bench-venv build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -11,27 +11,39 @@ import statistics
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from tqdm import tqdm
+
+from benchmarks import report
 from benchmarks.peers import ROOT, Peer
 
-Result = dict[str, float]
+#: Figures by name; a distribution is a list of them.
+Result = dict[str, Any]
 
 
 def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str],
            count: int) -> dict[str, list[Result]]:
-    """`count` results of `python -m PROBE PACKAGE ARGUMENTS…` for each peer, by its package's name."""
-    results: dict[str, list[Result]] = {peer.package: [] for peer in peers}
-    for _ in range(count):
-        for peer in peers:
-            results[peer.package].append(_once(peer, probe, arguments))
+    """`count` results of `python -m PROBE PACKAGE ARGUMENTS…` for each peer, by its label."""
+    results: dict[str, list[Result]] = {peer.label: [] for peer in peers}
+    with progress(count * len(peers), ' '.join([probe.rpartition('.')[2], *arguments])) as bar:
+        for _ in range(count):
+            for peer in peers:
+                results[peer.label].append(_once(peer, probe, arguments))
+                bar.update()
     return results
 
 
+def progress(total: int, what: str) -> tqdm[Any]:
+    """A bar on a terminal, nothing elsewhere."""
+    return tqdm(total=total, desc=what[:40], unit='run', leave=False, disable=None)
+
+
 def _once(peer: Peer, probe: str, arguments: Sequence[str]) -> Result:
-    done = subprocess.run([peer.python, '-m', probe, peer.package, *arguments], cwd=ROOT, check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run([*peer.command(probe), *arguments], cwd=ROOT, check=False, capture_output=True,
+                          text=True)
     if done.returncode:
-        raise SystemExit(f'{probe} {peer.package} failed:\n{done.stderr}')
+        raise SystemExit(f'{probe} {peer.label} {" ".join(arguments)} failed:\n{done.stderr}')
     result: Result = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -76,6 +88,14 @@ class Row:
         return (self.what, str(self.ours), str(self.theirs), f'{self.ratio:.2f}', self.target, self.verdict)
 
 
+def at_most(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours.median <= limit
+
+
+def at_least_ratio(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ratio >= limit
+
+
 def at_most_ratio(limit: float) -> Callable[[Row], bool]:
     return lambda row: row.ratio <= limit
 
@@ -86,13 +106,9 @@ def below(limit: float) -> Callable[[Row], bool]:
 
 def show(title: str, peers: Sequence[Peer], rows: Sequence[Row], count: int) -> int:
     """Print the table; 0 if every target is met, else 1."""
-    head = ('', *(f'{peer.package} {peer.version()}' for peer in peers), 'ratio', 'target', '')
-    table = [head, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    print(f'{title}: median [min–max] of {count} rounds, each in a fresh process, in turns')
-    print(machine())
-    for line in table:
-        print('  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    head = ('', *(f'{peer.label} {peer.version()}' for peer in peers), 'ratio', 'target', '')
+    note = f'median [min–max] of {count} rounds, each in a fresh process, in turns; {machine()}'
+    report.table(title, head, [row.cells() for row in rows], note)
     return int(any(row.verdict == 'NOT MET' for row in rows))
 
 

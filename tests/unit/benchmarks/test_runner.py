@@ -50,7 +50,15 @@ def test_the_peers_take_turns(monkeypatch):
 
 
 def test_every_benchmark_says_what_it_measures(capsys):
-    assert {'memory', 'imports'} <= set(listing.available())
+    assert {'memory', 'import', 'clients'} <= set(listing.available())
     assert all(listing.available().values())
-    assert listing.main([]) == 2
-    assert 'memory' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        listing.main(['nonsense'])
+    assert ended.value.code == 2
+    assert 'there are clients' in capsys.readouterr().err
+
+
+def test_a_benchmark_that_is_missing_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(listing, 'available', dict)
+    assert listing.main(['memory']) == 0
+    assert capsys.readouterr().out == 'memory: not there yet\n\n'
