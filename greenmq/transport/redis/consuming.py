@@ -8,6 +8,7 @@ again, not assumed (P25). Without tracking it looks again after 10 to 500 ms.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -43,6 +44,8 @@ Item = tuple[str, Any]
 class Alarm(Watch):
     """Rings when one of some keys changes. Set it before they are read."""
 
+    _waits = itertools.count(1)
+
     def __init__(self) -> None:
         self.rung = False
         self._waiter: runtime.Waiter | None = None
@@ -55,6 +58,7 @@ class Alarm(Watch):
         """A key changed. Switches: no."""
         self.rung = True
         if self._waiter is not None:
+            self.waiting_since = 0
             self._waiter.wake()
 
     def wait(self, seconds: float | None) -> bool:
@@ -66,12 +70,14 @@ class Alarm(Watch):
         """
         if not self.rung:
             waiter = self._waiter = runtime.Waiter()
+            self.waiting_since = next(self._waits)
             try:
                 waiter.wait(seconds)
             except TimeoutError:
                 return False
             finally:
                 self._waiter = None
+                self.waiting_since = 0
         return True
 
 
@@ -166,7 +172,9 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         while True:
             self._alarm.set()
             try:
-                items, due = self._fetch(plan, n)
+                items, due = self._fetch_or_hand_on(plan, n)
+                if len(items) >= min(n, self.connection._fetch_batch):
+                    self._session.hand_on(plan.keys)  # there may be more than we took
             except ConnectionLost:
                 # Told to the drains by the connection, once. We go on when there is another (P25).
                 runtime.sleep(FIRST_LOOK)
@@ -180,9 +188,21 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
                 pause, look = min(pause, look), min(look * 2, LAST_LOOK)
             if due is not None:
                 pause = min(pause, due)
-            self._alarm.wait(max(pause, 0.001))
+            try:
+                self._alarm.wait(max(pause, 0.001))
+            except BaseException:
+                if self._alarm.rung:
+                    self._session.hand_on(plan.keys)  # we were the one that was told
+                raise
             if deadline.expired():
                 return []
+
+    def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Item], float | None]:
+        try:
+            return self._fetch(plan, n)
+        except BaseException:
+            self._session.hand_on(plan.keys)  # somebody else looks instead
+            raise
 
     def _watch_for(self, plan: Plan) -> None:
         if self._watched is not plan.keys:
@@ -318,6 +338,11 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         for message in messages:
             self._give_back_message(message, UNTOUCHED)
             self.qos.ack(message.delivery_tag)
+
+    def _low(self) -> bool:
+        # At half and not one by one, with a prefetch too: a fetch costs the same for one message as for many.
+        waiting = sum(sub.waiting for sub in self._subscriptions.values())
+        return bool(waiting * 2 <= (self.qos.prefetch_count or self.fetch_ahead))
 
     # ---------------------------------------------------------------- the API
 

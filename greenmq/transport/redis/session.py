@@ -51,6 +51,10 @@ class Watch:
     more.
     """
 
+    #: Does a task wait for the hit now, and since which number of waits? Then one such is hit of many: who
+    #: takes less than there is hands on, see `Session.hand_on`.
+    waiting_since = 0
+
     def hit(self) -> None:
         """Called without the key: it may be all of them. Switches: no."""
         raise NotImplementedError
@@ -331,13 +335,30 @@ class Session:
             if push[1] is None:
                 self._hit_all()  # the whole database was emptied
                 return
-            for key in push[1]:
-                for watch in list(self._watches.get(key, ())):
-                    watch.hit()
+            self._changed(push[1])
             return
         owner = self._owner()
         if owner is not None:
             owner.on_pushed(self, push)
+
+    def _changed(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            first: Watch | None = None
+            for watch in list(self._watches.get(key, ())):
+                if not watch.waiting_since:
+                    watch.hit()
+                elif first is None or watch.waiting_since < first.waiting_since:
+                    first = watch
+            if first is not None:
+                first.hit()
+
+    def hand_on(self, keys: Iterable[str]) -> None:
+        """Hit the next that waits for one of these keys: there may be more than was taken. Switches: no."""
+        waiting = {
+            watch for key in keys for watch in self._watches.get(key.encode(), ()) if watch.waiting_since
+        }
+        if waiting:
+            min(waiting, key=_since).hit()
 
     def _hit_all(self) -> None:
         for watch in {watch for watches in self._watches.values() for watch in watches}:
@@ -356,6 +377,10 @@ class _Kept:
     def take(self, reply: Any) -> None:
         if not self.waiter.wake(reply):
             self.orphan(reply)
+
+
+def _since(watch: Watch) -> int:
+    return watch.waiting_since
 
 
 def _nobody() -> None:
