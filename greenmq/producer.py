@@ -7,6 +7,7 @@ Nothing of one call is kept on the object. What it keeps is the channel, replace
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import events, runtime
@@ -16,7 +17,16 @@ from greenmq.common import maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
 from greenmq.entity import DELIVERY_MODES, Exchange, maybe_delivery_mode
-from greenmq.exceptions import ChannelError, EncodeError, InvalidArgument, Unroutable, WouldBlock
+from greenmq.exceptions import (
+    ChannelError,
+    EncodeError,
+    InvalidArgument,
+    OperationalError,
+    PublishUnconfirmed,
+    TimeoutError,
+    Unroutable,
+    WouldBlock,
+)
 from greenmq.nowait import Backlog
 from greenmq.serialization import dumps
 from greenmq.utils import validate
@@ -327,7 +337,7 @@ class Producer:
             declared = connection.client.declared_entities if connection is not None else ()
             for entity in declare:
                 if hash(entity) not in declared:
-                    maybe_declare(entity, channel)
+                    _declare_within(deadline, entity, channel)
         publish = channel.basic_publish
         if self._batches:
             state = self._batches.get(runtime.current())
@@ -513,6 +523,18 @@ def _return_handlers(channel: Any) -> Any:
         return table['basic_return']
     except KeyError:
         return None
+
+
+def _declare_within(deadline: runtime.Deadline, entity: Any, channel: Any) -> None:
+    # Channels of other people's transports may not know `within`.
+    within = getattr(type(channel), 'within', None)
+    try:
+        with within(channel, deadline) if within is not None else nullcontext():
+            maybe_declare(entity, channel)
+    except TimeoutError as exc:
+        if isinstance(exc, OperationalError) or not deadline.expired():
+            raise
+        raise PublishUnconfirmed(f'publish: {entity!r} was not declared in time: {exc}', sent='no') from exc
 
 
 def _forget_declared(channel: Any, declare: Any, exchange: str = '') -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
@@ -144,6 +145,14 @@ class StdChannel:
         Source: greenmq's own: what decides whether an undecodable message is rejected or acknowledged (P40).
         """
         return False
+
+    def within(self, deadline: Any) -> AbstractContextManager[None]:
+        """Hold every call that this greenlet makes in the block to a deadline, where calls can wait at all.
+
+        Switches: no.
+        Source: greenmq's own: kombu's methods have no `timeout`, and a publish has one deadline (P17).
+        """
+        return nullcontext()
 
     def basic_publish_nowait(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
         """Publish without waiting.

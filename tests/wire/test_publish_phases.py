@@ -85,6 +85,19 @@ def test_a_broker_that_stops_answering(opened, silent, sent):
     assert counts[spec.Basic.Publish] == (sent == 'unknown'), 'what was not sent must not arrive'
 
 
+@pytest.mark.parametrize('silent', [spec.Queue.Declare, spec.Queue.Bind, spec.Exchange.Declare])
+def test_what_publish_declares_has_the_deadline_of_the_publish(opened, silent):
+    connection, broker = opened()
+    queue = Queue('q', Exchange('exchange'), routing_key='key')
+    doing = Doing(
+        connection.Producer().publish, b'x', routing_key='key', exchange=queue.exchange, declare=[queue],
+        timeout=0.2,
+    )  # fmt: skip
+    Obedient(broker, silent).until(doing)
+    error = doing.error()
+    assert isinstance(error, PublishUnconfirmed) and error.sent == 'no', error
+
+
 def test_entities_are_declared_once_an_epoch(opened):
     connection, broker = opened()
     serving = Obedient(broker)

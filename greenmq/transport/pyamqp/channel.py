@@ -63,6 +63,7 @@ class Channel(Entities):
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.closed = False
         self.last_queue = ''
+        self._limits = {}
         self.consuming = Consuming(self)
         self.publishing = Publishing(self)
         if on_open is not None:

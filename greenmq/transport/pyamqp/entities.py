@@ -7,7 +7,8 @@ then costs nobody else anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from amqp.protocol import queue_declare_ok_t
@@ -32,11 +33,29 @@ class Entities(StdChannel):
     consuming: Consuming
     closed: bool
     last_queue: str
+    #: Greenlet → the deadline of the block it is in.
+    _limits: dict[Any, runtime.Deadline]
 
     def _deadline(self) -> runtime.Deadline:
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
-        return runtime.Deadline.after(self.connection.settings.operation_timeout)
+        limits = self._limits
+        limit = limits.get(runtime.current(), runtime.NEVER) if limits else runtime.NEVER
+        return limit.within(self.connection.settings.operation_timeout)
+
+    @contextmanager
+    def within(self, deadline: runtime.Deadline) -> Iterator[None]:
+        """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
+        me, limits = runtime.current(), self._limits
+        outer = limits.get(me)
+        limits[me] = deadline
+        try:
+            yield
+        finally:
+            if outer is None:
+                del limits[me]
+            else:
+                limits[me] = outer
 
     def _call(
         self,
