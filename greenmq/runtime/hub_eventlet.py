@@ -41,8 +41,7 @@ __all__ = (
 )  # fmt: skip
 
 NAME = 'eventlet'
-_TURN = 0.005  # seconds of callbacks before timers and descriptors get their turn
-_LOOK = 50  # callbacks between two looks at the clock
+_TURN = 0.005  # seconds of callbacks before descriptors get their turn
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 Kind = str  # READ or WRITE
 
@@ -80,6 +79,7 @@ class _Extra:
         self.soon: deque[Job] = deque()
         self.posted: deque[Job] = deque()
         self.polling = False
+        self.patience = 0.0
         self.woken = False
         self.holds = 0
         self.idle: Job | None = None
@@ -96,9 +96,13 @@ class _Extra:
         self.hub.add(READ, self.ear.fileno(), self.on_wake, _ignore, None)
 
     def poll(self, seconds: float) -> Any:
-        # As in gevent, what is due at once comes before what the descriptors bring.
+        # As in gevent, what is asked for at once, and what that asks for, comes before what the network
+        # brings. But not for long: a task that calls itself must not own the hub. eventlet's own timers take
+        # turns with it.
         if self.soon:
             self.run()
+            if self.soon and monotonic() < self.patience:
+                return ()
             seconds = 0
         # Python takes up a poll again that a signal has interrupted, so its handler has to wake us.
         self.polling = True
@@ -106,6 +110,7 @@ class _Extra:
             return self.do_poll(0 if self.soon else seconds)  # type: ignore[misc]
         finally:
             self.polling = False
+            self.patience = monotonic() + _TURN
 
     def run_soon(self, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.soon.append((callback, args))
@@ -115,11 +120,7 @@ class _Extra:
             self.hub.schedule_call_global(0, self.run)
 
     def run(self) -> None:
-        # With what is added meanwhile, as in gevent: what a task asked for at once comes before what the
-        # network brings. But not for long, since a task that calls itself must not own the hub.
-        end, count = monotonic() + _TURN, 0
-        while self.soon and (count % _LOOK or monotonic() < end):
-            count += 1
+        for _ in range(len(self.soon)):  # what is added meanwhile belongs to the next round
             callback, args = self.soon.popleft()
             try:
                 callback(*args)

@@ -502,9 +502,9 @@ class TestDyingHolders:
     def test_a_bare_greenlet_that_is_gone(self, caplog):
         pool = Pool(1)
         green.spawn_raw(pool.acquire)
-        green.sleep(0)
+        green.idle()
         gc.collect()
-        green.sleep(0)
+        green.idle()
         assert pool.stats()[1:5] == (0, 0, 0, 0) and pool.made[0].closed
         assert 'has ended and did not give back' in caplog.text
 

@@ -1,0 +1,238 @@
+"""Does the hub go on? A ticker's rate while greenmq connects, looks up, publishes, waits and speaks TLS.
+
+`python -m tests.patch_matrix [seconds]` starts a RabbitMQ and a Redis, tries every order of patching on
+gevent and on eventlet, each in a process of its own, and prints the share of its ticks that the ticker made. A call
+that blocks the hub takes the whole of its time out of that share.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+
+FIRST = 'import greenmq, greenmq.connection\n'
+DRIVERS = '''
+import redis, amqp
+with contextlib.suppress(ImportError):
+    import kombu, kombu.transport.pyamqp
+'''
+GEVENT = 'from gevent import monkey\nmonkey.patch_all({})\n'
+EVENTLET = 'import eventlet\neventlet.monkey_patch({})\n'
+#: (runtime, order) → the lines that come before greenmq is used. eventlet patches ssl with socket.
+ORDERS = {
+    ('gevent', 'not patched'): '',
+    ('gevent', 'before import'): GEVENT.format(''),
+    ('gevent', 'after import'): FIRST + GEVENT.format(''),
+    ('gevent', 'without socket'): GEVENT.format('socket=False'),
+    ('gevent', 'without threading'): GEVENT.format('thread=False'),
+    ('gevent', 'without ssl'): GEVENT.format('ssl=False'),
+    ('gevent', 'after the drivers'): DRIVERS + GEVENT.format(''),
+    ('eventlet', 'not patched'): '',
+    ('eventlet', 'before import'): EVENTLET.format(''),
+    ('eventlet', 'after import'): FIRST + EVENTLET.format(''),
+    ('eventlet', 'without socket'): EVENTLET.format('socket=False'),
+    ('eventlet', 'without threading'): EVENTLET.format('thread=False'),
+    ('eventlet', 'after the drivers'): DRIVERS + EVENTLET.format(''),
+}
+ACTIONS = ('connect', 'black hole', 'silence', 'slow name', 'publish', 'consume', 'tls', 'tls silence')
+#: What is asked of every cell.
+SHARE = 0.95
+
+PROGRAM = '''
+import contextlib, json, sys
+{order}
+import _socket, importlib
+from greenmq import Connection, Queue, runtime
+from greenmq.runtime.seam import library
+
+facts = json.loads(sys.argv[1])
+SECONDS, STEP = facts['seconds'], 0.02
+dial = importlib.import_module('greenmq.runtime.dial')
+
+class Ticker:
+    """Counts the multiples of STEP at which it ran: a stall shorter than STEP costs none."""
+    def __init__(self):
+        self.ticks, self.begun = 0, runtime.monotonic()
+        self.task = runtime.spawn(self.run, name='ticker')
+    def run(self):
+        last = 0
+        while True:
+            runtime.sleep((last + 1) * STEP - (runtime.monotonic() - self.begun))
+            now = int((runtime.monotonic() - self.begun) / STEP)
+            self.ticks += now > last
+            last = max(now, last)
+    def share(self):
+        whole = int((runtime.monotonic() - self.begun) / STEP)
+        self.task.kill()
+        return self.ticks / whole
+
+def again_and_again(call):
+    deadline = runtime.Deadline.after(SECONDS)
+    while not deadline.expired():
+        call()
+
+def fails(call, *errors):
+    deadline = runtime.Deadline.after(20)
+    try:
+        call()
+    except Exception as exc:
+        assert deadline.remaining() < 20 - SECONDS / 2, repr(exc)
+        return
+    raise AssertionError('it should have failed')
+
+def connecting(url, **options):
+    connection = Connection(url, connect_timeout=SECONDS, **options)
+    try:
+        connection.connect()
+    finally:
+        connection.close()
+
+def slow_look_up(*args):
+    library.original('time', 'sleep')(SECONDS)
+    return [(_socket.AF_INET, _socket.SOCK_STREAM, 6, '', ('127.0.0.1', args[1]))]
+
+def by_name():
+    dial.getaddrinfo, fast = slow_look_up, dial.getaddrinfo
+    try:
+        connection = Connection(facts['named'], connect_timeout=5 + SECONDS).connect()
+        connection.close()
+    finally:
+        dial.getaddrinfo = fast
+
+def tls():
+    connecting(facts['tls'], ssl=facts['ssl'])
+
+queue = Queue('matrix', routing_key='matrix', auto_delete=False, durable=False)
+
+def publish():
+    with Connection(facts['url']) as connection:
+        producer = connection.Producer()
+        again_and_again(lambda: producer.publish({{'n': 1}}, routing_key='matrix', declare=[queue]))
+        queue(connection.default_channel).purge()
+
+def consume():
+    got = []
+    def callback(body, message):
+        message.ack()
+        got.append(body)
+    with Connection(facts['url']) as connection, Connection(facts['url']) as other:
+        with connection.Consumer([queue], callbacks=[callback], accept=['json']):
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=SECONDS)
+            other.Producer().publish({{'n': 2}}, routing_key='matrix')
+            while not got:
+                connection.drain_events(timeout=10)
+
+DO = {{
+    'connect': lambda: again_and_again(lambda: connecting(facts['url'])),
+    'black hole': lambda: fails(lambda: connecting(facts['hole'])),
+    'silence': lambda: fails(lambda: connecting(facts['silent'])),
+    'slow name': by_name,
+    'publish': publish,
+    'consume': consume,
+    'tls': lambda: again_and_again(tls),
+    'tls silence': lambda: fails(lambda: connecting(facts['tls_silent'], ssl=facts['ssl'])),
+}}
+shares = {{}}
+for action in facts['actions']:
+    connecting(facts['url'])  # what is imported late is no part of it
+    runtime.sleep(0.05)
+    ticker = Ticker()
+    DO[action]()
+    shares[action] = ticker.share()
+print(json.dumps(shares))
+'''
+
+
+class Holes:
+    """Ports that answer nothing: one whose backlog is full, and one that accepts and is silent."""
+
+    def __enter__(self):
+        self._silent = self._listen(128)
+        self._full = self._listen(0)
+        self._waiting = []
+        for _ in range(4):  # more than fit: the kernel drops what comes next
+            sock = socket.socket()
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(self._full.getsockname())
+            self._waiting.append(sock)
+        self.silent = self._silent.getsockname()[1]
+        self.hole = self._full.getsockname()[1]
+        return self
+
+    def __exit__(self, *exc_info):
+        for sock in (self._silent, self._full, *self._waiting):
+            sock.close()
+
+    @staticmethod
+    def _listen(backlog):
+        sock = socket.socket()
+        sock.bind(('127.0.0.1', 0))
+        sock.listen(backlog)
+        return sock
+
+
+def facts(scheme, server, holes, vhost, certificates, seconds, actions=ACTIONS):
+    """What a child has to know of the broker and of the ports that are none."""
+    url = server.url(vhost) if scheme == 'amqp' else server.url()
+    tls_url = server.tls_url(vhost) if scheme == 'amqp' else server.tls_url()
+    port = url.rpartition(':')[2].partition('/')[0]
+    tls_port = tls_url.rpartition(':')[2].partition('/')[0]
+    return {
+        'url': url, 'tls': tls_url, 'ssl': certificates.client_options(), 'seconds': seconds,
+        'actions': list(actions),
+        'hole': url.replace(f':{port}/', f':{holes.hole}/'),
+        'silent': url.replace(f':{port}/', f':{holes.silent}/'),
+        'tls_silent': tls_url.replace(f':{tls_port}/', f':{holes.silent}/'),
+        'named': url.replace('127.0.0.1', 'slow.example'),
+    }  # fmt: skip
+
+
+def run(cell, given):
+    """Run one cell: the share of ticks by action."""
+    runtime, _order = cell
+    program = PROGRAM.format(order=ORDERS[cell])
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', program, json.dumps(given)], capture_output=True, text=True,
+        timeout=60 + 10 * given['seconds'] * len(given['actions']), check=False,
+        env={**os.environ, 'GREENMQ_RUNTIME': runtime},
+    )  # fmt: skip
+    assert done.returncode == 0, f'{cell}:\n{done.stderr[-4000:]}'
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def line(cell, scheme, shares):
+    numbers = ''.join(f'{shares[action]:>13.1%}' if action in shares else f'{"":>13}' for action in ACTIONS)
+    return f'{cell[0]:<9} {cell[1]:<18} {scheme:<6}{numbers}'
+
+
+HEAD = f'{"hub":<9} {"patched":<18} {"broker":<6}' + ''.join(f'{action:>13}' for action in ACTIONS)
+
+
+def main(seconds=1.0):
+    from tests.support.certificates import Certificates
+    from tests.support.rabbitmq import RabbitMQ
+    from tests.support.redis_server import Redis
+
+    low = 1.0
+    with tempfile.TemporaryDirectory() as directory, Holes() as holes:
+        certificates = Certificates(directory)
+        with RabbitMQ(certificates) as rabbitmq, Redis(certificates) as redis:
+            rabbitmq.create_vhost('matrix')
+            print(HEAD)
+            for cell in ORDERS:
+                for scheme, server in (('amqp', rabbitmq), ('redis', redis)):
+                    shares = run(cell, facts(scheme, server, holes, 'matrix', certificates, seconds))
+                    low = min(low, *shares.values())
+                    print(line(cell, scheme, shares), flush=True)
+    print(f'lowest: {low:.1%}')
+    return low >= SHARE
+
+
+if __name__ == '__main__':
+    sys.exit(not main(*map(float, sys.argv[1:2])))
