@@ -164,7 +164,12 @@ class Demo:
         with replies.Consumer([self._result_queue], callbacks=[self._on_result], accept=['json'],
                               prefetch_count=WINDOW):
             while True:
-                replies.drain_events()
+                try:
+                    replies.drain_events()
+                except replies.recoverable_connection_errors:
+                    # Told once for each loss. Where channels outlive it, consuming goes on by itself.
+                    if not getattr(replies.transport, 'keeps_channels', False):
+                        raise
                 self._end_if_all_is_counted()
 
     def _on_result(self, body: Any, message: Message) -> None:

@@ -12,7 +12,8 @@ from greenmq import runtime
 from greenmq.core.routing import match_topic
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.scripts import BIND
-from greenmq.transport.redis.session import Session, Watch
+from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.watches import Watch
 
 __all__ = ('Bindings',)
 

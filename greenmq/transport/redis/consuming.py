@@ -8,7 +8,6 @@ again, not assumed (P25). Without tracking it looks again after 10 to 500 ms.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -19,13 +18,13 @@ from greenmq.log import get_logger
 from greenmq.transport.redis.envelope import EXPIRES_AT, opened
 from greenmq.transport.redis.keys import Home
 from greenmq.transport.redis.scripts import FETCH
-from greenmq.transport.redis.session import Watch
 from greenmq.transport.redis.settling import AGAIN, UNTOUCHED
+from greenmq.transport.redis.watches import Alarm
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
 from greenmq.transport.virtual.settlement import SettleMethods
 
-__all__ = ('Alarm', 'RedisConsuming')
+__all__ = ('RedisConsuming',)
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -39,46 +38,6 @@ NODE_PATIENCE = 1.0
 LOCAL = 'local:'
 
 Item = tuple[str, Any]
-
-
-class Alarm(Watch):
-    """Rings when one of some keys changes. Set it before they are read."""
-
-    _waits = itertools.count(1)
-
-    def __init__(self) -> None:
-        self.rung = False
-        self._waiter: runtime.Waiter | None = None
-
-    def set(self) -> None:
-        """From now on a change counts. Switches: no."""
-        self.rung = False
-
-    def hit(self) -> None:
-        """A key changed. Switches: no."""
-        self.rung = True
-        if self._waiter is not None:
-            self.waiting_since = 0
-            self._waiter.wake()
-
-    def wait(self, seconds: float | None) -> bool:
-        """Wait for a change.
-
-        Returns:
-            bool: False if none came in time.
-        Switches: unless it has rung already.
-        """
-        if not self.rung:
-            waiter = self._waiter = runtime.Waiter()
-            self.waiting_since = next(self._waits)
-            try:
-                waiter.wait(seconds)
-            except TimeoutError:
-                return False
-            finally:
-                self._waiter = None
-                self.waiting_since = 0
-        return True
 
 
 class Plan:

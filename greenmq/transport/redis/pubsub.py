@@ -17,10 +17,11 @@ from greenmq import events, runtime
 from greenmq.exceptions import AMQPError, OperationalError
 from greenmq.log import get_logger
 from greenmq.transport.redis import wire
-from greenmq.transport.redis.consuming import LOCAL, Alarm
+from greenmq.transport.redis.consuming import LOCAL
 from greenmq.transport.redis.envelope import opened
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.watches import Alarm
 
 __all__ = ('Fanout', 'StreamFanout')
 

@@ -21,8 +21,9 @@ from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import raised
 from greenmq.transport.redis.link import Link, Taker
 from greenmq.transport.redis.scripts import Script
+from greenmq.transport.redis.watches import Watch, since
 
-__all__ = ('Session', 'SessionOwner', 'Watch')
+__all__ = ('Session', 'SessionOwner')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -44,20 +45,6 @@ class SessionOwner(Protocol):
 
 #: Opens a link that is ready for commands: (the link's owner, deadline).
 Dial = Callable[[Any, runtime.Deadline], Link]
-
-
-class Watch:
-    """Who wants to know that one of some keys was changed by anybody, or that this cannot be told any
-    more.
-    """
-
-    #: Does a task wait for the hit now, and since which number of waits? Then one such is hit of many: who
-    #: takes less than there is hands on, see `Session.hand_on`.
-    waiting_since = 0
-
-    def hit(self) -> None:
-        """Called without the key: it may be all of them. Switches: no."""
-        raise NotImplementedError
 
 
 class Session:
@@ -358,7 +345,7 @@ class Session:
             watch for key in keys for watch in self._watches.get(key.encode(), ()) if watch.waiting_since
         }
         if waiting:
-            min(waiting, key=_since).hit()
+            min(waiting, key=since).hit()
 
     def _hit_all(self) -> None:
         for watch in {watch for watches in self._watches.values() for watch in watches}:
@@ -377,10 +364,6 @@ class _Kept:
     def take(self, reply: Any) -> None:
         if not self.waiter.wake(reply):
             self.orphan(reply)
-
-
-def _since(watch: Watch) -> int:
-    return watch.waiting_since
 
 
 def _nobody() -> None:

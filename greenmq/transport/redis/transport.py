@@ -227,6 +227,10 @@ class Transport(virtual.Transport):
         """Is there a living link? Switches: no."""
         return self.session.connected and not self._events.failed
 
+    def recovering(self, connection: Any) -> bool:
+        """Is it lost, and coming back by itself? Switches: no."""
+        return bool(self.session.epoch) and not self.session.closed and not self.session.connected
+
     def close_connection(self, connection: Any) -> None:
         """Close all channels, give back what is ours, and end the connection. Idempotent.
 
