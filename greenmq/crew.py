@@ -413,6 +413,7 @@ class Crew:
         """
         self._disband()
         canceller = runtime.spawn(self._cancel, name='greenmq.cancel', on_exit=self.task_ended)
+        runtime.sleep(0)  # those that only waited end now, also where no time is given
         while True:
             self.bell.clear()
             late = self.tasks()
@@ -422,11 +423,12 @@ class Crew:
             if deadline.expired():
                 break
             self.bell.wait(deadline.remaining())
-        logger.warning(
-            '%d callbacks did not end in %s s; they are ended, their messages are delivered again: %s',
-            len(late), deadline.seconds, ', '.join(task.name for task in late),
-        )  # fmt: skip
         self.overdue = len(late)
+        if late:
+            logger.warning(
+                '%d callbacks did not end in %s s; they are ended, their messages are delivered again: %s',
+                len(late), deadline.seconds, ', '.join(task.name for task in late),
+            )  # fmt: skip
         self._kill([*late, canceller])
 
     def task_ended(self, task: runtime.Task, error: BaseException | None) -> None:
@@ -438,7 +440,7 @@ class Crew:
         if _needs_no_ack(message):
             return False
         try:
-            message.reject(requeue=True)
+            message.requeue()
         except Exception as exc:  # the connection is gone, and the message back already
             logger.debug('giving back %s: %r', describe(message), exc)
         return True
@@ -494,8 +496,10 @@ def settle_failed(message: Any, error: Exception) -> None:
     open_ = not (message.acknowledged or message.redelivery_expected or _needs_no_ack(message))
     fate = 'it stays as it is' if not open_ else 'requeued' if again else 'rejected'
     logger.error('The callback for message %s failed: %r; %s', describe(message), error, fate, exc_info=error)
-    if open_:
-        message.reject(requeue=again)
+    if open_ and again:
+        message.requeue()
+    elif open_:
+        message.reject()
 
 
 def describe(message: Any) -> str:

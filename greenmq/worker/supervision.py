@@ -182,7 +182,8 @@ class Supervisor:
 
     def _ended(self, place: _Place, pid: int, code: int) -> None:
         if self._ending is not None:
-            self._code = max(self._code, code if code >= 0 else LATE)
+            if self._code == OK and code != -signal.SIGTERM:  # by our signal, before it had a handler for it
+                self._code = code if code >= 0 else LATE
             logger.info('process %d ended with %d', pid, code)
             return
         if code == OK:

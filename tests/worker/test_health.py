@@ -1,0 +1,139 @@
+"""What a worker tells over HTTP, and the page as a browser shows it."""
+import json
+import re
+import subprocess
+import tempfile
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from greenmq import Connection, Queue, runtime
+from greenmq.mixins import ConsumerMixin
+from greenmq.worker.health import Health
+from tests.support import green
+from tests.support.process import need, popen, wait_until
+
+URL = 'memory://localhost/test_health'
+
+
+class Worker(ConsumerMixin):
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.ready = runtime.Event()
+
+    def get_consumers(self, Consumer, channel):
+        self.consumers = [Consumer([Queue('jobs')], callbacks=[self.on_job], prefetch_count=5),
+                          Consumer([Queue('<b>mail</b>')], callbacks=[self.on_job])]
+        return self.consumers
+
+    def on_consume_ready(self, connection, channel, consumers, **kwargs):
+        self.ready.set()
+
+    def on_job(self, body, message):
+        if body == 'bad':
+            raise ValueError('<script>alert(1)</script>')
+        message.ack()
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(Connection(URL))
+    task = green.spawn(worker.run)
+    worker.ready.wait()
+    yield worker
+    worker.stop(0)
+    task.join()
+
+
+@pytest.fixture
+def base(worker):
+    with Health(worker, ('127.0.0.1', 0)).serving() as health:
+        yield f'http://127.0.0.1:{health.address[1]}'
+
+
+@pytest.fixture
+def publish(settle):
+    def publish(*bodies):
+        with Connection(URL) as connection:
+            for body in bodies:
+                connection.Producer().publish(body, routing_key='jobs')
+        settle()
+    return publish
+
+
+def test_the_process_lives(base, get):
+    assert get(f'{base}/healthz')[:2] == (200, 'ok\n')
+
+
+def test_ready_while_each_consumer_consumes(base, get, worker):
+    status, body, _ = get(f'{base}/readyz')
+    assert status == 200 and json.loads(body)['ready']
+    worker.consumers[1].cancel()
+    status, body, _ = get(f'{base}/readyz')
+    assert status == 503
+    assert [lane['consuming'] for lane in json.loads(body)['consumers']] == [True, False]
+
+
+def test_not_ready_before_it_runs(get):
+    with Health(Worker(Connection(URL)), ('127.0.0.1', 0)).serving() as health:
+        assert get(f'http://127.0.0.1:{health.address[1]}/readyz')[0] == 503
+
+
+def test_metrics(base, get, publish):
+    publish(1, 2, 'bad')
+    status, body, headers = get(f'{base}/metrics')
+    assert status == 200
+    found = {(sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+             for family in text_string_to_metric_families(body) for sample in family.samples}
+    assert found['greenmq_messages_total', 'acked', 'jobs#0'] == 2
+    assert found['greenmq_messages_total', 'requeued', 'jobs#0'] == 1
+    assert found['greenmq_messages_total', 'rejected', 'jobs#0'] == 1
+    assert found['greenmq_callback_failures_total', 'jobs#0'] == 2
+    assert found['greenmq_callback_seconds_count', 'jobs#0'] == 4
+    assert found['greenmq_prefetch', 'jobs#0'] == 5
+    assert found['greenmq_ready',] == 1 and found['greenmq_reconnects_total',] == 0
+
+
+def test_only_reading(base, get):
+    for method in ('POST', 'PUT', 'DELETE'):
+        assert get(f'{base}/', method)[0] == 405
+    assert get(f'{base}/metrics', 'HEAD')[:2] == (200, '')
+    assert get(f'{base}/nothing')[0] == 404
+
+
+def test_the_page_loads_nothing_and_takes_names_for_text(base, get, publish):
+    publish('bad')
+    status, body, headers = get(f'{base}/')
+    assert status == 200 and headers['Content-Type'].startswith('text/html')
+    assert not re.search(r'(src|href)=|url\(|<script', body)
+    assert '&lt;script&gt;' in body and '&lt;b&gt;mail' in body
+    assert "default-src 'none'" in headers['Content-Security-Policy']
+
+
+@pytest.mark.slow
+@pytest.mark.green_timeout(120)
+def test_the_page_in_a_browser(base, publish, tmp_path):
+    [chromium] = need('chromium')
+    publish(1, 2, 3)
+
+    def browse(*arguments):
+        with tempfile.TemporaryFile() as out:
+            options = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage',
+                       '--hide-scrollbars', f'--user-data-dir={tmp_path}/profile', *arguments]
+            child = popen([chromium, *options, f'{base}/'], stdout=out, stderr=subprocess.DEVNULL,
+                          stdin=subprocess.DEVNULL)
+            wait_until(lambda: child.poll() is not None, 60, 'the browser')
+            out.seek(0)
+            return out.read().decode()
+
+    page = browse('--dump-dom')
+    assert '<span id="state" class="state good">consuming</span>' in page
+    row = re.search(r'<tr><td>jobs</td>(.*?)</tr>', page)[1]
+    assert re.findall(r'<td>([^<]*)</td>', row)[:8] == ['0', '1', '5', '3', '3', '0', '0', '0']
+    for name, scheme in (('light', '1'), ('dark', '0')):
+        picture = tmp_path / f'{name}.png'
+        browse(f'--screenshot={picture}', '--window-size=1000,700',
+               f'--blink-settings=preferredColorScheme={scheme}')
+        assert picture.read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'light.png').read_bytes() != (tmp_path / 'dark.png').read_bytes()

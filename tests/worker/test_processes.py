@@ -1,0 +1,175 @@
+"""``greenmq worker`` as a process: how it starts, how each signal ends it, and with which code."""
+import json
+import random
+import signal
+
+import pytest
+
+from greenmq import Queue
+from tests.support.process import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(120)]
+
+
+def publish(broker, bodies, queue='jobs'):
+    with broker.channel() as channel:
+        producer = channel.Producer()
+        for body in bodies:
+            producer.publish(body, routing_key=queue, declare=[Queue(queue)])
+
+
+def remaining(broker, queue='jobs'):
+    """id → redelivered of what is left; it is acked."""
+    found = {}
+    with broker.channel() as channel:
+        while (raw := channel.basic_get(queue)) is not None:
+            message = channel.message_to_python(raw)
+            body = message.payload
+            assert body['id'] not in found
+            found[body['id']] = message.delivery_info['redelivered']
+            message.ack()
+    return found
+
+
+class TestRefused:
+
+    @pytest.mark.parametrize('target, said', [
+        ('Nobody', "tests.worker.apps has no 'Nobody'; its workers: Crashing, Done, Recorder"),
+        ('NOT_A_WORKER', 'is 42, not a subclass of greenmq.mixins.ConsumerMixin'),
+    ])
+    def test_a_target_that_is_none(self, worker, target, said):
+        running = worker(target=target)
+        assert running.code() == 2 and said in running.text()
+
+    @pytest.mark.parametrize('arguments, said', [
+        (['--broker', 'nonsense://x'], 'nonsense'),
+        (['--health', 'here'], 'not of the form HOST:PORT'),
+        (['--concurrency', '0'], 'concurrency'),
+    ])
+    def test_an_option_that_makes_no_sense(self, worker, arguments, said):
+        running = worker(*arguments)
+        assert running.code() == 2 and said in running.text()
+
+    def test_with_several_processes_all_end(self, worker):
+        running = worker('--processes', '3', target='Nobody')
+        assert running.code() == 2 and running.text().count("has no 'Nobody'") == 1
+
+
+class TestSignals:
+
+    @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+    def test_an_idle_one_ends_at_once(self, worker, signum):
+        running = worker()
+        running.wait('ready')
+        running.send(signum)
+        assert running.code(seconds=5) == 0 and 'all that was begun is done' in running.text()
+
+    def test_one_that_is_done_ends(self, worker):
+        assert worker(target='Done').code() == 0
+
+    def test_what_is_no_exception_ends_it_with_an_error(self, worker, broker, amqp_url):
+        publish(broker, [{'id': 1, 'exit': True}])
+        assert worker('--broker', amqp_url).code() == 1
+        assert remaining(broker) == {1: True}
+
+    def test_a_second_signal_ends_it_at_once(self, worker, broker, amqp_url):
+        publish(broker, [{'id': 1, 'seconds': 600}])
+        running = worker('--broker', amqp_url, '--drain-timeout', '600')
+        running.wait('begin')
+        running.send(signal.SIGTERM)
+        wait_until(lambda: broker.default_channel.queue_declare('jobs', passive=True).consumer_count == 0, 10,
+                   'the consumer to be cancelled')
+        running.send(signal.SIGINT)
+        assert running.code(seconds=5) == 128 + signal.SIGINT
+
+    def test_a_callback_that_computes_cannot_outlast_the_timeout(self, worker, broker, amqp_url):
+        publish(broker, [{'id': 1, 'spin': 60}])
+        running = worker('--broker', amqp_url, '--drain-timeout', '0.2')
+        running.wait('begin')
+        running.send(signal.SIGTERM)
+        assert running.code(seconds=5) == 4
+
+    def test_hup_starts_anew(self, worker):
+        running = worker()
+        running.wait('ready')
+        running.send(signal.SIGHUP)
+        assert len({pid for (pid,) in running.wait('ready', 2)}) == 1  # the same process, another program
+        assert running.stop() == 0
+
+    def test_json_logs(self, worker):
+        running = worker('--log-format', 'json')
+        running.wait('ready')
+        assert running.stop() == 0
+        entries = [json.loads(line) for line in running.text().splitlines()]
+        assert {'time', 'level', 'logger', 'message', 'pid'} <= set(entries[0])
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_sigterm_at_a_random_moment_with_a_hundred_in_flight(worker, broker, amqp_url, seed):
+    # Given a hundred callbacks at work, some of which will not end in time, and more messages behind them
+    chance = random.Random(seed)
+    bodies = [{'id': number, 'seconds': chance.choice([0, 0.02, 0.2, 0.5, 600])} for number in range(500)]
+    publish(broker, bodies)
+    running = worker('--broker', amqp_url, '--concurrency', '100', '--drain-timeout', '1')
+    running.wait('end', chance.randrange(1, 60))
+    # When it is told to end
+    running.send(signal.SIGTERM)
+    assert running.code(seconds=1 + 1 + 1) in (0, 4)  # the third second is this test's own slowness
+    # Then what was finished was acked, once, and exactly the rest comes again
+    begun, done = [{int(number) for (number,) in running.lines(word)} for word in ('begin', 'end')]
+    assert len(running.lines('begin')) == len(begun)
+    rest = remaining(broker)
+    assert set(rest) == set(range(500)) - done
+    assert all(rest[number] for number in begun - done)
+
+
+class TestSupervision:
+
+    def test_each_place_has_a_process_and_a_killed_one_is_replaced(self, worker, broker, amqp_url):
+        publish(broker, [{'id': 1, 'seconds': 600}])
+        running = worker('--broker', amqp_url, '--processes', '2', '--drain-timeout', '0.5')
+        pids = {int(pid) for (pid,) in running.wait('ready', 2)}
+        assert len(pids) == 2 and running.process.pid not in pids
+        running.wait('begin')
+        for pid in pids:
+            running.send(signal.SIGKILL, pid)
+        running.wait('ready', 4)
+        running.wait('begin', 2)  # what the dead had in hand
+        running.send(signal.SIGTERM)
+        assert running.code(seconds=10) == 4
+        assert remaining(broker) == {1: True}
+
+    def test_starts_that_fail_are_paced(self, worker):
+        running = worker('--processes', '2', target='Crashing')
+        running.wait('start', 4)
+        assert 'another is started in 1 s' in running.text()
+        running.send(signal.SIGTERM)
+        running.code()
+        assert len(running.lines('start')) <= 6
+
+    def test_all_done_is_done(self, worker):
+        running = worker('--processes', '2', target='Done')
+        assert running.code() == 0 and len(running.lines('ready')) == 2
+
+    def test_hup_replaces_each_process(self, worker):
+        running = worker('--processes', '2')
+        before = {pid for (pid,) in running.wait('ready', 2)}
+        running.send(signal.SIGHUP)
+        after = {pid for (pid,) in running.wait('ready', 4)[2:]}
+        assert len(after) == 2 and not before & after
+        assert running.stop() == 0
+
+    def test_processes_end_with_their_supervisor(self, worker):
+        running = worker('--processes', '2')
+        pids = [int(pid) for (pid,) in running.wait('ready', 2)]
+        running.send(signal.SIGKILL)
+        running.code()
+        wait_until(lambda: not any(map(_alive, pids)), 10, 'the children to end')
+
+
+def _alive(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as stat:
+            return stat.read().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
