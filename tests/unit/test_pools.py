@@ -227,6 +227,61 @@ class TestProducers:
         with pool.acquire() as other:
             assert other is not producer
 
+    def test_a_shared_connection_that_somebody_closed_is_let_go_of(self, pool, connection):
+        with pool.acquire() as producer:
+            producer.publish('x', routing_key='q')
+            shared = producer.connection
+        shared.close()
+        with pool.acquire() as other:
+            other.publish('x', routing_key='q')
+            assert other.connection is not shared
+        assert messages(connection) == 2 and counts(pool.connections) == (1, 0, 0, 0)
+
+    def test_a_shared_connection_that_is_lost_for_good_is_let_go_of(self, pool, connection):
+        with pool.acquire() as producer:
+            producer.publish('x', routing_key='q')
+            shared = producer.connection
+        shared._drop()
+        settle()
+        with pool.acquire() as other:
+            other.publish('x', routing_key='q')
+            assert other.connection is not shared
+        assert messages(connection) == 2
+
+    def test_the_death_of_who_was_first_does_not_cost_the_shared_connection(self, pool, connection):
+        # Given a greenlet that was the first to publish, and so took the shared connection
+        def publish():
+            with pool.acquire() as producer:
+                producer.publish('x', routing_key='q')
+                return producer.connection
+
+        shared = green.spawn(publish).get()
+        settle()
+        # Then that is the pool's, and stays when the greenlet has ended
+        with pool.acquire() as producer:
+            assert producer.connection is shared and shared.connected
+        assert not connections[connection].stats().discarded
+
+    def test_a_connection_that_is_passed_on_belongs_to_who_uses_it(self, connection):
+        own, passed = connection.Pool(1), []
+
+        def use():
+            with passed[0] as leased:
+                leased.connect()
+                green.sleep(0)
+                green.sleep(0)
+                assert leased.connected
+            return own.stats().free
+
+        def take():
+            passed.append(own.acquire())
+            passed.append(green.spawn(use))
+            green.sleep(0)
+
+        green.spawn(take).join()
+        assert passed[1].get() == 1 and not own.stats().discarded
+        own.force_close_all()
+
     def test_after_the_connection_was_lost_the_first_publish_works(self, pool, connection):
         with pool.acquire() as producer:
             producer.publish('x', routing_key='q')
