@@ -65,6 +65,9 @@ QUIET = [] if RUNTIME == 'gevent' else [
     '-W', 'ignore::Warning:greenmq.runtime.hub_eventlet', '-W', 'ignore::Warning:__main__',
 ]  # fmt: skip
 
+#: Whether this process is patched.
+PATCHED = runtime.patched().socket
+
 #: How a program is patched before anything else, as its first lines.
 PATCH_ALL = {
     'gevent': 'from gevent import monkey; monkey.patch_all()\n',
@@ -72,7 +75,8 @@ PATCH_ALL = {
 }[RUNTIME]
 
 __all__ = (
-    'GREENLETS', 'PATCH_ALL', 'QUIET', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet', 'GreenletExit',
-    'Timeout', 'getcurrent', 'idle', 'in_thread', 'joinall', 'killall', 'run_callback', 'sleep', 'socket',
+    'GREENLETS', 'PATCHED', 'PATCH_ALL', 'QUIET', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet',
+    'GreenletExit', 'Timeout', 'getcurrent', 'idle', 'in_thread', 'joinall', 'killall',
+    'run_callback', 'sleep', 'socket',
     'spawn', 'spawn_later', 'spawn_raw',
 )  # fmt: skip
