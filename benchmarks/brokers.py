@@ -13,6 +13,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
+def given(url: str) -> Iterator[str]:
+    """A URL that needs nothing started."""
+    yield url
+
+
+@contextlib.contextmanager
 def amqp(url: str | None = None) -> Iterator[str]:
     """The URL of a RabbitMQ that runs meanwhile."""
     if url:

@@ -34,9 +34,15 @@ def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str],
     return results
 
 
-def progress(total: int, what: str) -> tqdm[Any]:
+class Bar(tqdm):  # type: ignore[type-arg]
+    """Without the thread that redraws a slow bar: it would run beside what is measured."""
+
+    monitor_interval = 0
+
+
+def progress(total: int, what: str) -> Bar:
     """A bar on a terminal, nothing elsewhere."""
-    return tqdm(total=total, desc=what[:40], unit='run', leave=False, disable=None)
+    return Bar(total=total, desc=what[:40], unit='run', leave=False, disable=None)
 
 
 def _once(peer: Peer, probe: str, arguments: Sequence[str]) -> Result:
