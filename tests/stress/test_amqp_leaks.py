@@ -1,65 +1,75 @@
-"""Nothing stays behind of AMQP calls, channels and connections, with the collector switched off (P47)."""
+"""AMQP connections, channels and recoveries leave nothing behind, without the collector (P47)."""
 from __future__ import annotations
 
 import pytest
 
 from greenmq import Connection, Consumer, Queue
-from greenmq.exceptions import NotFound
 from tests.stress import FACTOR
 from tests.support import census
+from tests.support.process import wait_until
+from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(900)]
 
 #: A table that doubles once in the run is no leak, one object for every tenth round is.
 OBJECTS = 0.1
 
 
-@pytest.fixture
-def connection(amqp_url):
-    with Connection(amqp_url) as connection:
-        Queue('leaks', durable=False)(connection.default_channel).declare()
-        yield connection
-
-
 def check(action, rounds):
-    with census.unchanged('fds threads greenlets'):
-        grown = census.growth(action, rounds * FACTOR)
+    with census.unchanged('fds greenlets'):
+        grown = census.growth(action, rounds)
     assert grown.objects_per_round < OBJECTS, str(grown)
 
 
-def open_and_close(connection):
-    with connection.channel() as channel:
-        channel.queue_declare('leaks', passive=True)
+@pytest.mark.parametrize('rounds', [100, pytest.param(1000 * FACTOR, marks=pytest.mark.stress)])
+def test_connections_leave_nothing_behind(amqp_url, rounds):
+    def live():
+        with Connection(amqp_url, heartbeat=10) as connection:
+            connection.Producer().publish({'id': 1}, routing_key='nowhere')
+
+    check(live, rounds)
 
 
-def publish_and_get(connection):
-    connection.Producer(connection.default_channel).publish({'id': 1}, routing_key='leaks')
-    connection.default_channel.basic_get('leaks').ack()
+@pytest.mark.parametrize('rounds', [300, pytest.param(1000 * FACTOR, marks=pytest.mark.stress)])
+def test_channels_leave_nothing_behind(amqp_url, rounds):
+    with Connection(amqp_url) as connection:
+        connection.connect()
+
+        def live():
+            channel = connection.channel()
+            connection.Producer(channel).publish({'id': 1}, routing_key='nowhere')
+            channel.queue_declare('leaks', durable=False, auto_delete=False)
+            channel.close()
+
+        check(live, rounds)
 
 
-def consume(connection):
-    queue = Queue('leaks', durable=False)
-    with Consumer(connection, [queue], callbacks=[lambda body, message: message.ack()]):
-        connection.Producer(connection.default_channel).publish({'id': 1}, routing_key='leaks')
-        connection.drain_events(timeout=10)
+@pytest.mark.parametrize('rounds', [50, pytest.param(50 * FACTOR, marks=pytest.mark.stress)])
+def test_recoveries_leave_nothing_behind(rabbitmq, amqp_vhost, rounds):
+    with Proxy(rabbitmq.port) as proxy:
+        url = f'amqp://guest:guest@127.0.0.1:{proxy.port}/{amqp_vhost}'
+        seen = []
 
+        def on_message(body, message):
+            message.ack()
+            seen.append(body)
 
-def fail(connection):
-    with pytest.raises(NotFound):
-        connection.default_channel.queue_declare('missing', passive=True)
+        with Connection(url, heartbeat=10, transport_options={'close_timeout': 1.0}) as connection:
+            queue = Queue('leaks', durable=False, max_length=10)
+            with Consumer(connection, [queue], callbacks=[on_message]):
+                producer, inner = connection.Producer(), connection.connection
 
+                def live():
+                    epoch = inner.epoch
+                    proxy.cut()
+                    wait_until(lambda: inner.connected and inner.epoch > epoch, 30, 'the recovery')
+                    seen.clear()
+                    producer.publish({'id': 1}, routing_key='leaks', retry=True)
+                    while not seen:
+                        try:
+                            connection.drain_events(timeout=10)
+                        except connection.connection_errors:
+                            continue
 
-@pytest.mark.parametrize('action', [open_and_close, publish_and_get, consume, fail])
-def test_on_one_connection(connection, action):
-    check(lambda: action(connection), rounds=300)
-    wires = connection.connection.link.wires
-    assert len(wires) <= 3 and max(wires, default=0) <= 4, 'numbers of closed channels are not used again'
+                check(live, rounds)
 
-
-def test_connecting_and_closing(amqp_url):
-    def connect_and_close():
-        with Connection(amqp_url) as connection:
-            connection.default_channel.queue_declare('q')
-            connection.Producer().publish({'id': 1}, routing_key='q')
-
-    check(connect_and_close, rounds=100)
