@@ -341,14 +341,15 @@ class Consumer:
         return on_message(message) if on_message is not None else self.receive(body, message)
 
     def _undecodable(self, message: Any, exc: Exception) -> Any:
-        handler = self.on_decode_error
-        if handler is not None:
-            return handler(message, exc)
         tag = message.delivery_info.get('consumer_tag')
         name = next((name for name, active in self._active_tags.items() if active == tag), None)
         queue = self._queues.get(name) if name is not None else None
-        arguments = getattr(queue, 'queue_arguments', None) or ()
-        settle_undecodable(message, exc, dead_letter='x-dead-letter-exchange' in arguments)
+        if 'x-dead-letter-exchange' in (getattr(queue, 'queue_arguments', None) or ()):
+            message.dead_letter = True  # not every channel knows, and a handler has nothing but the message
+        handler = self.on_decode_error
+        if handler is not None:
+            return handler(message, exc)
+        settle_undecodable(message, exc)
         raise exc
 
     def __repr__(self) -> str:

@@ -332,6 +332,7 @@ def settle_undecodable(message: Any, exc: BaseException, dead_letter: bool = Fal
     Switches: as `Message.ack`.
     """
     channel = message.channel
+    dead_letter = dead_letter or getattr(message, 'dead_letter', False) is True
     if not dead_letter:
         has_dead_letter = getattr(channel, 'has_dead_letter', None)
         queue = getattr(message, 'queue', None) or message.delivery_info.get('queue')

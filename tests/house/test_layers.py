@@ -52,6 +52,8 @@ DRIVERS = {
     'azure': {'transport.azurestoragequeues', 'transport.azureservicebus'},
     'Pyro4': {'transport.pyro'},
     'qpid': {'transport.qpid'},
+    'opentelemetry': {'contrib'},
+    'prometheus_client': {'worker'},
     'click': {'cli'},
     'tqdm': {'cli'},
 }
