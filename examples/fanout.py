@@ -1,9 +1,9 @@
 """One announcement, several listeners, each in a greenlet of its own on the one connection.
 
-    python examples/fanout.py [URL]
+    python examples/fanout.py [--broker URL]
 """
 
-import sys
+import argparse
 
 import gevent
 from gevent.lock import Semaphore
@@ -12,7 +12,9 @@ from greenmq import Connection, Exchange, Queue
 
 LISTENERS = 3
 
-url = sys.argv[1] if len(sys.argv) > 1 else 'memory://'
+parser = argparse.ArgumentParser()
+parser.add_argument('--broker', default='memory://')
+url = parser.parse_args().broker
 news = Exchange('greenmq-example-news', type='fanout', durable=False, auto_delete=True)
 
 

@@ -1,13 +1,15 @@
 """One message there and back.
 
-    python examples/hello.py [URL]
+    python examples/hello.py [--broker URL]
 """
 
-import sys
+import argparse
 
 from greenmq import Connection
 
-url = sys.argv[1] if len(sys.argv) > 1 else 'memory://'
+parser = argparse.ArgumentParser()
+parser.add_argument('--broker', default='memory://')
+url = parser.parse_args().broker
 
 with Connection(url) as connection:
     with connection.SimpleQueue('greenmq-example-hello') as queue:

@@ -1,9 +1,9 @@
 """A daemon that does jobs and stops when told, and a hundred greenlets that share a pool to send it some.
 
-    python examples/worker.py [URL]
+    python examples/worker.py [--broker URL]
 """
 
-import sys
+import argparse
 
 import gevent
 
@@ -12,7 +12,9 @@ from greenmq.mixins import ConsumerMixin
 
 JOBS = 100
 
-url = sys.argv[1] if len(sys.argv) > 1 else 'memory://'
+parser = argparse.ArgumentParser()
+parser.add_argument('--broker', default='memory://')
+url = parser.parse_args().broker
 jobs = Queue('greenmq-example-jobs', durable=False)
 
 

@@ -14,6 +14,10 @@ EXAMPLES = {
     'hello.py': "got {'hello': 'world'}",
     'fanout.py': "listener-2 heard 'one for all'",
     'worker.py': '100 jobs, total 4950',
+    'daemon.py': 'orders 0 to 9 in order, 50 mails',
+    'rpc.py': 'answers: 0 1 4 9 16',
+    'delayed_retry.py': 'attempts [1, 2, 3], then put aside',
+    'periodic.py': 'heard [0, 1, 2]',
 }
 
 
