@@ -15,8 +15,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 #: Made on demand, so that kombu is not in reach of greenmq's own tests.
 BENCH_VENV = ROOT / '.bench-venv'
 KOMBU = 'kombu>=5.4,<6'
-#: kombu for every table; the others for `benchmarks.clients`; gevent, so that kombu can be patched.
-PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'gevent')
+#: kombu for every table, with what its Redis transport needs; the others for `benchmarks.clients`; gevent, so
+#: that kombu can be patched.
+PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent')
+IMPORTED = 'kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent'
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'
 
@@ -100,9 +102,10 @@ def c_client() -> str | None:
 def environment() -> str:
     """The interpreter of .bench-venv, made with all peers if one is missing there."""
     python = BENCH_VENV / 'bin' / 'python'
-    if not (python.exists() and _has(str(python), 'kombu, amqp, pika, aio_pika, amqpstorm, gevent, redis')):
+    if not (python.exists() and _has(str(python), IMPORTED)):
         print(f'making {BENCH_VENV.name} with {", ".join(PACKAGES)} …', file=sys.stderr)
-        venv.create(BENCH_VENV, with_pip=True, clear=True)
+        # What is there stays: another run may be using it.
+        venv.create(BENCH_VENV, with_pip=True)
         subprocess.run([python, '-m', 'pip', 'install', '--quiet', *PACKAGES], check=True)
     return str(python)
 

@@ -1,7 +1,7 @@
 """Where the CPU of a message goes: `python -m benchmarks.profile amqp-publish|amqp-consume|memory-publish|…`.
 
 By samples of the running stack at each tick of the CPU clock (1–4 ms), so that greenlets are told apart and
-the figures are those of the undisturbed program; beside them, counted in a run of its own, the calls a message.
+the figures are those of the undisturbed program; beside them, counted in another run, the calls a message.
 """
 from __future__ import annotations
 
