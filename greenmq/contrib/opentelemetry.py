@@ -1,8 +1,8 @@
 """Traces through a broker, for OpenTelemetry (extra ``otel``): `instrument()` once, when the program starts.
 
 A publish is a span of kind PRODUCER and puts its W3C context into the headers of the message. The
-callbacks of that message run in a span of kind CONSUMER that continues the trace, whoever consumes it. Names and
-attributes are those of the semantic conventions for messaging.
+callbacks of that message run in a span of kind CONSUMER that continues the trace, whoever consumes it. Names
+and attributes are those of the semantic conventions for messaging.
 
 The hooks of `greenmq.events` come after the fact and in a task of their own, so they cannot hold a context:
 what is called is wrapped instead, and nothing is wrapped until `instrument` is called.
