@@ -5,6 +5,11 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The same suite in a process that was patched before anything else was imported.
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
+# And on the other runtime. eventlet leaves out what is slow, and what is about gevent; unpatched, all but the heart.
+EVENTLET := $(BIN)/python -m tests.run_eventlet
+ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/unit/runtime tests/unit/transport \
+	$(wildcard tests/unit/test_*.py)
+HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
 	--select E,F,W,I,B,UP,C4,PIE --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
@@ -19,10 +24,12 @@ help:  ## list these targets
 demo: $(VENV)/.installed  ## install the package into .venv and let greenlets count words over memory://
 	$(BIN)/greenmq demo
 
-test: $(VENV)/.tested  ## the whole suite, unpatched and then patched; installs missing servers where it may
+test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; installs missing servers where it may
 	@.ci/servers
 	$(PYTEST) -m 'not stress'
 	$(PATCHED) -m 'not stress'
+	$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET)
+	$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit
@@ -40,7 +47,7 @@ bench: $(VENV)/.tested  ## measure against kombu and other clients; prints table
 	$(BIN)/python -m benchmarks --html bench.html --json bench.json
 
 clean:  ## take away what these targets made
-	rm -rf $(VENV) .bench-venv build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench-venv bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made once, and again when what they are made from has changed.

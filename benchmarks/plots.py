@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from benchmarks.report import Bars, Lines
 
 WIDTH, LABELS, RIGHT = 720, 150, 170
-COLOURS = 8
+#: The colour of a client is the same in all plots.
+CLIENTS = ('greenmq', 'kombu', 'kombu patched', 'py-amqp', 'pika', 'aio-pika', 'amqpstorm', 'librabbitmq (C)')
+COLOURS = len(CLIENTS)
 
 
 def number(value: float) -> str:
@@ -61,7 +63,8 @@ def lines(plot: Lines) -> str:
             if len(found) < 20 else ''
         place = max(up(found[-1][1]), ends[-1] + 15 if ends else 0)
         ends.append(place)
-        parts.append(f'<g class="c{line % COLOURS}"><polyline points="{path}"/>{dots}<text '
+        colour = CLIENTS.index(name) if name in CLIENTS else line % COLOURS
+        parts.append(f'<g class="c{colour}"><polyline points="{path}"/>{dots}<text '
                      f'x="{across(found[-1][0]) + 8:.1f}" y="{place + 4:.1f}">{html.escape(name)}</text></g>')
     return _svg(max(height, int(max(ends, default=0)) + 10), plot.title, parts)
 
