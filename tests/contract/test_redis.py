@@ -360,6 +360,53 @@ def test_tls_with_a_client_certificate(redis_server, open_connection):
     assert text(here.get('q', no_ack=True)) == 'x' * 100_000
 
 
+def test_the_scheme_alone_means_tls(redis_server, open_connection):
+    url = redis_server.tls_url()
+    with pytest.raises(OSError, match='certificate'):
+        open_connection(url)
+    here = Bench(open_connection(f'{url}?ssl_ca_certs={redis_server.certificates.ca}').channel())
+    here.put('q', 'x')
+    assert here.get_all('q') == ['x']
+    with pytest.raises(OSError):
+        open_connection(redis_server.url().replace('redis:', 'rediss:'), connection={'connect_timeout': 0.5})
+
+
+def test_consuming_is_proved_and_not_assumed(open_connection, caplog):
+    """P25: a fetch that has not asked for two intervals is started anew, and the log says so."""
+    connection = open_connection(health_check_interval=1)
+    here, seen = Bench(connection.channel()), []
+    here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    until(lambda: here.channel.fetched_at)
+    task = here.channel._fetcher._tasks[None]
+    here.channel.fetched_at -= 60
+    connection.transport._check_consuming()
+    assert here.channel._fetcher._tasks[None] is not task and 'has not asked' in caplog.text
+    here.put('q', 'x')
+    here.until(lambda: seen)
+
+
+def test_many_that_wait_are_woken_one_by_one(open_connection):
+    """A message is one fetch, however many channels wait; two messages wake two."""
+    connection = open_connection()
+    seen = []
+    benches = [Bench(connection.channel()) for _ in range(20)]
+    for bench in benches:
+        bench.channel.basic_qos(0, 1, False)
+        bench.consume('q', seen.append)
+    until(lambda: all(bench.channel._alarm.waiting_since for bench in benches))
+    link = connection.transport.session.link
+    before = link.commands
+    with open_connection() as other:
+        there = Bench(other.channel())
+        there.put('q', 'one')
+        until(lambda: seen or not connection.drain_events(timeout=5))
+        assert link.commands - before <= 4
+        for n in range(19):
+            there.put('q', n)
+        benches[0].until(lambda: len(seen) == 20)
+    assert {message.channel for message in seen} == {bench.channel for bench in benches}
+
+
 def test_a_unix_socket(redis_server, open_connection):
     here = Bench(open_connection(redis_server.unix_url(2)).channel())
     here.put('q', 'x')

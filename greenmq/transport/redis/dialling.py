@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from greenmq import runtime
@@ -12,7 +12,7 @@ from greenmq.transport.redis.errors import ServerUnfit, raised, translate
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
 
-__all__ = ('Place', 'dial_place', 'greet')
+__all__ = ('Place', 'credentials_of', 'dial_place', 'greet', 'tls_of')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -149,3 +149,25 @@ def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
 def _version(text: Any) -> tuple[int, ...]:
     parts = bytes(text).decode(errors='replace').split('.') if text else []
     return tuple(int(part) for part in parts if part.isdigit())
+
+
+def tls_of(client: Any) -> Any:
+    """What `runtime.TLSOptions.of` takes, of a Connection. Switches: no."""
+    given = client.ssl
+    if isinstance(given, Mapping):
+        # As the query of a URL names them, and redis-py.
+        return {name.removeprefix('ssl_'): value for name, value in given.items()}
+    # The scheme alone asks for it: whoever writes rediss:// must never get a connection without.
+    return given or getattr(client, 'transport_cls', None) == 'rediss'
+
+
+def credentials_of(provider: Any) -> Any:
+    """A function that asks a credential provider for user and password. Switches: no."""
+
+    def ask() -> tuple[str | None, str | None]:
+        found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()
+        if not isinstance(found, (tuple, list)):
+            return None, found
+        return (None, found[0]) if len(found) == 1 else (found[0], found[1])
+
+    return ask

@@ -15,7 +15,7 @@ from greenmq.transport.options import Option, convert
 from greenmq.transport.redis import errors
 from greenmq.transport.redis.bindings import Bindings
 from greenmq.transport.redis.channel import Channel
-from greenmq.transport.redis.dialling import Place, dial_place
+from greenmq.transport.redis.dialling import Place, credentials_of, dial_place, tls_of
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.leases import Leases
 from greenmq.transport.redis.link import Link
@@ -158,11 +158,11 @@ class Transport(virtual.Transport):
             username=(unix and unix.username) or client.userid or value['username'],
             password=(unix and unix.password) or client.password,
             client_name=value['client_name'],
-            tls=client.ssl,
+            tls=tls_of(client),
             tracking=value['tracking'],
             interval=value['health_check_interval'] or 0.0,
             tcp=tcp,
-            credentials=_credentials(provider) if provider is not None else None,
+            credentials=credentials_of(provider) if provider is not None else None,
         )
 
     def _dialler(self, tracking: bool = True) -> Any:
@@ -352,16 +352,6 @@ class Transport(virtual.Transport):
     def __repr__(self) -> str:
         cls = type(self)
         return f'<{cls.__module__}.{cls.__name__}: {self.session!r}, {len(self.channels)} channels>'
-
-
-def _credentials(provider: Any) -> Any:
-    def ask() -> tuple[str | None, str | None]:
-        found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()
-        if not isinstance(found, (tuple, list)):
-            return None, found
-        return (None, found[0]) if len(found) == 1 else (found[0], found[1])
-
-    return ask
 
 
 def _look_at_eviction(ref: weakref.ref[Session]) -> None:
