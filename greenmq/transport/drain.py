@@ -386,7 +386,10 @@ class Drain(Generic[E]):
             if nested:
                 self._nested.pop(me, None)
         if told is not None:
-            raise told.with_traceback(None)
+            try:
+                raise told.with_traceback(None)
+            finally:
+                del told
 
     def _decline(self, told: BaseException | None) -> None:
         # The killed greenlet had been told something: tell the next one instead.
@@ -412,8 +415,11 @@ class Drain(Generic[E]):
         if error is None:
             error, self._notice = self._notice, None
         if error is not None:
-            # The object is shared by all drains: without this its traceback would grow with each of them.
-            raise error.with_traceback(None)
+            try:
+                # The object is shared by all drains: without this its traceback would grow with each of them.
+                raise error.with_traceback(None)
+            finally:
+                del error  # or the frame in its traceback would keep it until the collector comes
 
     def __len__(self) -> int:
         return self.pending

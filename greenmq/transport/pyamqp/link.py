@@ -171,6 +171,7 @@ class Link:
 
     def lose(self, error: BaseException) -> None:
         """End the link because the other side or the network did. No switch."""
+        _forget_traces(error)
         if self.error is None:
             if not isinstance(error, (ConnectionError, AMQPError)):
                 lost = ConnectionLost(f'{self.name}: {error}')
@@ -510,6 +511,16 @@ class Link:
             'heartbeat': self.heartbeat,
             'blocked': self.blocked,
         }
+
+
+def _forget_traces(error: BaseException | None) -> None:
+    # They refer to frames, these to the link and its stream, and those keep the error: only the collector
+    # would ever free them.
+    for _ in range(10):  # no chain is longer; one that leads back to itself must not hold us
+        if error is None:
+            return
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _orphaned(link: weakref.ref[Link], hub: weakref.ref[Any]) -> Callable[[object], None]:
