@@ -75,7 +75,7 @@ def doctor(broker: str | None = None, timeout: float = 5.0) -> Diagnosis:
     Switches: only if a broker is looked at.
     Source: greenmq's own.
     """
-    findings = [*_versions(), _patching(), *_drivers()]
+    findings = [*_versions(), _patching(), *_process(), *_drivers()]
     if broker is not None:
         findings.append(_broker(broker, timeout))
     return Diagnosis(tuple(findings))
@@ -99,12 +99,24 @@ def _patching() -> Finding:
     patched = runtime.patched()
     if patched.by and not patched.all:
         parts = [name for name in ('socket', 'ssl', 'threading', 'select') if not getattr(patched, name)]
-        text = f'{patched}; not patched: {", ".join(parts)}. greenmq works; drivers that use them block'
+        text = f'{patched}; not patched: {", ".join(parts)}. greenmq works; drivers that use them block: '
+        text += 'patch all'
         return Finding('patching', NOTE, text)
     if patched.when == 'after':
-        text = f'{patched}. greenmq works; what was imported before may hold the originals'
+        text = f'{patched}. greenmq works; what was imported before may hold the originals: patch first'
         return Finding('patching', NOTE, text)
     return Finding('patching', OK, f'{patched}; hub: {runtime.name()}')
+
+
+def _process() -> list[Finding]:
+    hub = runtime.hub_id()
+    loop = type(getattr(hub, 'loop', hub))
+    forks = runtime.fork_epoch()
+    return [
+        Finding('hub', OK, f'{runtime.name()}, loop {loop.__module__}.{loop.__qualname__}'),
+        Finding('resolver', OK, "names are looked up in native threads, not by the hub's resolver"),
+        Finding('fork', OK, f'forked {forks} times since the first use' if forks else 'not a forked child'),
+    ]
 
 
 def _drivers() -> list[Finding]:
