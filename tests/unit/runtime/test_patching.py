@@ -18,6 +18,8 @@ def ask(program):
 
 PATCH = 'from gevent import monkey; monkey.patch_all()\n'
 REPORT = 'from greenmq.runtime import patched; print(patched())\n'
+EVENTLET = 'import warnings; warnings.simplefilter("ignore"); import eventlet\n'
+EVENTLET_PATCH = 'eventlet.monkey_patch()\n'
 DRIVER = 'import imaplib\n'
 COVERED = (
     'from greenmq.runtime import patched; p = patched()\n'
@@ -57,3 +59,18 @@ def test_report():
 )
 def test_a_driver_is_covered_only_if_all_was_patched_before_it(program, answer):
     assert ask(program + COVERED) == answer
+
+
+@pytest.mark.parametrize(
+    ('program', 'answer'),
+    [
+        (EVENTLET + EVENTLET_PATCH + DRIVER, 'True True True'),
+        (EVENTLET + DRIVER + EVENTLET_PATCH, 'True False True'),
+        (EVENTLET + 'eventlet.monkey_patch(thread=False)\n' + DRIVER, 'False False False'),
+    ],
+    ids=['before the driver', 'imported, patched later', 'threads not'],
+)
+def test_a_driver_is_covered_by_eventlet(program, answer):
+    pytest.importorskip('eventlet')
+    assert ask(program + COVERED) == answer
+    assert ask(program + REPORT).startswith('eventlet: ')
