@@ -28,6 +28,7 @@ if RUNTIME == 'eventlet':
         spawn,
         spawn_later,
         spawn_raw,
+        subprocess,
     )
 else:
     from gevent import (
@@ -44,6 +45,7 @@ else:
         spawn,
         spawn_later,
         spawn_raw,
+        subprocess,
     )
     from gevent.event import AsyncResult, Event
 
@@ -63,6 +65,7 @@ GREENLETS = Greenlet.__base__ if RUNTIME == 'eventlet' else Greenlet
 #: Options of a python that shall say nothing of eventlet's being deprecated.
 QUIET = [] if RUNTIME == 'gevent' else [
     '-W', 'ignore::Warning:greenmq.runtime.hub_eventlet', '-W', 'ignore::Warning:__main__',
+    '-W', 'ignore::Warning:tests.support.green_eventlet',
 ]  # fmt: skip
 
 #: Whether this process is patched.
@@ -78,5 +81,5 @@ __all__ = (
     'GREENLETS', 'PATCHED', 'PATCH_ALL', 'QUIET', 'RUNTIME', 'AsyncResult', 'Event', 'Greenlet',
     'GreenletExit', 'Timeout', 'getcurrent', 'idle', 'in_thread', 'joinall', 'killall',
     'run_callback', 'sleep', 'socket',
-    'spawn', 'spawn_later', 'spawn_raw',
+    'spawn', 'spawn_later', 'spawn_raw', 'subprocess',
 )  # fmt: skip

@@ -6,6 +6,7 @@ import time
 import eventlet
 from eventlet import greenthread, hubs
 from eventlet.green import socket as socket
+from eventlet.green import subprocess as subprocess
 from eventlet.support.greenlets import GreenletExit as GreenletExit
 from eventlet.support.greenlets import getcurrent as getcurrent
 from greenlet import GreenletExit as _Exit
