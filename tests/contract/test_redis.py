@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 
@@ -405,6 +406,16 @@ def test_many_that_wait_are_woken_one_by_one(open_connection):
             there.put('q', n)
         benches[0].until(lambda: len(seen) == 20)
     assert {message.channel for message in seen} == {bench.channel for bench in benches}
+
+
+def test_a_connection_that_is_only_dropped_is_closed(redis_server):
+    connection = Connection(redis_server.url())
+    connection.connect()
+    connection.Producer().publish(1, routing_key='q')
+    assert len(redis_server.clients()) == 1
+    del connection
+    gc.collect()
+    until(lambda: not redis_server.clients())
 
 
 def test_a_unix_socket(redis_server, open_connection):

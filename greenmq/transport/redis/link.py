@@ -111,9 +111,11 @@ class Link:
 
     def start(self) -> None:
         """Start the tasks; from here on the stream is theirs. Switches: no."""
+        # They keep the link alive, but end with its owner: nobody closes a connection that was only dropped.
+        owner = self._owner()
         for run, role in ((self._read, 'reader'), (self._write, 'writer')):
             self._tasks.append(
-                runtime.spawn(run, name=f'redis-{role} {self.name}', owner=self, on_exit=self._task_ended)
+                runtime.spawn(run, name=f'redis-{role} {self.name}', owner=owner, on_exit=self._task_ended)
             )
         if self.interval:
             self._tasks.append(
