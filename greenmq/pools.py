@@ -112,13 +112,16 @@ class ProducerPool(Resource):
         self.connections = connections
         self.Producer = kwargs.pop('Producer', None) or self.Producer
         self.max_connections = kwargs.pop('max_connections', None) or self.max_connections
-        self._shared: list[SharedConnection] = []
-        self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
         cls = type(self)
         self._shares = (
             cls.create_producer is ProducerPool.create_producer and cls.prepare is ProducerPool.prepare
         )
         super().__init__(*args, **kwargs)
+
+    def _begin(self) -> None:
+        self._shared: list[SharedConnection] = []
+        self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
+        super()._begin()
 
     def setup(self) -> None:
         """Nothing: producers are made when they are acquired. Switches: no."""
@@ -139,6 +142,9 @@ class ProducerPool(Resource):
         Source: kombu Resource.acquire.
         """
         if self._shares and not self._shared:
+            other = self._enter()
+            if other is not None:
+                return other.acquire(block, timeout)
             if timeout is None and block:
                 timeout = self.default_timeout
             deadline = runtime.Deadline.after(timeout)

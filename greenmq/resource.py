@@ -21,9 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import exceptions, runtime
-from greenmq.exceptions import TimeoutError, WrongHub
+from greenmq.exceptions import TimeoutError
 from greenmq.lease import Lease, Shelf
 from greenmq.log import get_logger
+from greenmq.othersets import OtherSets
 from greenmq.poolstats import PoolStats, nothing_free, percentile
 from greenmq.reaper import Reaper
 from greenmq.utils.functional import lazy
@@ -76,12 +77,18 @@ class Resource:
         self._limit = limit
         self.max_idle = self.max_idle if max_idle is None else max_idle
         self.max_age = self.max_age if max_age is None else max_age
-        limited = self.max_idle is not None or self.max_age is not None
-        self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
         self.preload = preload or 0
         if close_after_fork is not None:
             self.close_after_fork = close_after_fork
         self._closed = False
+        self._begin()
+        self.setup()
+
+    def _begin(self) -> None:
+        """Have nothing: what belongs to one hub."""
+        limited = self.max_idle is not None or self.max_age is not None
+        self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
+        self._others = OtherSets()
         self._resource = Shelf()
         self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
         self._opening = 0
@@ -92,7 +99,6 @@ class Resource:
         self._discarded: Counter[str] = Counter()
         self._waits: deque[float] = deque(maxlen=_TIMES)
         runtime.after_fork(self._after_fork)
-        self.setup()
 
     # ------------------------------------------------------------------------------ what subclasses define
 
@@ -160,12 +166,13 @@ class Resource:
         Raises:
             LimitExceeded: nothing free (in time); ``args[0]`` is the limit, the text says who has them.
             RuntimeError: the pool is closed.
-            WrongHub: it is in use by another native thread.
             whatever making one raises.
         Switches: yes, unless one is free. Killed at any point: the pool is as it was.
         Source: kombu Resource.acquire; differs: waiters are served in order, a timeout implies block.
         """
-        self._enter()
+        other = self._enter()
+        if other is not None:
+            return other.acquire(block, timeout)
         grant = self._claim()
         if grant is None:
             if timeout is None:
@@ -175,18 +182,21 @@ class Resource:
             grant = self._wait(timeout, runtime.Deadline.after(timeout))
         return self._hand_out(grant)
 
-    def _enter(self) -> None:
+    def _enter(self) -> Any:
+        """Check that it may be used; the set to be used instead, if this one is another thread's."""
         if self._closed:
             raise RuntimeError(f'Acquire on closed pool: {self!r}')
         hub = runtime.hub_id()
         if self._hub() is not hub:
-            if self._hub() is not None:
-                raise WrongHub(repr(self))
-            # weakly: a pool must not keep the hub of a thread that has ended
-            self._hub = weakref.ref(hub)
+            with self._others.lock:  # two threads may come first
+                if self._hub() is not None:
+                    return self._others.set_of(self, hub)
+                # weakly: a pool must not keep the hub of a thread that has ended
+                self._hub = weakref.ref(hub)
         if self._needs_setup:
             self._needs_setup = False
             self.setup()
+        return None
 
     def _claim(self) -> Any:
         """A free resource or _ROOM, counted as opening; None if all are in use."""
@@ -290,6 +300,7 @@ class Resource:
         """
         lease = self._dirty.pop(id(resource), None)
         if lease is None:
+            self._others.pass_on('release', resource)
             return
         broken = self.discards_on_error and lease.in_error()
         lease.end()
@@ -326,6 +337,8 @@ class Resource:
         if lease is not None:
             lease.end()
             self._throw_away(resource, 'replaced')
+        else:
+            self._others.pass_on('replace', resource)
 
     def orphaned(self, lease: Lease, who: str) -> None:
         """The task that had a lease has ended without giving its resource back: called by the lease."""
@@ -486,6 +499,7 @@ class Resource:
             raise RuntimeError(f"Can't shrink pool when in use: {was}")
         # no switch
         self._limit = limit
+        self._others.tell('resize', limit, True)
         free = self._resource.queue
         while free and limit and self._size() > limit:
             self._throw_away(free.pop(0), 'shrunk')
@@ -503,6 +517,7 @@ class Resource:
         """
         # no switch: what is closed below belongs to nobody any more
         self._closed = self._closed or close_pool
+        self._others.tell('force_close_all', close_pool)
         doomed = [lease.resource for lease in self._dirty.values()]
         for lease in self._dirty.values():
             lease.end()
@@ -534,6 +549,7 @@ class Resource:
         # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
         for lease in self._dirty.values():
             lease.end()
+        self._others = OtherSets()
         self._dirty.clear()
         self._resource.queue.clear()
         self._opening = 0

@@ -5,7 +5,7 @@ import weakref
 import pytest
 
 from greenmq import runtime
-from greenmq.exceptions import LimitExceeded, WrongHub
+from greenmq.exceptions import LimitExceeded
 from greenmq.resource import Resource
 from greenmq.utils.functional import lazy
 from tests.support import green
@@ -252,15 +252,66 @@ class TestAcquire:
         with pytest.raises(NotImplementedError):
             Resource(limit=1)
 
-    def test_another_threads_hub_is_refused(self):
+
+class TestThreads:
+
+    def test_another_thread_has_a_set_of_its_own(self):
+        pool = Pool(1)
+        ours = pool.acquire()
+
+        def use():
+            theirs = pool.acquire()  # the limit is that of each set
+            with pytest.raises(LimitExceeded):
+                pool.acquire()
+            pool.release(theirs)
+            again = pool.acquire()
+            assert again is theirs
+            again.release()
+            return theirs
+
+        assert green.in_thread(use) is not ours
+        assert counts(pool) == (1, 0, 0, 0)
+
+    def test_what_another_thread_replaces_leaves_its_own_set(self):
+        pool = Pool(1)
+        pool.release(pool.acquire())
+
+        def use():
+            first = pool.acquire()
+            pool.replace(first)
+            return first is not pool.acquire()
+
+        assert green.in_thread(use)
+        assert counts(pool) == (0, 1, 0, 0)
+
+    def test_closing_the_pool_closes_the_sets_of_all_threads(self):
         pool = Pool(1)
         pool.acquire()
 
         def use():
-            with pytest.raises(WrongHub):
-                pool.acquire()
-            return True
+            theirs = pool.acquire()
+            runtime.post(ours, pool.force_close_all)
+            for _ in range(1000):
+                if theirs.closed:
+                    break
+                green.sleep(0.01)
+            return theirs.closed
 
+        ours = runtime.hub_id()
+        assert green.in_thread(use)
+        with pytest.raises(RuntimeError):
+            pool.acquire()
+
+    def test_a_new_limit_reaches_the_sets_of_all_threads(self):
+        pool = Pool(1)
+        pool.acquire()
+
+        def use():
+            pool.acquire()
+            runtime.post(ours, pool.resize, 2)
+            return pool.acquire(timeout=10)
+
+        ours = runtime.hub_id()
         assert green.in_thread(use)
 
 

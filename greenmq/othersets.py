@@ -1,0 +1,60 @@
+"""One pool in several native threads: the first thread uses the pool itself, each other one a set of its own.
+
+A program that keeps one pool for all its threads (Celery does) goes on as it is, and no resource is ever used
+by another hub than its own. Each set has the whole limit.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from greenmq import runtime
+
+__all__ = ('OtherSets',)
+
+
+class OtherSets:
+    """The sets of one pool that belong to other hubs than its first.
+
+    A set is a pool that looks like the first one; programs only ever see the first.
+    """
+
+    __slots__ = ('_sets', 'lock')
+
+    def __init__(self) -> None:
+        self.lock = runtime.NativeLock()
+        # by id of the hub, which is known weakly: the hub of a thread that has ended must go
+        self._sets: dict[int, tuple[Callable[[], Any], Any]] = {}
+
+    def set_of(self, pool: Any, hub: Any) -> Any:
+        """The set of `pool` for that hub, made if there is none. Switches: no."""
+        known, found = self._sets.get(id(hub), (None, None))
+        if known is not None and known() is hub:
+            return found
+        for key, (reference, _) in list(self._sets.items()):
+            if reference() is None:
+                del self._sets[key]
+        made = copy.copy(pool)
+        made._begin()
+        made._needs_setup = True
+        self._sets[id(hub)] = weakref.ref(hub), made
+        return made
+
+    def pass_on(self, method: str, resource: Any) -> None:
+        """Call a method of the set of this thread, if it has leased `resource`. Switches: as that does."""
+        if self._sets:
+            found = self._sets.get(id(runtime.hub_id()), (None, None))[1]
+            if found is not None and id(resource) in found._dirty:
+                getattr(found, method)(resource)
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Call a method of each set, soon, in the thread it belongs to. Switches: no."""
+        for known, each in list(self._sets.values()):
+            hub = known()
+            if hub is not None:
+                call = partial(getattr(each, method), *args)
+                runtime.post(hub, partial(runtime.spawn, call, name='greenmq.pool'))
