@@ -39,6 +39,7 @@ from greenmq.runtime.clock import Timer as Timer
 from greenmq.runtime.clock import call_later as call_later
 from greenmq.runtime.clock import hub_id as hub_id
 from greenmq.runtime.clock import in_hub as in_hub
+from greenmq.runtime.clock import is_here as is_here
 from greenmq.runtime.clock import monotonic as monotonic
 from greenmq.runtime.clock import post as post
 from greenmq.runtime.clock import run_soon as run_soon

@@ -15,8 +15,8 @@ from greenmq.runtime import fork
 from greenmq.runtime.seam import Handle, library
 
 __all__ = (
-    'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'monotonic', 'post',
-    'run_soon',
+    'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'is_here', 'monotonic',
+    'post', 'run_soon',
 )  # fmt: skip
 
 logger = logging.getLogger('greenmq.runtime')
@@ -160,6 +160,15 @@ def run_soon(callback: Callable[..., Any], *args: Any) -> None:
     Source: greenmq's own.
     """
     library.run_soon(library.get_hub(), guarded, callback, args, fork.epoch.number)
+
+
+def is_here(hub: Any) -> bool:
+    """Tell whether `hub` is that of this native thread. Makes no hub in a thread that has none.
+
+    Switches: no.
+    Source: greenmq's own.
+    """
+    return library.peek_hub() is hub
 
 
 def post(hub: Any, callback: Callable[..., Any], *args: Any) -> bool:

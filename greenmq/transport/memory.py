@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
 from greenmq.message import Message
-from greenmq.runtime import hub_id, post
+from greenmq.runtime import hub_id, is_here, post
 from greenmq.transport import virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.virtual.consumers import Subscription
@@ -144,7 +144,6 @@ class Channel(virtual.Channel):
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._broker: LocalBroker = connection.broker
         self._user = connection.user
-        self._hub = hub_id()
         self.queues = self._broker.queues
         self._tags = count(1)
         self._plain_messages = self.Message is virtual.Message
@@ -359,7 +358,7 @@ class Channel(virtual.Channel):
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
         """See `virtual.Channel.basic_ack`. Switches: no."""
-        if multiple or self.closed:
+        if multiple or self.closed or not is_here(self._hub):
             return super().basic_ack(delivery_tag, multiple)
         qos = self._qos or self.qos
         qos.ack(delivery_tag)

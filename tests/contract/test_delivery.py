@@ -309,3 +309,20 @@ def test_an_ack_after_the_channel_closed_says_so(here, queue):
     message = here.get(queue)
     here.channel.close()
     assert message.ack() is False
+
+
+def test_worker_threads_settle_what_another_thread_has_drained(here, there, queue):
+    for word in ('acked', 'rejected', 'requeued'):
+        here.put(queue, word)
+    acked, rejected, requeued = (here.wait_get(queue) for _ in range(3))
+
+    def work():
+        return acked.ack(), rejected.reject(), requeued.requeue()
+
+    assert green.in_thread(work) == (None, None, None)
+    assert acked.acknowledged and rejected.acknowledged and requeued.acknowledged
+    again = there.wait_get(queue)
+    assert text(again) == 'requeued'
+    again.ack()
+    here.channel.close()
+    assert there.get(queue) is None

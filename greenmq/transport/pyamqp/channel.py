@@ -366,12 +366,18 @@ class Channel(Entities):
             again.
         Raises:
             StaleDelivery: the same, if the option `stale_ack` is 'raise'.
-        Switches: no.
+        Switches: no. In another thread: the thread of the connection does it, soon.
         """
+        hub = self.connection._hub
+        if hub is not None and not runtime.is_here(hub):
+            return runtime.post(hub, self.consuming.ack, delivery_tag, multiple)
         return self.consuming.ack(delivery_tag, multiple)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> bool:
         """Refuse a delivery: back to its queue, or dead-lettered. Returns as `basic_ack`. Switches: no."""
+        hub = self.connection._hub
+        if hub is not None and not runtime.is_here(hub):
+            return runtime.post(hub, self.consuming.reject, delivery_tag, requeue)
         return self.consuming.reject(delivery_tag, requeue)
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> bool:

@@ -314,7 +314,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
         """See `virtual.Channel.basic_reject`. Switches: only to dead-letter."""
-        if requeue and not self.closed and str(delivery_tag).startswith(LOCAL):
+        if requeue and not self.closed and runtime.is_here(self._hub) and str(delivery_tag).startswith(LOCAL):
             message = self.qos._delivered.get(delivery_tag)
             self.qos.ack(delivery_tag)
             if message is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar
 
+from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed
 from greenmq.transport import base
 from greenmq.transport.virtual.consumers import Board, Subscription
@@ -126,6 +127,7 @@ class ChannelParts(AbstractChannel, base.StdChannel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.connection = connection
+        self._hub = runtime.hub_id()
         self.closed = False
         self.no_ack_consumers: set[str] = set()
         self._consumers: set[str] = set()

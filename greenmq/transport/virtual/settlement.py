@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from greenmq import runtime
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT, given_back
 from greenmq.transport.virtual.parts import ChannelParts
 
@@ -22,6 +25,8 @@ class SettleMethods(ChannelParts):
         """
         if self.closed:
             return False
+        if not runtime.is_here(self._hub):
+            return self._at_home(self.basic_ack, delivery_tag, multiple)
         qos = self.qos
         if multiple:
             for tag in self._up_to(delivery_tag):
@@ -30,6 +35,10 @@ class SettleMethods(ChannelParts):
             self._ack(qos, delivery_tag)
         self._room_again()
         return None
+
+    def _at_home(self, settle: Callable[..., Any], *args: Any) -> bool:
+        """Have the thread of the channel do it, soon: worker threads settle what another thread drained."""
+        return runtime.post(self._hub, partial(runtime.spawn, settle, *args, name='greenmq-settle'))
 
     def _ack(self, qos: Any, tag: Any) -> None:
         known = self._settling is not None and tag in qos._delivered
@@ -57,6 +66,8 @@ class SettleMethods(ChannelParts):
         """
         if self.closed:
             return False
+        if not runtime.is_here(self._hub):
+            return self._at_home(self.basic_reject, delivery_tag, requeue)
         message = self.qos._delivered.get(delivery_tag)
         if message is not None and requeue and self._delivered_too_often(message):
             requeue = False
