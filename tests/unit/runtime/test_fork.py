@@ -7,12 +7,16 @@ import sys
 
 import pytest
 
+from tests.support import green
+
 # Each program forks, and prints lines of the child (through a pipe) and then of the parent.
 PROLOGUE = """
 import _socket, gc, os, posix, sys
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, Forked
 from greenmq.runtime.net import Stream
+from greenmq.runtime.seam import library
+from tests.support import green
 
 def pair():
     streams = []
@@ -45,20 +49,19 @@ def fork(child):
     return lines
 
 def real_waitpid(pid, options):
-    from gevent import monkey
     try:
-        return monkey.get_original('os', 'waitpid')(pid, options)
+        return library.original('os', 'waitpid')(pid, options)
     except ChildProcessError:
         return pid, 0  # the hub's watcher of children was faster
 """
-PATCH = 'from gevent import monkey; monkey.patch_all()\n'
 
 
-@pytest.fixture(params=['', PATCH], ids=['unpatched', 'patched'])
+@pytest.fixture(params=['', green.PATCH_ALL], ids=['unpatched', 'patched'])
 def run(request):
     def run(program):
         done = subprocess.run(
-            [sys.executable, '-W', 'ignore::DeprecationWarning', '-c', request.param + PROLOGUE + program],
+            [sys.executable, '-W', 'ignore::DeprecationWarning', *green.QUIET, '-c',
+             request.param + PROLOGUE + program],
             capture_output=True, text=True, timeout=25, check=False,
         )  # fmt: skip
         assert done.returncode == 0 and done.stderr == '', done.stderr
@@ -69,7 +72,6 @@ def run(request):
 
 def test_every_wait_of_a_copied_greenlet_raises_forked(run):
     lines = run("""
-import gevent
 log = []
 def waiting(name, call):
     try:
@@ -91,10 +93,10 @@ calls = {
     'x', None) or runtime.offload(__import__('_queue').SimpleQueue().get, own_thread=True),
 }
 # Greenlets of the program, not tasks of ours.
-glets = [gevent.spawn(waiting, name, call) for name, call in calls.items()]
+glets = [green.spawn(waiting, name, call) for name, call in calls.items()]
 runtime.sleep(0.05)
 def child(say):
-    gevent.joinall(glets, timeout=10)
+    green.joinall(glets, timeout=10)
     say(*sorted(log))
     say(runtime.fork_epoch())
 print(*fork(child), sep='\\n')
@@ -135,7 +137,6 @@ print(task.done, ends, 'timer' in finals)
 def test_the_main_greenlet_does_not_end_the_child_of_another(run):
     lines = run(
         """
-import gevent
 lines, caught = [], []
 gone = runtime.Event()
 def forker():
@@ -144,7 +145,7 @@ def forker():
         say('work of the child', *caught)
     lines.extend(fork(child))
     gone.set()
-glet = gevent.spawn(forker)
+glet = green.spawn(forker)
 try:
     runtime.Waiter().wait(0.01)
 except runtime_error as exc:
@@ -159,9 +160,8 @@ print(*lines)
 def test_the_main_greenlet_is_told_when_nothing_else_is_left_to_run(run):
     lines = run(
         """
-import gevent
 read, write = os.pipe()
-glet = gevent.spawn(lambda: os.fork())  # returns into the program, twice
+glet = green.spawn(lambda: os.fork())  # returns into the program, twice
 waiter = runtime.Waiter()
 parent = os.getpid()
 def wake_in_the_parent():
@@ -169,7 +169,7 @@ def wake_in_the_parent():
         runtime.offload(lambda: os.read(read, 100))  # the child's word
         waiter.wake()
 settle()
-keeper = gevent.spawn(wake_in_the_parent)
+keeper = green.spawn(wake_in_the_parent)
 try:
     waiter.wait()
     print('parent goes on')
@@ -234,7 +234,6 @@ print(bytes(got) == data, sender.join(5), sender.error)
 
 def test_a_lock_that_the_parent_had_handed_over_is_free_in_the_child(run):
     lines = run("""
-import gevent
 lock = runtime.Lock()
 lock.acquire()
 def take():
@@ -244,7 +243,7 @@ def take():
     except Forked:
         got.append('forked')
 got = []
-glet = gevent.spawn(take)
+glet = green.spawn(take)
 settle()
 lock.release()  # it is the other's now, who has not run yet
 def child(say):
@@ -303,20 +302,18 @@ print([task.join(10) and task.error for task in dials])
 
 def test_fork_from_another_thread(run):
     lines = run("""
-import gevent
 log = []
 def waiting():
     try:
         runtime.Waiter().wait()
     except BaseException as exc:
         log.append(exc)
-glet = gevent.spawn(waiting)
+glet = green.spawn(waiting)
 ours, theirs = pair()
 settle()
 def in_thread():
     read, write = os.pipe()
-    from gevent import monkey
-    pid = monkey.get_original('os', 'fork')()
+    pid = library.original('os', 'fork')()
     if pid == 0:
         try:
             runtime.sleep(0.01)
@@ -337,13 +334,12 @@ glet.kill()
 
 def test_a_wait_of_a_thread_that_was_not_forked_can_be_ended_and_ends_nobody(run):
     lines = run("""
-import gevent
 waiters = []
 def in_thread():
     waiters.append(runtime.Waiter())
-    gevent.spawn(waiters[0].wait, 20)
+    green.spawn(waiters[0].wait, 20)
     waiters.append(True)
-    runtime.sleep(3)
+    runtime.sleep(20)
 from greenmq.runtime.offload import start_thread
 start_thread(in_thread)
 while len(waiters) < 2 or waiters[0].task is None:
@@ -355,11 +351,10 @@ print(*fork(lambda say: say(waiters[0].wake(), waiters[0].fail(OSError()))), sep
 
 def test_a_child_that_only_execs_is_left_alone(run):
     lines = run("""
-import gevent.subprocess
 ours, theirs = pair()
 task = runtime.spawn(ours.read, name='t')
 settle()
-print(gevent.subprocess.check_output([sys.executable, '-c', 'print("exec")']).decode().strip())
+print(green.subprocess.check_output([sys.executable, '-c', 'print("exec")']).decode().strip())
 theirs.write(b'abc')
 print(task.join(5), task.error)
 """)
