@@ -14,6 +14,7 @@ from greenmq import Connection, Exchange, Queue, connections, producers, runtime
 from greenmq.cli.broker import opened
 from greenmq.cli.corpus import Corpus, words
 from greenmq.cli.report import Tally
+from greenmq.exceptions import TimeoutError
 from greenmq.message import Message
 from greenmq.messaging import Consumer
 from greenmq.mixins import ConsumerMixin
@@ -24,6 +25,9 @@ WINDOW = 256
 PREFETCH = 16
 # Seconds for the tasks to end when the run is over.
 ENDING = 5.0
+# Seconds without a result after which lines are taken for lost: the queues of a broker that crashed may have
+# come back without them. What comes twice is counted once.
+STALLED = 3.0
 
 
 class Counting(ConsumerMixin):
@@ -85,11 +89,11 @@ class Demo:
         self._advance = advance
         self._tally = Tally()
         self._still_publishing = publishers
-        self._underway: set[str] = set()
+        self._underway: dict[str, str] = {}
         name = f'greenmq-demo-{uuid()}'
-        self._exchange = Exchange(name, type='direct', durable=False, auto_delete=True)
-        self._line_queue = Queue(f'{name}.lines', self._exchange, routing_key='line', durable=False)
-        self._result_queue = Queue(f'{name}.results', durable=False)
+        self._exchange = Exchange(name, type='direct', auto_delete=True)
+        self._line_queue = Queue(f'{name}.lines', self._exchange, routing_key='line')
+        self._result_queue = Queue(f'{name}.results')
 
     def run(self) -> Tally:
         """Publish everything, collect every result, and take the queues away again.
@@ -127,13 +131,13 @@ class Demo:
             for queue in (self._line_queue, self._result_queue):
                 queue(connection.default_channel).delete()
         except (*connection.connection_errors, *connection.channel_errors):
-            # They are not durable; and whoever waits for this run is being told about the broker already.
+            # Whoever waits for this run is being told about the broker already.
             return
 
     def _start(self, tasks: runtime.TaskGroup, publishing: Connection, consuming: Connection,
                replies: Connection) -> None:
         daemon = Counting(consuming, publishing, self._line_queue, self._consumers, self._fail)
-        tasks.spawn(self._in_role, self._collect, replies, name='greenmq-demo-results')
+        tasks.spawn(self._in_role, self._collect, replies, publishing, name='greenmq-demo-results')
         tasks.spawn(self._in_role, daemon.run, name='greenmq-demo-daemon')
         for number in range(self._publishers):
             tasks.spawn(self._in_role, self._publish, publishing, name=f'greenmq-demo-publisher-{number}')
@@ -152,20 +156,26 @@ class Demo:
         # All publishers take from one iterator. It never switches, so no two of them are ever inside.
         for number, line in self._lines:
             self._window.acquire()
-            self._underway.add(str(number))
-            with producers[publishing].acquire(block=True) as producer:
-                producer.publish({'line': line, 'sent': runtime.monotonic()}, exchange=self._exchange,
-                                 routing_key='line', serializer='json', retry=True,
-                                 reply_to=self._result_queue.name, correlation_id=str(number))
+            self._underway[str(number)] = line
+            self._send(publishing, str(number), line)
         self._still_publishing -= 1
         self._end_if_all_is_counted()
 
-    def _collect(self, replies: Connection) -> None:
+    def _send(self, publishing: Connection, number: str, line: str) -> None:
+        with producers[publishing].acquire(block=True) as producer:
+            producer.publish({'line': line, 'sent': runtime.monotonic()}, exchange=self._exchange,
+                             routing_key='line', serializer='json', retry=True, declare=[self._line_queue],
+                             reply_to=self._result_queue.name, correlation_id=number)
+
+    def _collect(self, replies: Connection, publishing: Connection) -> None:
         with replies.Consumer([self._result_queue], callbacks=[self._on_result], accept=['json'],
                               prefetch_count=WINDOW):
             while True:
                 try:
-                    replies.drain_events()
+                    replies.drain_events(timeout=STALLED)
+                except TimeoutError:
+                    for number, line in list(self._underway.items()):
+                        self._send(publishing, number, line)
                 except replies.recoverable_connection_errors:
                     # Told once for each loss. Where channels outlive it, consuming goes on by itself.
                     if not getattr(replies.transport, 'keeps_channels', False):
@@ -175,7 +185,7 @@ class Demo:
     def _on_result(self, body: Any, message: Message) -> None:
         number = message.properties['correlation_id']
         if number in self._underway:
-            self._underway.discard(number)
+            del self._underway[number]
             self._tally.words.update(body['words'])
             self._tally.latencies.append(body['latency'])
             self._window.release()
