@@ -75,7 +75,8 @@ class Ticker:
         last, self.over = self.now(), True
         self.task.kill()
         whole = [step for step in range(last) if self.seen.get(step, 0) > 1]
-        assert len(whole) * STEP > SECONDS / 4, 'the machine is too busy to tell'
+        if len(whole) < 4:
+            return None  # the machine is too busy to tell
         return sum(step in self.ticked for step in whole) / len(whole)
 
 def again_and_again(call):
@@ -143,6 +144,7 @@ DO = {{
     'publish': publish,
     'consume': consume,
     'tls': lambda: again_and_again(tls),
+    'a stall': lambda: library.original('time', 'sleep')(SECONDS),
     'tls silence': lambda: fails(lambda: connecting(facts['tls_silent'], SECONDS, ssl=facts['ssl'])),
 }}
 shares = {{}}
@@ -185,7 +187,7 @@ class Holes:
         return sock
 
 
-def facts(scheme, server, holes, vhost, certificates, seconds, actions=ACTIONS, step=0.02):
+def facts(scheme, server, holes, vhost, certificates, seconds, actions=ACTIONS, step=0.05):
     """What a child has to know of the broker and of the ports that are none."""
     url = server.url(vhost) if scheme == 'amqp' else server.url()
     tls_url = server.tls_url(vhost) if scheme == 'amqp' else server.tls_url()
@@ -214,16 +216,16 @@ def run(cell, given):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def best_of(cell, given, tries=3):
+def best_of(cell, given, tries=4):
     """Run a cell, and again what was low: what blocks the hub does so each time, a busy machine does not."""
     shares = run(cell, given)
     for _ in range(tries - 1):
-        low = [action for action, share in shares.items() if share < SHARE]
+        low = [action for action, share in shares.items() if (share or 0) < SHARE]
         if not low:
             break
         again = run(cell, {**given, 'actions': low})
-        shares.update({action: max(shares[action], share) for action, share in again.items()})
-    return shares
+        shares.update({action: max(shares[action] or 0, share or 0) for action, share in again.items()})
+    return {action: share or 0 for action, share in shares.items()}
 
 
 def line(cell, scheme, shares):

@@ -37,10 +37,18 @@ def test_a_ticker_goes_on(cell, broker, request, rabbitmq, amqp_vhost, certifica
         pytest.skip(f'{cell[0]} is not installed')
     server = rabbitmq if broker == 'amqp' else request.getfixturevalue('redis_server')
     with patch_matrix.Holes() as holes:
-        # A coarse tick: the whole suite may run beside it, and what blocks blocks for longer.
-        given = patch_matrix.facts(
-            broker, server, holes, amqp_vhost, certificates, 1.0 if SOAK else 0.5, step=0.05)
+        given = patch_matrix.facts(broker, server, holes, amqp_vhost, certificates, 1.0 if SOAK else 0.5)
         shares = patch_matrix.best_of(cell, given)
     print(patch_matrix.line(cell, broker, shares))
     assert set(shares) == set(patch_matrix.ACTIONS)
     assert min(shares.values()) >= patch_matrix.SHARE, shares
+
+
+@pytest.mark.parametrize('hub', ['gevent', 'eventlet'])
+def test_the_ticker_notices_what_blocks(hub, rabbitmq, amqp_vhost, certificates):
+    if importlib.util.find_spec(hub) is None:
+        pytest.skip(f'{hub} is not installed')
+    with patch_matrix.Holes() as holes:
+        given = patch_matrix.facts('amqp', rabbitmq, holes, amqp_vhost, certificates, 1.0, actions=['a stall'])
+        shares = patch_matrix.run((hub, 'not patched'), given)
+    assert (shares['a stall'] or 0) < 0.5, shares
