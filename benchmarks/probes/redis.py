@@ -55,7 +55,7 @@ class Probe:
             result.update(self.timed('alone', messages // 4, lambda: alone(messages // 4)))
         result.update(self.timed('many', messages, lambda: self.many(messages)))
         result.update(self.consume(200 + messages // 4 + messages))
-        result.update(self.wakeups(100 if self.package.__name__ == 'greenmq' else 30))
+        result.update(self.wakeups(400 if self.package.__name__ == 'greenmq' else 100))
         return result
 
     def many(self, messages):
