@@ -1,0 +1,114 @@
+"""AMQP against its targets: CPU a message, rates against the C client and kombu, and an idle connection."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks import brokers, report, runner
+from benchmarks.peers import Peer, amqp_clients
+from benchmarks.runner import Figure, Result
+
+PROBE = 'benchmarks.probes.clients'
+#: Name, task of the probe, callers at once, part of --messages, bytes of the body (0: a JSON object of 256).
+WORK = (
+    ('publish', 'publish', 1, 1.0, 0),
+    ('consume', 'consume', 1, 1.0, 0),
+    ('confirm 1', 'confirm', 1, 0.1, 0),
+    ('confirm 100', 'confirm', 100, 0.5, 0),
+    ('publish 1 MB', 'publish', 1, 0.005, 1_000_000),
+    ('consume 1 MB', 'consume', 1, 0.005, 1_000_000),
+)
+C, KOMBU = 'librabbitmq (C)', 'kombu patched'
+IDLE_SECONDS = 10
+
+Results = Mapping[str, Mapping[str, Sequence[Result]]]
+
+
+def measure(peers: Sequence[Peer], url: str, messages: int, count: int) -> Results:
+    """Results by the name of the work, then by peer."""
+    found = {}
+    for name, task, callers, part, size in WORK:
+        number = max(100, int(messages * part))
+        fit = [peer for peer in peers if _can(peer, task, callers, size)]
+        found[name] = runner.rounds(fit, PROBE, [url, task, str(number), str(size), str(callers)], count)
+    return found
+
+
+def _can(peer: Peer, task: str, callers: int, size: int) -> bool:
+    if size and peer.label not in ('greenmq', C):
+        return False  # hundreds of megabytes at the broker: some give up before it has read them
+    if task != 'confirm':
+        return True
+    # The C client waits for nothing by itself; of the others only these have more than one caller.
+    return not peer.program and (callers == 1 or peer.package in ('greenmq', 'aio_pika') or peer.patched)
+
+
+def targets(found: Results, idle: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Each target with what was measured, and whether it is met."""
+    def figure(work: str, name: str, peer: str = 'greenmq') -> float | None:
+        results = found[work].get(peer)
+        return Figure.of(results, name).median if results else None
+
+    def ratio(work: str, peer: str, base: str | None = None) -> float | None:
+        ours, theirs = figure(work, 'per_second'), figure(base or work, 'per_second', peer)
+        return ours / theirs if ours and theirs else None
+
+    wakeups = Figure.of(idle, 'switches_per_beat').median if idle else None
+    return [
+        _verdict('publish, µs CPU', figure('publish', 'cpu_us'), '≤ 12', lambda value: value <= 12),
+        _verdict('consume + ack, µs CPU', figure('consume', 'cpu_us'), '≤ 15', lambda value: value <= 15),
+        _verdict('publish, rate to the C client', ratio('publish', C), '≥ 0.9', lambda value: value >= 0.9),
+        _verdict('consume, rate to the C client', ratio('consume', C), '≥ 0.9', lambda value: value >= 0.9),
+        _verdict('confirm, 1 caller, rate to kombu', ratio('confirm 1', KOMBU), '≥ 1',
+                 lambda value: value >= 1),
+        _verdict('confirm, 100 callers, rate to kombu', ratio('confirm 100', KOMBU), '≥ 5',
+                 lambda value: value >= 5),
+        _verdict('confirm, 100 callers, to unconfirmed', ratio('confirm 100', 'greenmq', 'publish'), '≥ 0.6',
+                 lambda value: value >= 0.6),
+        _verdict('1 MB publish, rate to the C client', ratio('publish 1 MB', C), '≥ 0.8',
+                 lambda value: value >= 0.8),
+        _verdict('1 MB consume, rate to the C client', ratio('consume 1 MB', C), '≥ 0.8',
+                 lambda value: value >= 0.8),
+        # The beat's task and the writer for ours, the reader for the broker's, each to and from the hub.
+        _verdict('idle, switches a half heartbeat', wakeups, '≤ 8', lambda value: value <= 8),
+    ]
+
+
+def _verdict(what: str, value: float | None, target: str, met: Callable[[float], bool]) -> tuple[str, ...]:
+    if value is None:
+        return what, '–', target, 'not measured'
+    return what, f'{value:.2f}', target, 'met' if met(value) else 'NOT MET'
+
+
+def show(found: Results, rows: Sequence[tuple[str, ...]], versions: Mapping[str, str], count: int) -> None:
+    for name, results in found.items():
+        report.table(name, ('client', 'per second', 'µs CPU'),
+                     [(versions[label], str(Figure.of(each, 'per_second')), str(Figure.of(each, 'cpu_us')))
+                      for label, each in results.items()],
+                     f'median [min–max] of {count} rounds in turns; {runner.machine()}')
+    report.table('targets', ('', 'measured', 'target', ''), rows, 'medians of one run')
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.amqp', description=__doc__)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--messages', type=int, default=20_000)
+    parser.add_argument('--quick', action='store_true', help='a tenth of the messages')
+    parser.add_argument('--peers', nargs='+', default=(), help='only these')
+    brokers.add_options(parser)
+    options = parser.parse_args(arguments)
+    messages = options.messages // 10 if options.quick else options.messages
+    peers = amqp_clients(options.peers)
+    ours = [peer for peer in peers if peer.label == 'greenmq']
+    versions = {peer.label: f'{peer.label} {peer.version()}' for peer in peers}
+    with brokers.amqp(options.amqp_url) as url:
+        found = measure(peers, url, messages, options.rounds)
+        idle = runner.rounds(ours, 'benchmarks.probes.idle', [url, str(IDLE_SECONDS)], 1).get('greenmq', [])
+    rows = targets(found, idle)
+    show(found, rows, versions, options.rounds)
+    return int(any(row[-1] == 'NOT MET' for row in rows))
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
