@@ -49,6 +49,6 @@ def test_the_ticker_notices_what_blocks(hub, rabbitmq, amqp_vhost, certificates)
     if importlib.util.find_spec(hub) is None:
         pytest.skip(f'{hub} is not installed')
     with patch_matrix.Holes() as holes:
-        given = patch_matrix.facts('amqp', rabbitmq, holes, amqp_vhost, certificates, 1.0, actions=['a stall'])
+        given = patch_matrix.facts('amqp', rabbitmq, holes, amqp_vhost, certificates, 1.0, ['a stall'])
         shares = patch_matrix.run((hub, 'not patched'), given)
     assert (shares['a stall'] or 0) < 0.5, shares
