@@ -101,9 +101,10 @@ class Channel(Entities):
         return self.consuming.qos[1] if self.consuming.qos is not None else 0
 
     def check_open(self) -> None:
-        """Raise ConnectionClosed if the channel was closed. Switches: no."""
+        """Raise ConnectionClosed if it was closed, WrongHub in another native thread. Switches: no."""
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
+        self.connection.check_here()
 
     def open(self) -> None:
         """Open the wire for calls now. Switches: yes."""

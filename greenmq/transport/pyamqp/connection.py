@@ -264,6 +264,11 @@ class Connection:
             on_exit=self._recovery_ended,
         )
 
+    def check_here(self) -> None:
+        """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no."""
+        if self._hub is not None and not runtime.is_here(self._hub):
+            raise WrongHub(f'{self!r}')
+
     def _check_hub(self) -> None:
         hub = runtime.hub_id()
         if self._hub is None:

@@ -39,6 +39,7 @@ class Entities(StdChannel):
     def _deadline(self) -> runtime.Deadline:
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
+        self.connection.check_here()
         limits = self._limits
         limit = limits.get(runtime.current(), runtime.NEVER) if limits else runtime.NEVER
         return limit.within(self.connection.settings.operation_timeout)
