@@ -41,7 +41,7 @@ __all__ = ['Link', 'LinkOwner']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
-#: Bytes asked for in one read. Above 128 KiB the allocator maps fresh pages for each: six times the price.
+#: Bytes asked for in one read. Above 128 KiB an allocator may map fresh pages for each.
 READ_SIZE = 64 * 1024
 #: After this much was queued without a turn of the writer, a publisher gives it one: the broker works
 #: meanwhile.
