@@ -85,7 +85,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.order = []
 
     def settle(self):
-        for _ in range(6):
+        # enough for a place to be handed down a line of waiters whose openings fail one after the other
+        for _ in range(60):
             green.sleep(0)
         # those that gave back what they had end only now, and must not give back anything twice
         while self.leavers:
@@ -247,7 +248,9 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self):
         for client in self.clients:
             client.greenlet.kill()
-        self.pool.gate = None
+        gate, self.pool.gate = self.pool.gate, None
+        if gate is not None:
+            gate.set()  # a renewal in the background may wait for it
         self.pool.force_close_all()
         self.settle()
 
