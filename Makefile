@@ -5,11 +5,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The same suite in a process that was patched before anything else was imported.
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
-# And on the other runtime. eventlet leaves out what is slow or about gevent, and a model that counts gevent's rounds;
-# unpatched, all but the heart.
+# And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/unit/runtime tests/unit/transport \
-	$(filter-out %/test_resource_model.py,$(wildcard tests/unit/test_*.py))
+	$(wildcard tests/unit/test_*.py)
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
