@@ -14,7 +14,7 @@ PROBE = 'benchmarks.probes.clients'
 WORK = (
     ('publish', 'publish', 1, 1.0, 0),
     ('consume', 'consume', 1, 1.0, 0),
-    ('confirm 1', 'confirm', 1, 0.1, 0),
+    ('confirm 1', 'confirm', 1, 0.3, 0),
     ('confirm 100', 'confirm', 100, 0.5, 0),
     ('publish 1 MB', 'publish', 1, 0.005, 1_000_000),
     ('consume 1 MB', 'consume', 1, 0.005, 1_000_000),
