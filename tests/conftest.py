@@ -7,6 +7,7 @@ test that never lets the hub run.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 
 import pytest
@@ -71,6 +72,12 @@ def _limit(item):
     if mark is not None:
         return mark.args[0]
     return SLOW_TIME_LIMIT if item.get_closest_marker('slow') is not None else TIME_LIMIT
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: tests would press
+    # it in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _phase(item, when):
