@@ -191,8 +191,8 @@ def wait_until_it_handles_the_signal(process):
         with open(f'/proc/{process.pid}/status') as status:
             facts = dict(line.split(':', 1) for line in status)
         with open(f'/proc/{process.pid}/maps') as maps:
-            # Python takes the signal first; we do before the runtime brings greenlet along.
-            if int(facts['SigCgt'], 16) & mask and 'greenlet' in maps.read():
+            # Python takes the signal first; we do before the hub library is loaded, at its first use.
+            if int(facts['SigCgt'], 16) & mask and '/gevent/' in maps.read():
                 return
         runtime.sleep(0.005)
     pytest.fail(f'ended by itself: {process.communicate()}')
