@@ -24,6 +24,11 @@ _READ, _WRITE = 1, 2  # libev's and libuv's own numbers
 
 original: Callable[[str, str], Any] = monkey.get_original
 
+# gevent imports what these name while it makes its first hub. In a patched process the lock of an import that
+# another thread has begun is waited for with a hub, which is not there yet: two threads that make their hubs
+# at once would wait for ever. So that import is done here, before there is a hub.
+_LOOP, _FORMAT = gevent.config.loop, gevent.config.format_context
+
 
 def spawn(run: Callable[[], None], ended: Callable[[], None], name: str) -> Any:
     # A whole gevent.Greenlet and no bare one: tools and test suites that watch gevent's spawning see our

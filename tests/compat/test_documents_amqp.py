@@ -106,8 +106,7 @@ def test_tls_with_a_client_certificate(rabbitmq, certificates, amqp_vhost):
     with Connection(rabbitmq.tls_url(amqp_vhost), ssl=options, login_method='PLAIN') as conn:
         conn.default_channel.queue_declare('q')
     user = 'greenmq-client'  # the common name of the certificate
-    rabbitmq.api('PUT', f'users/{user}', {'password': '', 'tags': ''})
-    rabbitmq.api('PUT', f'permissions/{amqp_vhost}/{user}', {'configure': '.*', 'write': '.*', 'read': '.*'})
+    rabbitmq.allow_user(user, amqp_vhost)
     url = f'amqps://localhost:{rabbitmq.tls_port}/{amqp_vhost}'
     with Connection(url, ssl=options, login_method='EXTERNAL') as conn:
         conn.default_channel.queue_declare('q')

@@ -93,19 +93,14 @@ def test_no_certificate_of_a_stranger_is_taken(rig, rabbitmq):
 
 
 def test_a_client_certificate_is_a_login(rig, rabbitmq, certificates):
-    rabbitmq.ctl('add_user', 'greenmq-client', '')
-    try:
-        rabbitmq.ctl('set_permissions', '-p', rig.vhost, 'greenmq-client', '.*', '.*', '.*')
-        connection = Connection(f'amqps://localhost:{rabbitmq.tls_port}/{rig.vhost}', login_method='EXTERNAL',
-                                ssl=certificates.client_options(), connect_timeout=5)
-        rig._open.callback(connection.close)
-        connection.connect()
-        connection.Producer().publish({}, routing_key='nowhere')
-        rows = rabbitmq.list('connections', 'user', 'auth_mechanism', 'ssl')
-        assert {'user': 'greenmq-client', 'auth_mechanism': 'EXTERNAL', 'ssl': True} in rows
-        connection.close()
-    finally:
-        rabbitmq.ctl('delete_user', 'greenmq-client')
+    rabbitmq.allow_user('greenmq-client', rig.vhost)
+    connection = Connection(f'amqps://localhost:{rabbitmq.tls_port}/{rig.vhost}', login_method='EXTERNAL',
+                            ssl=certificates.client_options(), connect_timeout=5)
+    rig._open.callback(connection.close)
+    connection.connect()
+    connection.Producer().publish({}, routing_key='nowhere')
+    rows = rabbitmq.list('connections', 'user', 'auth_mechanism', 'ssl')
+    assert {'user': 'greenmq-client', 'auth_mechanism': 'EXTERNAL', 'ssl': True} in rows
 
 
 @pytest.mark.parametrize('count', [1, 300, 2000])

@@ -143,6 +143,11 @@ class RabbitMQ(Server):
     def delete_vhost(self, name):
         self.api('DELETE', f'vhosts/{_quoted(name)}')
 
+    def allow_user(self, name, vhost):
+        """May do everything there, and has no password: a client certificate may be its login."""
+        self.api('PUT', f'users/{name}', {'password': '', 'tags': ''})
+        self.api('PUT', f'permissions/{_quoted(vhost)}/{name}', {'configure': '.*', 'write': '.*', 'read': '.*'})
+
     def list(self, what, *columns, vhost=None):
         """Rows of `rabbitmqctl list_<what>` as dicts: what the broker counts, and at once."""
         where = ['-p', vhost] if vhost is not None else []
