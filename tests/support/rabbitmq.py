@@ -146,7 +146,8 @@ class RabbitMQ(Server):
     def allow_user(self, name, vhost):
         """May do everything there, and has no password: a client certificate may be its login."""
         self.api('PUT', f'users/{name}', {'password': '', 'tags': ''})
-        self.api('PUT', f'permissions/{_quoted(vhost)}/{name}', {'configure': '.*', 'write': '.*', 'read': '.*'})
+        everything = dict.fromkeys(('configure', 'write', 'read'), '.*')
+        self.api('PUT', f'permissions/{_quoted(vhost)}/{name}', everything)
 
     def list(self, what, *columns, vhost=None):
         """Rows of `rabbitmqctl list_<what>` as dicts: what the broker counts, and at once."""
