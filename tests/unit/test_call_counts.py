@@ -26,7 +26,7 @@ def check(name, url):
     assert set(found) == set(calls.STAGES)
     same_python = known['python'] == '.'.join(platform.python_version_tuple()[:2])
     for stage, count in found.items():
-        expected = known[name][stage]
+        expected = known[calls.key(name)][stage]
         margin = expected * MARGIN[name] + SLACK
         assert count <= expected + margin, f'{name} {stage}: {count} calls a message, recorded {expected}'
         # Other versions inline what this one calls.
