@@ -363,7 +363,7 @@ class Channel(virtual.Channel):
         qos = self._qos or self.qos
         qos.ack(delivery_tag)
         # Without a prefetch an ack makes no room: taking a message does, and looks then.
-        if self._starving and (qos.prefetch_count or not self._plain_qos):
+        if self._starved and (qos.prefetch_count or not self._plain_qos):
             self._room_again()
         return None
 

@@ -86,7 +86,7 @@ class Subscription:
         """One waiting message was taken; True if it's time to ask for more."""
         self.waiting -= 1
         channel = self.channel
-        return bool(channel._starving and self.waiting * 2 <= channel.fetch_ahead)
+        return bool(channel._starved and self.waiting * 2 <= channel.fetch_ahead)
 
     def lost(self) -> None:
         """The broker ended it. Switches: no, where the channel's `basic_cancel` doesn't."""
@@ -148,7 +148,7 @@ class Board:
                 ring.popleft()
                 continue
             if not sub.room() or (sub.hub is not here and sub.posted):
-                sub.channel._starving = True
+                sub.channel._starved[queue] = None
                 without_room += 1
                 ring.rotate(-1)
                 continue

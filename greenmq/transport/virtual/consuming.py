@@ -221,9 +221,15 @@ class ConsumeMethods(ChannelParts):
         # There is room, perhaps for the first time in a while.
         if not self._subscriptions or self.closed:
             return
-        self._starving = False
-        if self.delivery == 'push':
-            for queue in list(self._takers):
-                self.board.notify(queue)
-        else:
+        starved = self._starved
+        if self.delivery != 'push':
+            starved.clear()
             self._fetcher.kick()
+            return
+        qos = self.qos
+        # Each at most once, and no more of them than there is room for: who has thousands of queues doesn't pay
+        # for all of them with every ack. Who still has no room stands at the end of the row again.
+        for _ in range(len(starved)):
+            if not starved or not (self.no_ack_consumers or qos.can_consume()):
+                return
+            self.board.notify(starved.popitem(last=False)[0])

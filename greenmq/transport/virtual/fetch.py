@@ -135,7 +135,7 @@ class Fetcher:
             pause: float | None = None
             if room <= 0:
                 self.states[group] = 'full'
-                channel._starving = True
+                channel._starved[group] = None
             else:
                 self.states[group] = 'fetching'
                 self._again.discard(group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar
@@ -138,7 +138,8 @@ class ChannelParts(AbstractChannel, base.StdChannel):
         self._cycle: Any = None
         self._qos: Any = None
         self._flowing = True
-        self._starving = False  # a consumer had no room while messages were left
+        # Queues whose consumers here had no room when messages were, the longest waiting first.
+        self._starved: OrderedDict[str | None, None] = OrderedDict()
         self.exchange_types = {name: cls(self) for name, cls in type(self).exchange_types.items()}
         self._own_routes = (
             getattr(type(self).get_table, '__module__', '') == 'greenmq.transport.virtual.entities'

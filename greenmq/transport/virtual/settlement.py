@@ -84,7 +84,7 @@ class SettleMethods(ChannelParts):
 
     def _room_again(self) -> None:
         if self._subscriptions:
-            if self._starving and self._low():
+            if self._starved and self._low():
                 self._ask_for_more()
 
     def _low(self) -> bool:

@@ -553,6 +553,35 @@ def test_cancel_gives_back_what_no_callback_had_unmarked(channel):
     assert bodies(channel) == ['1', '2', '3']
 
 
+def test_an_ack_asks_no_more_queues_than_it_makes_room_for(channel, monkeypatch):
+    """Each message is taken by one look into one queue, however many queues one consumer has."""
+    asked, next_message = [], type(channel)._next_message
+
+    def counting(self, queue, sub):
+        asked.append(queue)
+        return next_message(self, queue, sub)
+
+    monkeypatch.setattr(type(channel), '_next_message', counting)
+    names = [f'q{n}' for n in range(200)]
+    channel.basic_qos(0, 5, False)
+    seen = []
+
+    def callback(message):
+        seen.append(message.delivery_info['routing_key'])
+        message.ack()
+
+    for name in names:
+        declare(channel, name)
+        channel.basic_consume(name, False, callback, name)
+    for name in names * 3:
+        publish(channel, 'x', name)
+    while len(seen) < 600:
+        channel.connection.client.drain_events(timeout=1)
+    assert sorted(seen) == sorted(names * 3)
+    # At most one look that finds the queue empty for each that finds a message.
+    assert len(asked) <= 2 * 600
+
+
 def test_requeue_with_a_full_prefetch_comes_back_to_the_same_consumer(channel):
     declare(channel)
     channel.basic_qos(0, 1, False)
