@@ -227,8 +227,8 @@ class ConsumeMethods(ChannelParts):
             self._fetcher.kick()
             return
         qos = self.qos
-        # Each at most once, and no more of them than there is room for: who has thousands of queues doesn't pay
-        # for all of them with every ack. Who still has no room stands at the end of the row again.
+        # Each at most once, and no more of them than there is room for: an ack must not cost more the more
+        # queues there are. Who still has no room stands at the end of the row again.
         for _ in range(len(starved)):
             if not starved or not (self.no_ack_consumers or qos.can_consume()):
                 return
