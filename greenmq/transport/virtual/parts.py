@@ -138,8 +138,8 @@ class ChannelParts(AbstractChannel, base.StdChannel):
         self._cycle: Any = None
         self._qos: Any = None
         self._flowing = True
-        # Queues whose consumers here had no room when messages were, the longest waiting first.
-        self._starved: OrderedDict[str | None, None] = OrderedDict()
+        # Queues (or groups of a fetcher) whose consumers here had no room, the longest waiting first.
+        self._starved: OrderedDict[Any, None] = OrderedDict()
         self.exchange_types = {name: cls(self) for name, cls in type(self).exchange_types.items()}
         self._own_routes = (
             getattr(type(self).get_table, '__module__', '') == 'greenmq.transport.virtual.entities'
