@@ -18,6 +18,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_vhost,
     certificates,
     rabbitmq,
+    rabbitmq_cluster,
     redis_cluster,
     redis_cluster_url,
     redis_sentinels,
@@ -59,7 +60,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         # The fixture names are the truth about which server a test needs.
         names = set(getattr(item, 'fixturenames', ()))
-        if names & {'rabbitmq', 'amqp_vhost', 'amqp_url'}:
+        if names & {'rabbitmq', 'amqp_vhost', 'amqp_url', 'rabbitmq_cluster'}:
             item.add_marker(pytest.mark.rabbitmq)
         if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)

@@ -6,15 +6,13 @@ import time
 import gevent
 import pytest
 
-from greenmq import Consumer
-from greenmq.exceptions import OperationalError, PublishUnconfirmed
+from greenmq.exceptions import PublishUnconfirmed
 from tests.faults.conftest import SOAK, SOON, Consuming, outcome, queue, wait_open
+from tests.faults.ledger import MARGIN, Ledger, consume, load
 from tests.support.process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(600 if SOAK else 90)]
 
-#: Seconds that a publish may come late on a busy machine of two cores.
-MARGIN = 2.0
 #: Seconds for the broker to start.
 START = 60
 
@@ -25,65 +23,6 @@ def broker_afterwards(rabbitmq):
     yield
     if not rabbitmq.running:
         rabbitmq.start()
-
-
-class Ledger:
-    """What publishers were told is safe, and what the consumer was told is settled."""
-
-    def __init__(self):
-        self.safe = set()
-        self.unknown = set()
-        self.acked = []
-        self.late = []
-
-    @property
-    def lost(self):
-        return self.safe - set(self.acked)
-
-    @property
-    def invented(self):
-        return set(self.acked) - self.safe - self.unknown
-
-
-def load(rig, connection, ledger, bound, greenlets, timeout, running, **options):
-    """Publishers that write down what they are told."""
-    producer = connection.Producer(exchange=bound.exchange, routing_key=bound.name)
-
-    def publish(who):
-        number = 0
-        while running:
-            number += 1
-            start = time.monotonic()
-            try:
-                producer.publish({'id': f'{who}-{number}'}, timeout=timeout, **options)
-                ledger.safe.add(f'{who}-{number}')
-            except (OperationalError, *connection.connection_errors) as exc:
-                if getattr(exc, 'sent', 'no') == 'unknown':
-                    ledger.unknown.add(f'{who}-{number}')
-                gevent.sleep(0.01)  # as anybody would who was told that the broker is down
-            took = time.monotonic() - start
-            if took > timeout + MARGIN:
-                ledger.late.append(took)
-
-    return [rig.spawn(publish, who) for who in range(greenlets)]
-
-
-def consume(rig, connection, ledger, bound):
-    def on_message(body, message):
-        if message.ack() is not False:  # what is stale comes again
-            ledger.acked.append(body['id'])
-
-    consumer = Consumer(connection, [bound], callbacks=[on_message], accept=['json'], prefetch_count=100)
-    consumer.consume()
-
-    def drain():
-        while True:
-            try:
-                connection.drain_events()
-            except connection.connection_errors:
-                continue
-
-    return rig.spawn(drain)
 
 
 @pytest.mark.parametrize('retry', [True, False])

@@ -98,13 +98,16 @@ class RabbitMQ(Server):
     def command(self):
         return [f'{BIN}/rabbitmq-server']
 
-    def start(self):
+    def start_epmd(self):
         if self._epmd is None or self._epmd.poll() is not None:
             # In the foreground and ours: otherwise the node leaves a daemon behind that nobody stops.
             with open(self.directory / 'epmd.log', 'ab') as output:
                 self._epmd = popen(
                     [self._epmd_program, '-port', str(self._epmd_port), '-address', '127.0.0.1'],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+    def start(self):
+        self.start_epmd()
         super().start()
 
     def stop(self):
@@ -143,9 +146,9 @@ class RabbitMQ(Server):
     def delete_vhost(self, name):
         self.api('DELETE', f'vhosts/{_quoted(name)}')
 
-    def allow_user(self, name, vhost):
-        """May do everything there, and has no password: a client certificate may be its login."""
-        self.api('PUT', f'users/{name}', {'password': '', 'tags': ''})
+    def allow_user(self, name, vhost, password=''):
+        """May do everything there. Without a password a client certificate may be its login."""
+        self.api('PUT', f'users/{name}', {'password': password, 'tags': ''})
         everything = dict.fromkeys(('configure', 'write', 'read'), '.*')
         self.api('PUT', f'permissions/{_quoted(vhost)}/{name}', everything)
 

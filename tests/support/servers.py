@@ -9,6 +9,7 @@ import pytest
 from tests.support.certificates import Certificates
 from tests.support.process import RUNNING
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
 from tests.support.redis_topology import Cluster, Sentinels
 
@@ -42,6 +43,17 @@ def amqp_vhost(rabbitmq):
 @pytest.fixture
 def amqp_url(rabbitmq, amqp_vhost):
     return rabbitmq.url(amqp_vhost)
+
+
+@pytest.fixture(scope='module')
+def rabbitmq_cluster():
+    """Three nodes, for the tests of one file: each takes 150 MB."""
+    cluster = RabbitCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope='session')
