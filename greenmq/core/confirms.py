@@ -22,7 +22,7 @@ class ConfirmLedger(Generic[Waiter]):
 
     # `_low`: every number below it is answered, so a multiple confirm looks at each number once in the
     # ledger's life. A number above it may be answered too; then it is not in `_waiting`.
-    __slots__ = ('_keys', '_low', '_next', '_queues', '_returns', '_waiting')
+    __slots__ = ('_keys', '_low', '_next', '_open', '_returns', '_waiting')
 
     def __init__(self) -> None:
         self._reset()
@@ -31,10 +31,11 @@ class ConfirmLedger(Generic[Waiter]):
         self._waiting: dict[int, Waiter] = {}
         self._next = 1
         self._low = 1
-        # Only publishes that may come back (mandatory) have a key; the others must not pay for these three.
+        # Only publishes that may come back (mandatory) have a key; the others must not pay for these three:
+        # the key of each, how many of a key wait, and what came back and was not confirmed yet.
         self._keys: dict[int, Hashable] = {}
-        self._queues: dict[Hashable, deque[int]] = {}
-        self._returns: dict[int, Any] = {}
+        self._open: dict[Hashable, int] = {}
+        self._returns: dict[Hashable, deque[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -62,8 +63,8 @@ class ConfirmLedger(Generic[Waiter]):
         Arguments:
             waiter: whatever `confirm` shall give back.
             key (Hashable): for a mandatory message, what a basic.return of it will be recognised by. Best
-            unique; under
-                equal keys the oldest publish is taken to be the returned one. None: it can't come back.
+                unique; under equal keys the publish that is confirmed next is taken to be the returned one,
+                and of several that are confirmed as one the last. None: it can't come back.
         Returns:
             int: the sequence number the broker will confirm.
         Switches: no.
@@ -73,7 +74,8 @@ class ConfirmLedger(Generic[Waiter]):
         self._next = seq + 1
         self._waiting[seq] = waiter
         if key is not None:
-            self._expect_return(seq, key)
+            self._keys[seq] = key
+            self._open[key] = self._open.get(key, 0) + 1
         return seq
 
     def returned(self, key: Hashable, info: Any) -> bool:
@@ -86,15 +88,16 @@ class ConfirmLedger(Generic[Waiter]):
         Returns:
             bool: False if no unconfirmed publish has that key (any more).
         Source: RabbitMQ confirms: basic.return is sent before the basic.ack of an unroutable mandatory
-        message.
+        message, which waits for no queue and so overtakes the acks of equal ones that were routed.
         """
-        queue = self._queues.get(key)
-        while queue:
-            seq = queue.popleft()
-            if seq in self._waiting:
-                self._returns[seq] = info
-                return True
-        return False
+        returns = self._returns.get(key)
+        if len(returns or ()) >= self._open.get(key, 0):
+            return False
+        if returns is None:
+            self._returns[key] = deque((info,))
+        else:
+            returns.append(info)
+        return True
 
     def confirm(self, seq: int, multiple: bool = False, ack: bool = True) -> list[tuple[Waiter, Any]]:
         """Resolve the publish `seq`, or all up to it.
@@ -126,8 +129,8 @@ class ConfirmLedger(Generic[Waiter]):
 
     def keys(self) -> list[Hashable]:
         """List the keys of the publishes that may still come back, oldest first. O(n): for the odd case."""
-        returned = self._returns
-        return [key for seq, key in self._keys.items() if seq not in returned]
+        returns = self._returns
+        return [key for key in self._keys.values() if len(returns.get(key, ())) < self._open[key]]
 
     def forget(self, seq: int) -> bool:
         """Take a waiter out that has given up. The broker's answer, if it comes, finds nobody.
@@ -163,36 +166,31 @@ class ConfirmLedger(Generic[Waiter]):
             everything = [(waiter, ack) for waiter in waiting.values()]
             waiting.clear()
             return everything
-        resolved = []
-        keyed = bool(self._keys)
-        for number in range(low, seq + 1):
-            if number in waiting:
-                waiter = waiting.pop(number)
-                resolved.append((waiter, self._outcome(number, ack) if keyed else ack))
+        numbers = [number for number in range(low, seq + 1) if number in waiting]
+        if not self._keys:
+            return [(waiting.pop(number), ack) for number in numbers]
+        # From the end: equal messages of which some come back are mostly those published after their queue
+        # went.
+        resolved = [(waiting.pop(number), self._outcome(number, ack, True)) for number in reversed(numbers)]
+        resolved.reverse()
         return resolved
 
-    def _outcome(self, seq: int, ack: bool) -> Any:
+    def _outcome(self, seq: int, ack: bool, last: bool = False) -> Any:
         # Called once for each number that leaves `_waiting` while keys are about, and drops what is kept for
         # it.
         key = self._keys.pop(seq, None)
         if key is None:
             return ack
-        queue = self._queues.get(key)
-        if queue is not None:
-            while queue and queue[0] not in self._waiting:
-                queue.popleft()
-            if not queue:
-                del self._queues[key]
-        return self._returns.pop(seq, ack)
-
-    def _expect_return(self, seq: int, key: Hashable) -> None:
-        self._keys[seq] = key
-        queue = self._queues.get(key)
-        if queue is None:
-            self._queues[key] = deque((seq,))
-            return
-        queue.append(seq)
-        # Numbers answered out of order stay behind the first unanswered one. Should that one never be
-        # answered, the queue would grow for ever: sweep when more than half of it must be dead.
-        if len(queue) > 2 * len(self._waiting) + 16:
-            self._queues[key] = deque(number for number in queue if number in self._waiting)
+        left = self._open[key] - 1
+        if left:
+            self._open[key] = left
+        else:
+            del self._open[key]
+        returns = self._returns.get(key)
+        # What was refused, or nobody waits for, was routed: unless all of that key came back.
+        if returns is None or not (ack or len(returns) > left):
+            return ack
+        info = returns.pop() if last else returns.popleft()
+        if not returns:
+            del self._returns[key]
+        return info

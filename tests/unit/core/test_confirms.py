@@ -13,37 +13,49 @@ class NaiveLedger:
     """One list of records, gone through from the front for everything."""
 
     def __init__(self):
-        self.records = []  # [seq, waiter, key, info, state], state None or how it came out
+        self.records = []  # [seq, waiter, key, state], state None or how it came out
+        self.returns = []  # (key, info) of what came back and is not confirmed
 
     def publish(self, waiter, key):
-        self.records.append([len(self.records) + 1, waiter, key, None, None])
+        self.records.append([len(self.records) + 1, waiter, key, None])
         return len(self.records)
 
+    def waiting(self, key):
+        return sum(record[2] == key and record[3] is None for record in self.records)
+
     def returned(self, key, info):
-        for record in self.records:
-            if record[4] is None and record[2] == key and record[3] is None:
-                record[3] = info
-                return True
-        return False
+        free = self.waiting(key) > sum(other == key for other, _ in self.returns)
+        if free:
+            self.returns.append((key, info))
+        return free
+
+    def came_back(self, record, ack, which):
+        """Its info, if it is taken to be one that came back: told while it still waits."""
+        infos = [info for key, info in self.returns if key == record[2]]
+        if not infos or record[2] is None or not (ack or len(infos) == self.waiting(record[2])):
+            return ack
+        self.returns.remove((record[2], infos[which]))
+        return infos[which]
 
     def confirm(self, seq, multiple, ack):
+        hit = [record for record in self.records if record[3] is None
+               and (record[0] == seq or (multiple and (seq == 0 or record[0] < seq)))]
         resolved = []
-        for record in self.records:
-            hit = record[0] == seq or (multiple and (seq == 0 or record[0] < seq))
-            if hit and record[4] is None:
-                record[4] = 'confirmed'
-                resolved.append((record[1], ack if record[3] is None else record[3]))
+        for record in reversed(hit):
+            resolved.insert(0, (record[1], self.came_back(record, ack, -1 if multiple else 0)))
+            record[3] = 'confirmed'
         return resolved
 
     def forget(self, seq):
         for record in self.records:
-            if record[0] == seq and record[4] is None:
-                record[4] = 'forgotten'
+            if record[0] == seq and record[3] is None:
+                self.came_back(record, False, 0)
+                record[3] = 'forgotten'
                 return True
         return False
 
     def outstanding(self):
-        return [record[1] for record in self.records if record[4] is None]
+        return [record[1] for record in self.records if record[3] is None]
 
 
 _SEQ = st.integers(0, 30)
@@ -143,15 +155,36 @@ def test_a_returned_message_is_the_outcome_of_its_own_publish_only():
     assert not ledger.returned(1, 'late')
 
 
-def test_equal_keys_are_returned_oldest_first():
+def test_equal_keys_are_returned_with_the_next_confirms():
+    # Given: equal messages, the first of which a queue takes its time to confirm.
     ledger = ConfirmLedger()
-    ledger.publish('a', key='k')
-    ledger.publish('b', key='k')
+    for name in 'abcd':
+        ledger.publish(name, key='k')
+    # When: two come back, which the broker confirms at once, and the others later, one of them refused.
     assert ledger.returned('k', 'first')
     assert ledger.returned('k', 'second')
+    # Then: the returns belong to these.
+    assert ledger.confirm(3) == [('c', 'first')]
+    assert ledger.confirm(2, ack=False) == [('b', False)]
+    assert ledger.confirm(4) == [('d', 'second')]
+    assert ledger.confirm(1) == [('a', True)]
+
+
+def test_of_equal_keys_confirmed_as_one_the_last_came_back():
+    ledger = ConfirmLedger()
+    for name in 'abc':
+        ledger.publish(name, key='k')
+    assert ledger.returned('k', 'first') and ledger.returned('k', 'second')
+    assert ledger.confirm(3, multiple=True) == [('a', True), ('b', 'first'), ('c', 'second')]
     assert not ledger.returned('k', 'third')
-    assert ledger.confirm(1) == [('a', 'first')]
-    assert ledger.confirm(2, ack=False) == [('b', 'second')]
+
+
+def test_no_more_come_back_than_wait():
+    ledger = ConfirmLedger()
+    ledger.publish('a', key='k')
+    assert ledger.returned('k', 'first')
+    assert not ledger.returned('k', 'second')
+    assert ledger.confirm(1, ack=False) == [('a', 'first')]
 
 
 def test_a_waiter_that_gave_up_is_not_found_by_return_or_confirm():
@@ -199,9 +232,9 @@ def test_nothing_is_kept_of_what_was_resolved(stuck, unroutable):
         if unroutable:
             ledger.returned('k', 'info')
         ledger.confirm(seq)
-    kept = [len(ledger._waiting), len(ledger._keys), len(ledger._returns)]
-    assert kept == [stuck, stuck, stuck and unroutable]
-    assert sum(map(len, ledger._queues.values())) <= 20
+    kept = [len(ledger._waiting), len(ledger._keys), sum(ledger._open.values())]
+    assert kept == [stuck, stuck, stuck]
+    assert sum(map(len, ledger._returns.values())) == (stuck and unroutable)
 
 
 @pytest.mark.slow
