@@ -266,6 +266,102 @@ def test_what_rabbitmq_does_not_know_is_refused_here(here):
     assert here.client.connected
 
 
+def test_of_equal_messages_in_flight_exactly_those_to_a_missing_key_raise(connection):
+    """P23: 1,000 equal messages of 50 greenlets on one channel, every tenth to a key without a queue."""
+    exchange = Exchange('equal', 'direct', durable=False)
+    queue = Queue('equal', exchange, routing_key='here', durable=False)
+    producer = connection.Producer(exchange=exchange)
+    queue(producer.channel).declare()
+    raised = set()
+
+    def publish(greenlet):
+        for number in range(20):
+            missing = (greenlet + number) % 10 == 0
+            try:
+                producer.publish({'same': True}, routing_key='nowhere' if missing else 'here', mandatory=True)
+            except Unroutable as exc:
+                assert exc.routing_key == 'nowhere'
+                raised.add((greenlet, number))
+
+    green.joinall([green.spawn(publish, greenlet) for greenlet in range(50)], raise_error=True)
+    assert raised == {(g, n) for g in range(50) for n in range(20) if (g + n) % 10 == 0}
+    assert queue(producer.channel).queue_declare(passive=True).message_count == 900
+
+
+def test_while_a_queue_is_bound_as_many_raise_as_do_not_arrive(connection):
+    """Equal messages to one key: nobody can tell them apart, and still each counts once."""
+    exchange = Exchange('late', 'direct', durable=False)
+    producer, channel = connection.Producer(exchange=exchange), connection.channel()
+    exchange(channel).declare()
+    queue = Queue('late', exchange, routing_key='late', durable=False)(channel)
+    queue.queue_declare()
+    raised, arrived = [], []
+
+    def publish():
+        for _ in range(20):
+            try:
+                producer.publish({'same': True}, routing_key='late', mandatory=True)
+                arrived.append(1)
+            except Unroutable as exc:
+                raised.append(exc)
+
+    greenlets = [green.spawn(publish) for _ in range(50)]
+    while len(raised) < 100:
+        green.sleep(0)
+    queue.queue_bind()
+    green.joinall(greenlets, raise_error=True)
+    assert len(raised) + len(arrived) == 1000 and raised and arrived
+    assert queue.queue_declare(passive=True).message_count == len(arrived)
+
+
+def test_a_new_secret_is_taken_on_the_open_connection(here, connection):
+    update = connection.connection.update_secret
+    greenlets = [green.spawn(update, 'guest', f'number {number}') for number in range(10)]
+    green.joinall(greenlets, raise_error=True)
+    here.channel.queue_declare('q', auto_delete=False)
+    here.put('q', 'still here')
+    assert text(here.wait_get('q')) == 'still here'
+    assert connection.connection.epoch == 1
+
+
+class Renewing:
+    """Credentials that are only good until somebody asks for the next ones."""
+
+    def __init__(self, rabbitmq, vhost, user):
+        self.rabbitmq, self.vhost, self.user = rabbitmq, vhost, user
+        self.given = 0
+
+    def get_credentials(self):
+        self.given += 1
+        password = f'password-{self.given}'
+        self.rabbitmq.allow_user(self.user, self.vhost, password)
+        return self.user, password
+
+    def token(self):
+        return self.get_credentials()[1]
+
+
+@pytest.mark.parametrize('form', ['user and password', 'a password'])
+def test_the_provider_is_asked_for_each_login(rabbitmq, amqp_vhost, form):
+    user = f'renewing-{amqp_vhost}'
+    provider = Renewing(rabbitmq, amqp_vhost, user)
+    url = f'amqp://127.0.0.1:{rabbitmq.port}/{amqp_vhost}'
+    given = {'credential_provider': provider}
+    if form == 'a password':
+        given = {'credential_provider': provider.token, 'userid': user}
+    try:
+        with Connection(url, **given) as connection:
+            connection.connect()
+            (row,) = [row for row in rabbitmq.list_connections() if row['vhost'] == amqp_vhost]
+            rabbitmq.close_connection(row['pid'], 'its password is old')
+            while connection.connection.epoch < 2 or not connection.connected:
+                green.sleep(0.01)
+            connection.default_channel.queue_declare('q')
+            assert provider.given == 2
+    finally:
+        rabbitmq.api('DELETE', f'users/{user}')
+
+
 def test_a_wrong_user_id_is_the_publishers_own_error(here, connection):
     here.channel.queue_declare('q', auto_delete=False)
     greenlets = [green.spawn(here.put, 'q', n) for n in range(20)]

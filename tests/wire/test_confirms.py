@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from amqp import spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from greenmq import events
 from greenmq.exceptions import ConnectionLost, MessageNacked, NotFound, PublishUnconfirmed, Unroutable
 from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.support.switches import assert_no_switch
-from tests.wire.conftest import EXAMPLES, Doing, Publishers
+from tests.wire.conftest import EXAMPLES, SOON, Doing, Publishers
 
 #: For the examples of a soak.
 pytestmark = pytest.mark.green_timeout(600)
@@ -145,6 +148,30 @@ def test_no_confirm_in_time_is_unconfirmed_and_the_late_one_finds_nobody(talk, p
     (third,), _ = crowd.publish([b'third'])
     broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (3, False))
     assert third.error() is None
+
+
+def test_the_event_confirmed_says_how_long_it_took(talk, publishers):
+    channel, broker = talk()
+    crowd, told = publishers(channel, broker), []
+    crowd.publish([b'nobody listens yet'], routing_key='before')
+    subscription = events.subscribe('confirmed', told.append)
+    start = time.monotonic()
+    doing, _ = crowd.publish([b'1', b'2'], routing_key='q')
+    nowait = channel.basic_publish_nowait(channel.prepare_message(b'3'), '', 'q')
+    broker.recv(spec.Basic.Publish)
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (2, True))
+    broker.send(crowd.wire, spec.Basic.Nack, 'Lb', (3, False))
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (4, False))
+    assert nowait.result(timeout=SOON) is None and doing[0].error() is None
+    assert isinstance(doing[1].error(), MessageNacked)
+    with green.Timeout(SOON):
+        while len(told) < 2:
+            green.idle()
+    subscription.cancel()
+    for event in told:
+        assert event.source is channel.connection.client
+        assert (event.facts['exchange'], event.facts['routing_key']) == ('', 'q')
+        assert 0 < event.facts['seconds'] <= time.monotonic() - start
 
 
 def test_a_killed_publisher_leaves_the_count_right(talk, publishers):

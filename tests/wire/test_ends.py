@@ -205,6 +205,53 @@ def test_a_broker_that_answers_nothing_does_not_hold_up_close(talk):
     broker.wait_end()
 
 
+def test_closing_waits_for_the_confirms_that_are_due(talk, publishers):
+    """The channel's own close and the connection's, at once: neither takes the other's place."""
+    channel, broker = talk()
+    crowd = publishers(channel, broker)
+    doing, _ = crowd.publish([b'1', b'2'])
+    closing = [Doing(channel.close), Doing(channel.connection.close)]
+    green.idle()
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (1, False))
+    assert doing[0].error() is None
+    assert not any(each.done for each in (doing[1], *closing))
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (2, False))
+    assert doing[1].error() is None
+    told = {broker.recv().signature for _ in range(2)}
+    assert told == {spec.Channel.Close, spec.Connection.Close}
+    broker.send(0, spec.Connection.CloseOk)
+    assert [each.error() for each in closing] == [None, None]
+
+
+def test_a_loss_ends_the_wait_for_confirms(talk, publishers):
+    channel, broker = talk(close_timeout=30.0)
+    (pending,), _ = publishers(channel, broker).publish([b'1'])
+    closing = [Doing(channel.close), Doing(channel.connection.close)]
+    green.idle()
+    broker.reset()
+    assert [each.error() for each in closing] == [None, None]
+    assert isinstance(pending.error(), PublishUnconfirmed)
+
+
+def test_each_new_secret_gets_its_own_answer(talk):
+    channel, broker = talk(operation_timeout=0.05)
+    update = channel.connection.update_secret
+    late = Doing(update, 'late')
+    assert broker.recv().payload == b'\0\0\0\4late\0'
+    assert 'update-secret' in str(late.error())
+    doing = [Doing(update, 'two', 'expires'), Doing(update, 'three')]
+    assert [broker.recv().signature for _ in doing] == [(10, 70)] * 2
+    broker.send(0, (10, 71))
+    broker.send(0, (10, 71))
+    assert doing[0].error() is None
+    lost = Doing(update, 'four')
+    broker.recv()
+    broker.send(0, (10, 71))
+    assert doing[1].error() is None
+    broker.reset()
+    assert isinstance(lost.error(), ConnectionLost)
+
+
 def test_both_close_a_channel_at_once(talk):
     """And the number can be used again at once, whatever late answer is still under way."""
     channel, broker = talk()

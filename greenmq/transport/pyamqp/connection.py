@@ -510,14 +510,11 @@ class Connection:
     def _say_goodbye(self, link: Link, deadline: runtime.Deadline) -> None:
         try:
             link.flush()
+            # Publishers of other greenlets wait for their confirms: let what is on its way arrive.
             half = runtime.Deadline.after((deadline.remaining() or 0) / 2)
-            while (
-                link.error is None
-                and not half.expired()
-                and any(channel.publishing.outstanding for channel in self.channels.values())
-            ):
-                # Publishers of other greenlets wait for their confirms: let what is on its way arrive.
-                runtime.sleep(0.005)
+            for channel in list(self.channels.values()):
+                if not channel.publishing.wait_confirmed(half):
+                    break
         finally:
             link.close(deadline)
 
@@ -563,7 +560,12 @@ class Connection:
         return self.connected
 
     def update_secret(self, secret: str, reason: str = '') -> None:
-        """Give the broker a new credential (OAuth 2) on the open connection. Switches: yes."""
+        """Give the broker a new credential (OAuth 2) on the open connection.
+
+        A recovery logs in as ever: with what `credential_provider` says then, else with the URL's password.
+
+        Switches: yes, at most `operation_timeout` seconds.
+        """
         deadline = runtime.Deadline.after(self.settings.operation_timeout)
         self.wait_open(deadline).update_secret(secret, reason, deadline)
 

@@ -135,7 +135,7 @@ class Link:
         self._room = Gate()
         self._drained = Gate()
         self._close_ok: runtime.Waiter | None = None
-        self._secret_ok: runtime.Waiter | None = None
+        self._secrets: deque[runtime.Waiter] = deque()  # for update-secret-ok, in the order of asking
         self._free_ids: deque[int] = deque()
         self._next_id = 1
         self._last_in = runtime.monotonic()
@@ -204,6 +204,8 @@ class Link:
         self._drained.open()
         if self._close_ok is not None:
             self._close_ok.wake()
+        while self._secrets:
+            self._secrets.popleft().fail(error)
         owner = self._owner()
         if owner is not None:
             owner.on_link_lost(self, error)
@@ -427,9 +429,8 @@ class Link:
             owner.on_blocked(self, reason)
 
     def _on_update_secret_ok(self, payload: bytes) -> None:
-        waiter, self._secret_ok = self._secret_ok, None
-        if waiter is not None:
-            waiter.wake()
+        if self._secrets:
+            self._secrets.popleft().wake()
 
     _connection_methods: ClassVar[dict[tuple[int, int], Callable[[Link, bytes], None]]] = {
         spec.Connection.Close: _on_close,
@@ -440,15 +441,19 @@ class Link:
     }
 
     def update_secret(self, secret: str, reason: str, deadline: runtime.Deadline) -> None:
-        """connection.update-secret: give the broker a fresh credential on the living connection."""
-        waiter = self._secret_ok = runtime.Waiter()
-        raw = secret.encode()
-        text = reason.encode()[:255]
+        """connection.update-secret: give the broker a fresh credential on the living connection.
+
+        Raises:
+            ConnectionLost: the connection ended meanwhile; it does if the broker refuses the secret.
+            TimeoutError: no answer within the deadline.
+        Switches: yes. Killed: the answer finds nobody.
+        """
+        waiter = runtime.Waiter(f'{self.name}: update-secret not answered')
+        raw, text = secret.encode(), reason.encode()[:255]
         arguments = len(raw).to_bytes(4, 'big') + raw + bytes((len(text),)) + text
         self.send(wire.method_frame(0, (10, 70), arguments))
+        self._secrets.append(waiter)
         waiter.wait(deadline)
-        if self.error is not None:
-            raise self.error.with_traceback(None)
 
     # ---- heartbeats
 

@@ -29,6 +29,7 @@ from greenmq.exceptions import (
 )
 
 from . import methods, wire
+from .link import Gate
 from .wirechannel import NotSent, WireChannel
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class SentAgain(Exception):
 class Pending:
     """A publish that the broker has not confirmed yet."""
 
-    __slots__ = ('exchange', 'future', 'mandatory', 'message', 'routing_key', 'start', 'tries', 'waiter')
+    __slots__ = (
+        'exchange', 'future', 'mandatory', 'message', 'queued_at', 'routing_key', 'start', 'tries', 'waiter',
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Pending:
         self.future = future
         self.tries = tries  # how often it was sent before
         self.waiter = runtime.Waiter() if future is None else None
+        self.queued_at = runtime.monotonic() if events.wanted('confirmed') else None
 
     def settle(self, error: BaseException | None) -> None:
         """Tell whoever published. No switch."""
@@ -104,7 +108,7 @@ class Publishing:
         #: future, tries).
         self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] = deque()
         self._line_bytes = 0
-        self._confirmed: runtime.Waiter | None = None  # who closes, until all is confirmed
+        self._quiet = Gate()  # for who closes: nothing waits for its confirm
 
     @property
     def channel(self) -> Channel:
@@ -226,7 +230,7 @@ class Publishing:
                     PublishUnconfirmed('the publishing task was ended', sent='no')
                 )
             self._line_bytes = 0
-            self._tell_confirmed()
+            self._quiet.open()
 
     def _send(
         self,
@@ -351,13 +355,12 @@ class Publishing:
 
     def wait_confirmed(self, deadline: runtime.Deadline) -> bool:
         """Wait until nothing waits for its confirm; False: not within the deadline. Switches: yes."""
-        while self.outstanding and not self.connection.closed:
-            waiter = self._confirmed = runtime.Waiter()
+        while self.outstanding:
             try:
-                waiter.wait(deadline)
+                self._quiet.wait(deadline)
             except TimeoutError:
-                if not waiter.expired:
-                    raise
+                if not deadline.expired():
+                    raise  # a caller's own, thrown into us
                 return False
         return True
 
@@ -380,6 +383,8 @@ class Publishing:
             if pending is None:
                 continue
             if outcome is True:
+                if pending.queued_at is not None:
+                    self._tell_confirmed(pending, pending.queued_at)
                 pending.settle(None)
             elif outcome is not False:  # it came back before its confirm
                 pending.settle(outcome)
@@ -391,13 +396,17 @@ class Publishing:
                     routing_key=pending.routing_key,
                 )
                 pending.settle(PublishNacked(None, pending.exchange, pending.routing_key))
-        if self._confirmed is not None and not len(ledger):
-            self._tell_confirmed()
+        if not len(ledger):
+            self._quiet.open()
 
-    def _tell_confirmed(self) -> None:
-        waiter, self._confirmed = self._confirmed, None
-        if waiter is not None:
-            waiter.wake()
+    def _tell_confirmed(self, pending: Pending, queued_at: float) -> None:
+        events.emit(
+            'confirmed',
+            self.connection.source,
+            exchange=pending.exchange,
+            routing_key=pending.routing_key,
+            seconds=runtime.monotonic() - queued_at,
+        )
 
     def on_return(self, channel: WireChannel, content: wire.Content) -> None:
         code, text, exchange, routing_key = wire.read_arguments('Bsss', content.method)
@@ -424,7 +433,7 @@ class Publishing:
             guilty = _named_in(getattr(error, 'reply_text', None) or '', failed)
         for pending in failed:
             self._settle_lost(pending, channel, error, pending in guilty)
-        self._tell_confirmed()
+        self._quiet.open()
 
     def _settle_lost(
         self, pending: Pending, channel: WireChannel, error: BaseException, guilty: bool
