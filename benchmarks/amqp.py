@@ -1,13 +1,15 @@
 """AMQP against its targets: CPU a message, rates against the C client and kombu, and an idle connection."""
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import brokers, report, runner
+from benchmarks.options import parse
 from benchmarks.peers import Peer, amqp_clients
 from benchmarks.runner import Figure, Result
+
+OPTIONS = ('rounds', 'messages', 'quick', 'peers', 'amqp_url')
 
 PROBE = 'benchmarks.probes.clients'
 #: Name, task of the probe, callers at once, part of --messages, bytes of the body (0: a JSON object of 256).
@@ -91,19 +93,12 @@ def show(found: Results, rows: Sequence[tuple[str, ...]], versions: Mapping[str,
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.amqp', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--messages', type=int, default=20_000)
-    parser.add_argument('--quick', action='store_true', help='a tenth of the messages')
-    parser.add_argument('--peers', nargs='+', default=(), help='only these')
-    brokers.add_options(parser)
-    options = parser.parse_args(arguments)
-    messages = options.messages // 10 if options.quick else options.messages
+    options = parse('amqp', __doc__, OPTIONS, arguments)
     peers = amqp_clients(options.peers)
     ours = [peer for peer in peers if peer.label == 'greenmq']
     versions = {peer.label: f'{peer.label} {peer.version()}' for peer in peers}
     with brokers.amqp(options.amqp_url) as url:
-        found = measure(peers, url, messages, options.rounds)
+        found = measure(peers, url, options.messages, options.rounds)
         idle = runner.rounds(ours, 'benchmarks.probes.idle', [url, str(IDLE_SECONDS)], 1).get('greenmq', [])
     rows = targets(found, idle)
     show(found, rows, versions, options.rounds)

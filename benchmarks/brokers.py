@@ -1,15 +1,9 @@
 """The brokers that are measured against: started here, or given as a URL."""
 from __future__ import annotations
 
-import argparse
 import contextlib
 import uuid
 from collections.abc import Iterator
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--amqp-url', metavar='URL', help='a RabbitMQ; without it one is started')
-    parser.add_argument('--redis-url', metavar='URL', help='a Redis; without it one is started')
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """AMQP on RabbitMQ through every client a user may pick: rate, CPU, memory, connections, latency, sizes."""
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
 from benchmarks import brokers, report, runner
+from benchmarks.options import parse
 from benchmarks.peers import Peer, amqp_clients
 from benchmarks.runner import Figure, Result
+
+OPTIONS = ('rounds', 'messages', 'quick', 'peers', 'amqp_url')
 
 PROBE = 'benchmarks.probes.clients'
 #: Task of the probe, callers at once, and the part of --messages it gets: a confirm is a round trip.
@@ -87,18 +89,11 @@ def sizes(peers: Sequence[Peer], url: str, messages: int, count: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.clients', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--messages', type=int, default=20_000)
-    parser.add_argument('--quick', action='store_true', help='a tenth of the messages')
-    parser.add_argument('--peers', nargs='+', default=(), help='only these')
-    brokers.add_options(parser)
-    options = parser.parse_args(arguments)
-    messages = options.messages // 10 if options.quick else options.messages
+    options = parse('clients', __doc__, OPTIONS, arguments)
     peers = amqp_clients(options.peers)
     with brokers.amqp(options.amqp_url) as url:
-        compare(peers, url, messages, options.rounds)
-        sizes(peers, url, messages, options.rounds)
+        compare(peers, url, options.messages, options.rounds)
+        sizes(peers, url, options.messages, options.rounds)
     return 0
 
 

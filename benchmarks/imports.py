@@ -1,13 +1,15 @@
 """Import of the package and of the five names every program takes, in fresh processes, against kombu."""
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 
 from benchmarks import runner
-from benchmarks.peers import Peer, add_options, pair
+from benchmarks.options import parse
+from benchmarks.peers import Peer, pair
 from benchmarks.runner import Figure, Row
+
+OPTIONS = ('rounds', 'kombu_python')
 
 #: A single import jitters by a third; its median over so many does not.
 ROUNDS = 11
@@ -26,11 +28,8 @@ def rows(peers: tuple[Peer, Peer], count: int) -> list[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.imports', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=ROUNDS)
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    peers = pair(options)
+    options = parse('imports', __doc__, OPTIONS, arguments, rounds=ROUNDS)
+    peers = pair(options.kombu_python)
     return runner.show('import', peers, rows(peers, options.rounds), options.rounds)
 
 

@@ -1,12 +1,14 @@
 """memory://: publish + consume + ack, wake-up of a waiting consumer, and the import, against kombu."""
 from __future__ import annotations
 
-import argparse
 import sys
 
 from benchmarks import imports, runner
-from benchmarks.peers import Peer, add_options, pair
+from benchmarks.options import parse
+from benchmarks.peers import Peer, pair
 from benchmarks.runner import Figure, Row
+
+OPTIONS = ('rounds', 'messages', 'quick', 'kombu_python')
 
 
 def throughput_rows(peers: tuple[Peer, Peer], messages: int, count: int) -> list[Row]:
@@ -36,12 +38,8 @@ def wakeup_rows(peers: tuple[Peer, Peer], messages: int, count: int) -> list[Row
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.memory', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--messages', type=int, default=20_000)
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    peers = pair(options)
+    options = parse('memory', __doc__, OPTIONS, arguments)
+    peers = pair(options.kombu_python)
     rows = throughput_rows(peers, options.messages, options.rounds)
     rows += wakeup_rows(peers, 500, options.rounds)
     rows += imports.rows(peers, max(options.rounds, imports.ROUNDS))

@@ -1,7 +1,6 @@
 """Who is compared: this tree's greenmq, and what a user would take instead, in an environment of its own."""
 from __future__ import annotations
 
-import argparse
 import pathlib
 import shutil
 import subprocess
@@ -54,14 +53,9 @@ class Peer:
         return _ask(self.python, f'import {self.package} as p; print(p.__version__)')
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--kombu-python', metavar='PATH', default=None,
-                        help='an interpreter that has kombu; without it one is made in .bench-venv')
-
-
-def pair(options: argparse.Namespace) -> tuple[Peer, Peer]:
-    """greenmq and kombu."""
-    python = options.kombu_python or environment()
+def pair(kombu_python: str | None = None) -> tuple[Peer, Peer]:
+    """greenmq and kombu, the latter by that interpreter or by one of our own."""
+    python = kombu_python or environment()
     if not _has(python, 'kombu'):
         raise SystemExit(f'{python} has no kombu')
     return Peer('greenmq', sys.executable), Peer('kombu', python)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import runner
-from benchmarks.peers import Peer, add_options, pair
-from benchmarks.runner import Figure, Row
+from benchmarks import brokers, runner
+from benchmarks.options import parse
+from benchmarks.peers import Peer, pair
+from benchmarks.runner import Figure, Row, at_least_ratio, at_most
 
-
-def at_least_ratio(limit: float) -> Callable[[Row], bool]:
-    return lambda row: row.ratio >= limit
-
-
-def at_most(limit: float) -> Callable[[Row], bool]:
-    return lambda row: row.ours.median <= limit
+OPTIONS = ('rounds', 'amqp_url', 'kombu_python')
 
 
 def rows(peers: tuple[Peer, Peer], url: str, count: int) -> list[Row]:
@@ -39,18 +33,10 @@ def rows(peers: tuple[Peer, Peer], url: str, count: int) -> list[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.pools', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--url', default=None, help='a RabbitMQ to use; without it one is started')
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    peers = pair(options)
-    if options.url:
-        return runner.show('pools', peers, rows(peers, options.url, options.rounds), options.rounds)
-    from tests.support.rabbitmq import RabbitMQ
-
-    with RabbitMQ() as server:
-        return runner.show('pools', peers, rows(peers, server.url(), options.rounds), options.rounds)
+    options = parse('pools', __doc__, OPTIONS, arguments)
+    peers = pair(options.kombu_python)
+    with brokers.amqp(options.amqp_url) as url:
+        return runner.show('pools', peers, rows(peers, url, options.rounds), options.rounds)
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from benchmarks import brokers
+from benchmarks import options as common
 from benchmarks.calls import Counter
 
 TASKS = ('publish', 'confirm', 'consume')
@@ -111,7 +112,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument('--messages', type=int, default=50_000)
     parser.add_argument('--rows', type=int, default=30)
     parser.add_argument('--package', default='greenmq', help='kombu, under an interpreter that has it')
-    brokers.add_options(parser)
+    common.add(parser, ('amqp_url', 'redis_url'))
     options = parser.parse_args(arguments)
     transport, _, task = options.what.partition('-')
     if transport not in ('memory', 'amqp', 'redis') or task not in TASKS:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 
-from benchmarks import runner
-from benchmarks.peers import Peer, add_options, pair
-from benchmarks.runner import Figure, Row
+from benchmarks import brokers, runner
+from benchmarks.options import parse
+from benchmarks.peers import Peer, pair
+from benchmarks.runner import Figure, Row, at_least_ratio, at_most
 
-
-def at_least_ratio(limit: float):  # type: ignore[no-untyped-def]
-    return lambda row: row.ratio >= limit
-
-
-def at_most(limit: float):  # type: ignore[no-untyped-def]
-    return lambda row: row.ours.median <= limit
+OPTIONS = ('rounds', 'messages', 'quick', 'redis_url', 'kombu_python')
 
 
 def rows(peers: tuple[Peer, Peer], url: str, messages: int, count: int) -> list[Row]:
-    ours = runner.rounds(peers[:1], 'benchmarks.probes.redis', [url, str(messages)], count)['greenmq']
-    theirs = runner.rounds(peers[1:], 'benchmarks.probes.redis', [url, str(messages // 10)], count)['kombu']
+    arguments = {'greenmq': [url, str(messages)], 'kombu': [url, str(messages // 10)]}
+    found = runner.rounds(peers, 'benchmarks.probes.redis', arguments, count)
+    ours, theirs = (found[peer.package] for peer in peers)
 
     def row(what: str, name: str, **target: object) -> Row:
         return Row(what, Figure.of(ours, name), Figure.of(theirs, name), **target)  # type: ignore[arg-type]
@@ -72,26 +67,12 @@ def idle(url: str, consumers: int, seconds: float) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.redis', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--messages', type=int, default=20_000)
-    parser.add_argument('--url', default=None, help='a server to use; without it one is started')
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    peers = pair(options)
-    if options.url:
-        return measured(peers, options, options.url)
-    from tests.support.redis_server import Redis
-
-    with Redis(durable=False) as server:
-        return measured(peers, options, server.url())
-
-
-def measured(peers: tuple[Peer, Peer], options: argparse.Namespace, url: str) -> int:
-    outcome = runner.show(
-        'redis://', peers, rows(peers, url, options.messages, options.rounds), options.rounds
-    )
-    print(idle(url, 50, 10.0))
+    options = parse('redis', __doc__, OPTIONS, arguments)
+    peers = pair(options.kombu_python)
+    with brokers.redis(options.redis_url) as url:
+        found = rows(peers, url, options.messages, options.rounds)
+        outcome = runner.show('redis://', peers, found, options.rounds)
+        print(idle(url, 50, 10.0))
     return outcome
 
 

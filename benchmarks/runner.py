@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,18 @@ from benchmarks.peers import ROOT, Peer
 Result = dict[str, Any]
 
 
-def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str],
+def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str] | Mapping[str, Sequence[str]],
            count: int) -> dict[str, list[Result]]:
-    """`count` results of `python -m PROBE PACKAGE ARGUMENTS…` for each peer, by its label."""
+    """`count` results of `python -m PROBE PACKAGE ARGUMENTS…` for each peer, by its label.
+
+    A mapping gives each peer arguments of its own: who is much slower would keep the others waiting.
+    """
+    each = arguments if isinstance(arguments, Mapping) else {peer.label: arguments for peer in peers}
     results: dict[str, list[Result]] = {peer.label: [] for peer in peers}
-    with progress(count * len(peers), ' '.join([probe.rpartition('.')[2], *arguments])) as bar:
+    with progress(count * len(peers), ' '.join([probe.rpartition('.')[2], *each[peers[0].label]])) as bar:
         for _ in range(count):
             for peer in peers:
-                results[peer.label].append(_once(peer, probe, arguments))
+                results[peer.label].append(_once(peer, probe, each[peer.label]))
                 bar.update()
     return results
 

@@ -1,14 +1,16 @@
 """How a message's cost grows with greenlets, connections, queues, bindings, consumers, the unacknowledged."""
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks import brokers, clients, report, runner
+from benchmarks.options import parse
 from benchmarks.peers import Peer, amqp_clients
 from benchmarks.runner import Figure
+
+OPTIONS = ('rounds', 'messages', 'quick', 'amqp_url')
 
 PROBE = 'benchmarks.probes.scaling'
 
@@ -84,20 +86,11 @@ def confirms(url: str, count: int, messages: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.scaling', description=__doc__)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--messages', type=int, default=5000, help='confirmed publishes')
-    parser.add_argument('--quick', action='store_true', help='nothing above 100,000, fewer messages')
-    parser.add_argument('--what', nargs='+', choices=[growth.what for growth in GROWTHS], help='only these')
-    brokers.add_options(parser)
-    options = parser.parse_args(arguments)
+    options = parse('scaling', __doc__, OPTIONS, arguments, messages=5000)
     with brokers.amqp(options.amqp_url) as url:
-        urls = {'memory': 'memory://', 'amqp': url}
-        if not options.what:
-            confirms(url, options.rounds, 2000 if options.quick else options.messages)
+        confirms(url, options.rounds, options.messages)
         for growth in GROWTHS:
-            if not options.what or growth.what in options.what:
-                grow(growth, urls, options.rounds, options.quick)
+            grow(growth, {'memory': 'memory://', 'amqp': url}, options.rounds, options.quick)
     return 0
 
 

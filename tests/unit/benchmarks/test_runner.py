@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as listing
-from benchmarks import runner
+from benchmarks import options, runner
 from benchmarks.peers import Peer
 from benchmarks.runner import Figure, Row
 
@@ -49,16 +49,32 @@ def test_the_peers_take_turns(monkeypatch):
     assert [len(results[name]) for name in 'ab'] == [3, 3]
 
 
+def test_a_slow_peer_may_have_arguments_of_its_own(monkeypatch):
+    monkeypatch.setattr(runner, '_once', lambda peer, probe, arguments: {peer.package: arguments})
+    results = runner.rounds([Peer('a', ''), Peer('b', '')], 'probe', {'a': ['aa'], 'b': ['bb']}, 1)
+    assert results == {'a': [{'a': ['aa']}], 'b': [{'b': ['bb']}]}
+
+
 def test_every_benchmark_says_what_it_measures(capsys):
-    assert {'memory', 'import', 'clients'} <= set(listing.available())
-    assert all(listing.available().values())
+    assert all(listing.described().values())
     with pytest.raises(SystemExit) as ended:
         listing.main(['nonsense'])
     assert ended.value.code == 2
     assert 'there are clients' in capsys.readouterr().err
 
 
-def test_a_benchmark_that_is_missing_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(listing, 'available', dict)
-    assert listing.main(['memory']) == 0
-    assert capsys.readouterr().out == 'memory: not there yet\n\n'
+def test_a_benchmark_gets_the_options_that_it_takes(monkeypatch):
+    given = {}
+    for name in ('redis', 'import'):
+        monkeypatch.setattr(listing.module(name), 'main',
+                            lambda arguments, name=name: given.setdefault(name, arguments) and 0)
+    url = 'redis://localhost:1/0'
+    listing.main(['redis', 'import', '--quick', '--rounds', '2', '--redis-url', url, '--peers', 'pika'])
+    assert given == {'redis': ['--rounds', '2', '--quick', '--redis-url', url], 'import': ['--rounds', '2']}
+
+
+def test_options_survive_being_handed_on():
+    names = ('rounds', 'messages', 'quick', 'peers', 'amqp_url')
+    first = options.parse('x', None, names, ['--peers', 'a', 'b', '--rounds', '7', '--messages', '50'])
+    assert options.parse('x', None, names, options.given(first, names)) == first
+    assert options.parse('x', None, names, ['--quick', '--messages', '50']).messages == 5
