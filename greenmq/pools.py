@@ -69,19 +69,22 @@ class SharedConnection:
         connection.release = _stay_open
 
     def room(self) -> float:
-        """How many of its channels can be leased; one stays free for its own use. Switches: no."""
+        """How many of its channels can be leased. Switches: no."""
         epoch = self.connection.epoch
         if epoch != self._epoch:
             # what the broker allows is known once it is open
             self._epoch = epoch
             found = _max_channels(self.connection)
-            self._room = inf if found is None else found - 1
+            # one stays free for its own use, and one for what they publish over together
+            self._room = inf if found is None else max(1, found - 2)
         return self._room
 
     def channel(self) -> Any:
         """Open a channel for one lease. Switches: yes."""
         self.connection.wait_open()
-        return self.connection.channel()
+        channel = self.connection.channel()
+        channel.publish_together()
+        return channel
 
 
 def _stay_open() -> None:

@@ -146,6 +146,14 @@ class StdChannel:
         """
         return False
 
+    def publish_together(self) -> None:
+        """Told to a channel that a pool leases: it may publish over what all leases of its connection share.
+
+        An error over it must stay that of the one who caused it. Here: nothing is shared.
+        Switches: no.
+        Source: greenmq's own: one confirm of the broker for the publishes of many greenlets (P19, P22).
+        """
+
     def within(self, deadline: Any) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline, where calls can wait at all.
 

@@ -339,7 +339,7 @@ class TestProducers:
         own = ProducerPool(connection.Pool(1), limit=50, max_connections=1)
         with own.acquire() as producer:
             producer.publish('x', routing_key='q')
-            producer.connection.transport.max_channels = 4
+            producer.connection.transport.max_channels = 5
         leased = [own.acquire() for _ in range(3)]
         with pytest.raises(LimitExceeded):
             own.acquire()

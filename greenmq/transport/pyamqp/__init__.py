@@ -2,7 +2,8 @@
 
 Read in this order: `wire` (bytes), `handshake`, `link` (one socket's life: reader, writer, heartbeat),
 `wirechannel` (calls and replies), `publishing`, `settling` and `consuming` (the two sides of a channel),
-`channel` (what users hold), `connection` (what outlives a link: recovery), `transport` (options and hosts).
+`sharedwire` (what leases publish together), `channel` (what users hold), `connection` (what outlives a
+link: recovery), `transport` (options and hosts).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from .entities import Entities
 from .message import Delivery, Outgoing
 from .message import Message as AMQPMessage
 from .publishing import Publishing
+from .sharedwire import Refused, SharedPublishing
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -66,6 +67,7 @@ class Channel(Entities):
         self._limits = {}
         self.consuming = Consuming(self)
         self.publishing = Publishing(self)
+        self._shared: Channel | None = None
         if on_open is not None:
             on_open(self)
 
@@ -204,9 +206,40 @@ class Channel(Entities):
         publishing = self.publishing
         if msg.properties.get('reply_to') == DIRECT_REPLY_TO:
             self._use_single_wire()
-        publishing.publish(
-            msg, exchange, routing_key, mandatory, timeout, publishing.confirm if confirm is None else confirm
-        )
+        if confirm is None:
+            confirm = publishing.confirm
+        if self._shared is not None and confirm and not mandatory and publishing.confirms_alone:
+            self._publish_together(self._shared, msg, exchange, routing_key, timeout)
+        else:
+            publishing.publish(msg, exchange, routing_key, mandatory, timeout, confirm)
+
+    def publish_together(self) -> None:
+        """Publish over one wire with all channels of the connection that were told so; see `sharedwire`.
+
+        Switches: no.
+        Source: StdChannel.publish_together.
+        """
+        connection = self.connection
+        shared = connection.channels.get(connection.shared)
+        if shared is None:
+            shared = connection.channel()
+            shared.publishing = SharedPublishing(shared)
+            connection.shared = shared.channel_id
+        self._shared = shared
+
+    def _publish_together(
+        self, channel: Channel, msg: Outgoing, exchange: str, routing_key: str, deadline: runtime.Deadline
+    ) -> None:
+        shared = channel.publishing
+        assert isinstance(shared, SharedPublishing)
+        if shared.takes(exchange, msg):
+            try:
+                shared.publish(msg, exchange, routing_key, False, deadline, True)
+                return
+            except Refused:
+                pass  # for whoever's fault: below, the broker's answer is to this message alone
+        self.publishing.publish(msg, exchange, routing_key, False, deadline, True)
+        shared.prove(exchange)
 
     def basic_publish_nowait(
         self, message: Any, exchange: str = '', routing_key: str = '', mandatory: bool = False, **kwargs: Any

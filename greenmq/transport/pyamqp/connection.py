@@ -96,6 +96,7 @@ class Connection:
         self._source = weakref.ref(source) if source is not None else None
         self._hub: Any = runtime.hub_id()
         self._next_channel = 1
+        self.shared = 0  # number of the channel that leases publish over together, once there is one
         self.aliases: dict[str, str] = {}
         self._ready = False
         self._failed: BaseException | None = None

@@ -123,6 +123,13 @@ class Publishing:
         wires = (self.wire, self.consuming.wire)
         return sum(len(each.ledger) for each in wires if each is not None) + len(self._line)
 
+    @property
+    def confirms_alone(self) -> bool:
+        """True if confirms are on, and nothing is under way here that the next must not overtake."""
+        if not self.confirm or self.single_wire or self._line:
+            return False
+        return self.wire is None or not len(self.wire.ledger)
+
     # ---- publish
 
     def publish(
