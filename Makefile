@@ -12,7 +12,7 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/unit/ru
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
-	--select E,F,W,I,B,UP,C4,PIE --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
+	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
 SOURCES := greenmq tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help

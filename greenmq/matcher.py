@@ -30,7 +30,7 @@ class MatcherRegistry:
 
     MatcherNotInstalled = MatcherNotInstalled
     #: Matchers called with (pattern, data) instead of (data, pattern).
-    matcher_pattern_first = ['pcre']  # noqa: RUF012 - recorded as a list that programs append to
+    matcher_pattern_first = ['pcre']  # recorded as a list that programs append to
 
     def __init__(self) -> None:
         self._matchers: dict[str, Callable[..., Any]] = {}

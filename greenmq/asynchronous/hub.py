@@ -286,7 +286,7 @@ class Hub:
                 entry()
             except self.propagate_errors:
                 raise
-            except Exception as exc:  # noqa: BLE001 - the program's own code
+            except Exception as exc:  # the program's own code
                 self.on_callback_error(entry, exc)
         return called
 

@@ -37,7 +37,7 @@ def emergency_dump_state(
     with open_file(handle, 'wb') as target:
         try:
             (dump or pickle.dump)(state, target, protocol=0)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the messages must be saved somehow
+        except Exception as exc:  # whatever it is, the messages must be saved somehow
             print(f'Cannot pickle state: {exc!r}. Fallback to pformat.', file=report)
             target.seek(0)
             target.truncate()

@@ -76,7 +76,7 @@ def safe_repr(o: Any, errors: str = 'replace') -> str:
     """Return `repr(o)`, or a text that names type and error when the object's own `repr` fails."""
     try:
         return repr(o)
-    except Exception as exc:  # noqa: BLE001 - the object's own code
+    except Exception as exc:  # the object's own code
         return f'<Unrepresentable {type(o)!r}: {type(exc).__name__}: {_text_of(exc)}>'
 
 
@@ -84,5 +84,5 @@ def _text_of(exc: Exception) -> str:
     # An object hostile enough to fail in repr() may raise an error that does the same.
     try:
         return str(exc)
-    except Exception:  # noqa: BLE001 - the object's own code
+    except Exception:  # the object's own code
         return '(no text)'

@@ -13,7 +13,7 @@ from tests.support import green
 
 
 def main(url, queue, path, options='{}', seconds='0'):
-    book = open(path, 'a', buffering=1)  # noqa: SIM115 - as long as the process lives
+    book = open(path, 'a', buffering=1)  # as long as the process lives
 
     def on_message(body, message):
         book.write(f'{body}\n')

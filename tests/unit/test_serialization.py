@@ -379,7 +379,7 @@ class Point:
 
 
 class TestPlugins:
-    INSTALLED = {  # noqa: RUF012
+    INSTALLED = {
         'kombu.serializers': [
             Point('broken', ImportError('no such package')),
             Point('old', (str, str, 'application/x-old', 'utf-8')),
