@@ -12,7 +12,8 @@ from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
-from greenmq.exceptions import InvalidArgument
+from greenmq import runtime
+from greenmq.exceptions import InvalidArgument, IrrecoverableChannelError
 from greenmq.log import get_logger
 from greenmq.transport import get_transport_cls
 from greenmq.transport.options import convert
@@ -223,6 +224,8 @@ class Addressed:
         self.insist = insist
         self.credential_provider = credential_provider
         self.declared_entities = set()
+        #: What is being declared now, done once for all greenlets that want it.
+        self._declaring = runtime.Once((IrrecoverableChannelError,))
         warn_unknown(kwargs, self._given)
         hosts = split_hosts(hostname) or ['localhost']
         self.alt = hosts if len(hosts) > 1 else list(alternates or ())

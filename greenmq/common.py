@@ -27,6 +27,9 @@ __all__ = (
 #: A prefetch count travels as 16 bits; above that only "unlimited" is left.
 PREFETCH_COUNT_MAX = 0xFFFF
 
+#: Seconds to wait for another greenlet that declares the same, where the caller has no deadline.
+DECLARING = 30.0
+
 logger = get_logger('greenmq.common')
 
 _node_id: int | None = None
@@ -123,30 +126,70 @@ def maybe_declare(entity: Any, channel: Any = None, retry: bool = False, **retry
     Raises:
         ChannelError: no channel.
         RecoverableConnectionError: the channel's connection is gone.
+        TimeoutError: another greenlet that declares it already did not end within 30 s.
     Switches: yes if it has to be declared.
-    Source: kombu.common.maybe_declare.
+    Source: kombu.common.maybe_declare; differs: what several greenlets want declared at once is declared
+        once. A refusal is raised in all of them; after any other end of the one that declares (a kill, a lost
+        connection) the next one does it.
     """
-    if not entity.is_bound:
-        if channel is None:
-            raise ChannelError(f'Cannot bind channel {channel} to entity {entity!r}')
-        unbound, entity = entity, entity.bind(channel)
-        declared = _ensure_declared(entity, channel, retry, retry_policy)
-        if not unbound.name:
-            unbound.name = entity.name
-        return declared
-    return _ensure_declared(entity, entity.channel if channel is None else channel, retry, retry_policy)
+    return declare_within(None, entity, channel, retry, retry_policy)
 
 
-def _ensure_declared(entity: Any, channel: Any, retry: bool, retry_policy: dict[str, Any]) -> bool:
+def declare_within(
+    deadline: runtime.Deadline | None,
+    entity: Any,
+    channel: Any,
+    retry: bool = False,
+    retry_policy: dict[str, Any] | None = None,
+) -> bool:
+    """As `maybe_declare`, and wait no longer than this for another greenlet that declares the same.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    Switches: as `maybe_declare`.
+    Source: greenmq's own.
+    """
+    policy = retry_policy or {}
+    if entity.is_bound:
+        channel = entity.channel if channel is None else channel
+        return _ensure_declared(entity, channel, retry, policy, deadline)
+    if channel is None:
+        raise ChannelError(f'Cannot bind channel {channel} to entity {entity!r}')
+    unbound, entity = entity, entity.bind(channel)
+    declared = _ensure_declared(entity, channel, retry, policy, deadline)
+    if not unbound.name:
+        unbound.name = entity.name
+    return declared
+
+
+def _ensure_declared(
+    entity: Any,
+    channel: Any,
+    retry: bool,
+    retry_policy: dict[str, Any],
+    deadline: runtime.Deadline | None,
+) -> bool:
     if channel.connection is None:
         if not retry:
             raise RecoverableConnectionError('channel disconnected')
+        client = None
     elif _is_declared(entity, channel):
         return False
-    if not retry:
-        return _declare(entity, channel)
-    client = channel.connection.client
-    return bool(client.ensure(entity, _declare, **retry_policy)(entity, None))
+    else:
+        client = channel.connection.client
+
+    def declare() -> bool:
+        if not retry:
+            return _declare(entity, channel)
+        return bool(channel.connection.client.ensure(entity, _declare, **retry_policy)(entity, None))
+
+    once = getattr(client, '_declaring', None)
+    if once is None or not entity.can_cache_declaration or not entity.name:
+        return declare()
+    # Thousands of greenlets may publish to the same new queue at once: one declares it for all of them.
+    what = f'{entity!r}: another greenlet declares it; that did not end'
+    declared, mine = once.do(hash(entity), declare, what, deadline or DECLARING)
+    return bool(declared and mine)
 
 
 def _is_declared(entity: Any, channel: Any) -> bool:
@@ -156,11 +199,13 @@ def _is_declared(entity: Any, channel: Any) -> bool:
 def _declare(entity: Any, channel: Any) -> bool:
     # With retries the entity was moved to a new channel meanwhile: then its own is the one to use.
     channel = entity.channel if channel is None else channel
-    named = bool(entity.name)
+    client = channel.connection.client
+    named, epoch = bool(entity.name), getattr(client, 'epoch', 0)
     entity.declare(channel=channel)
-    # A nameless queue is a new one each time, so there is nothing to remember.
-    if entity.can_cache_declaration and named:
-        channel.connection.client.declared_entities.add(hash(entity))
+    # A nameless queue is a new one each time, so there is nothing to remember; and what was declared before a
+    # loss is asked again after it.
+    if entity.can_cache_declaration and named and getattr(client, 'epoch', 0) == epoch:
+        client.declared_entities.add(hash(entity))
     return True
 
 

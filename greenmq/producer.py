@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from greenmq import events, runtime
 from greenmq.abstract import maybe_channel
 from greenmq.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch
-from greenmq.common import maybe_declare
+from greenmq.common import declare_within, maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
 from greenmq.entity import DELIVERY_MODES, Exchange, maybe_delivery_mode
@@ -530,7 +530,7 @@ def _declare_within(deadline: runtime.Deadline, entity: Any, channel: Any) -> No
     within = getattr(type(channel), 'within', None)
     try:
         with within(channel, deadline) if within is not None else nullcontext():
-            maybe_declare(entity, channel)
+            declare_within(deadline, entity, channel)
     except TimeoutError as exc:
         if isinstance(exc, OperationalError) or not deadline.expired():
             raise

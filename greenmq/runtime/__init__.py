@@ -48,10 +48,12 @@ from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.fork import after_fork as after_fork
 from greenmq.runtime.fork import fork_epoch as fork_epoch
 from greenmq.runtime.future import Future as Future
+from greenmq.runtime.limits import Limits as Limits
 from greenmq.runtime.losses import DialError as DialError
 from greenmq.runtime.losses import DialRefused as DialRefused
 from greenmq.runtime.net import Stream as Stream
 from greenmq.runtime.offload import offload as offload
+from greenmq.runtime.once import Once as Once
 from greenmq.runtime.patching import Patched as Patched
 from greenmq.runtime.patching import patched as patched
 from greenmq.runtime.seam import library as _library

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from greenmq.exceptions import ChannelError, NotFound, Unroutable
+from greenmq import Exchange, Queue
+from greenmq.exceptions import ChannelError, NotFound, PreconditionFailed, Unroutable
 from tests.contract.conftest import text
+from tests.support import green
 
 
 @pytest.fixture
@@ -193,3 +195,74 @@ def test_dead_letters(here, channel, exchange, name):
     assert message.headers['x-first-death-reason'] == 'rejected'
     assert message.headers['x-first-death-queue'] == f'{name}-b'
     message.ack()
+
+
+class Declared:
+    """Counts how often a new queue is declared, and may hold the first that does it."""
+
+    def __init__(self, monkeypatch, channel, name):
+        self.times = 0
+        self.before = None
+        self.queue = Queue(name, Exchange(f'{name}-e', durable=False), 'k', durable=False)
+        self.producer = channel.connection.client.Producer()
+        declare = Queue.declare
+
+        def counted(queue, *args, **kwargs):
+            self.times += 1
+            if self.before is not None:
+                self.before()
+            return declare(queue, *args, **kwargs)
+
+        monkeypatch.setattr(Queue, 'declare', counted)
+
+    def publish(self, body):
+        exchange, declare = self.queue.exchange, [self.queue]
+        self.producer.publish(body, 'k', exchange=exchange, declare=declare, mandatory=True, timeout=20)
+
+    def delete(self):
+        self.queue(self.producer.channel).delete()
+        self.queue.exchange(self.producer.channel).delete()
+
+
+@pytest.fixture
+def declared(monkeypatch, channel, name):
+    declared = Declared(monkeypatch, channel, f'{name}-new')
+    yield declared
+    declared.delete()
+
+
+def test_greenlets_that_publish_to_a_new_queue_at_once_declare_it_once(declared, channel):
+    tasks = [green.spawn(declared.publish, str(n)) for n in range(300)]
+    green.joinall(tasks, raise_error=True)
+    assert declared.times == 1
+    assert channel.queue_declare(declared.queue.name, passive=True).message_count == 300
+
+
+def test_the_one_that_declares_is_killed_and_another_does_it(declared, channel):
+    def hold():
+        if declared.times == 1:
+            green.sleep(60)
+
+    declared.before = hold
+    tasks = [green.spawn(declared.publish, str(n)) for n in range(10)]
+    while not declared.times:
+        green.sleep(0.001)
+    tasks[0].kill()
+    green.joinall(tasks[1:], raise_error=True)
+    assert declared.times == 2
+    assert channel.queue_declare(declared.queue.name, passive=True).message_count == 9
+
+
+def test_a_declaration_that_is_refused_is_refused_to_all(declared):
+    def refuse():
+        green.sleep(0.01)
+        raise PreconditionFailed('PRECONDITION_FAILED - made otherwise')
+
+    def publish():
+        with pytest.raises(PreconditionFailed):
+            declared.publish('x')
+        refused.append(1)
+
+    declared.before, refused = refuse, []
+    green.joinall([green.spawn(publish) for _ in range(10)], raise_error=True)
+    assert len(refused) == 10 and declared.times == 1

@@ -60,7 +60,7 @@ def kombu(redis_server):
 
 @pytest.fixture
 def here(redis_server):
-    options = {'sweep_interval': 0.2, 'visibility_timeout': 1, 'lease_timeout': 0.5}
+    options = {'sweep_interval': 0.2, 'visibility_timeout': 2, 'lease_timeout': 1}
     with Connection(redis_server.url(), transport_options=options) as connection:
         connection.connect()
         yield Bench(connection.channel())
@@ -138,12 +138,12 @@ def test_what_a_dead_greenmq_consumer_had_kombu_restores(kombu, here, raw, redis
 
 
 def test_what_a_living_greenmq_consumer_has_kombu_leaves_alone(kombu, here, raw):
-    there = kombu(visibility_timeout=1)
+    there = kombu(visibility_timeout=2)
     publish_json(here, {'n': 1}, key='q')
     held = []
     here.consume('q', held.append)
     here.until(lambda: held)
-    for _ in range(8):
+    for _ in range(12):
         green.sleep(0.25)
         there.restore()
     assert raw.llen('q') == 0 and there.get('q') is None

@@ -64,7 +64,7 @@ class Channel(Entities):
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.closed = False
         self.last_queue = ''
-        self._limits = {}
+        self._limits = runtime.Limits()
         self.consuming = Consuming(self)
         self.publishing = Publishing(self)
         self._shared: Channel | None = None

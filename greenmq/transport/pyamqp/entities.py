@@ -7,8 +7,8 @@ then costs nobody else anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from amqp.protocol import queue_declare_ok_t
@@ -34,29 +34,17 @@ class Entities(StdChannel):
     closed: bool
     last_queue: str
     #: Greenlet → the deadline of the block it is in.
-    _limits: dict[Any, runtime.Deadline]
+    _limits: runtime.Limits
 
     def _deadline(self) -> runtime.Deadline:
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
         self.connection.check_here()
-        limits = self._limits
-        limit = limits.get(runtime.current(), runtime.NEVER) if limits else runtime.NEVER
-        return limit.within(self.connection.settings.operation_timeout)
+        return self._limits.within(self.connection.settings.operation_timeout)
 
-    @contextmanager
-    def within(self, deadline: runtime.Deadline) -> Iterator[None]:
+    def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
-        me, limits = runtime.current(), self._limits
-        outer = limits.get(me)
-        limits[me] = deadline
-        try:
-            yield
-        finally:
-            if outer is None:
-                del limits[me]
-            else:
-                limits[me] = outer
+        return self._limits.held(deadline)
 
     def _call(
         self,

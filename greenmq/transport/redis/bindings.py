@@ -6,6 +6,8 @@ one second. What this client bound itself is asserted again when the key has van
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from greenmq import runtime
@@ -62,6 +64,9 @@ class Bindings:
         self._queue_key = queue_key
         self._sep = sep
         self._tables: dict[str, Table] = {}
+        self._reading = runtime.Once()
+        #: Counts what this client changed: a read that began before does not count for who changed it.
+        self._changes = 0
 
     def key(self, exchange: str) -> str:
         """The key of an exchange's bindings. Switches: no."""
@@ -77,10 +82,15 @@ class Bindings:
         if table is not None and table.valid:
             if self._session.tracks or runtime.monotonic() - table.read_at < BELIEVED:
                 return table
-        return self._read(exchange, deadline)
+        # Thousands of greenlets may publish while they are not known: one reads them for all.
+        what = f'the bindings of exchange {exchange!r}: another greenlet reads them; they did not come'
+        key = exchange, self._changes
+        read: Table = self._reading.do(key, lambda: self._read(exchange, deadline), what, deadline)[0]
+        return read
 
     def _read(self, exchange: str, deadline: runtime.Deadline | None) -> Table:
         key = self.key(exchange)
+        changes = self._changes
         members, table = self._members(key, deadline)
         mine = [binding for binding in self._state.bindings if binding.exchange == exchange]
         if not members and mine:
@@ -89,9 +99,11 @@ class Bindings:
                 kind = self._state.exchanges.get(exchange, {}).get('type')
                 pattern = _pattern(kind, binding.routing_key)
                 self.add(exchange, binding.routing_key, pattern, binding.queue, None, deadline)
+            changes = self._changes
             members, table = self._members(key, deadline)
         table.entries = sorted(self._split(member) for member in members)
-        self._tables[exchange] = table
+        if changes == self._changes:
+            self._tables[exchange] = table
         return table
 
     def _members(self, key: str, deadline: runtime.Deadline | None) -> tuple[Any, Table]:
@@ -139,21 +151,17 @@ class Bindings:
         Switches: yes.
         """
         key, member = self.key(exchange), self._sep.join((routing_key or '', pattern or '', queue or ''))
-        table = self._tables.pop(exchange, None)
-        if table is not None:
-            table.valid = False
-        if expires_ms is None:
-            permanent = self._keys.binding(PERMANENT % (exchange,))
-            self._session.execute(('SADD', key, member), key, deadline)
-            self._session.execute(('SADD', permanent, member), permanent, deadline)
-            return
-        ttl = max(int(expires_ms) * EXPIRES_FACTOR, MIN_TTL)
-        deadlines = self._keys.binding(DEADLINES)
-        if self._keys.cluster:
-            # Two slots: the binding is what counts, and no kombu sweeps a cluster.
-            self._session.execute(('SADD', key, member), key, deadline)
-        else:
-            self._session.run(BIND, (key, deadlines), (member, exchange, ttl), deadline)
+        permanent, deadlines = (self._keys.binding(name) for name in (PERMANENT % (exchange,), DEADLINES))
+        with self._changing(exchange):
+            if expires_ms is None:
+                self._session.execute(('SADD', key, member), key, deadline)
+                self._session.execute(('SADD', permanent, member), permanent, deadline)
+            elif self._keys.cluster:
+                # Two slots: the binding is what counts, and no kombu sweeps a cluster.
+                self._session.execute(('SADD', key, member), key, deadline)
+            else:
+                ttl = max(int(expires_ms) * EXPIRES_FACTOR, MIN_TTL)
+                self._session.run(BIND, (key, deadlines), (member, exchange, ttl), deadline)
 
     def remove(
         self,
@@ -165,17 +173,29 @@ class Bindings:
     ) -> None:
         """Undo `add`. Switches: yes."""
         member = self._sep.join((routing_key or '', pattern or '', queue or ''))
+        with self._changing(exchange):
+            for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
+                self._session.execute(('SREM', key, member), key, deadline)
+
+    @contextmanager
+    def _changing(self, exchange: str) -> Iterator[None]:
+        self._forget(exchange)
+        try:
+            yield
+        finally:
+            self._forget(exchange)  # what was read meanwhile may be what was before
+
+    def _forget(self, exchange: str) -> None:
+        self._changes += 1
         table = self._tables.pop(exchange, None)
         if table is not None:
             table.valid = False
-        for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
-            self._session.execute(('SREM', key, member), key, deadline)
 
     def delete(self, exchange: str, deadline: runtime.Deadline | None = None) -> None:
         """Remove all bindings of an exchange. Switches: yes."""
-        self._tables.pop(exchange, None)
-        for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
-            self._session.execute(('DEL', key), key, deadline)
+        with self._changing(exchange):
+            for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
+                self._session.execute(('DEL', key), key, deadline)
 
 
 def _matching(entries: list[Entry], kind: str, routing_key: str) -> tuple[str, ...]:

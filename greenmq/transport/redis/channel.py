@@ -5,6 +5,7 @@ one.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import redis
@@ -28,6 +29,8 @@ __all__ = ('PRIORITY_STEPS', 'Channel', 'QoS', 'SentinelChannel')
 logger = get_logger('greenmq.transport.redis')
 
 PRIORITY_STEPS = [0, 3, 6, 9]
+#: Seconds that a declare, bind, count, … may take.
+OPERATION = 30.0
 
 
 class QoS(VirtualQoS):
@@ -151,6 +154,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self._amqp_order = connection._amqp_order
         self._fanout_mode = connection._fanout_mode
         self._stream_maxlen = connection._stream_maxlen
+        self._limits = runtime.Limits()
         self._fanout_queues: dict[str, tuple[str, str]] = {}
         self._queue_of: dict[str, str] = {}
         self._burying: dict[str, str] = {}
@@ -172,20 +176,27 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         for tag, requeue in rejects:
             self._reject_tag(tag, requeue)
 
+    def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
+        """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
+        return self._limits.held(deadline)
+
+    def _soon(self) -> runtime.Deadline:
+        """For what names no deadline of its own: declaring, counting, purging."""
+        return self._limits.within(OPERATION)
+
     # ----------------------------------------------------------------- queues
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
         facts = {name: kwargs[name] for name in ('durable', 'auto_delete', 'arguments') if kwargs.get(name)}
-        self._session.execute(
-            ('HSET', self._keys.queues, queue, json.dumps(facts, default=str)), self._keys.queues, _soon()
-        )
+        key, text = self._keys.queues, json.dumps(facts, default=str)
+        self._session.execute(('HSET', key, queue, text), key, self._soon())
         if kwargs.get('auto_delete'):
             self.auto_delete_queues.add(queue)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         if queue in self.state.queues or queue in self.state.queue_index:
             return True
-        deadline = _soon()
+        deadline = self._soon()
         if self._session.execute(('HEXISTS', self._keys.queues, queue), self._keys.queues, deadline):
             return True
         lists = self._keys.lists(queue)
@@ -193,13 +204,13 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
 
     def _size(self, queue: str) -> int:
         lists = self._keys.lists(queue)
-        return sum(self._session.execute_many([('LLEN', name) for name in lists], lists[0], _soon()))
+        return sum(self._session.execute_many([('LLEN', name) for name in lists], lists[0], self._soon()))
 
     def _purge(self, queue: str) -> int:
         lists = self._keys.lists(queue)
         commands = [('LLEN', name) for name in lists] + [('DEL', name) for name in lists]
         return sum(
-            self._session.execute_many([('MULTI',), *commands, ('EXEC',)], lists[0], _soon())[-1][
+            self._session.execute_many([('MULTI',), *commands, ('EXEC',)], lists[0], self._soon())[-1][
                 : len(lists)
             ]
         )
@@ -208,7 +219,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self, queue: str, exchange: str | None = None, routing_key: str = '', pattern: Any = None,
         *args: Any, **kwargs: Any,
     ) -> None:  # fmt: skip
-        deadline = _soon()
+        deadline = self._soon()
         if exchange:
             self._bindings.remove(exchange, routing_key, pattern, queue, deadline)
         lists = self._keys.lists(queue)
@@ -248,7 +259,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
             self._fanout_queues[queue] = exchange, routing_key.replace('#', '*')
         declared = self.state.queues.get(queue) or {}
         expires = (declared.get('arguments') or {}).get('x-expires')
-        self._bindings.add(exchange, routing_key, pattern, queue, expires, _soon())
+        self._bindings.add(exchange, routing_key, pattern, queue, expires, self._soon())
 
     def queue_unbind(
         self,
@@ -262,19 +273,19 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         exchange = exchange or 'amq.direct'
         meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, arguments)
         super().queue_unbind(queue, exchange, routing_key, arguments, **kwargs)
-        self._bindings.remove(exchange, meta[0], meta[1], queue, _soon())
+        self._bindings.remove(exchange, meta[0], meta[1], queue, self._soon())
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """See `virtual.Channel.exchange_delete`. Switches: yes."""
         super().exchange_delete(exchange, if_unused, nowait)
-        self._bindings.delete(exchange, _soon())
+        self._bindings.delete(exchange, self._soon())
 
     def get_table(self, exchange: str) -> Any:
         """The bindings of an exchange: (routing key, pattern, queue), as the server has them.
 
         Switches: only if they are not known.
         """
-        return self._bindings.table(exchange, _soon()).entries
+        return self._bindings.table(exchange, self._soon()).entries
 
     # ----------------------------------------------------------------- fanout
 
@@ -350,11 +361,6 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
                     session.execute(('HDEL', self._keys.queues, queue), self._keys.queues, deadline)
         except (AMQPError, OperationalError, OSError) as error:
             logger.debug('%r: closing: %s', self, error)
-
-
-def _soon() -> runtime.Deadline:
-    """For what names no deadline of its own: declaring, counting, purging."""
-    return runtime.Deadline.after(30.0)
 
 
 class SentinelChannel(Channel):
