@@ -1,4 +1,5 @@
 """Workers that the tests start as processes. What they do is written to the file in RECORD, a line each."""
+import json
 import os
 import time
 
@@ -48,6 +49,26 @@ class Done(Recorder):
     def on_consume_ready(self, connection, channel, consumers, **kwargs):
         super().on_consume_ready(connection, channel, consumers, **kwargs)
         self.should_stop = True
+
+
+class SelfFed(Recorder):
+    """On memory://, which no other process sees: brings the messages in JOBS, and notes what is left."""
+
+    def on_consume_ready(self, connection, channel, consumers, **kwargs):
+        with connection.clone() as other:
+            for body in json.loads(os.environ['JOBS']):
+                other.Producer().publish(body, routing_key=self.jobs.name)
+        super().on_consume_ready(connection, channel, consumers, **kwargs)
+
+    def run(self, *args, **kwargs):
+        # In memory the broker goes with its last connection.
+        with self.connection.clone() as other:
+            other.connect()
+            super().run(*args, **kwargs)
+            channel = other.channel()
+            while (raw := channel.basic_get(self.jobs.name, no_ack=True)) is not None:
+                message = channel.message_to_python(raw)
+                note('left', message.payload['id'], bool(message.delivery_info['redelivered']))
 
 
 class Crashing(Recorder):

@@ -85,9 +85,16 @@ def worker(tmp_path):
                 pass  # as it should be
 
 
+@pytest.fixture(params=['amqp', 'redis'])
+def broker_url(request):
+    """Of a broker that several processes can share. What a dead one had in hand comes back soon."""
+    url = request.getfixturevalue(f'{request.param}_url')
+    return url if request.param == 'amqp' else f'{url}?lease_timeout=2&sweep_interval=0.5'
+
+
 @pytest.fixture
-def broker(amqp_url):
-    with Connection(amqp_url) as connection:
+def broker(broker_url):
+    with Connection(broker_url) as connection:
         yield connection
 
 

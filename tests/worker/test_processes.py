@@ -1,5 +1,6 @@
 """``greenmq worker`` as a process: how it starts, how each signal ends it, and with which code."""
 import json
+import os
 import random
 import signal
 
@@ -7,6 +8,9 @@ import pytest
 
 from greenmq import Queue
 from tests.support.process import wait_until
+
+#: What chance decides: a few times in every run, often in a soak.
+SEEDS = range(50 if os.environ.get('GREENMQ_SOAK') else 2)
 
 pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(120)]
 
@@ -34,7 +38,7 @@ def remaining(broker, queue='jobs'):
 class TestRefused:
 
     @pytest.mark.parametrize('target, said', [
-        ('Nobody', "tests.worker.apps has no 'Nobody'; its workers: Crashing, Done, Recorder"),
+        ('Nobody', "tests.worker.apps has no 'Nobody'; its workers: Crashing, Done, Recorder, SelfFed"),
         ('NOT_A_WORKER', 'is 42, not a subclass of greenmq.mixins.ConsumerMixin'),
     ])
     def test_a_target_that_is_none(self, worker, target, said):
@@ -67,14 +71,14 @@ class TestSignals:
     def test_one_that_is_done_ends(self, worker):
         assert worker(target='Done').code() == 0
 
-    def test_what_is_no_exception_ends_it_with_an_error(self, worker, broker, amqp_url):
+    def test_what_is_no_exception_ends_it_with_an_error(self, worker, broker, broker_url):
         publish(broker, [{'id': 1, 'exit': True}])
-        assert worker('--broker', amqp_url).code() == 1
+        assert worker('--broker', broker_url).code() == 1
         assert remaining(broker) == {1: True}
 
-    def test_a_second_signal_ends_it_at_once(self, worker, broker, amqp_url):
+    def test_a_second_signal_ends_it_at_once(self, worker, broker, broker_url):
         publish(broker, [{'id': 1, 'seconds': 600}])
-        running = worker('--broker', amqp_url, '--drain-timeout', '600')
+        running = worker('--broker', broker_url, '--drain-timeout', '600')
         running.wait('begin')
         running.send(signal.SIGTERM)
         wait_until(lambda: broker.default_channel.queue_declare('jobs', passive=True).consumer_count == 0, 10,
@@ -82,9 +86,9 @@ class TestSignals:
         running.send(signal.SIGINT)
         assert running.code(seconds=5) == 128 + signal.SIGINT
 
-    def test_a_callback_that_computes_cannot_outlast_the_timeout(self, worker, broker, amqp_url):
+    def test_a_callback_that_computes_cannot_outlast_the_timeout(self, worker, broker, broker_url):
         publish(broker, [{'id': 1, 'spin': 60}])
-        running = worker('--broker', amqp_url, '--drain-timeout', '0.2')
+        running = worker('--broker', broker_url, '--drain-timeout', '0.2')
         running.wait('begin')
         running.send(signal.SIGTERM)
         assert running.code(seconds=5) == 4
@@ -104,30 +108,62 @@ class TestSignals:
         assert {'time', 'level', 'logger', 'message', 'pid'} <= set(entries[0])
 
 
-@pytest.mark.parametrize('seed', range(3))
-def test_sigterm_at_a_random_moment_with_a_hundred_in_flight(worker, broker, amqp_url, seed):
-    # Given a hundred callbacks at work, some of which will not end in time, and more messages behind them
-    chance = random.Random(seed)
-    bodies = [{'id': number, 'seconds': chance.choice([0, 0.02, 0.2, 0.5, 600])} for number in range(500)]
-    publish(broker, bodies)
-    running = worker('--broker', amqp_url, '--concurrency', '100', '--drain-timeout', '1')
-    running.wait('end', chance.randrange(1, 60))
-    # When it is told to end
-    running.send(signal.SIGTERM)
-    assert running.code(seconds=1 + 1 + 1) in (0, 4)  # the third second is this test's own slowness
-    # Then what was finished was acked, once, and exactly the rest comes again
-    begun, done = [{int(number) for (number,) in running.lines(word)} for word in ('begin', 'end')]
-    assert len(running.lines('begin')) == len(begun)
-    rest = remaining(broker)
-    assert set(rest) == set(range(500)) - done
-    assert all(rest[number] for number in begun - done)
+@pytest.mark.parametrize('seed', SEEDS)
+class TestAHundredInFlight:
+    """Callbacks at work, some of which will not end in time, and more messages behind them."""
+
+    def work(self, seed):
+        chance = random.Random(seed)
+        bodies = [{'id': number, 'seconds': chance.choice([0, 0.02, 0.2, 0.5, 600])} for number in range(500)]
+        return bodies, chance.choice(['ready', 'begin', 'end', 'end']), chance.randrange(1, 60)
+
+    def end(self, running, word, count):
+        running.wait(word, 1 if word == 'ready' else count)
+        running.send(signal.SIGTERM)
+        assert running.code(seconds=1 + 1 + 1) in (0, 4)  # the third second is this test's own slowness
+
+    def check(self, running, rest):
+        # What was finished was acked, once, and exactly the rest comes again.
+        begun, done = [{int(number) for (number,) in running.lines(word)} for word in ('begin', 'end')]
+        assert len(running.lines('begin')) == len(begun)
+        assert set(rest) == set(range(500)) - done
+        assert all(rest[number] for number in begun - done)
+
+    def test_sigterm_at_a_random_moment(self, worker, broker, broker_url, seed):
+        bodies, word, count = self.work(seed)
+        publish(broker, bodies)
+        running = worker('--broker', broker_url, '--concurrency', '100', '--drain-timeout', '1')
+        self.end(running, word, count)
+        self.check(running, remaining(broker))
+
+    def test_sigterm_at_a_random_moment_in_memory(self, worker, seed):
+        bodies, word, count = self.work(seed)
+        running = worker('--concurrency', '100', '--drain-timeout', '1', target='SelfFed',
+                         JOBS=json.dumps(bodies))
+        self.end(running, word, count)
+        rest = running.lines('left')
+        assert len(rest) == len(dict(rest))
+        self.check(running, {int(number): redelivered == 'True' for number, redelivered in rest})
+
+    def test_kill_of_a_child_at_a_random_moment(self, worker, broker, broker_url, seed):
+        chance = random.Random(seed)
+        publish(broker, [{'id': number, 'seconds': chance.choice([0, 0.02, 0.2])} for number in range(500)])
+        running = worker('--broker', broker_url, '--processes', '2', '--concurrency', '50')
+        pids = [int(pid) for (pid,) in running.wait('ready', 2)]
+        running.wait('end', chance.randrange(1, 200))
+        running.send(signal.SIGKILL, chance.choice(pids))
+        # All is done all the same, and twice at most what the dead one had in hand.
+        wait_until(lambda: len({number for (number,) in running.lines('end')}) == 500, 30, 'all')
+        assert running.stop() == 0
+        assert len(running.lines('begin')) <= 500 + 2 * 50 + 50
+        assert remaining(broker) == {}
 
 
 class TestSupervision:
 
-    def test_each_place_has_a_process_and_a_killed_one_is_replaced(self, worker, broker, amqp_url):
+    def test_each_place_has_a_process_and_a_killed_one_is_replaced(self, worker, broker, broker_url):
         publish(broker, [{'id': 1, 'seconds': 600}])
-        running = worker('--broker', amqp_url, '--processes', '2', '--drain-timeout', '0.5')
+        running = worker('--broker', broker_url, '--processes', '2', '--drain-timeout', '0.5')
         pids = {int(pid) for (pid,) in running.wait('ready', 2)}
         assert len(pids) == 2 and running.process.pid not in pids
         running.wait('begin')
