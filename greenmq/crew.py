@@ -157,12 +157,9 @@ class Lane:
         """Proof of consuming (P25): every queue has a consumer that the channel knows, and somebody takes."""
         if self.state != 'consuming' or not self.crew.connection.connected:
             return False
-        known = getattr(self.channel, 'callbacks', None)
         tags = [tag for consumer in self.consumers for tag in list(consumer._active_tags.values())]
-        if known is None:
-            known = getattr(self.channel, '_tag_to_queue', tags)
         queues = sum(len(consumer.queues) for consumer in self.consumers)
-        return len(tags) == queues and all(tag in known for tag in tags)
+        return len(tags) == queues and all(map(self.channel.consumes, tags))
 
     def tasks(self) -> list[runtime.Task]:
         """Those that have not ended."""

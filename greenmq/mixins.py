@@ -16,7 +16,7 @@ from typing import Any
 from greenmq import runtime
 from greenmq.common import ignore_errors
 from greenmq.crew import Counts, Crew, settle_failed
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
@@ -252,6 +252,24 @@ class ConsumerMixin:
             'overdue': self._overdue,
             'consumers': [] if crew is None else [lane.status() for lane in crew.lanes],
         }
+
+    def ping(self, timeout: float = 5.0) -> float:
+        """Have the broker answer on the connection that consumes: proof that messages could come (P25).
+
+        Arguments:
+            timeout (float): seconds to wait for the answer.
+        Returns:
+            float: seconds it took.
+        Raises:
+            ConnectionLost: nothing consumes now, or not any more.
+            TimeoutError: no answer in time.
+        Switches: yes.
+        Source: greenmq's own.
+        """
+        crew = self._crew
+        if crew is None:
+            raise ConnectionLost(f'{self!r} does not consume')
+        return crew.connection.ping(timeout)  # type: ignore[no-any-return]
 
     def _single_loop(self) -> bool:
         """Does the class bring a part of kombu's loop, or the transport know no channels apart?"""

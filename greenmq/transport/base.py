@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from greenmq import runtime
-from greenmq.exceptions import ChannelError, ConnectionError, RecoverableConnectionError
+from greenmq.exceptions import ChannelError, ConnectionError, ConnectionLost, RecoverableConnectionError
 from greenmq.message import Message
 from greenmq.transport.options import Option
 from greenmq.utils.functional import dictfilter
@@ -153,6 +153,15 @@ class StdChannel:
         Switches: no.
         Source: greenmq's own: one confirm of the broker for the publishes of many greenlets (P19, P22).
         """
+
+    def consumes(self, consumer_tag: str) -> bool:
+        """Tell whether messages may come for a consumer, as far as can be known without asking the broker.
+
+        Switches: no.
+        Source: greenmq's own: consuming is proved, not assumed (P25).
+        """
+        known = getattr(self, 'callbacks', None)
+        return known is None or consumer_tag in known
 
     def within(self, deadline: Any) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline, where calls can wait at all.
@@ -287,6 +296,20 @@ class Transport:
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection works. Switches: no."""
         return True
+
+    def ping(self, connection: Any, deadline: Any) -> None:
+        """Have the broker answer, and change nothing. Here: for brokers that need no asking.
+
+        Arguments:
+            deadline (runtime.Deadline): for the answer.
+        Raises:
+            ConnectionLost: the connection is not open.
+            TimeoutError: no answer in time.
+        Switches: if there is a broker to ask.
+        Source: greenmq's own.
+        """
+        if not self.verify_connection(connection):
+            raise ConnectionLost(f'{connection!r} is not open')
 
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
         """Tell whether `basic_qos(apply_global=False)` counts per consumer, as the specification says.

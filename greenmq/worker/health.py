@@ -2,10 +2,14 @@
 
 ====================  ==============================================================================
 ``/healthz``          200 as long as the process answers
-``/readyz``           200 if each consumer is proved to consume (P25), else 503; which does not, as JSON
+``/readyz``           200 if each consumer is proved to consume (P25), else 503; as JSON why
 ``/metrics``          for Prometheus, with the extra ``metrics``; 501 without it
 ``/``                 the page
 ====================  ==============================================================================
+
+Proved means: all that we know says so, and the broker has answered on that connection. An answer holds for
+`PROOF` seconds, then the broker is asked again and has `PATIENCE` seconds. So a broker that falls silent
+makes the worker unready within two seconds, and nobody who asks waits longer than `PATIENCE`.
 
 GET and HEAD only, and nothing here changes anything. It tells queue names and the last errors to everybody
 who asks, so it listens on loopback unless it is told otherwise.
@@ -20,6 +24,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from greenmq import events, runtime
+from greenmq.exceptions import ChannelError, ConnectionError, KombuError
 from greenmq.log import get_logger
 from greenmq.mixins import ConsumerMixin
 from greenmq.worker import metrics, page
@@ -32,6 +37,9 @@ logger = get_logger('greenmq.worker')
 # Seconds between two samples, and how many are kept: rates are those of the last half minute at most.
 SAMPLE = 1.0
 SAMPLES = 30
+# Seconds that a broker's answer holds, and that it may take; the second is less than what Kubernetes waits.
+PROOF = 1.0
+PATIENCE = 0.9
 # Errors that the page shows.
 ERRORS = 10
 
@@ -61,6 +69,8 @@ class Health:
         self.started = runtime.monotonic()
         self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
         self._errors: deque[str] = deque(maxlen=ERRORS)
+        self._proof: tuple[float, int, float | None] = (float('-inf'), 0, None)
+        self._proving: Any = None
         self._routes: dict[str, Callable[[], Answer]] = {
             '/healthz': self._healthz, '/readyz': self._readyz, '/metrics': self._metrics, '/': self._page,
         }
@@ -88,7 +98,7 @@ class Health:
             server.stop(timeout=0.1)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """WSGI. Switches: no."""
+        """WSGI. Switches: yes, for at most `PATIENCE`."""
         method, path = environ.get('REQUEST_METHOD', 'GET'), environ.get('PATH_INFO', '/')
         if method not in ('GET', 'HEAD'):
             status, kind, body = '405 Method Not Allowed', TEXT, b'GET only\n'
@@ -103,9 +113,14 @@ class Health:
         return [b'' if method == 'HEAD' else body]
 
     def report(self) -> Report:
-        """All there is to tell, at this moment. Switches: no."""
+        """All there is to tell, at this moment.
+
+        Switches: yes, for at most `PATIENCE`.
+        """
+        answer = self._prove()
         status = ConsumerMixin.status(self.worker)
         return Report(
+            answer=answer,
             name=type(self.worker).__qualname__,
             status=status,
             seconds=runtime.monotonic() - self.started,
@@ -125,6 +140,7 @@ class Health:
         facts = {
             'ready': report.ready,
             'state': report.status['state'],
+            'broker_answered_in_seconds': report.answer,
             'consumers': [{name: lane[name] for name in ('queues', 'state', 'consuming')}
                           for lane in report.status['consumers']],
         }
@@ -140,6 +156,32 @@ class Health:
 
     def _page(self) -> Answer:
         return '200 OK', HTML, page.render(self.report()).encode()
+
+    # ----------------------------------------------------------------------------------------- proof
+
+    def _prove(self) -> float | None:
+        """Seconds that the broker's last answer took; None if there is none that still holds."""
+        if self._proving is None:
+            self._proving = runtime.Lock()
+        deadline = runtime.Deadline.after(PATIENCE)
+        if not self._proving.acquire(deadline):
+            return None
+        try:
+            when, which, answer = self._proof
+            connects = ConsumerMixin.status(self.worker)['connects']
+            if runtime.monotonic() - when > PROOF or which != connects:
+                answer = self._ask(deadline)
+                self._proof = runtime.monotonic(), connects, answer
+            return answer
+        finally:
+            self._proving.release()
+
+    def _ask(self, deadline: runtime.Deadline) -> float | None:
+        try:
+            return ConsumerMixin.ping(self.worker, max(0.0, deadline.remaining() or 0.0))
+        except (KombuError, ConnectionError, ChannelError, OSError) as exc:
+            logger.debug('the broker gives no proof: %r', exc)
+            return None
 
     # --------------------------------------------------------------------------------------- samples
 

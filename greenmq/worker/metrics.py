@@ -42,6 +42,9 @@ class _Collector:
         yield from self._consumers()
         report = self.report
         yield GaugeMetricFamily('greenmq_ready', 'Is every consumer proved to consume?', int(report.ready))
+        if report.answer is not None:
+            yield GaugeMetricFamily(
+                'greenmq_broker_answer_seconds', 'What the broker took to answer.', report.answer)
         reconnects = max(0, report.status['connects'] - 1)
         yield CounterMetricFamily('greenmq_reconnects', 'Connections opened after the first.', reconnects)
         yield GaugeMetricFamily('greenmq_hub_lag_seconds', 'How late the hub was lately.', report.lag)

@@ -68,7 +68,9 @@ def _state(report: Report) -> tuple[str, str]:
     if report.ready:
         return 'consuming', 'good'
     state = report.status['state']
-    return ('not all consume', 'bad') if state == 'consuming' else (state, 'wait')
+    if state != 'consuming':
+        return state, 'wait'
+    return ('the broker does not answer' if report.answer is None else 'not all consume'), 'bad'
 
 
 def _figures(report: Report, lanes: list[dict[str, Any]]) -> str:
@@ -78,6 +80,7 @@ def _figures(report: Report, lanes: list[dict[str, Any]]) -> str:
         'In hand': f'{sum(lane["busy"] for lane in lanes):,}',
         'Failed': f'{sum(lane["failed"] for lane in lanes):,}',
         'Reconnects': f'{max(0, report.status["connects"] - 1):,}',
+        'Broker answers in': '–' if report.answer is None else f'{1000 * report.answer:,.1f} ms',
         'Hub lag, worst': f'{1000 * report.worst_lag:,.0f} ms',
         'Running for': _duration(report.seconds),
     }

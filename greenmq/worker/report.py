@@ -18,6 +18,7 @@ class Report:
     Attributes:
         name (str): the class.
         status (dict): as `ConsumerMixin.status` gives it.
+        answer (float | None): seconds that the broker took to answer lately; None: it did not.
         seconds (float): how long it has been running.
         rate (float): callbacks a second, over the last half minute.
         lag (float), worst_lag (float): seconds that the hub was late at the last look, and at most.
@@ -26,6 +27,7 @@ class Report:
 
     name: str
     status: dict[str, Any]
+    answer: float | None
     seconds: float
     rate: float
     lag: float
@@ -34,9 +36,9 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Is there a consumer, and does each one consume? (P25)"""
+        """Is there a consumer, does each one consume, and has the broker answered? (P25)"""
         lanes = self.status['consumers']
-        if self.status['state'] != 'consuming' or not lanes:
+        if self.status['state'] != 'consuming' or not lanes or self.answer is None:
             return False
         return all(lane['consuming'] for lane in lanes)
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import pytest
 
+from greenmq.exceptions import ConnectionLost
 from tests.contract.conftest import text
 from tests.support import green
+from tests.support.process import wait_until
 
 
 @pytest.fixture
@@ -326,3 +328,18 @@ def test_worker_threads_settle_what_another_thread_has_drained(here, there, queu
     again.ack()
     here.channel.close()
     assert there.get(queue) is None
+
+
+def test_a_consumer_is_known_as_long_as_it_consumes(here, queue):
+    here.consume(queue, print)
+    wait_until(lambda: here.channel.consumes('t'), 10, 'the consumer to consume')
+    assert not here.channel.consumes('nobody')
+    here.channel.basic_cancel('t')
+    assert not here.channel.consumes('t')
+
+
+def test_the_broker_answers_while_the_connection_is_open(connection):
+    assert connection.ping() >= 0
+    connection.close()
+    with pytest.raises(ConnectionLost):
+        connection.ping()

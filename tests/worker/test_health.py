@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import tempfile
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,6 +13,7 @@ from greenmq.mixins import ConsumerMixin
 from greenmq.worker.health import Health
 from tests.support import green
 from tests.support.process import need, popen, wait_until
+from tests.support.proxy import Proxy
 
 URL = 'memory://localhost/test_health'
 
@@ -78,6 +80,35 @@ def test_ready_while_each_consumer_consumes(base, get, worker):
 def test_not_ready_before_it_runs(get):
     with Health(Worker(Connection(URL)), ('127.0.0.1', 0)).serving() as health:
         assert get(f'http://127.0.0.1:{health.address[1]}/readyz')[0] == 503
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('broker', ['amqp_url', 'redis_url'])
+def test_a_broker_that_falls_silent_makes_it_unready(broker, request, get):
+    # Given a worker that consumes, and a network that then loses all packets without a word
+    parts = urlsplit(request.getfixturevalue(broker))
+    with Proxy(parts.port) as proxy:
+        place = parts.netloc.replace(f':{parts.port}', f':{proxy.port}')
+        worker = Worker(Connection(parts._replace(netloc=place).geturl()))
+        task = green.spawn(worker.run)
+        worker.ready.wait()
+        with Health(worker, ('127.0.0.1', 0)).serving() as health:
+            url = f'http://127.0.0.1:{health.address[1]}/readyz'
+            status, body, _ = get(url)
+            assert status == 200 and json.loads(body)['broker_answered_in_seconds'] > 0
+            proxy.blackhole('both')
+            # Then it is unready as soon as what was proved before holds no more
+            wait_until(lambda: get(url)[0] == 503, 10, 'the worker to be unready')
+            status, body, _ = get(url)
+            facts = json.loads(body)
+            assert status == 503 and facts['broker_answered_in_seconds'] is None
+            assert all(lane['consuming'] for lane in facts['consumers']), 'all that is known says so'
+            assert 'the broker does not answer' in get(url.replace('readyz', ''))[1]
+            proxy.heal()
+            wait_until(lambda: get(url)[0] == 200, 10, 'the worker to be ready again')
+        assert worker.status()['connects'] == 1
+        worker.stop(0)
+        task.join()
 
 
 def test_metrics(base, get, publish):

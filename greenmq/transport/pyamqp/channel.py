@@ -97,6 +97,11 @@ class Channel(Entities):
         """Consumer tag → callback of the consumers that run."""
         return {each.tag: each.callback for each in self.consuming.consumers.values()}
 
+    def consumes(self, consumer_tag: str) -> bool:
+        """See `StdChannel.consumes`: also the wire is open, with its consumers."""
+        found = self.consuming.consumers.get(consumer_tag.encode())
+        return found is not None and not found.cancelled and self.consuming.ready_wire is not None
+
     @property
     def prefetch_count(self) -> int:
         """What `basic_qos` set last; 0 is unlimited, or the default that the first consumer sets."""

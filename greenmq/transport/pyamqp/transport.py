@@ -14,6 +14,7 @@ from greenmq.transport import base
 from greenmq.transport.options import Option, convert, options_table
 from greenmq.utils.amq_manager import get_manager
 
+from . import methods
 from .channel import Channel as AMQPChannel
 from .connection import Connection as AMQPConnection
 from .handshake import open_connection
@@ -148,6 +149,13 @@ class Transport(base.Transport):
     def verify_connection(self, connection: AMQPConnection) -> bool:
         """Is it open, and everything restored on it? Switches: no."""
         return connection.connected
+
+    def ping(self, connection: AMQPConnection, deadline: runtime.Deadline) -> None:
+        """See `base.Transport.ping`. On a wire of its own, without consumers. Switches: yes."""
+        super().ping(connection, deadline)
+        connection.control_call(
+            methods.BASIC_QOS, methods.encode(methods.BASIC_QOS, (0, 0, False)), False, deadline
+        )
 
     def recovering(self, connection: AMQPConnection) -> bool:
         """Was it lost, and does it come back by itself? Switches: no."""

@@ -326,6 +326,10 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         """The queues that are consumed and hear a fanout exchange."""
         return {queue for queue in self._takers if queue in self._fanout_queues}
 
+    def consumes(self, consumer_tag: str) -> bool:
+        """See `StdChannel.consumes`: also the server was asked for messages lately."""
+        return super().consumes(consumer_tag) and not self.connection._deaf_for(self)
+
     # ------------------------------------------------------------ dead letters
 
     def _dead_letter(self, message: Any, reason: str) -> None:

@@ -227,6 +227,11 @@ class Transport(virtual.Transport):
         """Is there a living link? Switches: no."""
         return self.session.connected and not self._events.failed
 
+    def ping(self, connection: Any, deadline: runtime.Deadline) -> None:
+        """See `base.Transport.ping`. Switches: yes."""
+        super().ping(connection, deadline)
+        self.session.execute(('PING',), None, deadline)
+
     def recovering(self, connection: Any) -> bool:
         """Is it lost, and coming back by itself? Switches: no."""
         return bool(self.session.epoch) and not self.session.closed and not self.session.connected
@@ -319,15 +324,20 @@ class Transport(virtual.Transport):
         """Consuming is proved, not assumed: a channel that did not ask for two intervals starts anew
         (P25).
         """
-        limit = 2 * (self._given['health_check_interval'] or 15.0) + 5.0
-        now = runtime.monotonic()
         for channel in list(self.channels):
-            asked = channel.fetched_at
-            waits = channel._fetcher.states.get(None) == 'fetching'
-            if waits and self.session.connected and asked is not None and now - asked > limit:
-                logger.error('%r has not asked for messages for %.0f s: it starts anew', channel, now - asked)
-                channel.fetched_at = now
+            silent = self._deaf_for(channel)
+            if silent and self.session.connected:
+                logger.error('%r has not asked for messages for %.0f s: it starts anew', channel, silent)
+                channel.fetched_at = runtime.monotonic()
                 channel._fetcher.refresh()
+
+    def _deaf_for(self, channel: Any) -> float:
+        """Seconds that it has not asked for messages, if it should have; else 0."""
+        asked = channel.fetched_at
+        if asked is None or channel._fetcher.states.get(None) != 'fetching':
+            return 0.0
+        silent: float = runtime.monotonic() - asked
+        return silent if silent > 2 * (self._given['health_check_interval'] or 15.0) + 5.0 else 0.0
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event

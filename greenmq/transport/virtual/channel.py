@@ -117,6 +117,15 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             self._qos = None
         self.connection.close_channel(self)
 
+    def consumes(self, consumer_tag: str) -> bool:
+        """See `StdChannel.consumes`: also its messages are fetched, and the last fetch did not fail."""
+        if self.closed or consumer_tag not in self._tag_to_queue:
+            return False
+        if self.delivery == 'push' or not self.connection._fetches:
+            return True
+        states = self._fetcher.states.values()
+        return bool(states) and 'backoff' not in states
+
     def __repr__(self) -> str:
         state = 'closed' if self.closed else self._fetcher.state
         unsettled = len(self._qos._delivered) if self._qos is not None else 0
