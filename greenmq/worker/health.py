@@ -28,7 +28,7 @@ from greenmq.exceptions import ChannelError, ConnectionError, KombuError
 from greenmq.log import get_logger
 from greenmq.mixins import ConsumerMixin
 from greenmq.worker import metrics, page
-from greenmq.worker.report import Report
+from greenmq.worker.report import Durations, Report
 
 __all__ = ('Health',)
 
@@ -40,6 +40,8 @@ SAMPLES = 30
 # Seconds that a broker's answer holds, and that it may take; the second is less than what Kubernetes waits.
 PROOF = 1.0
 PATIENCE = 0.9
+# Upper bounds, in seconds, of the histogram of confirms.
+CONFIRMS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Errors that the page shows.
 ERRORS = 10
 
@@ -67,6 +69,7 @@ class Health:
         self.address = address
         self.lag = self.worst_lag = 0.0
         self.started = runtime.monotonic()
+        self.confirms = Durations(CONFIRMS)
         self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
         self._errors: deque[str] = deque(maxlen=ERRORS)
         self._proof: tuple[float, int, float | None] = (float('-inf'), 0, None)
@@ -88,6 +91,7 @@ class Health:
         self.address = server.address[:2]
         sampler = runtime.spawn(self._sample, name='greenmq.health')
         hearing = [events.subscribe(name, self._note) for name in ('lost', 'decode_error', 'consumer_lost')]
+        hearing.append(events.subscribe('confirmed', lambda event: self.confirms.add(event.facts['seconds'])))
         logger.info('health on http://%s:%d/', *self.address)
         try:
             yield self
@@ -127,6 +131,7 @@ class Health:
             rate=self._rate(),
             lag=self.lag,
             worst_lag=self.worst_lag,
+            confirms=self.confirms,
             errors=[*self._errors],
         )
 

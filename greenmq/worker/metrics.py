@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -37,7 +37,7 @@ class _Collector:
         return []
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         yield from self._consumers()
         report = self.report
@@ -48,6 +48,10 @@ class _Collector:
         reconnects = max(0, report.status['connects'] - 1)
         yield CounterMetricFamily('greenmq_reconnects', 'Connections opened after the first.', reconnects)
         yield GaugeMetricFamily('greenmq_hub_lag_seconds', 'How late the hub was lately.', report.lag)
+        confirms = HistogramMetricFamily('greenmq_confirm_seconds', 'From a publish to the confirm of it.')
+        confirms.add_metric([], _histogram(report.confirms.buckets, report.confirms.counts),
+                            report.confirms.seconds)
+        yield confirms
         happened = CounterMetricFamily('greenmq_events', 'What happened, by name.', labels=['name'])
         for name, count in events.counters().items():
             happened.add_metric([name], count)
@@ -72,12 +76,15 @@ class _Collector:
             for outcome, count in lane['outcomes'].items():
                 messages.add_metric([queue, outcome], count)
             failures.add_metric([queue], lane['failed'])
-            sums = list(accumulate(lane['durations']))
-            bounds = [*map(str, BUCKETS), '+Inf']
-            durations.add_metric([queue], list(zip(bounds, sums, strict=True)), lane['seconds'])
+            durations.add_metric([queue], _histogram(BUCKETS, lane['durations']), lane['seconds'])
             in_flight.add_metric([queue], lane['busy'])
             prefetch.add_metric([queue], lane['prefetch'])
         yield from (messages, failures, durations, in_flight, prefetch)
+
+
+def _histogram(buckets: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    # Prometheus wants what is at most as long, in each bucket.
+    return list(zip([*map(str, buckets), '+Inf'], accumulate(counts), strict=True))
 
 
 def _pools() -> Iterator[Any]:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from greenmq import pools
 
-__all__ = ('Report', 'pool_figures')
+__all__ = ('Durations', 'Report', 'pool_figures')
+
+
+class Durations:
+    """How long things took, counted for a histogram.
+
+    Attributes:
+        buckets (tuple[float, ...]): upper bounds in seconds; above the last one is one bucket more.
+        counts (list[int]): how many, for each bucket.
+        seconds (float): all of them together.
+    """
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self.buckets = buckets
+        self.counts = [0] * (len(buckets) + 1)
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more. Switches: no."""
+        self.counts[bisect_left(self.buckets, seconds)] += 1
+        self.seconds += seconds
 
 
 @dataclass(frozen=True)
@@ -22,6 +43,7 @@ class Report:
         seconds (float): how long it has been running.
         rate (float): callbacks a second, over the last half minute.
         lag (float), worst_lag (float): seconds that the hub was late at the last look, and at most.
+        confirms (Durations): from a publish to the broker's confirm, since this is served.
         errors (list[str]): the last ones, oldest first, those of callbacks apart.
     """
 
@@ -32,6 +54,7 @@ class Report:
     rate: float
     lag: float
     worst_lag: float
+    confirms: Durations
     errors: list[str]
 
     @property

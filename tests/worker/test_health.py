@@ -126,6 +126,19 @@ def test_metrics(base, get, publish):
     assert found['greenmq_ready',] == 1 and found['greenmq_reconnects_total',] == 0
 
 
+@pytest.mark.slow
+def test_metrics_of_confirms(base, get, amqp_url):
+    with Connection(amqp_url) as connection:
+        for number in range(3):
+            connection.Producer().publish(number, routing_key='jobs', declare=[Queue('jobs')])
+    wait_until(lambda: 'greenmq_confirm_seconds_count 3.0' in get(f'{base}/metrics')[1], 10, 'three confirms')
+    found = {(sample.name, sample.labels.get('le')): sample.value
+             for family in text_string_to_metric_families(get(f'{base}/metrics')[1])
+             for sample in family.samples}
+    assert found['greenmq_confirm_seconds_bucket', '+Inf'] == 3
+    assert 0 < found['greenmq_confirm_seconds_sum', None] < 30
+
+
 def test_only_reading(base, get):
     for method in ('POST', 'PUT', 'DELETE'):
         assert get(f'{base}/', method)[0] == 405
