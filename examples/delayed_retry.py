@@ -1,6 +1,7 @@
 """Work that fails is tried again a little later, by the broker's own means, and put aside after three times.
 
 The queue for waiting has no consumer. Its messages expire; what expires is dead-lettered back to the work.
+Redis looks at no queue that nobody consumes, but holds a message back when its header says so.
 
     python examples/delayed_retry.py [--broker URL]
 """
@@ -40,9 +41,14 @@ class Worker(ConsumerProducerMixin):
         if attempt == ATTEMPTS:
             message.reject()
         else:
-            self.producer.publish(message.payload, exchange='', routing_key=waiting.name,
-                                  headers={'attempt': attempt + 1})
+            self.later(message.payload, {'attempt': attempt + 1})
             message.ack()
+
+    def later(self, body, headers):
+        queue = waiting
+        if self.connection.transport.driver_type == 'redis':
+            queue, headers = work, {**headers, 'x-delay': PAUSE_MS}
+        self.producer.publish(body, exchange='', routing_key=queue.name, headers=headers)
 
     def on_failed(self, body, message):
         message.ack()

@@ -30,7 +30,7 @@ def listen(connection, name, ready):
         ready.release()
         while not heard:
             connection.drain_events(timeout=5)
-    print(f'{name} heard {heard[0]["headline"]!r}')
+    return f'{name} heard {heard[0]["headline"]!r}'
 
 
 with Connection(url) as connection, Connection(url) as publishing:
@@ -41,3 +41,5 @@ with Connection(url) as connection, Connection(url) as publishing:
     with publishing.Producer() as producer:
         producer.publish({'headline': 'one for all'}, exchange=news)
     gevent.joinall(listeners, raise_error=True)
+    for listener in listeners:
+        print(listener.get())
