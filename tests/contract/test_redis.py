@@ -9,10 +9,11 @@ import logging
 import pytest
 
 from greenmq import Connection, Exchange, Queue, events
-from greenmq.exceptions import OperationalError, PublishUnconfirmed
-from greenmq.transport.redis import errors
+from greenmq.exceptions import ConnectionLost, OperationalError, PublishUnconfirmed
+from greenmq.transport.redis import consuming, errors
 from tests.contract.conftest import Bench, text
 from tests.support import green
+from tests.support.redis_server import Redis
 
 
 @pytest.fixture
@@ -427,14 +428,138 @@ def test_a_unix_socket(redis_server, open_connection):
         assert client.hexists('greenmq.queues', 'q')
 
 
-def test_a_server_without_tracking_is_looked_at(redis_server, open_connection):
+# ---------------------------------------------------------- without tracking
+
+
+@pytest.fixture
+def untold(redis_server, open_connection, monkeypatch):
+    """A consumer of 'q' whose user may not use CLIENT TRACKING, and what it saw. It looks by itself so rarely
+    that a message must wake it."""
+    monkeypatch.setattr(consuming, 'DELAYED_LOOK', 60.0)
+
+    def untold(user='untold', **options):
+        url = redis_server.url().replace('redis://', f'redis://{user}:secret@')
+        connection = open_connection(url, tracking=True, **options)
+        bench, seen = Bench(connection.channel()), []
+        bench.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+        assert not connection.transport.session.tracks
+        return bench, seen
+
+    return untold
+
+
+def armed(bench):
+    posts = bench.channel.connection.lookout._posts.values()
+    return len(posts) == 4 and all(post.armed for post in posts) and bench.channel._alarm.waiting_since
+
+
+def test_without_tracking_a_command_waits_that_takes_nothing(untold, here, raw, redis_server, caplog):
+    there, seen = untold()
+    assert 'does not tell of new messages' in caplog.text
+    until(lambda: armed(there))
+    before = there.channel._session.link.commands
+    green.sleep(0.3)
+    assert there.channel._session.link.commands == before
+    for n in range(5):
+        here.put('q', n)
+    there.until(lambda: len(seen) == 5)
+    here.put('q', 'later', priority=9)
+    there.until(lambda: len(seen) == 6)
+    assert seen == ['0', '1', '2', '3', '4', 'later']
+    # One that commands, one for each of the queue's lists.
+    users = [row['user'] for row in redis_server.clients()]
+    assert users.count('untold') == 5 and not raw.llen('q')
+
+
+def test_a_message_between_the_last_look_and_the_wait_is_told(untold, here):
+    there, seen = untold()
+    lookout = there.channel.connection.lookout
+    until(lambda: armed(there))
+    arm, late = lookout.arm, ['x', 'y']
+
+    def arm_late(keys):
+        if late:
+            here.put('q', late.pop())
+        return arm(keys)
+
+    lookout.arm = arm_late
+    here.put('q', 'first')
+    there.until(lambda: len(seen) == 3)
+    assert seen == ['first', 'y', 'x']
+
+
+def test_what_waits_is_waited_for_again_after_its_connection_was_lost(untold, here, raw):
+    there, seen = untold()
+    until(lambda: armed(there))
+    raw.execute_command('CLIENT', 'KILL', 'USER', 'untold')
+    with pytest.raises(ConnectionLost):
+        there.client.drain_events(timeout=5)
+    until(lambda: there.channel._session.connected and armed(there))
+    here.put('q', 'x')
+    there.until(lambda: seen)
+
+
+def test_more_lists_than_connections_are_looked_at(untold, here, redis_server):
+    there, seen = untold()
+    for n in range(4):
+        there.consume(f'q{n}', lambda message: (seen.append(text(message)), message.ack()), tag=f't{n}')
+    lookout = there.channel.connection.lookout
+    until(lambda: len(lookout._posts) == 8 and all(post.armed for post in lookout._posts.values()))
+    kept = list(lookout._posts.values())
+    for n in range(4):
+        for priority in (0, 9):
+            here.put(f'q{n}', f'{n}-{priority}', priority=priority)
+    there.until(lambda: len(seen) == 8)
+    assert [row['user'] for row in redis_server.clients()].count('untold') == 9
+    assert list(lookout._posts.values()) == kept
+    there.client.close()
+    until(lambda: not [row for row in redis_server.clients() if row['user'] == 'untold'])
+
+
+def test_where_no_command_may_wait_the_server_is_looked_at(untold, here, caplog):
+    there, seen = untold('looking')
+    until(lambda: 'refuses BLMOVE as well' in caplog.text)
+    here.put('q', 'x')
+    there.until(lambda: seen)
+
+
+class OldRedis(Redis):
+    """A server that speaks RESP2 only, as proxies do."""
+
+    def command(self):
+        return [*super().command(), '--rename-command', 'HELLO', '']
+
+
+@pytest.mark.slow
+def test_a_server_that_speaks_the_old_protocol(open_connection):
+    server = OldRedis(durable=False)
+    try:
+        server.start()
+        channel = open_connection(server.url()).channel()
+        channel.exchange_declare('news', 'fanout')
+        channel.queue_declare('f')
+        channel.queue_bind('f', 'news')
+        here, seen = Bench(channel), []
+        for queue in ('q', 'f'):
+            here.consume(queue, lambda message: (seen.append(text(message)), message.ack()), tag=queue)
+        until(lambda: len(channel.connection.lookout._posts) == 8)
+        here.put('q', 'x')
+        here.publish('y', 'news')
+        here.until(lambda: len(seen) == 2)
+        assert sorted(seen) == ['x', 'y'] and not channel._session.link.resp3
+        until(lambda: not channel._settler.pending)
+        channel.connection.client.close()
+    finally:
+        server.stop()
+
+
+def test_tracking_can_be_left_out(redis_server, open_connection):
     connection = open_connection(tracking=False)
     here, seen = Bench(connection.channel()), []
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
-    green.sleep(0.05)
     here.put('q', 'x')
     here.until(lambda: seen)
-    assert seen == ['x'] and not connection.transport.session.tracks
+    assert not connection.transport.session.tracks
 
 
 # ------------------------------------------------------------------- errors

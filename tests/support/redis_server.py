@@ -7,7 +7,8 @@ from tests.support.process import Server, exchange, free_ports, need
 class Redis(Server):
     """One standalone server. `durable` syncs every write to disk, so that `restart()` loses nothing.
 
-    Users: the default one without a password, and `worker` / `secret`, who may touch `app:*` only.
+    Users: the default one without a password; with the password `secret` `worker`, who may touch `app:*`
+    only, `untold`, who may not use CLIENT TRACKING, and `looking`, who may not wait with a command either.
     """
 
     ready_seconds = 10.0
@@ -21,7 +22,9 @@ class Redis(Server):
         self.socket_path = str(self.directory / 'redis.sock')
         self._acl = self.directory / 'users.acl'
         self._acl.write_text('user default on nopass ~* &* +@all\n'
-                             'user worker on >secret ~app:* &app:* +@all -@dangerous\n')
+                             'user worker on >secret ~app:* &app:* +@all -@dangerous\n'
+                             'user untold on >secret ~* &* +@all -client|tracking\n'
+                             'user looking on >secret ~* &* +@all -client|tracking -@blocking\n')
 
     def command(self):
         command = [self.program, '--port', str(self.port), '--bind', '127.0.0.1',

@@ -358,6 +358,11 @@ class ClusterTransport(Transport):
             place = place._replace(tracking=False, scripts=False)
         return dial_place(place, owner, deadline)
 
+    def _dial_beside(self, key: str, owner: Any, deadline: runtime.Deadline) -> Link:
+        session = self.session
+        assert isinstance(session, ClusterSession)
+        return self._dial_name(session.node_of(key).name, owner, deadline, False)
+
     def _dial(self, owner: Any, deadline: runtime.Deadline, tracking: bool) -> Link:
         # Of pub/sub: each node tells all others what is published on it.
         session = self.session

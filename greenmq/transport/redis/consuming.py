@@ -3,7 +3,8 @@
 The fetch task of the channel (`virtual.fetch`) calls `_get_many`. A fetch that brought fewer than it had room
 for has read the length of every list, so CLIENT TRACKING tells of the next LPUSH by anybody: that is what is
 waited for, without a command. After `health_check_interval` it fetches all the same: consuming is proved
-again, not assumed (P25). Without tracking it looks again after 10 to 500 ms.
+again, not assumed (P25). Without tracking `lookout` waits for the lists, or it looks again after 10 to
+500 ms.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ logger = get_logger('greenmq.transport.redis')
 
 #: Seconds between two looks where the server does not tell of new messages: first, doubled up to the last.
 FIRST_LOOK, LAST_LOOK = 0.01, 0.5
+#: The same where a blocking command waits for every list: only delayed messages come without a word.
+DELAYED_LOOK = 1.0
 
 #: Seconds that a fetch waits for one node of a cluster, before it asks the next.
 NODE_PATIENCE = 1.0
@@ -53,6 +56,8 @@ class Plan:
                 self._turn(keys, queues[first:] + queues[:first], steps) for first in range(len(queues))
             ]
         self.keys = [key for queue in queues for key in keys.lists(queue)]
+        #: The same lists, those that most messages come to first.
+        self.lists = [keys.list_of(queue, step) for step in keys.steps for queue in queues]
         self.homes = {keys.home(queue): None for queue in queues}
         self.keys += [home.delayed for home in self.homes]
         self.next = 0
@@ -141,12 +146,11 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
                 continue
             if items:
                 return items
-            pause = deadline.remaining()
+            pause = deadline.remaining() if due is None else min(deadline.remaining() or 0.0, due)
             assert pause is not None
             if not self._session.tracks:
-                pause, look = min(pause, look), min(look * 2, LAST_LOOK)
-            if due is not None:
-                pause = min(pause, due)
+                covered = self.connection.lookout.arm(plan.lists)
+                pause, look = min(pause, DELAYED_LOOK if covered else look), min(look * 2, LAST_LOOK)
             try:
                 self._alarm.wait(max(pause, 0.001))
             except BaseException:

@@ -140,7 +140,7 @@ def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
         link.tracks = not isinstance(refusal, Exception)
     if place.tracking and not link.tracks:
         logger.warning(
-            'redis %s does not tell of new messages (%s): waiting consumers look every 10 to 500 ms instead',
+            'redis %s does not tell of new messages (%s): consumers wait with BLMOVE instead',
             link.name,
             replies[1] if tracking else 'no RESP3',
         )

@@ -77,6 +77,7 @@ class SentinelTransport(Transport):
         for session in (self.session, getattr(self.fanout, '_session', None)):
             if session is not None and session.link is not None:
                 session.link.lose(error)
+        self.lookout.lose(error)
 
     def _dial_sentinel(self, owner: Any, deadline: runtime.Deadline) -> Link:
         met: list[str] = []
@@ -92,9 +93,9 @@ class SentinelTransport(Transport):
 
     def _dial(self, owner: Any, deadline: runtime.Deadline, tracking: bool) -> Link:
         host, port = self._ask_sentinels(deadline)
-        place = self._place()._replace(
-            host=host, port=port, role='master', tracking=tracking, scripts=tracking
-        )
+        place = self._place()
+        wanted = tracking and place.tracking
+        place = place._replace(host=host, port=port, role='master', tracking=wanted, scripts=tracking)
         return dial_place(place, owner, deadline)
 
     def _ask_sentinels(self, deadline: runtime.Deadline) -> tuple[str, int]:

@@ -322,13 +322,22 @@ class Session:
             if push[1] is None:
                 self._hit_all()  # the whole database was emptied
                 return
-            self._changed(push[1])
+            self.changed(push[1])
             return
         owner = self._owner()
         if owner is not None:
             owner.on_pushed(self, push)
 
-    def _changed(self, keys: Iterable[bytes]) -> None:
+    def is_watched(self, key: str) -> bool:
+        """Does anybody watch this key? Switches: no."""
+        return bool(self._watches.get(key.encode()))
+
+    def is_waited_for(self, key: str) -> bool:
+        """Does anybody wait for a change of this key now? Switches: no."""
+        return any(watch.waiting_since for watch in self._watches.get(key.encode(), ()))
+
+    def changed(self, keys: Iterable[bytes]) -> None:
+        """Hit who watches these keys; of those that wait for a message, one. Switches: no."""
         for key in keys:
             first: Watch | None = None
             for watch in list(self._watches.get(key, ())):

@@ -19,6 +19,7 @@ from greenmq.transport.redis.dialling import Place, credentials_of, dial_place, 
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.leases import Leases
 from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.lookout import Lookout
 from greenmq.transport.redis.options import OPTIONS
 from greenmq.transport.redis.pubsub import Fanout, StreamFanout
 from greenmq.transport.redis.session import Session
@@ -109,6 +110,7 @@ class Transport(virtual.Transport):
         )
         self.settler = Settler(self.session, self.keys, self)
         self.leases = Leases(self, lease, value['sweep_interval'] or 5.0, visibility)
+        self.lookout = Lookout(self, value['health_check_interval'] or 0.0)
         self.fanout: Any = (
             StreamFanout(self)
             if self._fanout_mode == 'stream'
@@ -189,6 +191,10 @@ class Transport(virtual.Transport):
                 self.client._apply(next(self.client.cycle))
             raise
 
+    def _dial_beside(self, key: str, owner: Any, deadline: runtime.Deadline) -> Link:
+        """Another link to the server that has a key."""
+        return self._dial(owner, deadline, False)
+
     def _make_session(self) -> Session:
         client, unix = self.client, self._socket
         name = unix.path if unix else f'{client.hostname or "localhost"}:{client.port or self.default_port}'
@@ -252,6 +258,7 @@ class Transport(virtual.Transport):
                 self._say_goodbye(deadline)
         finally:
             self.leases.stop()
+            self.lookout.close()
             self.fanout.close()
             self.session.close()
 
