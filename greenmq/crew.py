@@ -28,7 +28,7 @@ from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
 from greenmq.messaging import Consumer
 
-__all__ = ('BUCKETS', 'Crew', 'Lane', 'settle_failed')
+__all__ = ('BUCKETS', 'Crew', 'Lane', 'listed', 'settle_failed')
 
 logger = get_logger('greenmq.mixins')
 
@@ -334,7 +334,7 @@ class Crew:
 
         Switches: yes.
         """
-        self._consumers = list(consumers)
+        self._consumers = listed(self.worker, consumers)
         lost = tuple(self.connection.connection_errors)
         try:
             self._sort()
@@ -478,6 +478,20 @@ class Crew:
                 consumer.cancel()
             except ignored as exc:
                 logger.debug('cancelling %r: %r', consumer, exc)
+
+
+def listed(worker: Any, consumers: Any) -> list[Consumer]:
+    """What `get_consumers` returned, as a list.
+
+    Raises:
+        TypeError: it is no collection of consumers.
+    Switches: no.
+    """
+    if consumers is None or isinstance(consumers, Consumer):
+        what = 'None (is its return missing?)' if consumers is None else 'one Consumer'
+        name = type(worker).__qualname__
+        raise TypeError(f'{name}.get_consumers() returned {what}, not a list of consumers')
+    return list(consumers)
 
 
 def settle_failed(message: Any, error: Exception) -> None:

@@ -143,7 +143,9 @@ def _broker(url: str, timeout: float) -> Finding:
             took = runtime.monotonic() - started
             return Finding('broker', OK, f'{name} answers: {server_name(connection)}, {1000 * took:.1f} ms')
     except (KombuError, ConnectionError, ChannelError, OSError, KeyError, ValueError, ImportError) as exc:
-        return Finding('broker', BAD, f'{" ".join(str(exc).split()) or type(exc).__name__}')
+        # str() of a KeyError is the repr of its text.
+        text = str(exc.args[0]) if isinstance(exc, KeyError) and exc.args else str(exc)
+        return Finding('broker', BAD, ' '.join(text.split()) or type(exc).__name__)
 
 
 def server_name(connection: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
-from greenmq.crew import Counts, Crew, settle_failed
+from greenmq.crew import Counts, Crew, listed, settle_failed
 from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
@@ -410,7 +410,7 @@ class ConsumerMixin:
             make = partial(Consumer, channel, on_decode_error=self.on_decode_error)
             with ExitStack() as stack:
                 yield connection, channel, [
-                    stack.enter_context(consumer) for consumer in self.get_consumers(make, channel)
+                    stack.enter_context(each) for each in listed(self, self.get_consumers(make, channel))
                 ]
             debug('Consumers canceled')
             self.on_consume_end(connection, channel)

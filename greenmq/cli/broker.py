@@ -50,6 +50,8 @@ def checked(url: str) -> Connection:
         UsageError: no such transport, or no such option.
     Switches: no.
     """
+    if not url.strip():
+        raise click.UsageError('the URL of the broker is empty')
     try:
         connection = Connection(url)
         _ = connection.transport                # looked at: this is where an unknown one is refused

@@ -18,6 +18,7 @@ who asks, so it listens on loopback unless it is told otherwise.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -87,7 +88,12 @@ class Health:
         Switches: yes, at the end.
         """
         server: Any = runtime.wsgi_server(self.address, self)
-        server.start()
+        try:
+            server.start()
+        except OSError as exc:
+            place = '{}:{}'.format(*self.address)
+            reason = os.strerror(exc.errno or 0)
+            raise OSError(exc.errno, f'health cannot be served on {place}: {reason}') from exc
         self.address = server.address[:2]
         sampler = runtime.spawn(self._sample, name='greenmq.health')
         hearing = [events.subscribe(name, self._note) for name in ('lost', 'decode_error', 'consumer_lost')]

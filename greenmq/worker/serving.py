@@ -24,7 +24,7 @@ from greenmq import Connection, runtime
 from greenmq.log import get_logger
 from greenmq.mixins import ConsumerMixin
 from greenmq.worker.health import Health
-from greenmq.worker.loading import load
+from greenmq.worker.loading import build
 
 __all__ = ('FAILED', 'LATE', 'MISUSED', 'OK', 'Settings', 'Signals', 'serve')
 
@@ -118,13 +118,14 @@ def serve(settings: Settings, supervisor: int | None = None) -> int:
     Returns:
         int: the exit code; after SIGHUP the process becomes a new one and this does not return.
     Raises:
-        NotAWorker: there is no such class.
+        NotAWorker: there is no such class, or it can't be made.
+        OSError: health can't be served there.
         Exception: what the module raises when it is imported, or the class when it is made.
     Switches: yes.
     Source: greenmq's own.
     """
     connection = Connection(settings.broker)
-    worker = load(settings.target)(connection)  # type: ignore[call-arg]
+    worker = build(settings.target, connection)
     if settings.concurrency is not None:
         worker.concurrency = settings.concurrency
     signals = Signals(worker, settings.drain_timeout)

@@ -31,6 +31,21 @@ def test_ping_of_nobody(greenmq_says):
     assert (code, output) == (1, []) and 'cannot be reached' in errors
 
 
+@pytest.mark.parametrize('arguments, code, said', [
+    (['ping', '--broker', ''], 2, 'the URL of the broker is empty'),
+    (['ping', '--broker', 'ampq://here'], 2, 'No such transport: ampq. Did you mean amqp?'),
+    (['ping', '--broker', 'amqp://here:there'], 2, 'a port that is not a number'),
+    (['ping', '--count', '0'], 2, "'--count': 0 is not in the range"),
+    (['queues', '--broker', 'redis://127.0.0.1:1/nine', 'x'], 2, 'database must be a number'),
+    (['queues', '--broker', 'amqp://127.0.0.1:1', 'x'], 1, 'cannot be reached'),
+    (['ping', 'what'], 2, 'unexpected extra argument'),
+    (['worker', 'nowhere:Worker', '--health', '127.0.0.1'], 2, 'not of the form HOST:PORT'),
+])
+def test_what_was_asked_for_wrongly_is_said_in_a_line(greenmq_says, arguments, code, said):
+    found, output, errors = greenmq_says(*arguments)
+    assert (found, output) == (code, []) and said in errors and '\n' not in errors
+
+
 def test_queues_by_name_and_all(greenmq_says):
     with Connection(BROKER) as connection:
         queue = Queue('mails', Exchange('shop'), routing_key='mails')
@@ -47,6 +62,11 @@ def test_doctor_is_content(greenmq_says):
     assert code == 0 and not [line for line in output if line.startswith('bad')]
     assert {'versions', 'patching', 'drivers', 'broker'} <= {line.split()[1] for line in output}
     assert 'answers: memory' in output[-1]
+
+
+def test_doctor_says_what_is_wrong_with_a_url():
+    assert str(greenmq.doctor('ampq://here').findings[-1]).endswith(
+        'broker    No such transport: ampq. Did you mean amqp?')
 
 
 def test_doctor_names_what_blocks_and_who_does_not_answer(monkeypatch):
