@@ -28,6 +28,8 @@ ENDING = 5.0
 # Seconds without a result after which lines are taken for lost: the queues of a broker that crashed may have
 # come back without them. What comes twice is counted once.
 STALLED = 3.0
+# Seconds in which a broker that goes away while we begin must be back.
+BEGINNING = 30.0
 
 
 class Counting(ConsumerMixin):
@@ -109,7 +111,7 @@ class Demo:
         tasks = runtime.TaskGroup('greenmq-demo')
         with opened(self._url) as consuming, opened(self._url) as replies:
             try:
-                self._declare(replies)
+                replies.ensure(None, self._declare, timeout=BEGINNING)(replies)
                 started = runtime.monotonic()
                 self._start(tasks, publishing, consuming, replies)
                 self._outcome.result()
@@ -168,8 +170,8 @@ class Demo:
                              reply_to=self._result_queue.name, correlation_id=number)
 
     def _collect(self, replies: Connection, publishing: Connection) -> None:
-        with replies.Consumer([self._result_queue], callbacks=[self._on_result], accept=['json'],
-                              prefetch_count=WINDOW):
+        consumer = replies.ensure(None, self._consume_results, timeout=BEGINNING)(replies)
+        with consumer:
             while True:
                 try:
                     replies.drain_events(timeout=STALLED)
@@ -181,6 +183,12 @@ class Demo:
                     if not getattr(replies.transport, 'keeps_channels', False):
                         raise
                 self._end_if_all_is_counted()
+
+    def _consume_results(self, replies: Connection) -> Consumer:
+        consumer = replies.Consumer([self._result_queue], callbacks=[self._on_result], accept=['json'],
+                                    prefetch_count=WINDOW)
+        consumer.consume()
+        return consumer
 
     def _on_result(self, body: Any, message: Message) -> None:
         number = message.properties['correlation_id']

@@ -1,4 +1,4 @@
-"""The demo counts what is there on RabbitMQ, also while the broker is killed and started again."""
+"""The demo counts what is there, also while its broker is killed and started again."""
 from __future__ import annotations
 
 import sys
@@ -30,19 +30,28 @@ def check(text):
     assert 'NOT equal' not in text and 'equal to a direct count' in text, text
 
 
-def test_the_demo_has_equal_totals_on_rabbitmq(amqp_url, corpus):
-    check(run(demo(amqp_url, corpus), seconds=90))
+@pytest.mark.parametrize('url', ['amqp_url', 'redis_url'])
+def test_the_demo_has_equal_totals(request, url, corpus):
+    check(run(demo(request.getfixturevalue(url), corpus), seconds=90))
 
 
-def test_the_demo_outlives_a_crash_of_the_broker(rabbitmq, amqp_url, amqp_vhost, corpus, tmp_path):
-    path = tmp_path / 'output'
+def test_the_demo_outlives_a_crash_of_rabbitmq(rabbitmq, amqp_url, amqp_vhost, corpus, tmp_path):
+    outlive(rabbitmq, amqp_url, corpus, tmp_path / 'output',
+            lambda: rabbitmq.list('consumers', 'queue_name', vhost=amqp_vhost))
+
+
+def test_the_demo_outlives_a_crash_of_redis(redis_server, redis_url, corpus, tmp_path):
+    with redis_server.client() as client:
+        outlive(redis_server, redis_url, corpus, tmp_path / 'output', lambda: client.dbsize() > 2)
+
+
+def outlive(server, url, corpus, path, begun):
     with open(path, 'wb') as output:
-        child = popen(demo(amqp_url, corpus), stdout=output, stderr=output)
+        child = popen(demo(url, corpus), stdout=output, stderr=output)
     try:
-        wait_until(lambda: rabbitmq.list('consumers', 'queue_name', vhost=amqp_vhost), 30,
-                   'the demo to begin')
+        wait_until(begun, 30, 'the demo to begin')
         assert child.poll() is None, path.read_text()
-        rabbitmq.restart()
+        server.restart()
         wait_until(lambda: child.poll() is not None, 120, 'the demo to end')
     finally:
         end(child)
