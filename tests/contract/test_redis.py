@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from greenmq import Connection, Exchange, Queue, events
-from greenmq.exceptions import ConnectionLost, OperationalError, PublishUnconfirmed
+from greenmq.exceptions import ConnectionLost, NotFound, OperationalError, PublishUnconfirmed, Unroutable
 from greenmq.transport.redis import consuming, errors
 from tests.contract.conftest import Bench, text
 from tests.support import green
@@ -179,6 +179,67 @@ def test_a_queues_ttl_holds_for_all_its_messages(here):
     message = here.wait_get('dead')
     assert text(message) == 'old' and message.headers['x-first-death-reason'] == 'expired'
     here.channel.queue_delete('q')
+
+
+def expiring(bench, name='e', ms=60_000):
+    """Declare a queue that expires, bound to a direct exchange; gives its names in the database."""
+    bench.channel.exchange_declare('ex')
+    bench.channel.queue_declare(name, arguments={'x-expires': ms})
+    bench.channel.queue_bind(name, 'ex', 'key')
+
+
+def test_a_queue_that_nobody_uses_expires_with_all_that_is_of_it(here, open_connection, raw):
+    expiring(here)
+    here.publish('x', 'ex', 'key')
+    assert 0 < raw.pttl('e') <= 60_000
+    raw.zadd('greenmq.expiring', {'e': 1})
+    there = open_connection().channel()
+    there.qos.restore_visible()
+    for pattern in ('*greenmq.expir*', '*greenmq.bound*', '_kombu.binding.ex', 'e'):
+        assert not raw.keys(pattern)
+    with pytest.raises(NotFound):
+        there.queue_declare('e', passive=True)
+    with pytest.raises(Unroutable):
+        Bench(open_connection().channel()).publish('y', 'ex', 'key', mandatory=True)
+
+
+def test_publishing_is_no_use_of_a_queue_and_getting_is(here, raw):
+    expiring(here)
+    here.publish('x', 'ex', 'key')
+    raw.pexpire('e', 5000)
+    raw.zadd('greenmq.expiring', {'e': 1})
+    here.publish('y', 'ex', 'key')
+    assert raw.pttl('e') <= 5000 and raw.zscore('greenmq.expiring', 'e') == 1
+    here.channel.connection.expiry._used.clear()  # long ago
+    assert text(here.get('e')) == 'x'
+    assert raw.pttl('e') > 5000 and raw.zscore('greenmq.expiring', 'e') > 1
+
+
+def test_a_queue_that_is_consumed_does_not_expire(here, open_connection, raw):
+    """Also where the consumer did not declare it, and after a sweep that came too early."""
+    expiring(here, ms=900)
+    seen = []
+    there = Bench(open_connection().channel())
+    there.channel.basic_qos(0, 1, False)
+    there.consume('e', seen.append)
+    for n in range(2):
+        here.put('e', n)
+    there.until(lambda: seen)
+    green.sleep(1.5)
+    there.channel.qos.restore_visible()
+    assert raw.llen('e') == 1 and raw.zcard('greenmq.expiring') == 1
+    seen[0].ack()
+    there.until(lambda: len(seen) == 2)
+    there.channel.basic_cancel('t')
+    until(lambda: not raw.exists('e'))
+
+
+def test_a_deleted_queue_expires_no_more(here, raw):
+    expiring(here)
+    here.channel.queue_delete('e')
+    here.channel.queue_declare('e')
+    here.put('e', 'x')
+    assert raw.ttl('e') == -1 and not raw.keys('*greenmq.expir*') and not raw.keys('*greenmq.bound*')
 
 
 def test_a_delayed_message_is_due_and_wakes_a_waiting_consumer(here, raw):

@@ -98,13 +98,19 @@ class Bindings:
             for binding in mine:
                 kind = self._state.exchanges.get(exchange, {}).get('type')
                 pattern = _pattern(kind, binding.routing_key)
-                self.add(exchange, binding.routing_key, pattern, binding.queue, None, deadline)
+                expires = (self._state.queues.get(binding.queue) or {}).get('arguments', {}).get('x-expires')
+                if expires is None or self._still_there(binding.queue, deadline):
+                    self.add(exchange, binding.routing_key, pattern, binding.queue, expires, deadline)
             changes = self._changes
             members, table = self._members(key, deadline)
         table.entries = sorted(self._split(member) for member in members)
         if changes == self._changes:
             self._tables[exchange] = table
         return table
+
+    def _still_there(self, queue: str, deadline: runtime.Deadline | None) -> bool:
+        expires = self._keys.home(queue).expires
+        return bool(self._session.execute(('HEXISTS', expires, queue), expires, deadline))
 
     def _members(self, key: str, deadline: runtime.Deadline | None) -> tuple[Any, Table]:
         # Watched before it is read: a change right behind the reply must not be missed.
@@ -153,6 +159,9 @@ class Bindings:
         key, member = self.key(exchange), self._sep.join((routing_key or '', pattern or '', queue or ''))
         permanent, deadlines = (self._keys.binding(name) for name in (PERMANENT % (exchange,), DEADLINES))
         with self._changing(exchange):
+            if expires_ms is not None:
+                bound = self._keys.bound(queue)
+                self._session.execute(('SADD', bound, f'{exchange}{self._sep}{member}'), bound, deadline)
             if expires_ms is None:
                 self._session.execute(('SADD', key, member), key, deadline)
                 self._session.execute(('SADD', permanent, member), permanent, deadline)

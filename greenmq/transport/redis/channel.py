@@ -190,6 +190,10 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         facts = {name: kwargs[name] for name in ('durable', 'auto_delete', 'arguments') if kwargs.get(name)}
         key, text = self._keys.queues, json.dumps(facts, default=str)
         self._session.execute(('HSET', key, queue, text), key, self._soon())
+        expires = (kwargs.get('arguments') or {}).get('x-expires')
+        if expires is not None:
+            transport = self.connection
+            transport.expiry.use(transport, queue, int(expires), self._soon())
         if kwargs.get('auto_delete'):
             self.auto_delete_queues.add(queue)
 
@@ -225,6 +229,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         lists = self._keys.lists(queue)
         self._session.execute(('DEL', *lists), lists[0], deadline)
         self._session.execute(('HDEL', self._keys.queues, queue), self._keys.queues, deadline)
+        self.connection.expiry.forget(queue, deadline)
         self.auto_delete_queues.discard(queue)
         self._fanout_queues.pop(queue, None)
 
@@ -301,6 +306,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         # (no_ack, callback, consumer_tag): the newest of its queue's takers has it.
         consumer_tag = self._takers[queue][-1].tag
         self.connection.leases.start()
+        self.connection.expiry.start()
         bound = self._fanout_queues.get(queue)
         if bound is not None and len(self._takers[queue]) == 1:
             try:

@@ -37,6 +37,9 @@ DELAYED_LOOK = 1.0
 #: Seconds that a fetch waits for one node of a cluster, before it asks the next.
 NODE_PATIENCE = 1.0
 
+#: Seconds to say that a queue is used.
+PATIENCE = 10.0
+
 #: Begins the tags of deliveries that are not kept in Redis (of a fanout).
 LOCAL = 'local:'
 
@@ -311,6 +314,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """See `virtual.Channel.basic_get`. Switches: yes. Killed: nothing is taken."""
+        self.connection.expiry.got(queue, runtime.Deadline.after(PATIENCE))
         message = super().basic_get(queue, no_ack, **kwargs)
         if message is not None and no_ack:
             self._ack_tag(message.delivery_tag)

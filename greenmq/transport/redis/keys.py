@@ -25,6 +25,9 @@ Ours, `<consumer>` being one transport's random name; a tag of ours is ``gm:<con
 ``greenmq.tags.<consumer>``    ZSET tag → number: what the consumer has, in the order in which it took it.
 ``greenmq.consumers``          SET of consumers that may have something.
 ``greenmq.sweep``              STRING with PX: somebody has looked for dead consumers just now.
+``greenmq.expires``            HASH queue → its `x-expires` in ms.
+``greenmq.expiring``           ZSET of those queues → ms when they expire unless they are used before.
+``greenmq.bound.<queue>``      SET of ``<exchange>\\x06\\x16<binding>``: what goes with such a queue.
 ``greenmq.delayed``            ZSET ``<length of key>:<key><nonce>:<message>`` → ms when it is due.
 ``greenmq.queues``             HASH queue → its declaration as JSON: an empty queue has no list in Redis.
 ``greenmq.dead.<queue>``       LIST of messages that were delivered too often or can't be read, newest left.
@@ -55,6 +58,8 @@ class Home(NamedTuple):
     consumers: str
     sweep: str
     delayed: str
+    expires: str
+    expiring: str
     #: What stands before a consumer's name in the keys of leases and tags.
     lease_of: str
     tags_of: str
@@ -106,6 +111,8 @@ class Keys:
             f'{prefix}greenmq.consumers',
             f'{prefix}greenmq.sweep',
             f'{prefix}greenmq.delayed',
+            f'{prefix}greenmq.expires',
+            f'{prefix}greenmq.expiring',
             f'{prefix}greenmq.lease.',
             f'{prefix}greenmq.tags.',
         )
@@ -144,9 +151,16 @@ class Keys:
 
     def dead(self, queue: str) -> str:
         """The list of a queue's dead letters. Switches: no."""
-        return (
-            f'{self.prefix}{{{queue}}}.greenmq.dead' if self.cluster else f'{self.prefix}greenmq.dead.{queue}'
-        )
+        return self._of_queue(queue, 'dead')
+
+    def bound(self, queue: str) -> str:
+        """The bindings of a queue that expires. Switches: no."""
+        return self._of_queue(queue, 'bound')
+
+    def _of_queue(self, queue: str, what: str) -> str:
+        if self.cluster:
+            return f'{self.prefix}{{{queue}}}.greenmq.{what}'
+        return f'{self.prefix}greenmq.{what}.{queue}'
 
     def stream(self, exchange: str) -> str:
         """The stream of a fanout exchange. Switches: no."""

@@ -133,7 +133,7 @@ class Leases:
         for home in keys.homes():
             reply = session.run(
                 SWEEP,
-                (home.unacked, home.times, home.consumers, home.sweep),
+                (home.unacked, home.times, home.consumers, home.sweep, home.expiring),
                 (
                     keys.head, keys.tail, keys.sep, self.lock_ms, SWEEP_LIMIT, home.lease_of, home.tags_of,
                     self.visibility, 'force' if force else '',
@@ -143,7 +143,10 @@ class Leases:
             restored += reply[0]
             wait = min(wait, reply[1] / 1000)
             for at in range(2, len(reply), 2):
-                restored += self._adopt(transport, home, reply[at], reply[at + 1])
+                if reply[at]:
+                    restored += self._adopt(transport, home, reply[at], reply[at + 1])
+                else:
+                    transport.expiry.expire(transport, bytes(reply[at + 1]).decode())
         if restored:
             logger.warning(
                 '%s: %d messages of consumers that are gone went back to their queues', session.name, restored

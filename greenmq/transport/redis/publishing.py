@@ -12,7 +12,7 @@ from greenmq.transport.redis import wire
 from greenmq.transport.redis.envelope import EXPIRES_AT
 from greenmq.transport.redis.errors import raised
 from greenmq.transport.redis.link import HIGH_WATER
-from greenmq.transport.redis.scripts import DELAY
+from greenmq.transport.redis.scripts import DELAY, PUSH
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.parts import ChannelParts
 from greenmq.utils.uuid import uuid
@@ -173,6 +173,8 @@ class RedisPublishing(ChannelParts):
         delay = message['headers'].get(DELAY_HEADER) if message['headers'] else None
         if delay:
             return self._delay(queue, key, text, int(delay))
+        if arguments and 'x-expires' in arguments:
+            return key, ('EVAL', PUSH.text, 1, key, text, int(arguments['x-expires']))
         return key, ('LPUSH', key, text)
 
     def _delay(self, queue: str, key: str, text: str, delay_ms: int) -> tuple[str, Command]:

@@ -16,6 +16,7 @@ from greenmq.transport.redis import errors
 from greenmq.transport.redis.bindings import Bindings
 from greenmq.transport.redis.channel import Channel
 from greenmq.transport.redis.dialling import Place, credentials_of, dial_place, tls_of
+from greenmq.transport.redis.expiry import Expiry
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.leases import Leases
 from greenmq.transport.redis.link import Link
@@ -110,6 +111,7 @@ class Transport(virtual.Transport):
         )
         self.settler = Settler(self.session, self.keys, self)
         self.leases = Leases(self, lease, value['sweep_interval'] or 5.0, visibility)
+        self.expiry = Expiry(self)
         self.lookout = Lookout(self, value['health_check_interval'] or 0.0)
         self.fanout: Any = (
             StreamFanout(self)
@@ -258,6 +260,7 @@ class Transport(virtual.Transport):
                 self._say_goodbye(deadline)
         finally:
             self.leases.stop()
+            self.expiry.stop()
             self.lookout.close()
             self.fanout.close()
             self.session.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pkgutil
 
-__all__ = ('ADOPT', 'BIND', 'DELAY', 'FETCH', 'RENEW', 'SETTLE', 'SWEEP', 'Script')
+__all__ = ('ADOPT', 'BIND', 'DELAY', 'EXPIRE', 'FETCH', 'PUSH', 'RENEW', 'SETTLE', 'SWEEP', 'USE', 'Script')
 
 
 class Script:
@@ -55,3 +55,6 @@ ADOPT = Script('adopt', common=True)
 RENEW = Script('renew')
 BIND = Script('bind')
 DELAY = Script('delay')
+USE = Script('use')
+EXPIRE = Script('expire')
+PUSH = Script('push')

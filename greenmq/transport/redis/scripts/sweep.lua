@@ -1,9 +1,10 @@
 -- Gives back what dead consumers have, the newest first, so that the old order comes out (P28).
 -- Bounded by a number of messages and, over all workers, by the lock (P28: no stampede).
--- KEYS 1 unacked  2 unacked_index  3 consumers  4 lock
+-- KEYS 1 unacked  2 unacked_index  3 consumers  4 lock  5 expiring queues
 -- ARGV 1 head  2 tail  3 sep  4 lock in ms  5 at most so many messages  6 start of a lease's key  7 of a tag set's
 --      8 seconds after which a tag without a lease (kombu's) is overdue  9 'force': whatever the lock says
--- Returns { restored, ms until the next sweep (0: there is more), overdue tag, its value, … }.
+-- Returns { restored, ms until the next sweep (0: there is more), overdue tag, its value, … }, and for each queue
+-- that has expired an empty tag and its name.
 if ARGV[9] ~= 'force' and not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[4]) then
     return { 0, math.max(redis.call('PTTL', KEYS[4]), 1) }
 end
@@ -45,5 +46,9 @@ for _, tag in ipairs(overdue) do
             redis.call('ZREM', KEYS[2], tag)
         end
     end
+end
+for _, queue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now[1] * 1000, 'LIMIT', 0, 100)) do
+    out[#out + 1] = ''
+    out[#out + 1] = queue
 end
 return out
