@@ -54,16 +54,17 @@ class Counts:
         durations (list[int]): how many took at most so long, for each of `BUCKETS` and one more.
         seconds (float): all of them together.
         last_error (str): of the last callback that failed.
+        failed_at (float): when that was, by `runtime.monotonic`.
     Source: greenmq's own.
     """
 
-    __slots__ = ('durations', 'failed', 'handled', 'last_error', 'outcomes', 'seconds')
+    __slots__ = ('durations', 'failed', 'failed_at', 'handled', 'last_error', 'outcomes', 'seconds')
 
     def __init__(self) -> None:
         self.handled = self.failed = 0
         self.outcomes: dict[str, int] = {}
         self.durations = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
+        self.seconds = self.failed_at = 0.0
         self.last_error = ''
 
     def add(self, message: Any, seconds: float) -> None:
@@ -77,6 +78,7 @@ class Counts:
     def add_failure(self, error: Exception) -> None:
         """A callback failed. Switches: no."""
         self.failed += 1
+        self.failed_at = runtime.monotonic()
         self.last_error = f'{type(error).__name__}: {error}'
 
     def snapshot(self) -> dict[str, Any]:

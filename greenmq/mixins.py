@@ -236,7 +236,7 @@ class ConsumerMixin:
             dict[str, object]: state ('idle', 'connecting', 'consuming', 'ending'), connection (its URL
             without password, or None), connects (how often it was opened), overdue (callbacks that the end
             of `run` did not wait for) and consumers, a list of dicts: queues, state, consuming, concurrency,
-            prefetch, busy, handled, failed, outcomes, durations, seconds, last_error.
+            prefetch, busy, handled, failed, outcomes, durations, seconds, last_error, failed_at.
         Switches: no.
         Source: greenmq's own.
         """

@@ -72,7 +72,7 @@ class Health:
         self.started = runtime.monotonic()
         self.confirms = Durations(CONFIRMS)
         self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
-        self._errors: deque[str] = deque(maxlen=ERRORS)
+        self._errors: deque[tuple[float, str]] = deque(maxlen=ERRORS)
         self._proof: tuple[float, int, float | None] = (float('-inf'), 0, None)
         self._proving: Any = None
         self._routes: dict[str, Callable[[], Answer]] = {
@@ -138,7 +138,7 @@ class Health:
             lag=self.lag,
             worst_lag=self.worst_lag,
             confirms=self.confirms,
-            errors=[*self._errors],
+            errors=self._last_errors(status),
         )
 
     # --------------------------------------------------------------------------------------- answers
@@ -214,4 +214,11 @@ class Health:
 
     def _note(self, event: Any) -> None:
         error = event.facts.get('error')
-        self._errors.append(f'{event.name}: {event.facts if error is None else repr(error)}')
+        text = f'{event.name}: {event.facts if error is None else repr(error)}'
+        self._errors.append((runtime.monotonic(), text))
+
+    def _last_errors(self, status: dict[str, Any]) -> list[tuple[float, str]]:
+        now = runtime.monotonic()
+        found = [*self._errors, *((lane['failed_at'], f'{", ".join(lane["queues"])}: {lane["last_error"]}')
+                                  for lane in status['consumers'] if lane['failed'])]
+        return [(now - when, text) for when, text in sorted(found, reverse=True)[:ERRORS]]

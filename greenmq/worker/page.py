@@ -12,30 +12,37 @@ __all__ = ('render',)
 # Seconds between two loads.
 REFRESH = 2
 
+# Consumers that the page shows; what is amiss comes first.
+ROWS = 100
+
 STYLE = '''
 :root { color-scheme: light dark; --ink: #1c2321; --soft: #5d6b66; --paper: #f6f8f7; --card: #ffffff;
   --line: #dfe5e2; --good: #1b7f4b; --bad: #b3261e; --wait: #8a5a00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6ece9; --soft: #9aa8a2; --paper: #141917;
   --card: #1c2320; --line: #303a36; --good: #6fd6a0; --bad: #ff9d94; --wait: #f0c266; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 70rem; background: var(--paper);
+body { margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 76rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem 1rem; margin-bottom: 1.5rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
 .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .wait { color: var(--wait); } .state { font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem;
-  margin: 0; }
+.figures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .75rem; margin: 0; }
 .figures div, .table { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
 .figures div { padding: .75rem 1rem; }
 .figures dt { color: var(--soft); font-size: .875rem; } .figures dd { margin: 0; font-size: 1.375rem; }
 .table { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .875rem; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9375rem; }
+th, td { padding: .4375rem .625rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+th:first-child, td:first-child { padding-left: 1rem; }
+th:last-child, td:last-child { padding-right: 1rem; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 th { color: var(--soft); font-weight: 500; font-size: .875rem; }
 td { border-top: 1px solid var(--line); }
-ul { margin: 0; padding: 0; list-style: none; } li { padding: .375rem 0; overflow-wrap: anywhere; }
+ul { margin: 0; padding: 0; list-style: none; } li { padding: .25rem 0; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { body { padding: 1.25rem .75rem 2rem; }
+  .figures { grid-template-columns: repeat(2, 1fr); gap: .5rem; } }
 '''
 
 COLUMNS = ('Queues', 'State', 'In hand', 'At once', 'Prefetch', 'Done', 'Acked', 'Rejected', 'Requeued',
@@ -57,9 +64,9 @@ def render(report: Report) -> str:
 <header><h1>{escape(report.name)}</h1><span id="state" class="state {tone}">{word}</span>
 <span class="soft">{escape(report.status['connection'] or 'no connection')}</span></header>
 <dl class="figures">{_figures(report, lanes)}</dl>
+<h2>Last errors</h2>{_errors(report)}
 <h2>Consumers</h2>{_consumers(lanes)}
 <h2>Pools</h2>{_pools()}
-<h2>Last errors</h2>{_errors(report, lanes)}
 </body></html>
 '''
 
@@ -78,28 +85,37 @@ def _figures(report: Report, lanes: list[dict[str, Any]]) -> str:
         'Per second': f'{report.rate:,.1f}',
         'Done': f'{sum(lane["handled"] for lane in lanes):,}',
         'In hand': f'{sum(lane["busy"] for lane in lanes):,}',
-        'Failed': f'{sum(lane["failed"] for lane in lanes):,}',
+        'Failed': _alarming(sum(lane['failed'] for lane in lanes)),
         'Reconnects': f'{max(0, report.status["connects"] - 1):,}',
         'Broker answers in': '–' if report.answer is None else f'{1000 * report.answer:,.1f} ms',
         'Hub lag, worst': f'{1000 * report.worst_lag:,.0f} ms',
-        'Running for': _duration(report.seconds),
+        'Running for': duration(report.seconds),
     }
     return ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures.items())
 
 
+def _alarming(count: int) -> str:
+    return f'<span class="bad">{count:,}</span>' if count else '0'
+
+
 def _consumers(lanes: list[dict[str, Any]]) -> str:
-    return _table(COLUMNS, [_row(lane) for lane in lanes], 'nothing is consumed now')
+    shown = sorted(lanes, key=lambda lane: (lane['consuming'], not lane['failed']))[:ROWS]
+    table = _table(COLUMNS, [_row(lane) for lane in shown], 'nothing is consumed now')
+    more = len(lanes) - len(shown)
+    return f'{table}<p class="soft">and {more:,} more, in /metrics</p>' if more else table
 
 
 def _row(lane: dict[str, Any]) -> list[str]:
-    tone = 'good' if lane['consuming'] else 'wait' if lane['state'] in ('starting', 'waiting') else 'bad'
+    state = lane['state']
+    tone = 'good' if lane['consuming'] else 'wait' if state in ('starting', 'waiting') else 'bad'
+    word = 'not consuming' if state == 'consuming' and not lane['consuming'] else state
     outcomes = lane['outcomes']
     mean = f'{1000 * lane["seconds"] / lane["handled"]:,.1f} ms' if lane['handled'] else '–'
     return [
-        escape(', '.join(lane['queues'])), f'<span class="{tone}">{escape(lane["state"])}</span>',
+        escape(', '.join(lane['queues'])), f'<span class="{tone}">{escape(word)}</span>',
         f'{lane["busy"]:,}', f'{lane["concurrency"]:,}', f'{lane["prefetch"]:,}' if lane['prefetch'] else '–',
         f'{lane["handled"]:,}', *(f'{outcomes.get(name, 0):,}' for name in ('acked', 'rejected', 'requeued')),
-        f'{lane["failed"]:,}', mean,
+        _alarming(lane['failed']), mean,
     ]  # fmt: skip
 
 
@@ -109,12 +125,12 @@ def _pools() -> str:
     return _table(('Kind', 'Broker', 'In use', 'Limit'), rows, 'no pool is open')
 
 
-def _errors(report: Report, lanes: list[dict[str, Any]]) -> str:
-    found = [*report.errors, *(f'{", ".join(lane["queues"])}: {lane["last_error"]}'
-                               for lane in lanes if lane['last_error'])]
-    if not found:
+def _errors(report: Report) -> str:
+    if not report.errors:
         return '<p class="soft">none</p>'
-    return f'<ul>{"".join(f"<li>{escape(error)}</li>" for error in found)}</ul>'
+    items = (f'<li><span class="soft">{duration(ago)} ago</span> {escape(text)}</li>'
+             for ago, text in report.errors)
+    return f'<ul>{"".join(items)}</ul>'
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]], otherwise: str) -> str:
@@ -125,8 +141,13 @@ def _table(head: tuple[str, ...], rows: list[list[str]], otherwise: str) -> str:
     return f'<div class="table"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the two largest units. Switches: no."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return f'{days} d {hours} h' if days else f'{hours} h {minutes} min' if hours else f'{minutes}:{rest:02}'
+    if days:
+        return f'{days} d {hours} h'
+    if hours:
+        return f'{hours} h {minutes} min'
+    return f'{minutes} min {rest} s' if minutes else f'{rest} s'

@@ -44,7 +44,8 @@ class Report:
         rate (float): callbacks a second, over the last half minute.
         lag (float), worst_lag (float): seconds that the hub was late at the last look, and at most.
         confirms (Durations): from a publish to the broker's confirm, since this is served.
-        errors (list[str]): the last ones, oldest first, those of callbacks apart.
+        errors (list[tuple[float, str]]): seconds ago and text of the last ones, newest first; the last
+            one of each consumer's callbacks among them.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Report:
     lag: float
     worst_lag: float
     confirms: Durations
-    errors: list[str]
+    errors: list[tuple[float, str]]
 
     @property
     def ready(self) -> bool:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from greenmq import Connection, Queue, runtime
 from greenmq.mixins import ConsumerMixin
+from greenmq.worker import page
 from greenmq.worker.health import Health
 from tests.support import green
 from tests.support.process import need, popen, wait_until
@@ -155,6 +156,31 @@ def test_the_page_loads_nothing_and_takes_names_for_text(base, get, publish):
     assert "default-src 'none'" in headers['Content-Security-Policy']
 
 
+def test_the_page_shows_first_what_is_amiss_and_not_all_of_a_thousand():
+    class Fleet(Worker):
+        def get_consumers(self, Consumer, channel):
+            self.consumers = [Consumer([Queue(f'q{number}')], callbacks=[self.on_job])
+                              for number in range(1000)]
+            return self.consumers
+
+    worker = Fleet(Connection(URL))
+    task = green.spawn(worker.run)
+    worker.ready.wait()
+    worker.consumers[700].cancel()
+    body = page.render(Health(worker, ('127.0.0.1', 0)).report())
+    rows = re.findall(r'<tr><td>(.*?)</td><td><span class="(.*?)">(.*?)</span>', body)
+    assert rows[0] == ('q700', 'bad', 'not consuming') and rows[1] == ('q0', 'good', 'consuming')
+    assert len(rows) == 100 and 'and 900 more, in /metrics' in body
+    worker.stop(0)
+    task.join()
+
+
+@pytest.mark.parametrize('seconds, text', [
+    (0, '0 s'), (59.9, '59 s'), (61, '1 min 1 s'), (3600, '1 h 0 min'), (90_000, '1 d 1 h')])
+def test_durations_on_the_page(seconds, text):
+    assert page.duration(seconds) == text
+
+
 @pytest.mark.slow
 @pytest.mark.green_timeout(120)
 def test_the_page_in_a_browser(base, publish, tmp_path):
@@ -171,9 +197,9 @@ def test_the_page_in_a_browser(base, publish, tmp_path):
             out.seek(0)
             return out.read().decode()
 
-    page = browse('--dump-dom')
-    assert '<span id="state" class="state good">consuming</span>' in page
-    row = re.search(r'<tr><td>jobs</td>(.*?)</tr>', page)[1]
+    shown = browse('--dump-dom')
+    assert '<span id="state" class="state good">consuming</span>' in shown
+    row = re.search(r'<tr><td>jobs</td>(.*?)</tr>', shown)[1]
     assert re.findall(r'<td>([^<]*)</td>', row)[:8] == ['0', '1', '5', '3', '3', '0', '0', '0']
     for name, scheme in (('light', '1'), ('dark', '0')):
         picture = tmp_path / f'{name}.png'
