@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The same suite in a process that was patched before anything else was imported.
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
-# And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
+# (What runs in processes of its own runs alike in both.) And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
@@ -26,10 +26,10 @@ demo: $(VENV)/.installed  ## install the package into .venv and let greenlets co
 
 test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; installs missing servers where it may
 	@.ci/servers
-	$(PYTEST) -m 'not stress'
-	$(PATCHED) -m 'not stress'
-	$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET)
-	$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)
+	.ci/both "$(PYTEST) -m 'not stress'" \
+		"$(PATCHED) -m 'not stress and not own_process' --ignore tests/house && \
+		$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET) && \
+		$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit

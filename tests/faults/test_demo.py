@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.process import end, popen, run, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(180),
+              pytest.mark.own_process]
 
 
 @pytest.fixture

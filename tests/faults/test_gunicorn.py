@@ -20,7 +20,7 @@ from greenmq import Connection, Exchange, Queue
 from greenmq.runtime import monotonic
 from tests.support.process import end, free_ports, popen, servers_required, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.own_process]
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / 'examples' / 'gunicorn_app'
 #: Seconds that the application gives a request; ours is that with room for a machine that is busy.

@@ -21,6 +21,7 @@ CELLS = [(cell, broker) for cell in patch_matrix.ORDERS for broker in ('amqp', '
          if SOAK or FEW.get(cell) == broker]
 
 pytestmark = [
+    pytest.mark.own_process,
     pytest.mark.slow,
     # Each cell is a process of its own: once is enough.
     pytest.mark.skipif(green.RUNTIME != 'gevent' or green.PATCHED, reason='run in the unpatched process'),

@@ -12,7 +12,7 @@ from tests.support.process import wait_until
 #: What chance decides: a few times in every run, often in a soak.
 SEEDS = range(50 if os.environ.get('GREENMQ_SOAK') else 2)
 
-pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(120), pytest.mark.own_process]
 
 
 def publish(broker, bodies, queue='jobs'):

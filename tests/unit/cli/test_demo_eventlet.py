@@ -10,6 +10,7 @@ import pytest
 from tests.support import green
 
 pytestmark = [
+    pytest.mark.own_process,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec('eventlet') is None, reason='eventlet is not installed'),
     # It is a process of its own: once is enough.

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import green
 
+pytestmark = pytest.mark.own_process
+
 # Each program forks, and prints lines of the child (through a pipe) and then of the parent.
 PROLOGUE = """
 import _socket, gc, os, posix, sys
