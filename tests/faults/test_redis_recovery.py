@@ -275,3 +275,25 @@ def test_the_number_of_connections_is_the_same_after_many_losses(proxy, redis_se
         eater.wait(n + 1)
     assert eater.seen == [str(n) for n in range(20)]
     assert len(redis_server.clients()) == 2
+
+
+@pytest.mark.faults
+def test_a_server_that_refuses_every_write_is_not_dialled_again_and_again(redis_server, open_connection):
+    """A link that did not last counts as a failed dial: 0, 0.05, 0.1, … s apart. And then all goes on."""
+    connection = open_connection(redis_server.port)
+    session, here = connection.transport.session, Bench(connection.channel())
+    with redis_server.client() as client:
+        client.execute_command('REPLICAOF', '127.0.0.1', '1')
+        try:
+            pauses = []
+            while session.epoch < 7:
+                with pytest.raises((ConnectionLost, PublishUnconfirmed)):
+                    here.put('q', 'x')
+                pauses.append(session._pause)
+        finally:
+            client.execute_command('REPLICAOF', 'NO', 'ONE')
+    assert sorted(pauses) == pauses and pauses[-1] >= 0.4
+    with green.Timeout(5):
+        session.wait_open(None)
+    here.put('q', 'y')
+    assert here.get_all('q') == ['y']

@@ -1,7 +1,7 @@
 """One Redis connection over all its lives: the present link, its recovery, and what waits for either.
 
-States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, after 0.05 s, 0.1 s … 1 s
-with jitter, until it is open or closed), *closed*. Calls made meanwhile wait within their deadline (Contract
+States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, at once and after 0.05 s,
+0.1 s … 1 s with jitter, until it is open or closed; a link that did not last counts as a failed dial), *closed*. Calls made meanwhile wait within their deadline (Contract
 3).
 """
 
@@ -72,6 +72,8 @@ class Session:
         self._waiting: list[runtime.Waiter] = []
         self._attempts: list[runtime.Waiter] = []
         self._recovery: runtime.Task | None = None
+        self._opened_at = 0.0
+        self._pause = 0.0
         self._watches: dict[bytes, weakref.WeakSet[Watch]] = {}
 
     @property
@@ -123,6 +125,7 @@ class Session:
             link.close()  # another dial was faster
             return
         self.link = link
+        self._opened_at = runtime.monotonic()
         self.failure = None
         self.epoch += 1
         if link.error is not None:
@@ -146,6 +149,8 @@ class Session:
         owner = self._owner()
         if owner is not None:
             owner.on_lost(self, error)
+        if runtime.monotonic() - self._opened_at > LAST_PAUSE:
+            self._pause = 0.0
         if self._recovery is None or self._recovery.done:
             self._recovery = runtime.spawn(
                 _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
@@ -380,8 +385,15 @@ def _nobody() -> None:
 
 
 def _recover(ref: weakref.ref[Session]) -> None:
-    pause = 0.0
     while True:
+        session = ref()
+        if session is None:
+            return
+        pause = session._pause
+        # Also where the dial succeeds: a server that refuses all that follows (READONLY) would be dialled
+        # again and again.
+        session._pause = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+        del session
         runtime.sleep(pause * random.uniform(0.5, 1.0))
         session = ref()
         if session is None or session.closed or session.connected:
@@ -396,4 +408,3 @@ def _recover(ref: weakref.ref[Session]) -> None:
             session._opened(link)
             return
         del session
-        pause = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
