@@ -76,6 +76,11 @@ class SharedStream(Stream):
             self._queue_guarded(rest)
         return len(data)
 
+    @property
+    def gathers(self) -> bool:
+        """False: what does not go at once is kept for the hub in one piece."""
+        return False
+
     def _decrypt(self, tls: TLSCodec, n: int) -> bytes | None:
         with self._guard:
             self._check_open()

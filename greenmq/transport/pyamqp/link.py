@@ -41,12 +41,14 @@ __all__ = ['Link', 'LinkOwner']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
-#: Bytes asked for in one read. Above 128 KiB an allocator may map fresh pages for each.
+#: Bytes asked for in one read. Above 128 KiB an allocator may map fresh pages for each, near it while a large
+#: body is put together: tried, twice the CPU.
 READ_SIZE = 64 * 1024
 #: After this much was queued without a turn of the writer, a publisher gives it one: the broker works
 #: meanwhile.
 YIELD_BYTES = 64 * 1024
-
+#: How many pieces of large messages the kernel is given at once; it takes 1,024.
+PIECES = 256
 
 #: What a broker has for its answer to the goodbye of a connection that nobody uses any more.
 PARTING_SECONDS = 5.0
@@ -128,7 +130,8 @@ class Link:
         self.wires: dict[int, WireChannel] = {}
         self.out_bytes = self.bytes_in = self.bytes_out = 0
         self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
+        self._parted = False  # pieces of large messages are among them
         self._dirty: list[Flusher] = []
         self._flushing: list[Flusher] = []
         self._idle: runtime.Waiter | None = None  # the writer, while it has nothing to do
@@ -261,6 +264,17 @@ class Link:
             self._idle = None
             idle.wake()
 
+    def send_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Queue whole frames in pieces, which must never change. Otherwise as `send`."""
+        if not self.stream.gathers:
+            self.send(b''.join(parts))
+            return
+        first, *others = parts
+        self.send(first)
+        self._out += others
+        self._parted = True
+        self.out_bytes += sum(map(len, others))
+
     def flush_soon(self, flusher: Flusher) -> None:
         """Have `flusher.flush()` called before the next write. Never switches."""
         self._dirty.append(flusher)
@@ -328,32 +342,48 @@ class Link:
                     self._idle = None
                 continue
             out, self._out = self._out, []
-            self._send_all(out[0] if len(out) == 1 else b''.join(out))
+            if self._parted:
+                self._parted = False
+                self._send_parts(out)
+            else:
+                self._send_all(out[0] if len(out) == 1 else b''.join(out))
 
-    def _send_all(self, data: bytes) -> None:
+    def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view and self.error is None:
-            unsent = self.stream.unsent
-            try:
-                sent = self.stream.write_some(view, runtime.Deadline.after(self.write_timeout))
-            except TimeoutError:
-                # A blocked broker reads nothing: that is not its death. Nor is a peer dead that takes a large
-                # write slowly.
-                if self.blocked is not None or self.stream.unsent != unsent:
-                    continue
+            view = view[self._offer(self.stream.write_some, view) :]
+
+    def _send_parts(self, parts: list[bytes | memoryview]) -> None:
+        position = 0
+        while position < len(parts) and self.error is None:
+            sent = self._offer(self.stream.write_parts, parts[position : position + PIECES])
+            while sent:
+                size = len(parts[position])
+                if sent < size:
+                    parts[position] = memoryview(parts[position])[sent:]
+                    break
+                sent -= size
+                parts[position] = b''  # the body is not held longer than it has to be
+                position += 1
+
+    def _offer(self, write: Callable[..., int], data: Any) -> int:
+        unsent = self.stream.unsent
+        try:
+            sent = write(data, runtime.Deadline.after(self.write_timeout))
+        except TimeoutError:
+            # A blocked broker reads nothing: that is not its death. Nor is a peer dead that takes a large
+            # write slowly.
+            if self.blocked is None and self.stream.unsent == unsent:
                 self.lose(ConnectionLost(f'{self.name}: the peer took nothing for {self.write_timeout} s'))
-                return
-            except OSError as exc:
-                self.lose(exc)
-                return
-            except ConnectionError as exc:
-                self.lose(exc)
-                return
-            view = view[sent:]
-            self.bytes_out += sent
-            self.out_bytes -= sent
-            if self.out_bytes <= self.high_water // 2 and self.blocked is None:
-                self._room.open()
+            return 0
+        except (OSError, ConnectionError) as exc:
+            self.lose(exc)
+            return 0
+        self.bytes_out += sent
+        self.out_bytes -= sent
+        if self.out_bytes <= self.high_water // 2 and self.blocked is None:
+            self._room.open()
+        return sent
 
     # ---- in
 
@@ -368,8 +398,7 @@ class Link:
                     return
                 self._last_in = runtime.monotonic()
                 self.bytes_in += len(data)
-                self._parser.feed(data, self)
-                if len(data) > 16384:
+                if self._parser.feed(data, self) and len(data) > 16384:
                     # A full socket would keep the reader busy for ever: let those work who were handed
                     # something.
                     runtime.sleep(0)

@@ -279,17 +279,23 @@ class Publishing:
     ) -> Pending | None:  # no switch: what is counted is sent, in this order
         link = channel.link
         properties = message.encoded()
-        frames = self._publish_frame(channel, exchange, routing_key, mandatory) + wire.content_frames(
-            channel.id, properties, message.body, link.frame_max
-        )
+        body, parts, frames = message.body, None, b''
+        method = self._publish_frame(channel, exchange, routing_key, mandatory)
+        if len(body) > wire.PARTED_BYTES:
+            parts = [method, *wire.content_parts(channel.id, properties, body, link.frame_max)]
+        else:
+            frames = method + wire.content_frames(channel.id, properties, body, link.frame_max)
         pending = None
         if channel.confirming:
             if confirm or mandatory:
                 start = link.bytes_out + link.out_bytes
                 pending = Pending(message, exchange, routing_key, mandatory, start, future, tries)
-            key = (exchange, routing_key, properties, message.body) if mandatory else None
+            key = (exchange, routing_key, properties, body) if mandatory else None
             channel.ledger.publish(pending, key)
-        channel.send(frames)
+        if parts is None:
+            channel.send(frames)
+        else:
+            channel.send_parts(parts)
         if pending is None and future is not None:
             future.set_result(None)
         return pending

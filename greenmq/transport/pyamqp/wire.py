@@ -20,6 +20,7 @@ __all__ = [
     'Parser',
     'Sink',
     'content_frames',
+    'content_parts',
     'decode_properties',
     'encode_properties',
     'method_frame',
@@ -34,6 +35,10 @@ PROTOCOL_HEADER = b'AMQP\x00\x00\x09\x01'
 HEARTBEAT = b'\x08\x00\x00\x00\x00\x00\x00\xce'
 #: RabbitMQ's own ceiling for one message; a header that announces more is refused at once.
 MAX_BODY_BYTES = 512 * 1024 * 1024
+#: Bodies above this are sent from where they are, and body frames above `STREAMED_BYTES` taken as they come:
+#: for small ones a copy is the cheaper way.
+PARTED_BYTES = 32 * 1024
+STREAMED_BYTES = 2048
 
 _frame_head = struct.Struct('>BHI')
 _header_head = struct.Struct('>HHQ')
@@ -70,12 +75,26 @@ def content_frames(channel_id: int, properties: bytes, body: bytes, frame_max: i
         return b''.join((head, properties, b'\xce'))
     if size <= room:
         return b''.join((head, properties, b'\xce', _frame_head.pack(BODY, channel_id, size), body, b'\xce'))
-    parts: list[bytes | memoryview] = [head, properties, b'\xce']
+    return b''.join(content_parts(channel_id, properties, body, frame_max))
+
+
+def content_parts(
+    channel_id: int, properties: bytes, body: bytes, frame_max: int
+) -> list[bytes | memoryview]:
+    """The same frames in pieces that follow each other; those of the body are views of it, not copies."""
+    size = len(body)
+    room = frame_max - FRAME_OVERHEAD
+    parts: list[bytes | memoryview] = []
     view = memoryview(body)
+    before = b''.join(
+        (_content_head.pack(HEADER, channel_id, len(properties) + 12, BASIC, 0, size), properties, b'\xce')
+    )
     for start in range(0, size, room):
         piece = view[start : start + room]
-        parts += (_frame_head.pack(BODY, channel_id, len(piece)), piece, b'\xce')
-    return b''.join(parts)
+        parts += (before + _frame_head.pack(BODY, channel_id, len(piece)), piece)
+        before = b'\xce'
+    parts.append(before)
+    return parts
 
 
 #: The basic properties in the order of their flag bits (section 4.2.6.1 of the specification).
@@ -215,18 +234,22 @@ class Parser:
         limit (int): the largest payload the peer may send in one frame, in bytes (frame_max − 8).
     """
 
-    __slots__ = ('_contents', '_tail', 'limit', 'max_body')
+    # `_streamed`: the message of a large body frame under way, whose bytes go straight into its parts;
+    # `_due` bytes of that frame are still to come, the end octet with them.
+    __slots__ = ('_channel_id', '_contents', '_due', '_streamed', '_taken', '_tail', 'limit', 'max_body')
 
     def __init__(self, frame_max: int, max_body: int = MAX_BODY_BYTES) -> None:
         self.limit = frame_max - FRAME_OVERHEAD
         self.max_body = max_body
         self._tail = b''
         self._contents: dict[int, Content] = {}
+        self._streamed: Content | None = None
+        self._due = self._taken = self._channel_id = 0
 
     @property
     def pending(self) -> int:
         """Bytes of a frame that is not whole yet."""
-        return len(self._tail)
+        return len(self._tail) if self._streamed is None else self._taken
 
     def forget(self, channel_id: int) -> None:
         """Drop what is half read of a channel that was closed."""
@@ -241,6 +264,12 @@ class Parser:
         """
         buffer = self._tail + data if self._tail else data
         position, end, count = 0, len(buffer), 0
+        if self._streamed is not None:
+            if end < self._due:
+                self._stream(buffer)
+                return 0
+            count, position = 1, self._due
+            self._end_streamed(buffer, sink)
         unpack = _frame_head.unpack_from
         try:
             while end - position >= FRAME_OVERHEAD:
@@ -248,6 +277,9 @@ class Parser:
                 stop = position + 7 + size
                 if stop >= end:
                     self._check_head(kind, size)
+                    if kind == BODY and size > STREAMED_BYTES:
+                        self._begin_streamed(channel_id, size, buffer[position + 7 :])
+                        position = end
                     break
                 if size > self.limit or buffer[stop] != FRAME_END:
                     self._check_head(kind, size)
@@ -340,17 +372,13 @@ class Parser:
             sink.on_content(channel_id, content)
 
     def _body(self, channel_id: int, payload: bytes, sink: Sink) -> None:
-        content = self._contents.get(channel_id)
-        if content is None or content.missing < 0:
-            raise UnexpectedFrame(f'content body on channel {channel_id} without a header')
         size = len(payload)
+        content = self._expect_body(channel_id, size)
         if size == content.size and content.parts is None:  # the whole body in one frame: the common case
             content.body = payload
+        elif not size:
+            return  # allowed, and kept they would fill the memory without an end
         else:
-            if size > content.missing:
-                raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
-            if not size:
-                return  # allowed, and kept they would fill the memory without an end
             if content.parts is None:
                 content.parts = []
             content.parts.append(payload)
@@ -361,3 +389,44 @@ class Parser:
             content.parts = None
         del self._contents[channel_id]
         sink.on_content(channel_id, content)
+
+    def _expect_body(self, channel_id: int, size: int) -> Content:
+        content = self._contents.get(channel_id)
+        if content is None or content.missing < 0:
+            raise UnexpectedFrame(f'content body on channel {channel_id} without a header')
+        if size > content.missing:
+            raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
+        return content
+
+    def _begin_streamed(self, channel_id: int, size: int, beginning: bytes) -> None:
+        content = self._expect_body(channel_id, size)
+        if content.parts is None:
+            content.parts = []
+        content.parts.append(b'')  # no piece of another frame may be added to
+        content.missing -= size
+        self._streamed, self._channel_id = content, channel_id
+        self._due, self._taken = size + 1, FRAME_OVERHEAD - 1
+        self._stream(beginning)
+
+    def _stream(self, data: bytes) -> None:
+        content = self._streamed
+        assert content is not None and content.parts is not None
+        self._due -= len(data)
+        self._taken += len(data)
+        if len(data) < STREAMED_BYTES and len(content.parts[-1]) < STREAMED_BYTES:
+            content.parts[-1] += data  # of many small pieces each would cost more than it holds
+        else:
+            content.parts.append(data)
+
+    def _end_streamed(self, buffer: bytes, sink: Sink) -> None:
+        content, due = self._streamed, self._due
+        assert content is not None and content.parts is not None
+        if buffer[due - 1] != FRAME_END:
+            raise FrameError(f'frame ends with {buffer[due - 1]:#04x} where 0xce is due')
+        self._streamed = None
+        content.parts.append(buffer[: due - 1])
+        if not content.missing:
+            content.body = b''.join(content.parts)
+            content.parts = None
+            if self._contents.pop(self._channel_id, None) is content:  # or the channel was closed
+                sink.on_content(self._channel_id, content)

@@ -180,6 +180,12 @@ class WireChannel:
             raise self.error.with_traceback(None)
         self.link.send(frames)
 
+    def send_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Queue whole frames of this channel in pieces, see `Link.send_parts`. Never switches."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        self.link.send_parts(parts)
+
     def take_turn(self, deadline: runtime.Deadline) -> None:
         """Wait until nobody else's method is under way here; `exchange` gives the turn back.
 

@@ -192,6 +192,22 @@ class TestWriting:
         assert 0 < sent < len(PATTERN)
         assert read_all(theirs, sent) == PATTERN[:sent]
 
+    def test_pieces_go_as_one(self):
+        ours, theirs = plain_pair()
+        assert ours.gathers
+        view = memoryview(PATTERN)
+        pieces = [view[start : start + 3000] for start in range(0, 600_000, 3000)]
+        sent = ours.write_parts(pieces)
+        assert 3000 < sent
+        assert read_all(theirs, sent) == PATTERN[:sent]
+        with pytest.raises(TimeoutError, match='took no data'):
+            while True:
+                ours.write_parts(pieces, 0.01)
+        theirs.close()
+        with pytest.raises(ConnectionLost):
+            ours.write_parts(pieces, LONG)
+        ours.close()
+
     def test_a_timeout_of_write_some_takes_nothing(self, pair):
         ours, theirs = pair
         sent = 0

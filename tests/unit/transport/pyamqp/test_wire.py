@@ -140,6 +140,42 @@ def test_bodies_of_any_size_survive_any_cuts(bodies, cuts):
     assert [event[-1] for event in seen] == bodies
 
 
+def test_large_frames_keep_to_their_borders_whatever_the_reads():
+    bodies = [b'a' * 60_000, b'b' * 5_000, b'', b'c' * 3_000]
+    data = b''.join(delivery(number + 1, body, 131072) for number, body in enumerate(bodies))
+    for size in (1, 100, 1999, 2049, 65536):
+        parser, seen = feed(pieces(data, size), 131072)
+        assert [event[-1] for event in seen] == bodies and parser.pending == 0
+    damaged = bytearray(data)
+    damaged[data.index(b'a\xce') + 1] = 0
+    for size in (1, 1999, len(data)):
+        with pytest.raises(FrameError, match='ends with 0x00'):
+            feed(pieces(bytes(damaged), size), 131072)
+
+
+def test_a_large_frame_on_its_way_counts_and_small_pieces_are_joined():
+    parser, sink = wire.Parser(131072), Recorder()
+    frames = delivery(1, b'x' * 100_000, 131072)
+    for piece in pieces(frames[:-2], 1):
+        parser.feed(piece, sink)
+    assert parser.pending == 100_000 + 6
+    assert len(parser._streamed.parts) < 100
+    parser.forget(1)  # its channel is closed: the rest of the frame is nobody's
+    parser.feed(frames[-2:] + delivery(2, b'next'), sink)
+    assert [event[-1] for event in sink.seen] == [b'next'] and parser.pending == 0
+
+
+@pytest.mark.parametrize('size', [0, 1, 4087, 4088, 4089, 20_000])
+def test_the_pieces_of_a_message_are_its_frames(size):
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+    parts = wire.content_parts(3, PROPERTIES, body, FRAME_MAX)
+    method = wire.method_frame(3, wire.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key')))
+    ((_, _, _, found),) = feed([method + b''.join(parts)])[1]
+    assert found == body and b''.join(parts) == wire.content_frames(3, PROPERTIES, body, FRAME_MAX)
+    assert all(parts), 'an empty piece'
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     position=st.integers(0, len(STREAM) - 1),
