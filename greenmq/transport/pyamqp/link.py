@@ -249,7 +249,7 @@ class Link:
 
     # ---- out
 
-    def send(self, frames: bytes) -> None:
+    def send(self, frames: bytes | memoryview) -> None:
         """Queue whole frames. Never switches.
 
         Raises:
