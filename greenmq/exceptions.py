@@ -469,8 +469,8 @@ class WouldBlock(_Portable, OperationalError, RuntimeError):
 
 
 class WrongHub(_Portable, KombuError, RuntimeError):
-    """A connection was used by the hub of another native thread than the one that opened it. Blame: the
-    caller.
+    """A connection was used by the hub of another native thread than the one that opened it, for more than a
+    publish or an acknowledgement. Blame: the caller.
 
     Arguments:
         what (str): the connection or channel.

@@ -16,6 +16,7 @@ from greenmq.dialing import SharedDial
 from greenmq.ensure import LibraryErrors, Policy, reconnect
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
 from greenmq.log import get_logger
+from greenmq.siblings import Siblings
 from greenmq.transport.base import Transport as BaseTransport
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Opening(Addressed):
     _switch_due = False
     _lost = False
     _fork_hooked = False
+    _siblings: Siblings | None = None  # never None in the instance: see `sibling`
 
 
     def connect(self: OpeningT) -> OpeningT:
@@ -123,7 +125,7 @@ class Opening(Addressed):
         return dial
 
     def _check_hub(self) -> None:
-        if self._hub is not None and self._hub() is not runtime.hub_id():
+        if self._hub is not None and not runtime.is_here(self._hub()):
             raise WrongHub(repr(self))
 
     def _open(self, dial: SharedDial[Any], deadline: runtime.Deadline) -> Any:
@@ -222,8 +224,30 @@ class Opening(Addressed):
                 dial.close()
             elif hub is not None:
                 runtime.post(hub, dial.close)
+        siblings = self.__dict__.pop('_siblings', None)
+        if siblings is not None:
+            siblings.close()
         if parts is not None:
             _shut(*parts, timeout or CLOSE_TIMEOUT, hub, wait=timeout > 0)
+
+    def sibling(self: OpeningT) -> OpeningT:
+        """The connection with which this native thread publishes what it is told to publish on this one.
+
+        One a thread, closed with this one or when the thread ends.
+
+        Returns:
+            Connection: with the same settings; opened by its first use.
+        Raises:
+            ConnectionClosed: this one was closed.
+        Switches: no.
+        Source: greenmq's own.
+        """
+        if self._closed:
+            raise ConnectionClosed(f'{self!r} is closed')
+        siblings = self._siblings
+        if siblings is None:
+            siblings = self.__dict__.setdefault('_siblings', Siblings())  # two threads may be the first
+        return cast('OpeningT', siblings.of(self))
 
     def _take(self) -> tuple[Any, Any] | None:
         parts = self._transport, self._connection
@@ -252,6 +276,7 @@ class Opening(Addressed):
     def _after_fork(self) -> None:
         # The parent goes on using all this. The socket itself was closed by runtime, without a byte sent.
         self._dial = self._hub = None
+        self.__dict__.pop('_siblings', None)
         self.declared_entities.clear()
         if not getattr(self._transport, 'keeps_channels', False):
             self._transport = self._connection = self._default_channel = None

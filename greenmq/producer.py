@@ -6,6 +6,7 @@ Nothing of one call is kept on the object. What it keeps is the channel, replace
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from greenmq.connection import is_connection
 from greenmq.entity import DELIVERY_MODES, Exchange, maybe_delivery_mode
 from greenmq.exceptions import (
     ChannelError,
+    ConnectionClosed,
     EncodeError,
     InvalidArgument,
     OperationalError,
@@ -26,6 +28,7 @@ from greenmq.exceptions import (
     TimeoutError,
     Unroutable,
     WouldBlock,
+    WrongHub,
 )
 from greenmq.nowait import Backlog
 from greenmq.serialization import dumps
@@ -45,6 +48,9 @@ _SURELY_SHORT = validate.SHORT_STRING_BYTES // 4
 
 #: The broker says that an exchange or queue is not there, or not as it was declared.
 _DECLARATION_LOST = (404, 406)
+
+#: Replies to this name come over the channel that asked.
+DIRECT_REPLY_TO = 'amq.rabbitmq.reply-to'
 
 _ProducerT = TypeVar('_ProducerT', bound='Producer')
 
@@ -188,6 +194,8 @@ class Producer:
             Unroutable: `mandatory`, and no queue took it (from the broker).
             PublishUnconfirmed: not confirmed in time. ConnectionBlocked: the broker takes nothing now.
             OperationalError: with `retry`: given up.
+            WrongHub: in another native thread than the connection's, for what belongs to its channel: a
+                transaction, a direct reply. All else goes over a connection that this thread gets for it.
         Switches: yes. Killed while waiting: the message is sent whole or not at all.
         Source: kombu Producer.publish; differs: one deadline for everything; declarations are remembered
             (P20).
@@ -200,10 +208,43 @@ class Producer:
             serializer, headers, compression, exchange, declare, expiration, properties, deadline,
             confirm_timeout,
         )  # fmt: skip
-        if not retry:
+        policy = {**(retry_policy or {}), 'timeout': deadline} if retry else None
+        try:
+            return self._send(args, policy)
+        except WrongHub:
+            other = self._of_this_thread(args[5], deadline)
+            if other is None:
+                raise
+        return other._send(args, policy)
+
+    def _send(self, args: tuple[Any, ...], policy: dict[str, Any] | None) -> Any:
+        if policy is None:
             return self._publish(*args)
-        policy = {**(retry_policy or {}), 'timeout': deadline}
         return self.connection.ensure(self, self._publish, **policy)(*args)
+
+    def _of_this_thread(self, properties: dict[str, Any], deadline: runtime.Deadline) -> Producer | None:
+        """This producer for another thread than its connection's, which refused it before anything was sent.
+
+        None for what belongs to the very channel: a transaction, and who asks for a direct reply.
+        """
+        client: Any = self.__connection__
+        if client is None:
+            client = getattr(getattr(self._channel, 'connection', None), 'client', None)
+        if (
+            not hasattr(client, 'sibling')
+            or getattr(self._channel, 'transactional', False)
+            or properties.get('reply_to') == DIRECT_REPLY_TO
+        ):
+            return None
+        sibling = client.sibling()
+        sibling.wait_open(deadline)
+        other = copy.copy(self)
+        other._batches, other._backlog, other.__connection__ = {}, None, sibling
+        # Nobody drains that connection: what comes back is told by the publish itself.
+        other.on_return = None
+        other.revive(sibling.default_channel)
+        other.on_return = self.on_return
+        return other
 
     def publish_nowait(
         self,
@@ -334,7 +375,10 @@ class Producer:
         if declare:
             connection = channel.connection
             # What `maybe_declare` would ask, without a call for each entity of each message.
-            declared = connection.client.declared_entities if connection is not None else ()
+            client = connection.client if connection is not None else None
+            if client is None and connection is not None:
+                raise ConnectionClosed(f'publish: {connection!r} was closed')
+            declared = client.declared_entities if client is not None else ()
             for entity in declare:
                 if hash(entity) not in declared:
                     _declare_within(deadline, entity, channel)

@@ -36,8 +36,8 @@ from eventlet.timeout import Timeout
 
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
-    'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer', 'unlink',
-    'watch', 'when_idle', 'wsgi_server',
+    'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
+    'timer', 'unlink', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'eventlet'
@@ -232,6 +232,10 @@ def end_thread() -> None:
         if hasattr(hub, 'poll'):
             _close_poll(hub.poll)
         del hubs._threadlocal.hub
+
+
+def remember_hub(hub: Any) -> None:
+    hubs._threadlocal.hub = hub
 
 
 def reinit() -> None:

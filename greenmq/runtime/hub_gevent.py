@@ -8,15 +8,16 @@ from typing import Any
 import gevent
 from gevent import get_hub, monkey
 from gevent._hub_local import get_hub_if_exists as peek_hub
+from gevent._hub_local import set_hub
 from gevent.event import Event
 from gevent.local import local as Local
 from gevent.lock import Semaphore
 from gevent.timeout import Timeout
 
 __all__ = (
-    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub',
-    'hold', 'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'run_soon', 'spawn', 'timer',
-    'unlink', 'watch', 'when_idle', 'wsgi_server',
+    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
+    'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
+    'timer', 'unlink', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
@@ -93,6 +94,10 @@ def end_thread() -> None:
     hub = peek_hub()
     if hub is not None:
         hub.destroy(True)
+
+
+def remember_hub(hub: Any) -> None:
+    set_hub(hub)
 
 
 def reinit() -> None:

@@ -27,6 +27,7 @@ from greenmq.exceptions import (
 from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.seam import Watcher, library
+from greenmq.runtime.threadend import at_thread_end
 from greenmq.runtime.tls import TLSCodec
 from greenmq.runtime.waiter import Waiter, sleep
 
@@ -74,6 +75,7 @@ class Stream:
         except OSError:
             self.peername = None  # gone again already; the first read will say so
         _streams.add(self)
+        at_thread_end(self)
 
     # reading
 
@@ -327,6 +329,10 @@ class Stream:
         for waiter in (self._reader, self._writer):
             if waiter is not None:
                 waiter.fail(error)
+
+    def thread_ended(self) -> None:
+        """The thread ends: as `abandon`, since nobody can read it any more. Switches: no."""
+        self.abandon()
 
     def __del__(self) -> None:
         # Nobody waits, or we would be alive: so no watcher runs, and only the descriptor is left to be

@@ -16,6 +16,7 @@ from typing import Any
 
 from greenmq.runtime.clock import Timeoutish, post
 from greenmq.runtime.seam import Handle, library
+from greenmq.runtime.threadend import end_thread
 from greenmq.runtime.waiter import Waiter
 
 __all__ = ('offload',)
@@ -156,7 +157,7 @@ def _run_thread(work: Callable[[], None]) -> None:
         work()
     finally:
         # A driver in a patched process may have waited in this thread, and so have made a hub.
-        library.end_thread()
+        end_thread()
 
 
 def offload(

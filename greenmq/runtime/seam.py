@@ -57,6 +57,7 @@ class Library:
       nothing is left that could ever run. A library that then throws an error into the main greenlet need
       not.
     * `original(module, name)`: what the standard library had there before any monkey patching.
+    * `remember_hub(hub)`: in a thread that ends, and whose hub the library has let go of already.
     * `end_thread()`: called last in a native thread, destroys the hub that something in it may have made.
     * `reinit()`: makes the hub of this thread usable in a forked child.
     * `Timeout`, `Event`, `Semaphore`, `Queue`, `LifoQueue`, `Local`, `wsgi_server`: the library's own.
@@ -79,6 +80,7 @@ class Library:
     when_idle: Callable[..., None]
     original: Callable[[str, str], Any]
     end_thread: Callable[[], None]
+    remember_hub: Callable[[Any], None]
     reinit: Callable[[], None]
     Timeout: type[BaseException]
     Event: Callable[[], Any]

@@ -13,7 +13,7 @@ LEVELS = (
     ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
-    ('lease', 'poolstats', 'reaper', 'othersets', 'resource'),
+    ('lease', 'poolstats', 'reaper', 'othersets', 'siblings', 'resource'),
     ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
     ('pools', 'simple', 'crew', 'mixins', 'node', 'pidbox', 'compat'),

@@ -61,12 +61,13 @@ class RedisPublishing(ChannelParts):
             PublishUnconfirmed: not in time; `sent` says whether it may have arrived.
             ConnectionLost: cut while it was on its way: it may have arrived.
             OutOfMemory, NotPermitted, WrongType: the server refuses it.
-            ConnectionClosed: the channel is closed.
+            ConnectionClosed: the channel is closed. WrongHub: called in another native thread.
         Switches: yes. Killed: it is sent whole or not at all.
         Source: AMQP 0-9-1 basic.publish; kombu.
         """
         if self.closed:
             self._check_open()
+        self._session.check_here()
         deadline = timeout if timeout.__class__ is runtime.Deadline else runtime.Deadline.of(timeout)
         try:
             commands = self._commands(message, exchange, routing_key, mandatory, deadline)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from redis.exceptions import NoScriptError
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, OperationalError
+from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, OperationalError, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import raised
@@ -67,6 +67,7 @@ class Session:
         self.clustered = False
         self.failure: BaseException | None = None
         self._dial = dial
+        self._hub: Any = runtime.hub_id()
         self._late = False  # opened by `recover` and not by `open`
         self._owner = weakref.ref(owner) if owner is not None else _nobody
         self._waiting: list[runtime.Waiter] = []
@@ -178,11 +179,20 @@ class Session:
             waiters.clear()
         self._hit_all()
 
+    def check_here(self) -> None:
+        """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no.
+
+        Raises:
+            WrongHub: the session belongs to another thread.
+        """
+        if not runtime.is_here(self._hub):
+            raise WrongHub(repr(self))
+
     def wait_open(self, deadline: runtime.Deadline | None) -> Link:
         """The living link, waiting for the recovery if need be.
 
         Raises:
-            TimeoutError: not in time. ConnectionClosed: closed.
+            TimeoutError: not in time. ConnectionClosed: closed. WrongHub: see `check_here`.
         Switches: only if it is not open.
         """
         return self._wait(self._waiting, deadline)
@@ -196,6 +206,7 @@ class Session:
         return self._wait(self._attempts, deadline)
 
     def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
+        self.check_here()
         while True:
             link = self.link
             if link is not None and link.error is None:

@@ -67,7 +67,7 @@ class Transport(virtual.Transport):
     recoverable_connection_errors = (*virtual.Transport.recoverable_connection_errors, ConnectionLost)
 
     implements = virtual.Transport.implements.extend(
-        asynchronous=True,
+        asynchronous=False,  # a program that brings kombu's event loop (Celery) must not hand us to it
         batch_publish=True,
         heartbeats=False,
         exchange_type=frozenset(['direct', 'topic', 'fanout']),
