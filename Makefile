@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 # (What runs in processes of its own runs alike in both.) And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
 EVENTLET := $(BIN)/python -m tests.run_eventlet
-ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/unit/runtime tests/unit/transport \
+ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 # ruff has no place in setup.cfg, so its few settings stand here.

@@ -11,7 +11,7 @@ from typing import Any
 import greenmq
 from greenmq import runtime
 from greenmq.connection import Connection
-from greenmq.exceptions import ChannelError, ConnectionError, KombuError
+from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument, KombuError
 
 __all__ = ('Diagnosis', 'Finding', 'doctor')
 
@@ -109,14 +109,21 @@ def _patching() -> Finding:
 
 
 def _process() -> list[Finding]:
-    hub = runtime.hub_id()
-    loop = type(getattr(hub, 'loop', hub))
     forks = runtime.fork_epoch()
     return [
-        Finding('hub', OK, f'{runtime.name()}, loop {loop.__module__}.{loop.__qualname__}'),
+        _hub(),
         Finding('resolver', OK, "names are looked up in native threads, not by the hub's resolver"),
         Finding('fork', OK, f'forked {forks} times since the first use' if forks else 'not a forked child'),
     ]
+
+
+def _hub() -> Finding:
+    try:
+        hub = runtime.hub_id()
+    except (InvalidArgument, ImportError) as exc:
+        return Finding('hub', BAD, str(exc))
+    loop = type(getattr(hub, 'loop', hub))
+    return Finding('hub', OK, f'{runtime.name()}, loop {loop.__module__}.{loop.__qualname__}')
 
 
 def _drivers() -> list[Finding]:

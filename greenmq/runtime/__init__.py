@@ -99,7 +99,7 @@ def timeout_class() -> type[BaseException]:
 
 
 def wsgi_server(address: tuple[str, int], application: object, log: object = None) -> object:
-    """Make the hub library's WSGI server: `start()`, `stop()`, `serve_forever()`, `address`.
+    """Make the hub library's WSGI server: `start()`, `stop(timeout)`, `serve_forever()`, `address`.
 
     Arguments:
         address (tuple[str, int]): where to listen; port 0 takes a free one.

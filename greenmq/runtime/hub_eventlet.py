@@ -34,6 +34,8 @@ from eventlet.hubs.hub import READ, WRITE
 from eventlet.semaphore import Semaphore
 from eventlet.timeout import Timeout
 
+from greenmq.exceptions import InvalidArgument
+
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
     'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
@@ -56,8 +58,17 @@ def original(module: str, name: str) -> Any:
 def get_hub() -> Any:
     hub = hubs.get_hub()
     if not hasattr(hub, 'greenmq'):
+        _check(hub)
         hub.greenmq = _Extra(hub)
     return hub
+
+
+def _check(hub: Any) -> None:
+    # That one keeps a table of descriptors of its own, in which a number that was closed and given to another
+    # file still means the old one: waits then never end.
+    if type(hub).__module__ == 'eventlet.hubs.asyncio':
+        limit = 'must be epolls, poll or selects, see EVENTLET_HUB'
+        raise InvalidArgument("eventlet's hub", 'asyncio', limit)
 
 
 def peek_hub() -> Any:
@@ -116,7 +127,7 @@ class _Extra:
         self.soon.append((callback, args))
         if self.polling:
             self.wake()
-        elif self.do_poll is None:  # the hubs on select and on asyncio
+        elif self.do_poll is None:  # the hub on select
             self.hub.schedule_call_global(0, self.run)
 
     def run(self) -> None:
@@ -418,6 +429,7 @@ class wsgi_server:
         self._log = log
         self._socket: Socket = eventlet.listen(address)
         self._server: Any = None
+        self._requests = eventlet.GreenPool()
         self.address = self._socket.getsockname()
 
     def start(self) -> None:
@@ -431,10 +443,17 @@ class wsgi_server:
     def _serve(self) -> None:
         from eventlet import wsgi
 
-        wsgi.server(self._socket, self._application, log=self._log, log_output=self._log is not None)
+        wsgi.server(
+            self._socket, self._application, log=self._log, log_output=self._log is not None,
+            custom_pool=self._requests,
+        )  # fmt: skip
 
-    def stop(self) -> None:
+    def stop(self, timeout: float = 1.0) -> None:
         server, self._server = self._server, None
         if server is not None:
             server.kill()
         self._socket.close()
+        with Timeout(timeout, False):
+            self._requests.waitall()
+        for request in list(self._requests.coroutines_running):  # or a connection that is kept alive
+            request.kill()

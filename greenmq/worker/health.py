@@ -87,8 +87,8 @@ class Health:
             OSError: it can't listen there.
         Switches: yes, at the end.
         """
-        server: Any = runtime.wsgi_server(self.address, self)
         try:
+            server: Any = runtime.wsgi_server(self.address, self)
             server.start()
         except OSError as exc:
             place = '{}:{}'.format(*self.address)

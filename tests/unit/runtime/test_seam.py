@@ -141,6 +141,18 @@ def test_unknown_names_are_refused():
     assert 'GREENMQ_RUNTIME must be gevent or eventlet' in last_line(done)
 
 
+@pytest.mark.parametrize('hub', ['epolls', 'poll', 'selects', 'asyncio'])
+def test_hubs_of_eventlet(hub):
+    pytest.importorskip('eventlet')
+    program = 'from greenmq import runtime; runtime.spawn(print, "it runs", name="t").join()'
+    done = run(program, GREENMQ_RUNTIME='eventlet', EVENTLET_HUB=hub)
+    if hub == 'asyncio':
+        refusal = "eventlet's hub must be epolls, poll or selects, see EVENTLET_HUB: 'asyncio'"
+        assert last_line(done).endswith(refusal)
+    else:
+        assert done.stdout.strip() == 'it runs', done.stderr
+
+
 def test_use_after_first_use():
     chosen = runtime.name()
     runtime.use(chosen)
