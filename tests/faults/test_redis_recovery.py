@@ -8,11 +8,12 @@ import random
 
 import pytest
 
-from greenmq import Connection, events
+from greenmq import Connection, Exchange, Queue, events
 from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from tests.contract.conftest import Bench, text
 from tests.support import green
 from tests.support.proxy import Proxy
+from tests.support.redis_server import Redis
 
 OPTIONS = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 5}
 
@@ -297,3 +298,32 @@ def test_a_server_that_refuses_every_write_is_not_dialled_again_and_again(redis_
         session.wait_open(None)
     here.put('q', 'y')
     assert here.get_all('q') == ['y']
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('loss', ['flushall', 'restart'])
+def test_what_was_declared_is_there_again_when_the_server_kept_nothing(loss, open_connection, eat):
+    """P30: by the consumer that declared it, for publishers that declare nothing."""
+    server = Redis(durable=False)
+    try:
+        server.start()
+        connection = open_connection(server.port)
+        Queue('q', Exchange('ex'), 'key', expires=60)(connection.default_channel).declare()
+        Queue('plain', Exchange('ex'), 'key')(connection.default_channel).declare()
+        eater = eat(connection)
+        publisher = Bench(open_connection(server.port).channel())
+        publisher.publish('before', 'ex', 'key')
+        eater.wait(1)
+        with server.client() as client:
+            if loss == 'restart':
+                server.restart()
+            else:
+                client.flushall()
+        with server.client() as client, green.Timeout(5):
+            while not (client.hlen('greenmq.queues') == 2 and client.scard('_kombu.binding.ex') == 2):
+                green.sleep(0.01)
+            publisher.publish('after', 'ex', 'key')
+            eater.wait(2)
+            assert client.zcard('greenmq.expiring') == 1 and client.llen('plain') == 1
+    finally:
+        server.stop()

@@ -6,7 +6,8 @@ one second. What this client bound itself is asserted again when the key has van
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ from greenmq.transport.redis.scripts import BIND
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.watches import Watch
 
-__all__ = ('Bindings',)
+__all__ = ('Bindings', 'declaration')
 
 #: Seconds that bindings are believed where nobody tells of changes.
 BELIEVED = 1.0
@@ -92,21 +93,31 @@ class Bindings:
         key = self.key(exchange)
         changes = self._changes
         members, table = self._members(key, deadline)
-        mine = [binding for binding in self._state.bindings if binding.exchange == exchange]
-        if not members and mine:
-            # Evicted, or removed by somebody: what we bound ourselves still holds (P30).
-            for binding in mine:
-                kind = self._state.exchanges.get(exchange, {}).get('type')
-                pattern = _pattern(kind, binding.routing_key)
-                expires = (self._state.queues.get(binding.queue) or {}).get('arguments', {}).get('x-expires')
-                if expires is None or self._still_there(binding.queue, deadline):
-                    self.add(exchange, binding.routing_key, pattern, binding.queue, expires, deadline)
+        if not members and self._assert(exchange, deadline):
             changes = self._changes
             members, table = self._members(key, deadline)
         table.entries = sorted(self._split(member) for member in members)
         if changes == self._changes:
             self._tables[exchange] = table
         return table
+
+    def restore(self, deadline: runtime.Deadline) -> None:
+        """Assert what we bound where the key has vanished. Switches: yes."""
+        for exchange in {binding.exchange for binding in self._state.bindings}:
+            key = self.key(exchange)
+            if not self._session.execute(('EXISTS', key), key, deadline):
+                self._assert(exchange, deadline)
+
+    def _assert(self, exchange: str, deadline: runtime.Deadline | None) -> bool:
+        """Evicted, or removed by somebody: what we bound ourselves still holds (P30)."""
+        mine = [binding for binding in self._state.bindings if binding.exchange == exchange]
+        for binding in mine:
+            kind = self._state.exchanges.get(exchange, {}).get('type')
+            pattern = _pattern(kind, binding.routing_key)
+            expires = (self._state.queues.get(binding.queue) or {}).get('arguments', {}).get('x-expires')
+            if expires is None or self._still_there(binding.queue, deadline):
+                self.add(exchange, binding.routing_key, pattern, binding.queue, expires, deadline)
+        return bool(mine)
 
     def _still_there(self, queue: str, deadline: runtime.Deadline | None) -> bool:
         expires = self._keys.home(queue).expires
@@ -205,6 +216,12 @@ class Bindings:
         with self._changing(exchange):
             for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
                 self._session.execute(('DEL', key), key, deadline)
+
+
+def declaration(facts: Mapping[str, Any]) -> str:
+    """What is noted of a queue that was declared so. Switches: no."""
+    names = ('durable', 'auto_delete', 'arguments')
+    return json.dumps({name: facts[name] for name in names if facts.get(name)}, default=str)
 
 
 def _matching(entries: list[Entry], kind: str, routing_key: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ one.
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, OperationalError
 from greenmq.log import get_logger
 from greenmq.transport.base import to_rabbitmq_queue_arguments
+from greenmq.transport.redis.bindings import declaration
 from greenmq.transport.redis.consuming import RedisConsuming
 from greenmq.transport.redis.envelope import EXPIRES_AT, Envelopes
 from greenmq.transport.redis.publishing import RedisPublishing
@@ -187,9 +187,8 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
     # ----------------------------------------------------------------- queues
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
-        facts = {name: kwargs[name] for name in ('durable', 'auto_delete', 'arguments') if kwargs.get(name)}
-        key, text = self._keys.queues, json.dumps(facts, default=str)
-        self._session.execute(('HSET', key, queue, text), key, self._soon())
+        key = self._keys.queues
+        self._session.execute(('HSET', key, queue, declaration(kwargs)), key, self._soon())
         expires = (kwargs.get('arguments') or {}).get('x-expires')
         if expires is not None:
             transport = self.connection

@@ -191,6 +191,9 @@ class ClusterSession(Session):
 
     def on_pushed(self, session: Session, push: Any) -> None:
         """See `SessionOwner`."""
+        owner = self._owner()
+        if owner is not None:
+            owner.on_pushed(self, push)
 
     def close(self) -> None:
         """See `Session.close`."""

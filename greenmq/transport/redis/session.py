@@ -1,8 +1,8 @@
 """One Redis connection over all its lives: the present link, its recovery, and what waits for either.
 
 States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, at once and after 0.05 s,
-0.1 s … 1 s with jitter, until it is open or closed; a link that did not last counts as a failed dial), *closed*. Calls made meanwhile wait within their deadline (Contract
-3).
+0.1 s … 1 s with jitter, until it is open or closed; a link that did not last counts as a failed dial),
+*closed*. Calls made meanwhile wait within their deadline (Contract 3).
 """
 
 from __future__ import annotations
@@ -337,9 +337,9 @@ class Session:
         if push and push[0] == b'invalidate':
             if push[1] is None:
                 self._hit_all()  # the whole database was emptied
+            else:
+                self.changed(push[1])
                 return
-            self.changed(push[1])
-            return
         owner = self._owner()
         if owner is not None:
             owner.on_pushed(self, push)

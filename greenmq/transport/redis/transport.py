@@ -13,7 +13,7 @@ from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, Inva
 from greenmq.log import get_logger
 from greenmq.transport.options import Option, convert
 from greenmq.transport.redis import errors
-from greenmq.transport.redis.bindings import Bindings
+from greenmq.transport.redis.bindings import Bindings, declaration
 from greenmq.transport.redis.channel import Channel
 from greenmq.transport.redis.dialling import Place, credentials_of, dial_place, tls_of
 from greenmq.transport.redis.expiry import Expiry
@@ -35,6 +35,8 @@ logger = get_logger('greenmq.transport.redis')
 DEFAULT_PORT = 6379
 DEFAULT_DB = 0
 DEFAULT_HEALTH_CHECK_INTERVAL = 15
+#: Seconds to look whether what we declared is still there, after a loss.
+RESTORING = 30.0
 
 
 class Transport(virtual.Transport):
@@ -297,7 +299,9 @@ class Transport(virtual.Transport):
         runtime.spawn(_reconcile, weakref.ref(self), name='redis-reconcile', owner=self)
 
     def on_pushed(self, session: Session, push: Any) -> None:
-        """See `session.SessionOwner`. Switches: no."""
+        """See `session.SessionOwner`: somebody emptied the database. Switches: no."""
+        if push[0] == b'invalidate':
+            runtime.spawn(_reconcile, weakref.ref(self), name='redis-reconcile', owner=self)
 
     # ------------------------------------------------ what channels and leases ask
 
@@ -325,6 +329,19 @@ class Transport(virtual.Transport):
         return any(
             channel._subscriptions or (channel._qos and channel._qos._delivered) for channel in self.channels
         )
+
+    def _restore_topology(self) -> None:
+        """Declare again what we declared, if it is gone: the server may have kept nothing over a restart."""
+        deadline, queues = runtime.Deadline.after(RESTORING), dict(self.state.queues)
+        key = self.keys.queues
+        if queues and not self.session.execute(('EXISTS', key), key, deadline):
+            words = [word for queue, facts in queues.items() for word in (queue, declaration(facts))]
+            self.session.execute(('HSET', key, *words), key, deadline)
+            for queue in queues:
+                expires = self.expiry.of(self, queue)
+                if expires is not None:
+                    self.expiry.use(self, queue, expires, deadline)
+        self.bindings.restore(deadline)
 
     def _kind_of(self, exchange: str) -> str:
         record = self.state.exchanges.get(exchange)
@@ -400,6 +417,7 @@ def _reconcile(ref: weakref.ref[Transport]) -> None:
     if transport is None or transport.session.closed:
         return
     try:
+        transport._restore_topology()
         transport.leases.renew(transport)
         transport.leases.reconcile(transport)
     except (AMQPError, OperationalError, OSError) as error:
