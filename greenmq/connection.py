@@ -395,10 +395,13 @@ class Connection(Opening):
     def Producer(self, channel: Any = None, *args: Any, **kwargs: Any) -> Producer:
         """A Producer on `channel`, or on the default channel.
 
+        Raises:
+            WrongHub: in another native thread than the one that opened it.
         Source: kombu Connection.Producer.
         """
         from greenmq.messaging import Producer
 
+        self._check_hub()
         return Producer(channel or self, *args, **kwargs)
 
     def Consumer(
@@ -406,10 +409,13 @@ class Connection(Opening):
     ) -> Consumer:
         """A Consumer on `channel`, or on the default channel.
 
+        Raises:
+            WrongHub: in another native thread than the one that opened it.
         Source: kombu Connection.Consumer.
         """
         from greenmq.messaging import Consumer
 
+        self._check_hub()
         return Consumer(channel or self, queues, *args, **kwargs)
 
     def SimpleQueue(

@@ -1,5 +1,5 @@
-"""One connection that several native threads publish through, as Celery's worker does, in a process that nobody
-patched: what another thread publishes goes out, whatever the connection's own thread is busy with.
+"""One connection that several native threads publish through, as Celery's worker does, in a process that
+nobody patched: what another thread publishes goes out, whatever the connection's own thread is busy with.
 """
 
 from __future__ import annotations
@@ -84,6 +84,16 @@ def test_a_thread_that_ends_leaves_no_descriptor_behind(producer):
     for _ in range(3):
         natively(lambda: producer.publish('there'))
     wait_until(lambda: len(census.fds()) <= len(before), 10, 'as few descriptors as before')
+
+
+def test_the_connection_itself_serves_one_thread(connection):
+    connection.connect()
+    for use in (connection.Producer, connection.Consumer, connection.channel, connection.connect,
+                connection.drain_events, lambda: connection.default_channel,
+                lambda: connection.SimpleQueue('q')):
+        error = natively(use)
+        assert isinstance(error, WrongHub)
+        assert 'open one in each thread' in str(error)
 
 
 def test_once_it_is_closed_no_thread_publishes(connect, target):
