@@ -7,6 +7,7 @@ that loop.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 from greenmq import runtime
 from greenmq.common import ignore_errors
 from greenmq.crew import Counts, Crew, listed, settle_failed
-from greenmq.exceptions import ConnectionLost, TimeoutError
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
@@ -204,14 +205,20 @@ class ConsumerMixin:
                     else:
                         self._bell.clear()
                         self._bell.wait(bucket.expected_time(_tokens))
-                except self.connection_errors:
-                    warn(W_CONN_LOST, exc_info=True)
+                except self.connection_errors as exc:
+                    if self._ends():
+                        debug('the connection ended with the run: %r', exc)
+                    else:
+                        warn(W_CONN_LOST, exc_info=True)
+            self._finish_left(left)
         except Exception:
             # Daemons run in greenlets of their own, where an error that nobody logs is never seen.
             logger.exception('%r ends: an error that no reconnect can help', self)
             raise
         finally:
             self._crew = self._bell = None
+            for task in _running(left):
+                task.kill()
             self._after_run()
 
     def stop(self, timeout: float | None = 30.0) -> None:
@@ -324,6 +331,45 @@ class ConsumerMixin:
                 seen, idle = crew.total, runtime.Deadline.after(timeout)
             idle.check('no message')
 
+    def _finish_left(self, left: dict[int, list[runtime.Task]]) -> None:
+        """Wait for callbacks of a connection that was lost and did not come back before the end."""
+        while late := _running(left):
+            deadline = self._deadline()
+            if deadline.expired():
+                self._overdue += len(late)
+                warn('%d callbacks did not end in %s s; they are ended', len(late), deadline.seconds)
+                return
+            self._bell.clear()
+            self._bell.wait(deadline.remaining())
+
+    def _connect(self, connection: Any) -> None:
+        """Open it, in a task, which the end of the run ends also where it waits for the next try."""
+        errors: list[BaseException] = []
+
+        def connect() -> None:
+            try:
+                connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+            except runtime.TaskExit:
+                raise
+            except BaseException as exc:  # raised below, in the greenlet that called `run`
+                errors.append(exc)
+
+        bell = self._bell
+        task = runtime.spawn(
+            contextvars.copy_context().run, connect,
+            name='greenmq.connect', on_exit=lambda task, error: bell.set(),
+        )  # fmt: skip
+        try:
+            while not task.done:
+                if self._ends():
+                    raise ConnectionClosed(f'{self!r} was told to end while it connected')
+                bell.clear()
+                bell.wait(1.0)  # `should_stop` may be a property
+        finally:
+            task.kill()
+        if errors:
+            raise errors[0]
+
     def _ends(self) -> bool:
         return self._stopping is not None or bool(self.should_stop)
 
@@ -426,7 +472,10 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.establish_connection.
         """
         with self.create_connection() as connection:
-            connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+            if self._bell is None:
+                connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+            else:
+                self._connect(connection)
             yield connection
 
     def create_connection(self) -> Any:
@@ -458,6 +507,10 @@ class ConsumerMixin:
     def channel_errors(self) -> tuple[type[BaseException], ...]:
         """What means that the channel is broken."""
         return self.connection.channel_errors  # type: ignore[no-any-return]
+
+
+def _running(left: dict[int, list[runtime.Task]]) -> list[runtime.Task]:
+    return [task for tasks in left.values() for task in tasks if not task.done]
 
 
 def _from_callback(exc: BaseException) -> bool:

@@ -92,6 +92,28 @@ class Worker(ConsumerMixin):
         message.ack()
 
 
+class Unreachable(Worker):
+    """Its connection is never open, after the first few times."""
+
+    def __init__(self, connection, after=0):
+        super().__init__(connection)
+        self.connecting, self.after, self.gave_up = green.Event(), after, 0
+
+    def create_connection(self):
+        clone = super().create_connection()
+        self.after -= 1
+        if self.after < 0:
+            clone.ensure_connection = self.wait
+        return clone
+
+    def wait(self, errback, max_retries):
+        self.connecting.set()
+        try:
+            green.Event().wait()
+        finally:
+            self.gave_up += 1
+
+
 class TestGreenlets:
 
     def test_each_consumer_has_a_channel_of_its_own_and_the_first_the_one_given(self, connection, running):
@@ -414,6 +436,51 @@ class TestStop:
         worker.stop(0)
         task.get(timeout=10)
         assert left(connection, 'a') == 1
+
+    def test_a_stop_ends_it_while_it_connects(self, connection):
+        worker = Unreachable(connection)
+        task = green.spawn(worker.run)
+        worker.connecting.wait()
+        assert worker.status()['state'] == 'connecting'
+        worker.stop(600)
+        task.get(timeout=10)
+        assert not worker.ready.is_set() and worker.gave_up == 1
+
+    def test_an_error_of_connecting_comes_out_of_run(self, connection):
+        class Impatient(Worker):
+            def create_connection(self):
+                clone = super().create_connection()
+                clone.ensure_connection = self.refuse
+                return clone
+
+            def refuse(self, errback, max_retries):
+                raise SystemExit('enough')
+
+        with pytest.raises(SystemExit, match='enough'):
+            Impatient(connection).run()
+
+    @pytest.mark.parametrize('seconds, overdue', [(600, 0), (0, 1)])
+    def test_callbacks_of_a_lost_connection_are_waited_for_while_it_connects(
+            self, connection, publish, seconds, overdue):
+        # Given a callback that outlives its connection, which does not come back
+        worker = Unreachable(connection, after=1)
+        worker.restart_limit.fill_rate = 1000
+        gate = worker.gates['long'] = green.Event()
+        task = green.spawn(worker.run)
+        worker.ready.wait()
+        publish(A, 'long')
+        settle()
+        worker.loop_connection.transport._events.report(ConnectionLost('cut'))
+        worker.connecting.wait()
+        # When it is told to end
+        worker.stop(seconds)
+        settle()
+        assert task.ready() == bool(overdue)
+        # Then the callback has its time
+        gate.set()
+        task.get(timeout=10)
+        assert worker.bodies == ([] if overdue else ['long'])
+        assert worker.status()['overdue'] == overdue and worker.at_once == 0
 
     def test_a_stop_before_run_keeps_it_from_beginning(self, connection):
         worker = Worker(connection)
