@@ -644,6 +644,46 @@ def test_a_key_of_another_kind_is_said(here, raw):
         here.put('q', 'x')
 
 
+@pytest.mark.parametrize('key', ['unacked', 'unacked_index', 'greenmq.tags.{}', 'greenmq.consumers'])
+def test_what_cannot_be_registered_is_not_taken(here, raw, key):
+    """A script that fails half way is not undone by the server: P26 holds all the same."""
+    for n in range(3):
+        here.put('q', n, priority=3 * n)
+    before = raw.lrange('q', 0, -1), raw.lrange('q\x06\x163', 0, -1)
+    key = key.format(here.channel._keys.consumer)
+    raw.lpush(key, 'something else')
+    with pytest.raises(errors.WrongType):
+        here.channel._get_many(['q'], 3)
+    assert before == (raw.lrange('q', 0, -1), raw.lrange('q\x06\x163', 0, -1))
+    raw.delete(key)
+    assert here.get_all('q') == ['0', '1', '2']
+
+
+def test_what_cannot_go_back_is_kept(open_connection, raw, caplog):
+    """Its list's key holds something else: given back, restored for the dead and when its delay is over."""
+    here = Bench(open_connection(sweep_interval=0.1).channel())
+    dead = Bench(open_connection().channel())
+    for bench, queue in ((here, 'a'), (dead, 'b')):
+        bench.put(queue, 'x')
+        bench.put(queue, 'other')
+        assert text(bench.get(queue)) == 'x' and raw.hlen('unacked') >= 1
+    here.put('c', 'late', headers={'x-delay': 1})
+    for queue in 'abc':
+        raw.delete(queue)
+        raw.set(queue, 'something else')
+    here.channel._settler.give_back('a', raw.hkeys('unacked')[0], 'r')
+    until(lambda: 'settlements were refused' in caplog.text)
+    dead.client.transport.leases.stop()
+    raw.delete(here.channel._keys.home('b').lease_of + dead.channel._keys.consumer)
+    here.channel.qos.restore_visible()
+    here.get('other')  # moves what is due
+    assert raw.hlen('unacked') == 2 and raw.zcard('unacked_index') == 2 and raw.zcard('greenmq.delayed') == 1
+    for queue in 'ab':
+        raw.delete(queue)
+    here.channel.qos.restore_visible()
+    assert here.get_all('b') == ['x']
+
+
 def test_a_publish_that_gets_no_answer_ends_at_its_deadline(here, redis_server):
     here.put('q', 'x')
     redis_server.pause()

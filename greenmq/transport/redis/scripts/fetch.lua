@@ -3,6 +3,10 @@
 -- ARGV 1 n  2 number of the first  3 consumer  4 lease in ms  5.. for each list: its step, then what stands
 --      behind the message in `unacked`
 -- Returns { ms until the next delayed message is due or -1, list (from 0), number, message, list, … }.
+-- A script that fails half way is not undone by the server: each write that may be refused (a key that holds
+-- something else, a command that the ACL forbids) is looked at.
+local function failed(reply) return type(reply) == 'table' and reply.err and reply end
+
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ms, 'LIMIT', 0, 100)) do
@@ -11,7 +15,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ms, 'LIMIT'
     local raw = string.match(string.sub(member, start + size), '^[^:]*:(.*)$')
     -- Taken out first: a server without memory refuses to store unless the script has begun to free some.
     redis.call('ZREM', KEYS[6], member)
-    redis.call('LPUSH', key, raw)
+    if failed(redis.pcall('LPUSH', key, raw)) then redis.call('ZADD', KEYS[6], ms + 5000, member) end
 end
 
 local left, number = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -41,11 +45,20 @@ for list = 7, #KEYS do
 end
 
 if #values > 0 then
-    redis.call('HSET', KEYS[1], unpack(values))
-    redis.call('ZADD', KEYS[2], unpack(index))
-    redis.call('ZADD', KEYS[3], unpack(own))
-    redis.call('SET', KEYS[4], '1', 'PX', ARGV[4])
-    redis.call('SADD', KEYS[5], ARGV[3])
+    local refused = failed(redis.pcall('HSET', KEYS[1], unpack(values)))
+        or failed(redis.pcall('ZADD', KEYS[2], unpack(index)))
+        or failed(redis.pcall('ZADD', KEYS[3], unpack(own)))
+        or failed(redis.pcall('SET', KEYS[4], '1', 'PX', ARGV[4]))
+        or failed(redis.pcall('SADD', KEYS[5], ARGV[3]))
+    if refused then
+        for at = #out - 2, 2, -3 do redis.call('RPUSH', KEYS[out[at] + 7], out[at + 2]) end
+        for at = 2, #own, 2 do
+            redis.pcall('HDEL', KEYS[1], own[at])
+            redis.pcall('ZREM', KEYS[2], own[at])
+            redis.pcall('ZREM', KEYS[3], own[at])
+        end
+        return refused
+    end
 end
 if left > 0 then
     -- All lists are empty now. Reading them lets CLIENT TRACKING tell us of the next message.

@@ -3,9 +3,10 @@
 -- ARGV 1 head  2 tail  3 sep of the lists' names  4 how many are done with  5.. their tags, then pairs of
 --      tag and fate: 'r' back to the front and counted, 'u' back to the front untouched, 'd<list>'
 --      to that list of dead letters; the newest first
--- Returns how many of the first kind were ours still, and of the second.
+-- Returns how many of the first kind were ours still, and of the second. What can't go back (its list's key
+-- holds something else) stays with us, and the error is returned when all others are settled.
 local done = tonumber(ARGV[4])
-local gone, back = 0, 0
+local gone, back, refused = 0, 0, nil
 for first = 5, 4 + done, 500 do
     local last = math.min(first + 499, 4 + done)
     gone = gone + redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
@@ -20,17 +21,24 @@ for at = 5 + done, #ARGV, 2 do
         -- Freed first: a server without memory refuses to store otherwise.
         redis.call('HDEL', KEYS[1], tag)
         if raw then
-            local fate = ARGV[at + 1]
+            local fate, reply = ARGV[at + 1], nil
             if string.sub(fate, 1, 1) == 'd' then
-                redis.call('LPUSH', string.sub(fate, 2), raw)
+                reply = redis.pcall('LPUSH', string.sub(fate, 2), raw)
             else
                 if fate == 'r' then raw = marked(raw) end
-                redis.call('RPUSH', key, raw)
+                reply = redis.pcall('RPUSH', key, raw)
             end
-            back = back + 1
+            if type(reply) == 'table' and reply.err then
+                redis.call('HSET', KEYS[1], tag, value)
+                refused = reply
+            else
+                back = back + 1
+            end
         end
     end
-    redis.call('ZREM', KEYS[2], tag)
-    redis.call('ZREM', KEYS[3], tag)
+    if redis.call('HEXISTS', KEYS[1], tag) == 0 then
+        redis.call('ZREM', KEYS[2], tag)
+        redis.call('ZREM', KEYS[3], tag)
+    end
 end
-return { gone, back }
+return refused or { gone, back }

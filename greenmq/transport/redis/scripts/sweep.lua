@@ -15,15 +15,18 @@ for _, consumer in ipairs(redis.call('SMEMBERS', KEYS[3])) do
         local own = ARGV[7] .. consumer
         local tags = redis.call('ZREVRANGE', own, 0, limit - restored - 1)
         for _, tag in ipairs(tags) do
-            local value = redis.call('HGET', KEYS[1], tag)
+            local value, reply = redis.call('HGET', KEYS[1], tag), nil
             if value then
                 local raw, key = parts(value, tag, ARGV[1], ARGV[2], ARGV[3])
-                if raw then redis.call('RPUSH', key, marked(raw)) end
-                redis.call('HDEL', KEYS[1], tag)
+                if raw then reply = redis.pcall('RPUSH', key, marked(raw)) end
             end
-            redis.call('ZREM', KEYS[2], tag)
-            redis.call('ZREM', own, tag)
-            restored = restored + 1
+            -- One that can't go back (its list's key holds something else) waits, and holds up no other.
+            if type(reply) ~= 'table' then
+                redis.call('HDEL', KEYS[1], tag)
+                redis.call('ZREM', KEYS[2], tag)
+                redis.call('ZREM', own, tag)
+                restored = restored + 1
+            end
         end
         if redis.call('EXISTS', own) == 0 then redis.call('SREM', KEYS[3], consumer) end
         if restored >= limit then
