@@ -115,6 +115,7 @@ class Opening(Addressed):
         if dial is None:
             # weakly: a connection must not keep the hub of a thread that has ended
             self._hub = weakref.ref(runtime.hub_id())
+            runtime.end_hub_with_thread()
             dial = self._dial = SharedDial(self.as_uri())
             if not self._fork_hooked:
                 self._fork_hooked = True

@@ -23,7 +23,7 @@ class OtherSets:
     A set is a pool that looks like the first one; programs only ever see the first.
     """
 
-    __slots__ = ('_sets', 'lock')
+    __slots__ = ('__weakref__', '_sets', 'lock')
 
     def __init__(self) -> None:
         self.lock = runtime.NativeLock()
@@ -35,14 +35,18 @@ class OtherSets:
         known, found = self._sets.get(id(hub), (None, None))
         if known is not None and known() is hub:
             return found
-        for key, (reference, _) in list(self._sets.items()):
-            if reference() is None:
-                del self._sets[key]
+        runtime.at_thread_end(self)
         made = copy.copy(pool)
         made._begin()
         made._needs_setup = True
         self._sets[id(hub)] = weakref.ref(hub), made
         return made
+
+    def thread_ended(self) -> None:
+        """Close the set of this thread. Switches: yes, as `force_close_all` of the pool."""
+        _, found = self._sets.pop(id(runtime.hub_id()), (None, None))
+        if found is not None:
+            found.force_close_all()
 
     def pass_on(self, method: str, resource: Any) -> None:
         """Call a method of the set of this thread, if it has leased `resource`. Switches: as that does."""

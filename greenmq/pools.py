@@ -137,8 +137,7 @@ class ProducerPool(Resource):
             timeout (float): seconds to wait (implies `block`), also for a connection; inf waits for ever.
         Returns:
             Producer: given back by `release()` or at the end of a ``with``. After an error in the ``with``
-                its channel
-            is closed, and not used again.
+                its channel is closed, and not used again.
         Raises:
             LimitExceeded: nothing free in time.
         Switches: yes, unless one is free. Killed: the pool is as it was.
@@ -194,8 +193,7 @@ class ProducerPool(Resource):
         for shared in [shared for shared in self._shared if shared.connection._closed]:
             self._give_up(shared)  # closed by somebody who had a producer
         if not self._shared:
-            # reset() or a fork came between: taking one that is free does not wait
-            self._share(False, None)
+            self._share(False, None)  # reset() or a fork came between: taking a free one does not wait
         least = min(self._shared, key=lambda shared: shared.leases)
         if least.leases >= SPREAD and len(self._shared) < self.max_connections:
             try:
@@ -389,8 +387,13 @@ class PoolGroup(EqualityDict):
                 self._hooked = True
                 runtime.after_fork(self._after_fork)
             found = self._by_hub[hub] = EqualityDict()
+            runtime.at_thread_end(self)
         self._last = ref(hub), found
         return found
+
+    def thread_ended(self) -> None:
+        """Close the pools of this thread. Switches: yes."""
+        _close_pools(list(self._by_hub.pop(runtime.hub_id(), {}).values()))
 
     def _after_fork(self) -> None:
         # Not closed: what is in them is the parent's. Each pool forgets its own in the same way.

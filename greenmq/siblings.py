@@ -50,8 +50,6 @@ class Siblings:
 
     def of(self, connection: Any) -> Any:
         """The one of this thread, made if there is none; not opened. Switches: no."""
-        if not runtime.has_hub():
-            runtime.end_hub_with_thread()
         hub = runtime.hub_id()
         with self.lock:
             found = self._found.get(id(hub))

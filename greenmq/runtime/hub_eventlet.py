@@ -33,6 +33,7 @@ from eventlet.hubs import timer as timers
 from eventlet.hubs.hub import READ, WRITE
 from eventlet.semaphore import Semaphore
 from eventlet.timeout import Timeout
+from greenlet import getcurrent
 
 from greenmq.exceptions import InvalidArgument
 
@@ -237,6 +238,8 @@ def when_idle(hub: Any, callback: Callable[..., None], *args: Any) -> None:
 def end_thread() -> None:
     hub = peek_hub()
     if hub is not None:
+        if getcurrent() is hub.greenlet.parent:
+            hub.abort(True)  # or its greenlet is kept by its own stack, with all that it knows
         extra = getattr(hub, 'greenmq', None)
         if extra is not None:
             extra.close()

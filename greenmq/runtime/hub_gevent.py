@@ -8,11 +8,12 @@ from typing import Any
 import gevent
 from gevent import get_hub, monkey
 from gevent._hub_local import get_hub_if_exists as peek_hub
-from gevent._hub_local import set_hub
+from gevent._hub_local import set_hub, set_loop
 from gevent.event import Event
 from gevent.local import local as Local
 from gevent.lock import Semaphore
 from gevent.timeout import Timeout
+from greenlet import GreenletExit, getcurrent
 
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
@@ -21,6 +22,7 @@ __all__ = (
 )  # fmt: skip
 
 NAME = 'gevent'
+_LAST_ROUND = 0.01  # seconds for what still runs in a hub when its thread ends
 _READ, _WRITE = 1, 2  # libev's and libuv's own numbers
 
 original: Callable[[str, str], Any] = monkey.get_original
@@ -92,12 +94,17 @@ def when_idle(hub: Any, callback: Callable[..., None], *args: Any) -> None:
 
 def end_thread() -> None:
     hub = peek_hub()
-    if hub is not None:
-        hub.destroy(True)
+    if hub is None or hub.loop is None:  # the program has done it
+        return
+    if getcurrent() is hub.parent and hub.join(_LAST_ROUND) and not hub.dead:
+        # A hub that is destroyed but never leaves its `run` is kept by it, with all that it knows.
+        hub.throw(GreenletExit)
+    hub.destroy(True)
 
 
 def remember_hub(hub: Any) -> None:
     set_hub(hub)
+    set_loop(hub.loop)
 
 
 def reinit() -> None:

@@ -316,6 +316,20 @@ def unlink(task: Any, callback: Callable[[Any], None]) -> None:
     library.unlink(task, callback)
 
 
+def kill_all(hub: Any) -> bool:
+    """Of a hub whose thread ends: kill its tasks, all of which the hub is to let run once more.
+
+    Returns:
+        bool: True if there were any.
+    Switches: no.
+    Source: greenmq's own.
+    """
+    found = [task for task in list(_live) if task._hub is hub]
+    for task in found:
+        task.kill()
+    return bool(found)
+
+
 def end_all() -> None:
     """In a forked child: end all copied tasks of this thread but the one that forked.
 

@@ -1,7 +1,8 @@
 """What has to be done when a native thread ends, in that thread, by whoever began something in it.
 
 A thread that greenmq did not start ends without a word: the sockets of its hub stay open with nobody to read
-them, and its loop's own descriptors too. A thread's storage, though, is emptied in that thread.
+them, and its loop's own descriptors too; hub, tasks and what they know hold each other for good. A thread's
+storage, though, is emptied in that thread.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from greenlet import getcurrent
+
 from greenmq.runtime.clock import logger
 from greenmq.runtime.seam import library
+from greenmq.runtime.tasks import kill_all
+from greenmq.runtime.waiter import sleep
 
-__all__ = ('at_thread_end', 'end_hub_with_thread', 'end_thread', 'has_hub')
+__all__ = ('at_thread_end', 'end_hub_with_thread', 'end_thread')
+
+_ROUNDS = 5  # a task that ends may start others that say so
 
 _local: Any = None
 
@@ -33,7 +40,6 @@ class _Last:
         self.known: weakref.WeakKeyDictionary[Ending, None] = weakref.WeakKeyDictionary()  # in their order
         self.pid = os.getpid()
         self.hub: Any = library.get_hub()
-        self.ends_hub = False
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if finalizing():
@@ -47,21 +53,23 @@ class _Last:
                 each.thread_ended()
             except Exception:  # nobody is left to whom it could be raised
                 logger.debug('at the end of a thread: %r', each, exc_info=True)
-        if self.ends_hub:
-            library.end_thread()
+        _end_tasks(self.hub)
+        library.end_thread()
 
 
-def has_hub() -> bool:
-    """Tell whether this native thread has a hub. Makes none.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
-    return library.peek_hub() is not None
+def _end_tasks(hub: Any) -> None:
+    # A greenlet that waits is kept by its own stack, with all that it knows: each is to end.
+    if getcurrent() is not library.hub_greenlet(hub).parent:
+        return
+    for _ in range(_ROUNDS):
+        sleep(0)  # who reads or writes what was closed learns of it, and ends by itself
+        if not kill_all(hub):
+            return
+        sleep(0)
 
 
 def at_thread_end(what: Ending) -> None:
-    """Call ``what.thread_ended()`` in this native thread when it ends; not in the main thread.
+    """Call ``what.thread_ended()`` in this native thread when it ends; not in the main one.
 
     Arguments:
         what (object): held weakly; the method may wait, not for long: whoever joins the thread waits too.
@@ -73,16 +81,16 @@ def at_thread_end(what: Ending) -> None:
 
 
 def end_hub_with_thread() -> None:
-    """Note that the hub of this native thread serves greenmq alone: it is destroyed when the thread ends.
+    """Have the hub of this native thread destroyed when the thread ends; not in the main one.
 
     Switches: no.
-    Source: greenmq's own.
+    Source: gevent's `Hub.destroy`, which every thread that used gevent should call.
     """
-    _last().ends_hub = True
+    _last()
 
 
 def end_thread() -> None:
-    """Do now what is to be done at the end of this native thread, and destroy its hub; for our own threads.
+    """Do now what is to be done at the end of this native thread, and destroy its hub; for threads of ours.
 
     Switches: no.
     Source: greenmq's own.
