@@ -25,6 +25,7 @@ from greenmq.exceptions import ConnectionLost, OperationalError
 from greenmq.lease import Lease
 from greenmq.log import get_logger
 from greenmq.opening import Opening
+from greenmq.resource import Resource
 from greenmq.utils.url import ssl_available
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from greenmq.simple import SimpleBuffer, SimpleQueue
 
 __all__ = (
-    'BrokerConnection', 'ChannelPool', 'Connection', 'ConnectionPool', 'PooledConnection',
+    'BrokerConnection', 'ChannelPool', 'Connection', 'ConnectionPool', 'PooledConnection', 'Resource',
     'failover_strategies', 'is_connection', 'maybe_channel', 'resolve_aliases', 'roundrobin_failover',
     'ssl_available',
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from queue import Empty
 from typing import Any, Protocol
 
 from greenmq import runtime
@@ -31,6 +32,12 @@ class Shelf:
         self.queue.append(resource)
 
     put = put_nowait
+
+    def get_nowait(self) -> Any:
+        """Take the one on top. Raises Empty."""
+        if not self.queue:
+            raise Empty
+        return self.queue.pop()
 
     def qsize(self) -> int:
         """How many there are."""

@@ -194,15 +194,15 @@ def setup_logging(loglevel: int | str | None = None, logfile: str | IO[str] | No
     """Let the root logger write, unless it does already.
 
     Arguments:
-        loglevel (int or str): default ERROR.
+        loglevel (int or str): default ERROR; not looked at if it writes already.
         logfile (str or file): a path, re-opened when rotated, or a file; default `sys.__stderr__`.
     Returns:
         Logger: the root logger.
     Source: kombu.log.setup_logging.
     """
     root = logging.getLogger()
-    root.setLevel(get_loglevel(loglevel or 'ERROR'))
     if not root.handlers:
+        root.setLevel(get_loglevel(loglevel or 'ERROR'))
         root.addHandler(_handler(sys.__stderr__ if logfile is None else logfile))
     return root
 

@@ -7,9 +7,9 @@ Source: kombu.matcher.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from re import match as rematch
 from typing import Any
 
 from greenmq.utils.compat import load_entrypoints
@@ -113,7 +113,7 @@ def register_glob() -> None:
 
 def register_pcre() -> None:
     """Register 'pcre': a regular expression that begins to fit at the start of the name."""
-    registry.register('pcre', re.match)
+    registry.register('pcre', rematch)
 
 
 register_glob()

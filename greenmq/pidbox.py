@@ -342,6 +342,9 @@ class Mailbox:
             raise InvalidArgument(
                 'destination', destination, f'must be a list/tuple not {destination.__class__}'
             )
+        for what, value in (('pattern', pattern), ('matcher', matcher)):
+            if value is not None and not isinstance(value, str):
+                raise InvalidArgument(what, value, 'is no string')
         ticket = uuid() if reply else None
         if limit is None and destination:
             limit = len(destination)

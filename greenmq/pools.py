@@ -355,13 +355,16 @@ class PoolGroup(EqualityDict):
     Source: kombu.pools.PoolGroup.
     """
 
+    limit: int | None = None
+    close_after_fork = True
+    _by_hub: WeakKeyDictionary[Any, EqualityDict] = WeakKeyDictionary()  # its own from the first use on
+    _last: tuple[Callable[[], Any], EqualityDict] = _NO_HUB
+    _hooked = False
+
     def __init__(self, limit: int | None = None, close_after_fork: bool = True) -> None:
         super().__init__()
         self.limit = limit
         self.close_after_fork = close_after_fork
-        self._by_hub: WeakKeyDictionary[Any, EqualityDict] = WeakKeyDictionary()
-        self._last: tuple[Callable[[], Any], EqualityDict] = _NO_HUB
-        self._hooked = False
 
     def create(self, resource: Any, limit: int | None) -> Any:
         """Make the pool for `resource`; subclasses say how.
@@ -384,7 +387,7 @@ class PoolGroup(EqualityDict):
         found = self._by_hub.get(hub)
         if found is None:
             if not self._hooked:
-                self._hooked = True
+                self._hooked, self._by_hub = True, WeakKeyDictionary()
                 runtime.after_fork(self._after_fork)
             found = self._by_hub[hub] = EqualityDict()
             runtime.at_thread_end(self)

@@ -148,7 +148,7 @@ class SerializerRegistry:
             raise self._missing(name, 'encoder/decoder') from None
 
     def _missing(self, name: Any, what: str) -> SerializerNotInstalled:
-        known = ', '.join(sorted(self.name_to_type))
+        known = ', '.join(sorted(map(str, self.name_to_type)))
         return SerializerNotInstalled(f'No {what} installed for {name}: known are {known}')
 
     def _set_default_serializer(self, name: str) -> None:

@@ -8,7 +8,12 @@
 * Nothing is polled: a publish hands the message to a waiting consumer. Nothing is durable: it ends with the
   process, and a forked child begins with an empty broker.
 
-Options: `fetch_ahead`, `max_deliveries`, `deadletter_queue`, and the common ones; see `transport.options`.
+An exclusive queue goes with the connection that declared it, the last one of several. Meanwhile other
+connections may use it, as in kombu, whose programs leave connections to the collector; the option
+`lock_exclusive` refuses them, as RabbitMQ does.
+
+Options: `lock_exclusive`, `fetch_ahead`, `max_deliveries`, `deadletter_queue`, and the common ones; see
+`transport.options`.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from greenmq.message import Message
 from greenmq.runtime import hub_id, is_here, post
 from greenmq.transport import virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
+from greenmq.transport.options import Option, truth
 from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
 from greenmq.transport.virtual.local_broker import LocalBroker
@@ -240,7 +246,7 @@ class Channel(virtual.Channel):
         self._broker.delete(queue)
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
-        self._broker.declare(queue, self._user, **kwargs)
+        self._broker.declare(queue, self._user, locked=self.connection.locks_exclusive, **kwargs)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         found = self._broker.queues.get(queue)
@@ -436,6 +442,9 @@ class Transport(virtual.Transport):
     global_state: Any = _default_state
     driver_type = 'memory'
     driver_name = 'memory'
+    options: ClassVar[dict[str, Option]] = {
+        'lock_exclusive': Option(truth, False, 'other connections may not use an exclusive queue'),
+    }
     implements = virtual.Transport.implements.extend(
         exchange_type=frozenset(['direct', 'topic', 'fanout', 'headers'])
     )
@@ -447,6 +456,8 @@ class Transport(virtual.Transport):
         #: Stands for this connection at the broker, which must not keep it alive.
         self.user = object()
         self._hub = hub_id()
+        options = getattr(client, 'transport_options', None) or {}
+        self.locks_exclusive: bool = options.get('lock_exclusive') or False
 
     def close_connection(self, connection: Any) -> None:
         """See `virtual.Transport.close_connection`; exclusive queues go. Switches: no."""

@@ -35,9 +35,13 @@ def level_name(level: int, prefix: str | None = None) -> str:
     Arguments:
         level (int): 0 to `MAX_LEVEL`.
         prefix (str): keeps several chains of one virtual host apart.
+    Raises:
+        ValueError: a level below 0.
     Switches: no.
     Source: kombu.transport.native_delayed_delivery.level_name.
     """
+    if level < 0:
+        raise ValueError(f'level must be a non-negative number: {level!r}')
     return _named(f'celery_delayed_{level}', prefix)
 
 

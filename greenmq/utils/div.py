@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import pickle
-import sys
 from collections.abc import Callable
 from typing import IO, Any
+
+logger = logging.getLogger('greenmq.utils')
 
 
 def emergency_dump_state(
@@ -15,13 +17,13 @@ def emergency_dump_state(
     dump: Callable[..., Any] | None = None,
     stderr: IO[str] | None = None,
 ) -> str:
-    """Write messages that could not be given back to the broker to a new file, and say so on stderr.
+    """Write messages that could not be given back to the broker to a new file, and say so.
 
     Arguments:
         state (object): pickled, or pretty-printed if that fails.
         open_file (Callable): opens the file for writing.
         dump (Callable): writes the state, called as `pickle.dump` is.
-        stderr (file): where to say it; default `sys.stderr`.
+        stderr (file): where to say it; default: the log, where nothing else shows it on stderr.
     Returns:
         str: the path of the file.
     Switches: no.
@@ -31,15 +33,24 @@ def emergency_dump_state(
     from pprint import pformat
     from tempfile import mkstemp
 
-    report = sys.stderr if stderr is None else stderr
+    def report(text: str) -> None:
+        if stderr is None:
+            logger.critical(text)
+        else:
+            print(text, file=stderr)
+
     handle, path = mkstemp()
-    print(f'EMERGENCY DUMP STATE TO FILE -> {path} <-', file=report)
+    report(f'EMERGENCY DUMP STATE TO FILE -> {path} <-')
     with open_file(handle, 'wb') as target:
         try:
             (dump or pickle.dump)(state, target, protocol=0)
         except Exception as exc:  # whatever it is, the messages must be saved somehow
-            print(f'Cannot pickle state: {exc!r}. Fallback to pformat.', file=report)
+            report(f'Cannot pickle state. Falling back to pformat. {exc!r}')
             target.seek(0)
             target.truncate()
-            target.write(pformat(state).encode('utf-8', 'backslashreplace'))
+            text = pformat(state)
+            try:
+                target.write(text.encode('utf-8', 'backslashreplace'))
+            except TypeError:
+                target.write(text)  # `open_file` opened it for text
     return path

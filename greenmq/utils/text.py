@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from greenmq import version_info_t
 
-_VERSION = re.compile(r'(\d+)(?:\.(\d+))?(?:\.(\d+))?\.?([^-]*)-?(.*)')
+_VERSION = re.compile(r'(\d+)(?:\.(\d+))?(?:\.(\d+))?\.?([^-.]*)[-.]?(.*)')
 
 
 def escape_regex(p: str, white: str = '') -> str:

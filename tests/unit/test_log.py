@@ -185,4 +185,4 @@ class TestSetupLogging:
             assert root.handlers[0].stream is sys.__stderr__
             setup_logging('DEBUG', io.StringIO())
             assert len(root.handlers) == 1
-            assert root.level == logging.DEBUG
+            assert root.level == logging.ERROR

@@ -67,6 +67,9 @@ def test_some_nodes_answer(workers, mailbox):
     assert mailbox.call(['two'], 'echo', {'n': 1}, timeout=5) == [{'two': {'from': 'two', 'n': 1}}]
     (reply,) = mailbox._broadcast('echo', reply=True, pattern='o*', matcher='glob', limit=1, timeout=5)
     assert list(reply) == ['one']
+    for wrong in ({'pattern': 1, 'matcher': 'glob'}, {'pattern': 'o*', 'matcher': 2}):
+        with pytest.raises(ValueError, match='is no string'):
+            mailbox._broadcast('echo', **wrong)
 
 
 def test_an_error_is_a_reply(workers, mailbox):

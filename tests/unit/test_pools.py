@@ -71,6 +71,21 @@ class TestGroups:
         del group['y']
         assert not group and group.setdefault('z', 1) == 1 and group.pop('z') == 1
 
+    def test_a_group_that_has_its_own_init(self):
+        class Group(PoolGroup):
+            def __init__(self, word):
+                self.word = word
+
+            def create(self, resource, limit):
+                return self.word, resource, limit
+
+        group = pools.register_group(Group('own'))
+        try:
+            assert group['x'] == ('own', 'x', None) and group.limit is None
+            pools.set_limit(7)
+        finally:
+            pools._groups.remove(group)
+
     def test_a_group_must_say_how(self):
         with pytest.raises(NotImplementedError, match='create'):
             PoolGroup()['x']

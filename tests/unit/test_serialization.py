@@ -345,6 +345,14 @@ class TestRegistry:
             registry.unregister('rot')
         assert 'application/x-rot' not in registry.type_to_name
 
+    def test_one_without_a_name_does_not_spoil_the_error(self):
+        registry.register(None, None, None, 'application/x-none')
+        try:
+            with pytest.raises(SerializerNotInstalled, match='rot'):
+                registry.unregister('rot')
+        finally:
+            registry.unregister(None)
+
     def test_one_that_only_reads(self):
         registry.register('reader', None, lambda s: 'read', 'application/x-reader')
         assert loads(b'x', 'application/x-reader', 'utf-8') == 'read'

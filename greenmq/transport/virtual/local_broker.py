@@ -80,10 +80,13 @@ class LocalBroker:
                 bool(kwargs.get('durable', True)),
                 bool(kwargs.get('auto_delete')),
                 user if kwargs.get('exclusive') else None,
+                bool(kwargs.get('locked', True)),
             )
             queue = self.queues.setdefault(name, queue)
             self.state._changed()
         self.check(queue, user)
+        if queue.owner is not None and kwargs.get('exclusive'):
+            queue.owner = user  # not locked: it goes with the connection that wanted it last
         self._used(queue)
         return queue
 
@@ -93,7 +96,7 @@ class LocalBroker:
         Raises:
             ResourceLocked: it is exclusive to another connection.
         """
-        if queue.owner is not None and queue.owner is not user:
+        if queue.locked and queue.owner is not None and queue.owner is not user:
             raise ResourceLocked(
                 f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue.name}' in vhost "
                 f"'{self.name}'",

@@ -55,7 +55,8 @@ class LocalQueue:
         name (str): for errors and reprs.
         arguments (dict[str, object]): x-message-ttl, x-expires (ms), x-max-length, x-max-length-bytes,
             x-overflow, x-max-priority, x-dead-letter-exchange, x-dead-letter-routing-key.
-        owner (object): the connection that alone may use it, or None.
+        owner (object): the connection that it goes with, or None.
+        locked (bool): nobody but the owner may use it.
     Attributes:
         plain (bool): no limit, no time to live: nothing to look at when a message comes.
         ready (int), ready_bytes (int): what is in it.
@@ -74,12 +75,14 @@ class LocalQueue:
         durable: bool = True,
         auto_delete: bool = False,
         owner: object = None,
+        locked: bool = True,
     ) -> None:
         self.name = name
         self.arguments = dict(arguments or {})
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
+        self.locked = locked
         self.ttl = self._seconds('x-message-ttl', 0)
         self.expires = self._seconds('x-expires', 1)
         self.max_length = self._limit('x-max-length')

@@ -361,7 +361,7 @@ def test_max_deliveries_dead_letters_what_keeps_coming_back(connect):
 
 
 def test_an_exclusive_queue_belongs_to_its_connection(connect):
-    mine, other = connect(), connect()
+    mine, other = connect(lock_exclusive=True), connect()
     mine.channel().queue_declare('q', exclusive=True)
     channel = other.channel()
     for use in (
@@ -378,6 +378,18 @@ def test_an_exclusive_queue_belongs_to_its_connection(connect):
     mine.channel().queue_declare('q', exclusive=True)
     mine.close()
     assert not channel._has_queue('q')
+
+
+def test_an_exclusive_queue_that_is_not_locked_goes_with_who_declared_it_last(connect):
+    first, second = connect(), connect()
+    first.channel().queue_declare('q', exclusive=True)
+    channel = second.channel()
+    channel.queue_declare('q', exclusive=True)
+    first.close()
+    publish(channel, 'still there')
+    assert channel.basic_get('q') is not None
+    second.close()
+    assert not connect().channel()._has_queue('q')
 
 
 def test_an_auto_delete_queue_goes_with_its_last_consumer(channel):

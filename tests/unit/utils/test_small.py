@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import sys
+import tempfile
 import uuid as stdlib_uuid
 from types import ModuleType, SimpleNamespace
 
@@ -89,6 +90,7 @@ class TestText:
             ('4.0.0rc1', (4, 0, 0, 'rc1', '')),
             ('5.4.0-rc2', (5, 4, 0, '', 'rc2')),
             ('1.2.3.rc1', (1, 2, 3, 'rc1', '')),
+            ('1.2.3.b2.f00', (1, 2, 3, 'b2', 'f00')),
         ],
     )
     def test_version(self, version, expected):
@@ -234,6 +236,16 @@ class TestEmergencyDumpState:
         with open(dumped[0]) as file:
             assert "{'a': 'x'" in file.read()
         assert 'Cannot pickle' in report.getvalue()
+
+    def test_a_file_for_text_will_do_and_the_log_is_told(self, dumped, caplog):
+        def text_file(handle, mode):
+            os.close(handle)
+            return open(dumped_to.name, 'w')
+
+        with tempfile.NamedTemporaryFile() as dumped_to:
+            dumped.append(div.emergency_dump_state({'a': 'x'}, open_file=text_file))
+            assert dumped_to.read() == b"{'a': 'x'}"
+        assert dumped[0] in caplog.text and 'Cannot pickle' in caplog.text
 
 
 class TestSymbolByName:
