@@ -1,10 +1,13 @@
 """What a program holds outlives the loss of its connection: entities, consumers, channels (P24, P36, P37)."""
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from greenmq import Consumer, Exchange, Queue
 from greenmq.exceptions import ConsumerCancelled, PublishUnconfirmed, StaleDelivery
+from greenmq.transport.pyamqp import recovery
 from tests.faults.conftest import SOON, Consuming, outcome, queue, wait_open
 from tests.support import green
 from tests.support.process import wait_until
@@ -104,7 +107,25 @@ def test_a_queue_that_the_broker_named_keeps_its_name_for_the_program(rig, proxy
         channel.queue_unbind(name, 'named')
         channel.queue_bind(name, 'named')
         assert channel.queue_purge(name) == 0
+    assert len(connection.connection.aliases) == 2, 'one for each recovery'
     channel.queue_delete(name)
+    assert not connection.connection.aliases
+
+
+def test_what_takes_longer_than_one_deadline_to_declare_again_comes_back_too(rig, proxy, monkeypatch):
+    monkeypatch.setattr(recovery, 'PATIENCE', 0.5)
+    connection = rig.connection(proxy, connect=False)
+    connection.connect_timeout = 0.5
+    channel = connection.connect().default_channel
+    names = [channel.queue_declare('', exclusive=True).queue for _ in range(30)]
+    proxy.latency(0.02)
+    inner = connection.connection
+    start, epoch = time.monotonic(), inner.epoch
+    proxy.cut()
+    wait_until(lambda: inner.epoch > epoch and inner.connected, SOON, 'recovery')
+    assert time.monotonic() - start > 0.5, 'the proxy is too fast to show anything'
+    proxy.heal()
+    assert [channel.queue_purge(name) for name in names] == [0] * 30
 
 
 def test_an_exclusive_queue_is_waited_for_while_the_broker_keeps_the_old_connection(rig, rabbitmq):

@@ -97,7 +97,8 @@ class Connection:
         self._hub: Any = runtime.hub_id()
         self._next_channel = 1
         self.shared = 0  # number of the channel that leases publish over together, once there is one
-        self.aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}  # the name that was declared → the name now
+        self._names: dict[str, tuple[str, str]] = {}  # and back: the declared one, and the one before
         self._ready = False
         self._failed: BaseException | None = None
         self._gate = Gate()
@@ -152,9 +153,11 @@ class Connection:
 
     # ---- opening, losing, recovering
 
-    def connect(self, deadline: runtime.Deadline) -> Connection:
+    def connect(self, deadline: runtime.Deadline, patience: float | None = None) -> Connection:
         """Open a link and restore on it what the last one had.
 
+        Arguments:
+            patience (float): seconds for each thing that is restored, see `recovery.restore`.
         Switches: yes. Killed: the socket is closed, nothing else changed.
         """
         link = self._dial(self, deadline, self.epoch + 1)
@@ -163,7 +166,7 @@ class Connection:
         self._ready = False
         link.start()
         try:
-            recovery.restore(self, link, deadline)
+            recovery.restore(self, link, deadline, patience)
         except BaseException as exc:
             link.lose(ConnectionLost(f'{self.name}: could not be restored: {exc!r}'))
             raise
@@ -293,6 +296,21 @@ class Connection:
         """The name that a queue has now: one the broker named gets another name in each epoch."""
         return self.aliases.get(queue, queue) if self.aliases else queue
 
+    def queue_renamed(self, old: str, new: str) -> None:
+        """The broker gave a queue another name: whoever knows it by the one that was declared still finds it.
+
+        So does who has the name of just before (a recovery's list of what is to be bound); older ones go.
+        """
+        known_by = self._forget_name(old)
+        self.aliases[known_by] = self.aliases[old] = new
+        self._names[new] = (known_by, old)
+
+    def _forget_name(self, name: str) -> str:
+        known_by, before = self._names.pop(name, (name, name))
+        self.aliases.pop(known_by, None)
+        self.aliases.pop(before, None)
+        return known_by
+
     # ---- calls over the control wire
 
     def call_on(
@@ -358,6 +376,7 @@ class Connection:
         """An entity was deleted: neither declared again nor taken for known. Switches: no."""
         if kind == 'queue':
             self.topology.forget_queue(name)
+            self._forget_name(name)
         else:
             self.topology.forget_exchange(name)
         entities = getattr(self.source, 'declared_entities', None)
@@ -541,6 +560,7 @@ class Connection:
         self.known_exchanges.clear()
         self.paused.clear()
         self.aliases.clear()
+        self._names.clear()
         self.drain = Drain(self.name)
         self.drain.report(Forked(self.name))
         for channel in self.channels.values():

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ('consume_again', 'recover', 'restore', 'start_anew')
 
+#: Seconds that each step of a recovery has at least: to dial, and for each thing that is declared again.
+PATIENCE = 5.0
+
 
 def recover(ref: weakref.ref[Connection]) -> None:
     """Open a lost connection again, until it is open, closed or nobody's any more."""
@@ -42,7 +45,8 @@ def recover(ref: weakref.ref[Connection]) -> None:
         if schedule is None:
             schedule = RetrySchedule(None, 0.05, settings.recovery_interval, settings.recovery_interval_max)
         try:
-            connection.connect(runtime.Deadline.after(max(settings.connect_timeout or 0, 5.0)))
+            patience = max(settings.connect_timeout or 0, PATIENCE)
+            connection.connect(runtime.Deadline.after(patience), patience)
             return
         except Exception as exc:
             connection.log.warning('%s: recovery attempt %d failed: %s', connection.name, attempt + 1, exc)
@@ -53,21 +57,38 @@ def recover(ref: weakref.ref[Connection]) -> None:
         attempt += 1
 
 
-def restore(connection: Connection, link: Link, deadline: runtime.Deadline) -> None:
+def restore(
+    connection: Connection, link: Link, deadline: runtime.Deadline, patience: float | None = None
+) -> None:
+    """Declare and consume on a new link what was declared and consumed on the last one.
+
+    Arguments:
+        patience (float): seconds for each entity and each channel; None: the deadline is that of all. With
+            thousands of queues a common one would pass each time, and the connection never come back.
+    """
+
+    def step() -> runtime.Deadline:
+        return deadline if patience is None else runtime.Deadline.after(patience)
+
     for kind, facts in connection.topology.replay():
-        _restore_entity(connection, link, kind, facts, deadline)
+        _restore_entity(connection, link, kind, facts, step(), deadline)
     for channel in list(connection.channels.values()):
-        channel.consuming.restore(link, deadline)
+        channel.consuming.restore(link, step())
 
 
 def _restore_entity(
-    connection: Connection, link: Link, kind: str, facts: dict[str, Any], deadline: runtime.Deadline
+    connection: Connection,
+    link: Link,
+    kind: str,
+    facts: dict[str, Any],
+    deadline: runtime.Deadline,
+    unlocked: runtime.Deadline,
 ) -> None:
     try:
         if kind == 'exchange':
             _declare_exchange(connection, link, facts, deadline)
         elif kind == 'queue':
-            _declare_queue(connection, link, facts, deadline)
+            _declare_queue(connection, link, facts, deadline, unlocked)
         elif kind == 'binding':
             _bind(connection, link, facts, deadline)
     except ChannelError as exc:
@@ -107,7 +128,11 @@ def _declare_exchange(
 
 
 def _declare_queue(
-    connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline
+    connection: Connection,
+    link: Link,
+    facts: dict[str, Any],
+    deadline: runtime.Deadline,
+    unlocked: runtime.Deadline,
 ) -> None:
     name = facts['name']
     asked = '' if facts['server_named'] else name
@@ -132,7 +157,7 @@ def _declare_queue(
             break
         except ResourceLocked:
             # The broker has not noticed yet that the last connection is gone, and keeps its exclusive queue.
-            left = deadline.remaining()
+            left = unlocked.remaining()
             if left is not None and left < 2 * pause:
                 raise
             runtime.sleep(pause)
@@ -140,10 +165,7 @@ def _declare_queue(
     found = wire.read_arguments('sll', reply[1])[0]
     if found != name:
         connection.topology.rename_queue(name, found)
-        for alias, current in list(connection.aliases.items()):
-            if current == name:
-                connection.aliases[alias] = found
-        connection.aliases[name] = found
+        connection.queue_renamed(name, found)
 
 
 def _bind(connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline) -> None:
@@ -184,7 +206,7 @@ def consume_again(connection: Connection, channel: Channel, consumer: Consumer) 
         try:
             link = connection.wait_open(deadline)
             if facts:
-                _declare_queue(connection, link, facts, deadline)
+                _declare_queue(connection, link, facts, deadline, deadline)
                 for entry in bindings:
                     _bind(connection, link, entry, deadline)
             # on the control wire first: a queue that is not there must not close the wire of the other
