@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import ConnectionClosed, TimeoutError
 from greenmq.log import get_logger
 from greenmq.messaging import Consumer
 
@@ -206,6 +206,8 @@ class Lane:
         while not crew.ends():
             if pool is not None:
                 pool.wait_free()
+            if channel.closed:  # by a callback: nothing comes over it any more, so begin anew
+                raise ConnectionClosed(f'{channel!r} was closed while it consumed')
             drain_events(channel=channel)
             if runtime.monotonic() - self._since > SLICE:
                 runtime.sleep(0)  # or a lane that always finds a message would keep the hub for itself
@@ -221,6 +223,11 @@ class Lane:
         except Exception as exc:
             self.counts.add_failure(exc)
             self.crew.give_up(message, exc)
+        except BaseException as exc:
+            if not self.crew.stopping:  # then it is our own kill
+                logger.error('The callback for message %s raised %r, which is no Exception: that ends run()',
+                             describe(message), exc, exc_info=exc)  # fmt: skip
+            raise
         finally:
             self.busy -= 1
             self.counts.add(message, runtime.monotonic() - started)

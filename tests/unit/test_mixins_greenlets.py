@@ -8,6 +8,7 @@ from greenmq import Connection, Exchange, Queue, runtime
 from greenmq.exceptions import ConnectionLost
 from greenmq.mixins import ConsumerMixin, ConsumerProducerMixin
 from tests.support import green
+from tests.support.process import wait_until
 
 URL = 'memory://localhost/test_greenlets'
 A, B = Queue('a', routing_key='a'), Queue('b', routing_key='b')
@@ -349,6 +350,66 @@ class TestErrors:
             worker.run()
         assert not worker.loop_connection.connected and left(connection, 'a') == 1
 
+    @pytest.mark.parametrize('error', [runtime.TaskExit('a kill'), KeyboardInterrupt('^C')])
+    def test_and_that_is_said(self, connection, publish, caplog, error):
+        # A greenlet that ends by GreenletExit is not reported by anybody else.
+        worker = Worker(connection, queues=[A])
+        worker.errors['end'] = error
+        publish(A, 'end', message_id='m-1')
+        with pytest.raises(type(error)):
+            worker.run()
+        assert 'message_id=m-1' in caplog.text and 'which is no Exception: that ends run()' in caplog.text
+        assert left(connection, 'a') == 1
+
+    @pytest.mark.parametrize('concurrency', [1, 3])
+    def test_a_callback_that_closes_the_channel_makes_no_consumer_deaf(
+            self, connection, publish, running, concurrency):
+        class Closing(Worker):
+            def on_task(self, body, message):
+                super().on_task(body, message)
+                if body == 'close':
+                    message.channel.close()
+
+        worker = Closing(connection, queues=[A])
+        worker.concurrency = concurrency
+        worker.restart_limit.fill_rate = 1000
+        running(worker)
+        publish(A, 'close')
+        wait_until(lambda: worker.status()['connects'] == 2 and worker.status()['state'] == 'consuming', 10,
+                   'another connection')
+        publish(A, 1)
+        wait_until(lambda: worker.bodies == ['close', 1], 10, 'the message after')
+
+    def test_a_message_settled_twice_costs_a_line_in_the_log(self, connection, publish, running, caplog):
+        class Eager(Worker):
+            def on_task(self, body, message):
+                super().on_task(body, message)
+                message.ack()
+
+        worker = Eager(connection, queues=[A])
+        running(worker)
+        publish(A, 1, 2)
+        settle()
+        assert worker.bodies == [1, 2] and left(connection, 'a') == 0
+        assert caplog.text.count('it stays as it is') == 2
+
+    def test_a_message_may_be_settled_by_another_greenlet_later(self, connection, publish, running):
+        class Spawning(Worker):
+            def on_task(self, body, message):
+                self.bodies.append(body)
+                green.spawn(self.later, message)
+
+            def later(self, message):
+                green.sleep(0)
+                message.ack()
+
+        worker = Spawning(connection, queues=[A], prefetch_count=1)
+        running(worker)
+        publish(A, 1, 2, 3)
+        settle()
+        assert worker.bodies == [1, 2, 3] and left(connection, 'a') == 0
+        assert worker.status()['consumers'][0]['outcomes'] == {'open': 3}
+
     def test_a_kill_of_run_kills_the_callbacks(self, connection, publish):
         worker = Worker(connection)
         worker.gates['x'] = green.Event()
@@ -380,6 +441,26 @@ class TestErrors:
 
 
 class TestStop:
+
+    @pytest.mark.parametrize('concurrency', [1, 3])
+    def test_a_callback_may_stop_its_worker(self, connection, publish, concurrency):
+        class Last(Worker):
+            def on_task(self, body, message):
+                self.stop(60)
+                green.sleep(0)  # and goes on
+                super().on_task(body, message)
+
+        worker = Last(connection, queues=[A])
+        worker.concurrency = concurrency
+        publish(A, 1)
+        worker.run()
+        assert worker.bodies == [1] and left(connection, 'a') == 0
+
+    def test_another_thread_may_stop_it(self, connection, running):
+        worker = Worker(connection)
+        task = running(worker, safety_interval=600)
+        runtime.offload(worker.stop)
+        task.get(timeout=10)
 
     def test_should_stop_is_noticed_at_once(self, connection, running):
         worker = Worker(connection)
