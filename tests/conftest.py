@@ -24,6 +24,11 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     redis_sentinels,
     redis_server,
     redis_session,
+    redis_six,
+    redis_six_url,
+    redis_tls_url,
+    redis_unix_url,
+    redis_untold_url,
     redis_url,
     sentinel_url,
 )
@@ -62,7 +67,7 @@ def pytest_collection_modifyitems(items):
         names = set(getattr(item, 'fixturenames', ()))
         if names & {'rabbitmq', 'amqp_vhost', 'amqp_url', 'rabbitmq_cluster'}:
             item.add_marker(pytest.mark.rabbitmq)
-        if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_sentinels'}:
+        if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_six', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))

@@ -16,12 +16,17 @@ from tests.support import green
 URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
 
 #: Brokers that the suite starts, by the fixture that gives the URL.
-SERVERS = ['amqp_url', 'redis_url', 'sentinel_url', 'redis_cluster_url']
+REDIS = [
+    'redis_url', 'redis_tls_url', 'redis_unix_url', 'redis_untold_url', 'sentinel_url', 'redis_cluster_url',
+    'redis_six_url',
+]  # fmt: skip
+SERVERS = ['amqp_url', *REDIS]
 
+PUBSUB = 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
 #: What a broker rightly does otherwise: (URL scheme, test) → why. Such a test must fail there.
 DIFFERS: dict[tuple[str, str], str] = {
-    (scheme, test): 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
-    for scheme in ('redis', 'sentinel', 'redis_cluster')
+    (broker.removesuffix('_url'), test): PUBSUB
+    for broker in REDIS
     for test in (
         'test_fanout_reaches_every_queue',
         'test_requeue_returns_to_the_one_queue',

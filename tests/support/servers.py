@@ -80,6 +80,22 @@ def redis_url(redis_server):
     return redis_server.url()
 
 
+@pytest.fixture
+def redis_tls_url(redis_server):
+    return f'{redis_server.tls_url()}?ssl_ca_certs={redis_server.certificates.ca}'
+
+
+@pytest.fixture
+def redis_unix_url(redis_server):
+    return redis_server.unix_url()
+
+
+@pytest.fixture
+def redis_untold_url(redis_server):
+    """The user may not use CLIENT TRACKING: consumers wait with BLMOVE."""
+    return redis_server.url().replace('redis://', 'redis://untold:secret@')
+
+
 @pytest.fixture(scope='session')
 def redis_sentinels():
     """A primary, a replica and three sentinels, for this run."""
@@ -112,6 +128,23 @@ def redis_cluster():
 def redis_cluster_url(redis_cluster):
     yield redis_cluster.url()
     redis_cluster.flush()
+
+
+@pytest.fixture(scope='session')
+def redis_six():
+    """Three primaries with a replica each, for this run."""
+    cluster = Cluster(replicas=1)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def redis_six_url(redis_six):
+    yield redis_six.url()
+    redis_six.flush()
 
 
 def fresh_output():
