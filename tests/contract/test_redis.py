@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+from redis import exceptions as driver
 
 from greenmq import Connection, Exchange, Queue, events
 from greenmq.exceptions import ConnectionLost, NotFound, OperationalError, PublishUnconfirmed, Unroutable
@@ -731,3 +732,10 @@ def test_events_tell_of_stale_acks(open_connection, raw):
     until(lambda: heard)
     subscription.cancel()
     assert heard == [1]
+
+
+def test_errors_of_the_connection_are_redis_pys_too():
+    with pytest.raises(driver.ConnectionError, match='refused') as caught:
+        Connection('redis://127.0.0.1:1').connect()
+    assert isinstance(caught.value, ConnectionRefusedError) and isinstance(caught.value, ConnectionLost)
+    assert issubclass(errors.LinkLost, driver.ConnectionError)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from greenmq import runtime
 from greenmq.log import get_logger
-from greenmq.transport.redis.errors import ServerUnfit, raised, translate
+from greenmq.transport.redis.errors import ServerUnfit, not_reached, raised, translate
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
 
@@ -62,11 +62,14 @@ def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
         AuthenticationFailed: the password is wrong. ServerUnfit: it is loading, or no primary.
     Switches: yes. Killed: nothing stays open.
     """
-    if place.path:
-        stream = runtime.dial_unix(place.path, deadline)
-    else:
-        tls = runtime.TLSOptions.of(place.tls)
-        stream = runtime.dial(place.host, place.port, deadline, tls=tls, socket_options=place.tcp)
+    try:
+        if place.path:
+            stream = runtime.dial_unix(place.path, deadline)
+        else:
+            tls = runtime.TLSOptions.of(place.tls)
+            stream = runtime.dial(place.host, place.port, deadline, tls=tls, socket_options=place.tcp)
+    except runtime.DialError as error:
+        raise not_reached(error) from error
     try:
         link = Link(stream, place.name, owner, place.interval)
         link.node = place.name

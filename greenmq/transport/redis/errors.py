@@ -23,10 +23,12 @@ from greenmq.exceptions import (
     OperationalError,
     PreconditionFailed,
 )
+from greenmq.runtime import DialError, DialRefused
 
 __all__ = (
-    'AuthenticationFailed', 'CommandFailed', 'NotPermitted', 'OutOfMemory', 'ServerUnfit', 'WrongType',
-    'channel_errors', 'connection_errors', 'translate',
+    'AuthenticationFailed', 'CommandFailed', 'LinkLost', 'NotPermitted', 'OutOfMemory', 'Refused',
+    'ServerUnfit', 'Unreachable', 'WrongType', 'channel_errors', 'connection_errors', 'not_reached',
+    'translate',
 )  # fmt: skip
 
 
@@ -66,6 +68,24 @@ class ServerUnfit(_Told, ConnectionLost, driver.ReadOnlyError):
     """READONLY, LOADING, MASTERDOWN, CLUSTERDOWN, …: this server can't serve us now. Recovery is under
     way.
     """
+
+
+class LinkLost(ConnectionLost, driver.ConnectionError):
+    """The server or the network ended the connection."""
+
+
+class Unreachable(DialError, driver.ConnectionError):
+    """No connection could be made."""
+
+
+class Refused(DialRefused, driver.ConnectionError):
+    """Nobody listens there."""
+
+
+def not_reached(error: DialError) -> DialError:
+    """An error of dialling, as a class that is redis-py's too. Switches: no."""
+    cls = Refused if isinstance(error, DialRefused) else Unreachable
+    return cls(str(error), error.errno)
 
 
 #: First word of an error reply → what it means.
@@ -128,7 +148,7 @@ def translate(error: BaseException, where: str = '') -> BaseException:
             break
     else:
         if isinstance(error, driver.ConnectionError):
-            made = ConnectionLost(f'{where}: {text}')  # e.g. "max number of clients reached"
+            made = LinkLost(f'{where}: {text}')  # e.g. "max number of clients reached"
         else:
             made = CommandFailed(f'{where}: {text}')
     made.__cause__ = error

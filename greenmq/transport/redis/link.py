@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost
+from greenmq.exceptions import AMQPError, ConnectionClosed
 from greenmq.log import get_logger
 from greenmq.transport.redis import errors, wire
 
@@ -126,12 +126,12 @@ class Link:
 
     def _task_ended(self, task: runtime.Task, error: BaseException | None) -> None:
         if self.error is None:
-            self.end(ConnectionLost(f'{task.name} ended: {error!r}'))
+            self.end(errors.LinkLost(f'{task.name} ended: {error!r}'))
 
     def lose(self, error: BaseException) -> None:
         """End the link because the server or the network did. Switches: no."""
         if not isinstance(error, AMQPError):
-            lost = ConnectionLost(f'redis {self.name}: {error}')
+            lost = errors.LinkLost(f'redis {self.name}: {error}')
             lost.__cause__ = error
             error = lost
         self.end(error)
@@ -290,7 +290,7 @@ class Link:
             while self.error is None:
                 data = self.stream.read(READ_SIZE)
                 if not data:
-                    self.lose(ConnectionLost(f'redis {self.name}: the server closed the connection'))
+                    self.lose(errors.LinkLost(f'redis {self.name}: the server closed the connection'))
                     return
                 self._heard = runtime.monotonic()
                 self.bytes_in += len(data)
@@ -305,7 +305,7 @@ class Link:
 
     def _replied(self, reply: Any) -> None:
         if not self._takers:
-            self.lose(ConnectionLost(f'redis {self.name}: a reply to no command: {str(reply)[:80]!r}'))
+            self.lose(errors.LinkLost(f'redis {self.name}: a reply to no command: {str(reply)[:80]!r}'))
             return
         self._takers.popleft()(reply)
         if isinstance(reply, Exception) and errors.is_fatal(reply):
@@ -329,7 +329,7 @@ class Link:
             return self.interval - silent
         if self._takers and silent >= self.interval + PATIENCE:
             self.lose(
-                ConnectionLost(
+                errors.LinkLost(
                     f'redis {self.name}: no answer for {silent:.1f} s '
                     f'(health_check_interval {self.interval:g} s)'
                 )

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 from redis.exceptions import NoScriptError
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, OperationalError, WrongHub
+from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.redis import wire
-from greenmq.transport.redis.errors import raised
+from greenmq.transport.redis.errors import LinkLost, raised
 from greenmq.transport.redis.link import Link, Taker
 from greenmq.transport.redis.scripts import Script
 from greenmq.transport.redis.watches import Watch, since
@@ -296,7 +296,7 @@ class Session:
         """
         link = self.link
         if link is None:
-            raise ConnectionLost(f'redis {self.name} is away')
+            raise LinkLost(f'redis {self.name} is away')
         link.send(data, take, count)
 
     def flush_soon(self, key: str, flusher: Any) -> bool:
