@@ -94,8 +94,7 @@ def _stay_open() -> None:
 class ProducerPool(Resource):
     """A pool of producers, each with a channel of its own, on a few connections that they share.
 
-    A subclass that overrides `create_producer` or `prepare` gets whole connections, as in kombu: one for
-    each producer that is in use.
+    A subclass that overrides `create_producer` or `prepare` gets whole connections: one each, as in kombu.
 
     Arguments:
         connections (ConnectionPool): where the connections come from.
@@ -356,10 +355,8 @@ class PoolGroup(EqualityDict):
     """
 
     limit: int | None = None
-    close_after_fork = True
     _by_hub: WeakKeyDictionary[Any, EqualityDict] = WeakKeyDictionary()  # its own from the first use on
     _last: tuple[Callable[[], Any], EqualityDict] = _NO_HUB
-    _hooked = False
 
     def __init__(self, limit: int | None = None, close_after_fork: bool = True) -> None:
         super().__init__()
@@ -386,8 +383,8 @@ class PoolGroup(EqualityDict):
             return latest
         found = self._by_hub.get(hub)
         if found is None:
-            if not self._hooked:
-                self._hooked, self._by_hub = True, WeakKeyDictionary()
+            if '_by_hub' not in self.__dict__:
+                self._by_hub = WeakKeyDictionary()
                 runtime.after_fork(self._after_fork)
             found = self._by_hub[hub] = EqualityDict()
             runtime.at_thread_end(self)
