@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from greenmq import events, runtime
@@ -24,11 +23,9 @@ from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
 from greenmq.messaging import Producer
 from greenmq.resource import Resource
+from greenmq.sharedconnection import SharedConnection, close_channel
 from greenmq.utils.collections import EqualityDict, eqhash
 from greenmq.utils.functional import ChannelPromise, lazy
-
-if TYPE_CHECKING:
-    from greenmq.lease import Lease
 
 __all__ = (
     'PoolGroup', 'ProducerPool', 'connections', 'get_limit', 'producers', 'register_group', 'reset',
@@ -49,46 +46,6 @@ _groups: list[PoolGroup] = []
 _NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())
 
 SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
-
-
-class SharedConnection:
-    """A connection that a ProducerPool has taken from its pool, and how many of its channels are leased."""
-
-    __slots__ = ('_epoch', '_room', 'connection', 'gone', 'leases', 'released')
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.leases = 0
-        #: It is lost for good, or the pool has let go of it: nothing more is leased on it.
-        self.gone = False
-        self._epoch = -1
-        self._room = inf
-        self.released: Lease = connection.release
-        self.released.kept('all its producers together')
-        # ``producer.connection.release()`` of one holder must not take it away from the others
-        connection.release = _stay_open
-
-    def room(self) -> float:
-        """How many of its channels can be leased. Switches: no."""
-        epoch = self.connection.epoch
-        if epoch != self._epoch:
-            # what the broker allows is known once it is open
-            self._epoch = epoch
-            found = _max_channels(self.connection)
-            # one stays free for its own use, and one for what they publish over together
-            self._room = inf if found is None else max(1, found - 2)
-        return self._room
-
-    def channel(self) -> Any:
-        """Open a channel for one lease. Switches: yes."""
-        self.connection.wait_open()
-        channel = self.connection.channel()
-        channel.publish_together()
-        return channel
-
-
-def _stay_open() -> None:
-    """What release() of a shared connection does: others publish on it."""
 
 
 class ProducerPool(Resource):
@@ -248,7 +205,7 @@ class ProducerPool(Resource):
         """Close what is only of this producer: the leased channel, or nothing. Switches: yes."""
         lease = self._forget(resource)
         if lease is not None:
-            _close_channel(*lease)
+            close_channel(*lease)
         elif not self._shares:
             self.release_resource(resource)
 
@@ -257,7 +214,7 @@ class ProducerPool(Resource):
         lease = self._forget(resource)
         if lease is not None:
             if hasattr(lease[1], '__value__'):
-                runtime.spawn(_close_channel, *lease, name='greenmq.pool')
+                runtime.spawn(close_channel, *lease, name='greenmq.pool')
         elif not self._shares:
             connection, resource.channel = resource.__connection__, None
             if connection is not None:
@@ -326,23 +283,6 @@ def _told_of_loss(pool: ref[ProducerPool], event: events.Event) -> None:
     found, connection = pool(), event.source
     if found is not None and connection is not None:
         found.lost(connection)
-
-
-def _max_channels(connection: Any) -> int | None:
-    """How many channels the connection can have; None if that is not known."""
-    transport = connection.transport
-    found = getattr(transport, 'max_channels', None) or getattr(transport, 'channel_max', None)
-    return int(found) if found else None
-
-
-def _close_channel(shared: SharedConnection, promise: ChannelPromise) -> None:
-    channel = getattr(promise, '__value__', None)
-    if channel is None or is_closed(channel):
-        return
-    try:
-        channel.close()
-    except Exception as exc:  # it was given up because something is wrong with it
-        logger.debug('closing %r of %r: %r', channel, shared.connection, exc)
 
 
 class PoolGroup(EqualityDict):
@@ -545,7 +485,7 @@ def get_limit() -> int:
 def set_limit(
     limit: int | None, force: bool = False, reset_after: bool = False, ignore_errors: bool = False
 ) -> int:
-    """Set the global limit, also of the pools that are there.
+    """Set the global limit, also of the pools that are there; those of other threads follow, forced.
 
     Arguments:
         limit (int): None or 0: no limit.
@@ -563,13 +503,19 @@ def set_limit(
     if limit == _limit[0] and not (force or reset_after):
         return limit
     _limit[0] = limit
-    for pool in _globally_limited():
-        pool.resize(limit, force=force, ignore_errors=ignore_errors, reset=reset_after)
+    for hub, pool in _globally_limited():
+        if runtime.is_here(hub):
+            pool.resize(limit, force=force, ignore_errors=ignore_errors, reset=reset_after)
+        else:
+            resize = partial(pool.resize, limit, force=True, reset=reset_after)
+            runtime.post(hub, partial(runtime.spawn, resize, name='greenmq.pool'))
     return limit
 
 
-def _globally_limited() -> list[Any]:
-    return list(chain.from_iterable(group.values() for group in _groups if group.limit is use_global_limit))
+def _globally_limited() -> list[tuple[Any, Any]]:
+    # Asks for no hub: a program sets its limit where it is imported, and the library is not chosen there.
+    groups = [group._by_hub for group in _groups if group.limit is use_global_limit]
+    return [(hub, pool) for group in groups for hub, pools in list(group.items()) for pool in pools.values()]
 
 
 def reset(*args: Any, **kwargs: Any) -> None:
@@ -580,12 +526,11 @@ def reset(*args: Any, **kwargs: Any) -> None:
     Switches: yes.
     Source: kombu.pools.reset.
     """
-    here = runtime.hub_id()
     for group in reversed(_groups):  # producers give their connections back before those are closed
         for hub, pools in list(group._by_hub.items()):
             doomed = list(pools.values())
             pools.clear()
-            if hub is here:
+            if runtime.is_here(hub):
                 _close_pools(doomed)
             else:
                 runtime.post(hub, partial(runtime.spawn, _close_pools, doomed, name='greenmq.pool'))

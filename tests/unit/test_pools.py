@@ -1,9 +1,11 @@
 """Pools by connection, and producers that lease channels, over memory://."""
 import os
+import subprocess
+import sys
 
 import pytest
 
-from greenmq import Connection, Queue, pools
+from greenmq import Connection, Queue, pools, runtime
 from greenmq.exceptions import ConnectionLimitExceeded, LimitExceeded
 from greenmq.messaging import Producer
 from greenmq.pools import PoolGroup, ProducerPool, connections, producers
@@ -135,6 +137,18 @@ class TestGroups:
 
         theirs, number = green.in_thread(other)
         assert theirs is not mine and number == 1 and connections[URL] is mine
+
+    def test_set_limit_reaches_the_pools_of_other_threads(self):
+        ours = runtime.hub_id()
+
+        def other():
+            found = connections[URL]
+            for _ in range(found.limit):
+                found.acquire()
+            runtime.post(ours, pools.set_limit, 11)
+            return found.acquire(timeout=10) and found.limit
+
+        assert green.in_thread(other) == 11
 
     def test_a_forked_child_has_none(self):
         found = connections[URL]
@@ -466,3 +480,14 @@ class TestWholeConnections:
             assert counts(found.connections) == (1, 0, 0, 0)
         assert counts(found.connections) == (0, 1, 0, 0)
         found.force_close_all()
+
+
+def test_setting_the_limit_where_a_program_is_imported_chooses_no_library():
+    # gunicorn's eventlet worker patches after a preloaded program was imported
+    program = (
+        "from greenmq import Connection, Queue, pools\n"
+        "from greenmq.runtime.seam import chosen\n"
+        "Connection('amqp://'), Queue('q'), pools.set_limit(50), pools.reset()\n"
+        "assert not chosen() and pools.get_limit() == 50\n"
+    )
+    subprocess.run([sys.executable, '-c', program], check=True, timeout=60)
