@@ -41,6 +41,8 @@ class Table(Watch):
         self.entries: list[Entry] = []
         self.routes: dict[tuple[str, str], tuple[str, ...]] = {}
         self.valid = True
+        #: Does the server tell of changes? Its loss is one: then it is hit.
+        self.told = False
         self.read_at = runtime.monotonic()
 
     def hit(self) -> None:
@@ -96,6 +98,7 @@ class Bindings:
         if not members and self._assert(exchange, deadline):
             changes = self._changes
             members, table = self._members(key, deadline)
+        table.told = self._session.tracks
         table.entries = sorted(self._split(member) for member in members)
         if changes == self._changes:
             self._tables[exchange] = table
@@ -143,7 +146,7 @@ class Bindings:
         Switches: as `table`.
         """
         table = self._tables.get(exchange)
-        if table is None or not table.valid or not self._session.tracks:
+        if table is None or not table.valid or not table.told:
             table = self.table(exchange, deadline)
         found = table.routes.get((kind, routing_key))
         if found is None:

@@ -155,6 +155,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self._fanout_mode = connection._fanout_mode
         self._stream_maxlen = connection._stream_maxlen
         self._limits = runtime.Limits()
+        self._declared = connection.state.queues
         self._fanout_queues: dict[str, tuple[str, str]] = {}
         self._queue_of: dict[str, str] = {}
         self._burying: dict[str, str] = {}

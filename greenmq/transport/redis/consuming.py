@@ -262,12 +262,12 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
     # ------------------------------------------------------------- settlements
 
     def _tag_home(self, tag: str) -> str:
-        """The queue of a tag, where queues have homes of their own."""
-        return self._queue_of.pop(tag, '') if self._keys.cluster else ''
+        """The queue of a tag, where queues have homes of their own: in a cluster."""
+        return self._queue_of.pop(tag, '')
 
     def _ack_tag(self, tag: str) -> None:
         if tag.startswith('gm:'):
-            self._settler.ack(self._tag_home(tag), tag)
+            self._settler.ack(self._tag_home(tag) if self._keys.cluster else '', tag)
 
     def _reject_tag(self, tag: str, requeue: bool, queue: str = '') -> None:
         buried = self._burying.pop(tag, None)

@@ -39,6 +39,7 @@ class RedisPublishing(ChannelParts):
     _has_queue: Any
     _fanout_channel: Any
     _new_queue: Any
+    _declared: dict[str, Any]
 
     def basic_publish(
         self,
@@ -153,6 +154,8 @@ class RedisPublishing(ChannelParts):
             queues = self._bindings.route(exchange, kind.type, routing_key, deadline)
         if not queues:
             queues = self._nowhere(message, exchange, routing_key, mandatory)
+        if len(queues) == 1:
+            return [self._push(queues[0], message, exchange, routing_key)]
         return [self._push(queue, message, exchange, routing_key) for queue in queues]
 
     def _nowhere(self, message: Any, exchange: str, routing_key: str, mandatory: bool) -> tuple[str, ...]:
@@ -166,7 +169,7 @@ class RedisPublishing(ChannelParts):
         properties = message['properties']
         priority = properties.get('priority') or 0
         key = self._keys.list_of(queue, self._keys.step(priority) if priority else 0)
-        declared = self.state.queues.get(queue)
+        declared = self._declared.get(queue)
         arguments = declared['arguments'] if declared else None
         if 'expiration' in properties or (arguments and 'x-message-ttl' in arguments):
             message = _with_expiry(message, arguments or {})

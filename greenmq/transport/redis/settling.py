@@ -58,6 +58,8 @@ class Settler:
         self._keys = keys
         self._source = weakref.ref(source)
         self._books: dict[Home, _Books] = {}
+        #: Where all queues have one home, as everywhere but in a cluster: its books.
+        self._only = None if keys.cluster else self._books_of('')
         self._flying = 0
         self._done: list[runtime.Waiter] = []
 
@@ -68,7 +70,7 @@ class Settler:
 
     def ack(self, queue: str, tag: str) -> None:
         """This one is done with. Switches: no."""
-        books = self._books_of(queue)
+        books = self._only or self._books_of(queue)
         books.acks.append(tag)
         if not books.flushing:
             self._soon(books)

@@ -10,6 +10,7 @@ properties (with delivery_tag, delivery_info {exchange, routing_key}, priority, 
 from __future__ import annotations
 
 import base64
+from binascii import a2b_base64
 from typing import Any
 
 from greenmq.exceptions import DecodeError
@@ -34,7 +35,8 @@ class Base64:
 
     def decode(self, s: Any) -> bytes:
         """Return the bytes of base64 text. Switches: no."""
-        return base64.b64decode(str_to_bytes(s))
+        # What base64.b64decode comes to, without the three calls it takes for each message.
+        return a2b_base64(s)
 
 
 class Message(BaseMessage):
