@@ -107,9 +107,9 @@ def test_a_queue_that_the_broker_named_keeps_its_name_for_the_program(rig, proxy
         channel.queue_unbind(name, 'named')
         channel.queue_bind(name, 'named')
         assert channel.queue_purge(name) == 0
-    assert len(connection.connection.aliases) == 2, 'one for each recovery'
+    assert len(connection.connection.names) == 2, 'one for each recovery'
     channel.queue_delete(name)
-    assert not connection.connection.aliases
+    assert not len(connection.connection.names)
 
 
 def test_what_takes_longer_than_one_deadline_to_declare_again_comes_back_too(rig, proxy, monkeypatch):

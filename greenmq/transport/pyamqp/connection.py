@@ -35,8 +35,9 @@ from .channel import Channel as AMQPChannel
 from .consuming import Consumer, Consuming
 from .link import Gate, Link
 from .message import Delivery
+from .names import QueueNames
 from .settings import Settings
-from .wirechannel import NotSent, Reply, WireChannel
+from .wirechannel import Control, NotSent, Reply, WireChannel
 
 __all__ = ['Connection']
 
@@ -46,20 +47,6 @@ Dial = Callable[['Connection', runtime.Deadline, int], Link]
 Event = tuple[Delivery, Any]
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-class Control:
-    """Owner of the wire channel for calls that may fail: nothing is consumed or published on it."""
-
-    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None: ...
-
-    def on_return(self, channel: WireChannel, content: wire.Content) -> None: ...
-
-    def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None: ...
-
-    def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None: ...
-
-    def on_wire_end(self, channel: WireChannel, error: BaseException) -> None: ...
 
 
 class Connection:
@@ -97,8 +84,7 @@ class Connection:
         self._hub: Any = runtime.hub_id()
         self._next_channel = 1
         self.shared = 0  # number of the channel that leases publish over together, once there is one
-        self.aliases: dict[str, str] = {}  # the name that was declared → the name now
-        self._names: dict[str, tuple[str, str]] = {}  # and back: the declared one, and the one before
+        self.names = QueueNames()
         self._ready = False
         self._failed: BaseException | None = None
         self._gate = Gate()
@@ -294,22 +280,7 @@ class Connection:
 
     def current_name(self, queue: str) -> str:
         """The name that a queue has now: one the broker named gets another name in each epoch."""
-        return self.aliases.get(queue, queue) if self.aliases else queue
-
-    def queue_renamed(self, old: str, new: str) -> None:
-        """The broker gave a queue another name: whoever knows it by the one that was declared still finds it.
-
-        So does who has the name of just before (a recovery's list of what is to be bound); older ones go.
-        """
-        known_by = self._forget_name(old)
-        self.aliases[known_by] = self.aliases[old] = new
-        self._names[new] = (known_by, old)
-
-    def _forget_name(self, name: str) -> str:
-        known_by, before = self._names.pop(name, (name, name))
-        self.aliases.pop(known_by, None)
-        self.aliases.pop(before, None)
-        return known_by
+        return self.names.now(queue)
 
     # ---- calls over the control wire
 
@@ -376,7 +347,7 @@ class Connection:
         """An entity was deleted: neither declared again nor taken for known. Switches: no."""
         if kind == 'queue':
             self.topology.forget_queue(name)
-            self._forget_name(name)
+            self.names.forget(name)
         else:
             self.topology.forget_exchange(name)
         entities = getattr(self.source, 'declared_entities', None)
@@ -559,8 +530,7 @@ class Connection:
         self.topology.clear()
         self.known_exchanges.clear()
         self.paused.clear()
-        self.aliases.clear()
-        self._names.clear()
+        self.names.clear()
         self.drain = Drain(self.name)
         self.drain.report(Forked(self.name))
         for channel in self.channels.values():

@@ -280,7 +280,9 @@ class Publishing:
         link = channel.link
         properties = message.encoded()
         body, parts, frames = message.body, None, b''
-        method = self._publish_frame(channel, exchange, routing_key, mandatory)
+        method = channel.frames.get((exchange, routing_key, mandatory))
+        if method is None:
+            method = self._publish_frame(channel, exchange, routing_key, mandatory)
         if len(body) > wire.PARTED_BYTES:
             parts = [method, *wire.content_parts(channel.id, properties, body, link.frame_max)]
         else:
@@ -292,22 +294,21 @@ class Publishing:
                 pending = Pending(message, exchange, routing_key, mandatory, start, future, tries)
             key = (exchange, routing_key, properties, body) if mandatory else None
             channel.ledger.publish(pending, key)
+        # The wire is open, or it would not be here.
         if parts is None:
-            channel.send(frames)
+            link.send(frames)
         else:
-            channel.send_parts(parts)
+            link.send_parts(parts)
         if pending is None and future is not None:
             future.set_result(None)
         return pending
 
     def _publish_frame(self, channel: WireChannel, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-        key = (exchange, routing_key, mandatory)
-        frame = channel.frames.get(key)
-        if frame is None:
-            if len(channel.frames) > 1024:
-                channel.frames.clear()
-            arguments = dumps('Bssbb', (0, exchange, routing_key, mandatory, False))
-            frame = channel.frames[key] = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
+        if len(channel.frames) > 1024:
+            channel.frames.clear()
+        arguments = dumps('Bssbb', (0, exchange, routing_key, mandatory, False))
+        frame = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
+        channel.frames[exchange, routing_key, mandatory] = frame
         return frame
 
     def _expired(self, pending: Pending, deadline: runtime.Deadline) -> Exception:

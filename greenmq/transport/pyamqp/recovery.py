@@ -165,7 +165,7 @@ def _declare_queue(
     found = wire.read_arguments('sll', reply[1])[0]
     if found != name:
         connection.topology.rename_queue(name, found)
-        connection.queue_renamed(name, found)
+        connection.names.renamed(name, found)
 
 
 def _bind(connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline) -> None:

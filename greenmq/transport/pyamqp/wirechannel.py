@@ -25,7 +25,7 @@ from . import wire
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ['Call', 'NotSent', 'Reply', 'WireChannel', 'WireOwner']
+__all__ = ['Call', 'Control', 'NotSent', 'Reply', 'WireChannel', 'WireOwner']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
@@ -179,12 +179,6 @@ class WireChannel:
         if self.error is not None:
             raise self.error.with_traceback(None)
         self.link.send(frames)
-
-    def send_parts(self, parts: list[bytes | memoryview]) -> None:
-        """Queue whole frames of this channel in pieces, see `Link.send_parts`. Never switches."""
-        if self.error is not None:
-            raise self.error.with_traceback(None)
-        self.link.send_parts(parts)
 
     def take_turn(self, deadline: runtime.Deadline) -> None:
         """Wait until nobody else's method is under way here; `exchange` gives the turn back.
@@ -371,3 +365,17 @@ class WireChannel:
         owner = self._owner()
         if owner is not None:
             owner.on_wire_end(self, error)
+
+
+class Control:
+    """Owner of the wire channel for calls that may fail: nothing is consumed or published on it."""
+
+    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None: ...
+
+    def on_return(self, channel: WireChannel, content: wire.Content) -> None: ...
+
+    def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None: ...
+
+    def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None: ...
+
+    def on_wire_end(self, channel: WireChannel, error: BaseException) -> None: ...
