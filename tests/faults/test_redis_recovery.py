@@ -203,6 +203,28 @@ def test_a_publish_waits_for_the_recovery_within_its_deadline(redis_server, open
 
 
 @pytest.mark.faults
+def test_declaring_is_held_to_the_deadline_of_the_publish(proxy, open_connection):
+    """P17: one deadline for the publish and all below it; nothing was sent, and the error says so."""
+    connection = open_connection(proxy.port, health_check_interval=30)
+    producer, queue = connection.Producer(), Queue('q', Exchange('ex'), 'key')
+    proxy.blackhole()
+    outcomes = []
+
+    def publish(timeout):
+        try:
+            producer.publish('x', 'key', exchange='ex', declare=[queue], timeout=timeout)
+        except PublishUnconfirmed as error:
+            outcomes.append((timeout, error.sent))
+
+    with green.Timeout(10):
+        green.joinall([green.spawn(publish, timeout) for timeout in (0.6, 0.2, 0.4)])
+    assert outcomes == [(0.2, 'no'), (0.4, 'no'), (0.6, 'no')]
+    proxy.heal()
+    publish(10)
+    assert len(outcomes) == 3 and not len(connection._declaring)
+
+
+@pytest.mark.faults
 def test_channels_stay_the_same_and_declarations_are_looked_at_again(redis_server, open_connection):
     recovered = []
     connection = open_connection(redis_server.port)
