@@ -28,7 +28,7 @@ from greenmq.exceptions import ConnectionClosed, TimeoutError
 from greenmq.log import get_logger
 from greenmq.messaging import Consumer
 
-__all__ = ('BUCKETS', 'Crew', 'Lane', 'listed', 'settle_failed')
+__all__ = ('BUCKETS', 'Counts', 'Crew', 'Lane', 'consumes', 'listed', 'settle_failed')
 
 logger = get_logger('greenmq.mixins')
 
@@ -159,9 +159,7 @@ class Lane:
         """Proof of consuming (P25): every queue has a consumer that the channel knows, and somebody takes."""
         if self.state != 'consuming' or not self.crew.connection.connected:
             return False
-        tags = [tag for consumer in self.consumers for tag in list(consumer._active_tags.values())]
-        queues = sum(len(consumer.queues) for consumer in self.consumers)
-        return len(tags) == queues and all(map(self.channel.consumes, tags))
+        return all(map(consumes, self.consumers))
 
     def tasks(self) -> list[runtime.Task]:
         """Those that have not ended."""
@@ -487,6 +485,13 @@ class Crew:
                 consumer.cancel()
             except ignored as exc:
                 logger.debug('cancelling %r: %r', consumer, exc)
+
+
+def consumes(consumer: Consumer) -> bool:
+    """Whether all its queues are consumed, as far as its channel knows. Switches: no."""
+    tags = list(consumer._active_tags.values())
+    known = getattr(consumer.channel, 'consumes', bool)  # a channel of somebody else's transport may not tell
+    return len(tags) == len(consumer.queues) and all(map(known, tags))
 
 
 def listed(worker: Any, consumers: Any) -> list[Consumer]:

@@ -21,6 +21,7 @@ from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.log import get_logger
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
+from greenmq.singleloop import Loop
 from greenmq.utils.limits import TokenBucket
 from greenmq.utils.objects import cached_property
 
@@ -87,7 +88,7 @@ class ConsumerMixin:
     _stopping: runtime.Deadline | None = None
     _bell: Any = None
     _hub: Any = None
-    _crew: Crew | None = None
+    _crew: Crew | Loop | None = None
     _connects = 0
     _overdue = 0
 
@@ -438,9 +439,15 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.consumer_context.
         """
         with self.Consumer() as (connection, channel, consumers):
-            with self.extra_context(connection, channel):
-                self.on_consume_ready(connection, channel, consumers, **kwargs)
-                yield connection, channel, consumers
+            self._connects += 1
+            try:
+                if isinstance(consumers, list) and all(isinstance(each, Consumer) for each in consumers):
+                    self._crew = Loop(connection, consumers)
+                with self.extra_context(connection, channel):
+                    self.on_consume_ready(connection, channel, consumers, **kwargs)
+                    yield connection, channel, consumers
+            finally:
+                self._crew = None
 
     @contextmanager
     def Consumer(self) -> Iterator[tuple[Any, Any, Any]]:

@@ -16,7 +16,7 @@ LEVELS = (
     ('lease', 'poolstats', 'reaper', 'othersets', 'siblings', 'resource'),
     ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
-    ('sharedconnection', 'pools', 'simple', 'crew', 'mixins', 'node', 'pidbox', 'compat'),
+    ('sharedconnection', 'pools', 'simple', 'crew', 'singleloop', 'mixins', 'node', 'pidbox', 'compat'),
     ('',),
     ('diagnosis', 'worker.*', 'cli.*', 'contrib.*'),
 )

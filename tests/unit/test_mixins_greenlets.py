@@ -257,7 +257,10 @@ class TestGreenlets:
         publish(A, 'long')
         publish(B, 1)
         settle()
-        assert worker.begun == ['long'] and worker.status()['consumers'] == []
+        assert worker.begun == ['long']
+        [lane] = worker.status()['consumers']  # and it is shown as one
+        assert lane['queues'] == ['a', 'b'] and lane['consuming'] and lane['busy'] == 1
+        assert worker.status()['state'] == 'consuming' and worker.ping() >= 0
         gate.set()
         settle()
         assert worker.bodies == ['long', 1]

@@ -1,0 +1,64 @@
+"""kombu's single loop, as far as it is looked at from outside: what it consumes, and what that comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenmq import runtime
+from greenmq.crew import Counts, consumes
+from greenmq.messaging import Consumer
+
+__all__ = ('Loop',)
+
+
+class Loop:
+    """kombu's one loop, as `ConsumerMixin.status` shows it: one lane, in the greenlet that called `run`.
+
+    Arguments:
+        connection (Connection): open.
+        consumers (list[Consumer]): all of it; their callbacks are counted, and fail as ever.
+    Source: greenmq's own.
+    """
+
+    stopping = False
+
+    def __init__(self, connection: Any, consumers: list[Consumer]) -> None:
+        self.connection = connection
+        self.consumers = consumers
+        self.counts = Counts()
+        self.busy = 0
+        for consumer in consumers:
+            consumer._runner = self._work
+
+    @property
+    def lanes(self) -> list[Loop]:
+        """Itself."""
+        return [self]
+
+    def _work(self, consumer: Consumer, message: Any) -> None:
+        started = runtime.monotonic()
+        self.busy += 1
+        try:
+            consumer._process(message)
+        except Exception as exc:
+            self.counts.add_failure(exc)
+            raise
+        finally:
+            self.busy -= 1
+            self.counts.add(message, runtime.monotonic() - started)
+
+    def status(self) -> dict[str, Any]:
+        """See `Lane.status`. Switches: no."""
+        return {
+            'queues': [queue.name for consumer in self.consumers for queue in consumer.queues],
+            'state': 'consuming',
+            'consuming': self.connection.connected and all(map(consumes, self.consumers)),
+            'concurrency': 1,
+            'prefetch': max((_prefetch(each.channel) for each in self.consumers), default=0),
+            'busy': self.busy,
+            **self.counts.snapshot(),
+        }
+
+
+def _prefetch(channel: Any) -> int:
+    return getattr(channel, 'prefetch_count', None) or 0  # not every transport's channel tells
