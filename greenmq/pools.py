@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, ref
 from greenmq import events, runtime
 from greenmq.connection import Connection
 from greenmq.connectionpool import is_closed
+from greenmq.errands import Errands
 from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
 from greenmq.messaging import Producer
@@ -79,6 +80,7 @@ class ProducerPool(Resource):
 
     def _begin(self) -> None:
         self._shared: list[SharedConnection] = []
+        self._closings = Errands('greenmq.pool')
         self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
         super()._begin()
 
@@ -214,7 +216,7 @@ class ProducerPool(Resource):
         lease = self._forget(resource)
         if lease is not None:
             if hasattr(lease[1], '__value__'):
-                runtime.spawn(close_channel, *lease, name='greenmq.pool')
+                self._closings.add(close_channel, *lease)
         elif not self._shares:
             connection, resource.channel = resource.__connection__, None
             if connection is not None:
@@ -273,6 +275,7 @@ class ProducerPool(Resource):
     def _after_fork(self) -> None:
         self._shared.clear()
         self._leased.clear()
+        self._closings = Errands('greenmq.pool')
         super()._after_fork()
 
     def _name(self) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import exceptions, runtime
+from greenmq.errands import Errands
 from greenmq.exceptions import TimeoutError
 from greenmq.lease import Lease, Shelf
 from greenmq.log import get_logger
@@ -88,7 +89,7 @@ class Resource:
         """Have nothing: what belongs to one hub."""
         limited = self.max_idle is not None or self.max_age is not None
         self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
-        self._others = OtherSets()
+        self._others, self._renewals = OtherSets(), Errands('greenmq.pool')
         self._resource = Shelf()
         self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
         self._opening = 0
@@ -365,7 +366,7 @@ class Resource:
             return
         if self._reaper is not None and self._reaper.is_old(resource):
             self._throw_away(resource, 'old')
-            runtime.spawn(self._renew, name='greenmq.pool')
+            self._renewals.add(self._renew)
             return
         line = self._line
         if line is not None:
@@ -435,7 +436,7 @@ class Resource:
             return
         self._throw_away(resource, cause)
         if cause != 'idle' or self._size() < self.preload:
-            runtime.spawn(self._renew, name='greenmq.pool')
+            self._renewals.add(self._renew)
 
     def _renew(self) -> None:
         limit = self._ceiling()
@@ -456,6 +457,7 @@ class Resource:
             if not isinstance(exc, Exception):
                 raise
             logger.info('%r: nothing new could be opened, the next one to need it tries again: %r', self, exc)
+            self._renewals.forget()
             return
         # no switch
         self._opening -= 1
@@ -549,11 +551,10 @@ class Resource:
         # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
         for lease in self._dirty.values():
             lease.end()
-        self._others = OtherSets()
+        self._others, self._renewals = OtherSets(), Errands('greenmq.pool')
         self._dirty.clear()
         self._resource.queue.clear()
-        self._opening = 0
-        self._line = None
+        self._opening, self._line = 0, None
         if self._reaper is not None:
             self._reaper.forget()
         self._hub = _nobody

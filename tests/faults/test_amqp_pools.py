@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 @pytest.fixture(autouse=True)
 def fresh_limit():
     yield
+    pools.reset()  # before leases become too many
     pools.set_limit(10)
 
 

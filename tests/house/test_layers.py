@@ -13,7 +13,7 @@ LEVELS = (
     ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
-    ('lease', 'poolstats', 'reaper', 'othersets', 'siblings', 'resource'),
+    ('lease', 'poolstats', 'reaper', 'errands', 'othersets', 'siblings', 'resource'),
     ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
     ('sharedconnection', 'pools', 'simple', 'crew', 'singleloop', 'mixins', 'node', 'pidbox', 'compat'),
