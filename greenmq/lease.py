@@ -146,7 +146,12 @@ class Lease:
     def holder(self) -> str:
         """The name of the task that took it."""
         task = self._task()
-        return self._who if task is None else str(getattr(task, 'name', None) or repr(task))
+        if task is None:
+            return self._who
+        name = getattr(task, 'name', None)
+        if not name and getattr(task, 'parent', task) is None:
+            return 'the main greenlet'
+        return str(name or repr(task))
 
     def __call__(self) -> None:
         if self.resource is not None:

@@ -90,6 +90,16 @@ class TestAcquire:
             pool.acquire()
         assert caught.value.args[0] == 2
 
+    def test_it_says_that_the_main_greenlet_has_them(self):
+        def use():  # in a thread, whose main greenlet nobody has given a name
+            pool = Pool(1)
+            pool.acquire()
+            with pytest.raises(LimitExceeded, match='; held by the main greenlet for 0'):
+                pool.acquire()
+            return True
+
+        assert green.in_thread(use)
+
     def test_the_text_names_holders_and_wait(self):
         pool, done = Pool(1), runtime.Event()
         task = runtime.spawn(hold, pool, done, name='the holder')
