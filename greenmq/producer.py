@@ -210,7 +210,7 @@ class Producer:
         )  # fmt: skip
         policy = {**(retry_policy or {}), 'timeout': deadline} if retry else None
         try:
-            return self._send(args, policy)
+            return self._publish(*args) if policy is None else self._send(args, policy)
         except WrongHub:
             other = self._of_this_thread(args[5], deadline)
             if other is None:

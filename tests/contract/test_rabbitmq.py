@@ -466,3 +466,20 @@ def test_a_delayed_message_arrives_after_its_delay(connection, here):
     message = here.wait_get('work')
     assert text(message) == 'later'
     assert message.headers['x-first-death-queue'] == delayed.level_name(0, 'short')
+
+
+def test_a_body_is_text_if_its_encoding_says_how_to_read_it(here, connection):
+    here.channel.queue_declare('q')
+    producer = connection.Producer()
+    bodies = []
+    for body, options in (
+        ({'a': 'grün'}, {}),
+        (b'\xff', {}),
+        (b'\xff', {'content_type': 'text/plain', 'content_encoding': 'utf-8'}),
+        ('grün', {'content_type': 'text/plain', 'content_encoding': 'latin-1'}),
+        ({'a': 1}, {'compression': 'zlib'}),
+    ):
+        producer.publish(body, routing_key='q', **options)
+        bodies.append(here.channel.basic_get('q', no_ack=True).body)
+    assert bodies[1:] == [b'\xff', b'\xff', 'grün', b'{"a": 1}'] and json.loads(bodies[0]) == {'a': 'grün'}
+    assert [type(body) for body in bodies] == [str, bytes, bytes, str, bytes]

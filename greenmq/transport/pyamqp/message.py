@@ -113,19 +113,29 @@ class Message(base.Message):
     Arguments:
         msg (Delivery): what arrived.
         channel (Channel): where it is settled.
+    Attributes:
+        body (str | bytes): text if the content encoding says how to read it, as py-amqp has it.
     Source: kombu.transport.pyamqp.Message.
     """
 
     def __init__(self, msg: Delivery, channel: Any = None, **kwargs: Any) -> None:
         properties = wire.decode_properties(msg.content.header)
+        body: Any = msg.content.body
+        encoding = properties.get('content_encoding')
+        headers = properties.get('application_headers') or {}
+        if encoding and encoding != 'binary' and 'compression' not in headers:
+            try:
+                body = str(body, encoding)
+            except (LookupError, UnicodeError):
+                pass  # it stays what came; whoever decodes it is told
         super().__init__(
-            body=msg.content.body,
+            body=body,
             channel=channel,
             delivery_tag=msg.delivery_tag,
             content_type=properties.get('content_type'),
-            content_encoding=properties.get('content_encoding'),
+            content_encoding=encoding,
             delivery_info=msg.delivery_info,
             properties=properties,
-            headers=properties.get('application_headers') or {},
+            headers=headers,
             **kwargs,
         )
