@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 KILLS, FAULTS = (200, 500) if FACTOR > 1 else (3, 12)
 OPTIONS = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 1}
-KINDS = ('cut', 'fin', 'blackhole', 'client kill', 'restart', 'restart twice')
+KINDS = ('cut', 'fin', 'blackhole', 'stall', 'client kill', 'restart', 'restart twice')
 
 
 @pytest.fixture
@@ -149,6 +149,10 @@ def strike(kind, proxy, server, chance):
         green.sleep(chance.uniform(0, 0.2))
         proxy.heal()
         proxy.cut()
+    elif kind == 'stall':
+        proxy.blackhole()
+        green.sleep(chance.uniform(0, 0.2))
+        proxy.heal()  # and what was under way arrives after all
     else:
         getattr(proxy, kind)()
 
