@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import pathlib
+import sys
 
 import pytest
 from amqp.exceptions import AMQPNotImplementedError
@@ -20,6 +21,7 @@ from greenmq.exceptions import (
 from greenmq.transport import native_delayed_delivery as delayed
 from tests.contract.conftest import text
 from tests.support import green
+from tests.support.process import run
 
 HERE = pathlib.Path(__file__).parent
 
@@ -312,6 +314,58 @@ def test_while_a_queue_is_bound_as_many_raise_as_do_not_arrive(connection):
     green.joinall(greenlets, raise_error=True)
     assert len(raised) + len(arrived) == 1000 and raised and arrived
     assert queue.queue_declare(passive=True).message_count == len(arrived)
+
+
+#: Consumes one, acks it, publishes many without waiting for anything, and ends without a close.
+HASTY = """
+import sys
+from greenmq import Connection, Queue
+connection = Connection(sys.argv[1], transport_options={'confirm_publish': False})
+channel = connection.default_channel
+for number in range(10):
+    channel.basic_ack(channel.basic_get('in').delivery_tag)
+producer = connection.Producer()
+for number in range(3000):
+    producer.publish('x' * 500, routing_key='out')
+"""
+
+
+def test_what_is_buffered_leaves_at_the_end_of_the_interpreter(here, amqp_url):
+    for name in ('in', 'out'):
+        here.channel.queue_declare(name, auto_delete=False)
+    for number in range(10):
+        here.put('in', number)
+    run([sys.executable, *green.QUIET, '-c', HASTY, amqp_url])
+    count = {}
+    with green.Timeout(10):  # the broker reads on after our socket has ended
+        while count.get('out', 0) < 3000:
+            green.sleep(0.01)
+            for name in ('in', 'out'):
+                count[name] = here.channel.queue_declare(name, passive=True).message_count
+    assert count == {'in': 0, 'out': 3000}
+
+
+def test_exchanges_are_bound_to_exchanges(here):
+    channel = here.channel
+    for name in ('source', 'middle'):
+        channel.exchange_declare(name, 'topic', auto_delete=False)
+    channel.queue_declare('q', auto_delete=False)
+    channel.exchange_bind('middle', 'source', 'a.#')
+    channel.queue_bind('q', 'middle', '#.z')
+    for key in ('a.z', 'a.b', 'b.z'):
+        here.publish(key, 'source', key)
+    assert text(here.wait_get('q')) == 'a.z' and here.get('q') is None
+    channel.exchange_unbind('middle', 'source', 'a.#')
+    with pytest.raises(Unroutable):
+        here.publish('no longer', 'source', 'a.z', mandatory=True)
+
+
+def test_beside_a_hub_there_is_no_loop_to_register_with(connection):
+    assert connection.is_evented is False
+    connection.connect()
+    assert connection.register_with_event_loop(object()) is None
+    assert connection.heartbeat_check() is None and connection.heartbeat_check(rate=4) is None
+    assert connection.connected
 
 
 def test_a_new_secret_is_taken_on_the_open_connection(here, connection):
