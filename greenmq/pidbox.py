@@ -214,9 +214,9 @@ class Mailbox:
             f'{oid}.{self.reply_exchange.name}',
             exchange=self.reply_exchange,
             routing_key=oid,
-            durable=False,
-            auto_delete=True,
-            exclusive=True,
+            durable=self.queue_durable,
+            auto_delete=not self.queue_durable,
+            exclusive=self.queue_exclusive,
             expires=self.reply_queue_expires,
             message_ttl=self.reply_queue_ttl,
         )

@@ -188,3 +188,10 @@ def test_the_clock_moves_with_what_arrives(connection):
     assert node.handle_message({'method': 'f', 'destination': ['other']}, Message()) is None
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0)
+
+
+def test_both_queues_follow_the_mailbox():
+    for durable, exclusive in ((False, True), (True, False), (False, False)):
+        mailbox = Mailbox('m', queue_durable=durable, queue_exclusive=exclusive)
+        for queue in (mailbox.get_queue('n'), mailbox.get_reply_queue()):
+            assert (queue.durable, queue.exclusive, queue.auto_delete) == (durable, exclusive, not durable)
