@@ -1,8 +1,8 @@
 """One Redis connection over all its lives: the present link, its recovery, and what waits for either.
 
 States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, at once and after 0.05 s,
-0.1 s … 1 s with jitter, until it is open or closed; a link that did not last counts as a failed dial),
-*closed*. Calls made meanwhile wait within their deadline (Contract 3).
+0.1 s … 1 s with jitter, until it is open or closed; one whose server was soon found unfit counts as a failed
+dial), *closed*. Calls made meanwhile wait within their deadline (Contract 3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.redis import wire
-from greenmq.transport.redis.errors import LinkLost, raised
+from greenmq.transport.redis.errors import LinkLost, ServerUnfit, raised
 from greenmq.transport.redis.link import Link, Taker
 from greenmq.transport.redis.scripts import Script
 from greenmq.transport.redis.watches import Watch, since
@@ -150,7 +150,7 @@ class Session:
         owner = self._owner()
         if owner is not None:
             owner.on_lost(self, error)
-        if runtime.monotonic() - self._opened_at > LAST_PAUSE:
+        if not isinstance(error, ServerUnfit) or runtime.monotonic() - self._opened_at > LAST_PAUSE:
             self._pause = 0.0
         if self._recovery is None or self._recovery.done:
             self._recovery = runtime.spawn(
