@@ -15,9 +15,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BENCH_VENV = ROOT / '.bench-venv'
 KOMBU = 'kombu>=5.4,<6'
 #: kombu for every table, with what its Redis transport needs; the others for `benchmarks.clients`; gevent, so
-#: that kombu can be patched.
-PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent')
-IMPORTED = 'kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent'
+#: that kombu can be patched; and what greenmq needs, so that both have the same parsers and the same drivers.
+PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent', 'click',
+            'tqdm')
+IMPORTED = 'kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent, click, tqdm'
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'
 
@@ -54,17 +55,17 @@ class Peer:
 
 
 def pair(kombu_python: str | None = None) -> tuple[Peer, Peer]:
-    """greenmq and kombu, the latter by that interpreter or by one of our own."""
+    """greenmq and kombu: kombu by that interpreter, or both by one of our own."""
     python = kombu_python or environment()
     if not _has(python, 'kombu'):
         raise SystemExit(f'{python} has no kombu')
-    return Peer('greenmq', sys.executable), Peer('kombu', python)
+    return Peer('greenmq', sys.executable if kombu_python else python), Peer('kombu', python)
 
 
 def amqp_clients(wanted: Sequence[str] = ()) -> list[Peer]:
     """All that speak AMQP, or those of `wanted`: the C client only where it can be compiled."""
     python = environment()
-    known = [Peer('greenmq', sys.executable), Peer('kombu', python),
+    known = [Peer('greenmq', python), Peer('kombu', python),
              Peer('kombu', python, 'kombu patched', patched=True), Peer('amqp', python, 'py-amqp'),
              Peer('pika', python), Peer('aio_pika', python, 'aio-pika'), Peer('amqpstorm', python)]
     program = c_client()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import brokers, clients, report, runner
 from benchmarks.options import parse
-from benchmarks.peers import Peer, amqp_clients
+from benchmarks.peers import Peer, amqp_clients, environment
 from benchmarks.runner import Figure
 
 OPTIONS = ('rounds', 'messages', 'quick', 'amqp_url')
@@ -43,7 +43,7 @@ def grow(growth: Growth, urls: dict[str, str], count: int, quick: bool) -> None:
     """A table and a plot: CPU a message on each transport."""
     costs: dict[str, list[tuple[float, float]]] = {}
     rows = []
-    ours = [Peer('greenmq', sys.executable)]
+    ours = [Peer('greenmq', environment())]
     for scheme, url in urls.items():
         for number in growth.numbers(scheme):
             if quick and number > QUICK:
