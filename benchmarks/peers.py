@@ -16,8 +16,8 @@ BENCH_VENV = ROOT / '.bench-venv'
 KOMBU = 'kombu>=5.4,<6'
 #: kombu for every table, with what its Redis transport needs; the others for `benchmarks.clients`; gevent, so
 #: that kombu can be patched; and what greenmq needs, so that both have the same parsers and the same drivers.
-PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent', 'click',
-            'tqdm')
+PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent',
+            'click', 'tqdm')
 IMPORTED = 'kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent, click, tqdm'
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'
