@@ -45,9 +45,6 @@ class Siblings:
         self.lock = runtime.NativeLock()
         self._found: dict[int, Sibling] = {}  # by id of the hub, which is known weakly
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def of(self, connection: Any) -> Any:
         """The one of this thread, made if there is none; not opened. Switches: no."""
         hub = runtime.hub_id()

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from greenmq import Connection, Exchange, Queue
-from tests.support import green
-from tests.support.switches import injections
+from tests.support import green, switches
 
 pytestmark = pytest.mark.slow
 
 #: Rounds of the hub after the switch: 0 and 1 find the command on its way, the others near its reply.
 ROUNDS = (0, 1, 5, 20)
 
-
-def cuts(must_switch=True, may_raise=(), **options):
-    """Each injection; what was not hit must have succeeded, and something must have been hit."""
-    hit = 0
-    for injection in injections(rounds=ROUNDS, limit=60, **options):
-        yield injection
-        error = injection.outcome.error
-        if error is not None and not injection.thrown and not isinstance(error, may_raise):
-            raise error
-        hit += len(injection.thrown)
-    assert hit or not must_switch, 'the call never switched'
+#: Each injection at these switches, see `switches.cuts`.
+cuts = functools.partial(switches.cuts, rounds=ROUNDS, limit=60)
 
 
 class World:

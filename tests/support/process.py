@@ -99,7 +99,22 @@ def end(child):
         child.wait()
 
 
-class Server:
+class Started:
+    """`with` starts it, and stops it also when its start fails."""
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info):
+        self.stop()
+
+
+class Server(Started):
     """One server: its directory, log and process. Subclasses say the command and when it answers."""
 
     ready_seconds = 30.0
@@ -110,13 +125,6 @@ class Server:
         self.log = self.directory / 'output.log'
         self.process = None
         self._shown = 0
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info):
-        self.stop()
 
     def command(self):
         raise NotImplementedError

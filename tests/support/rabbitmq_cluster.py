@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 
 from tests.support import green
+from tests.support.process import Started
 from tests.support.rabbitmq import RabbitMQ
 
 CONF = '''\
@@ -38,7 +39,7 @@ class Node(RabbitMQ):
         super().start_epmd() if self._first is None else self._first.start_epmd()
 
 
-class RabbitCluster:
+class RabbitCluster(Started):
     """`nodes`, all ready after `start()`: 16 s on two cores. Virtual hosts and users are common to all."""
 
     def __init__(self, size=3):
@@ -46,13 +47,6 @@ class RabbitCluster:
         self.nodes = [first, *(Node(first) for _ in range(size - 1))]
         for node in self.nodes:
             node.join(self.nodes)
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info):
-        self.stop()
 
     def start(self):
         """Start those that do not run, all at once: they wait for each other."""
@@ -62,12 +56,6 @@ class RabbitCluster:
     def stop(self):
         for node in reversed(self.nodes):  # the first one's epmd last
             node.stop()
-
-    def create_vhost(self, name):
-        self.nodes[0].create_vhost(name)
-
-    def delete_vhost(self, name):
-        self.nodes[0].delete_vhost(name)
 
     def leader(self, queue, vhost):
         """The node that leads a quorum queue now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 
-from tests.support.process import Server, exchange, free_ports, need, wait_until
+from tests.support.process import Server, Started, exchange, free_ports, need, wait_until
 from tests.support.redis_server import Redis
 
 
@@ -54,7 +54,7 @@ class Sentinel(Server):
         return redis.Redis(port=self.port, retry=None, socket_timeout=5, decode_responses=True)
 
 
-class Sentinels:
+class Sentinels(Started):
     """A primary, a replica, three sentinels; `start()` returns when they know each other."""
 
     master = 'mymaster'
@@ -121,7 +121,7 @@ class ClusterNode(Redis):
         ]  # fmt: skip
 
 
-class Cluster:
+class Cluster(Started):
     """Three primaries, each with a third of the slots; with `replicas` as many replicas."""
 
     def __init__(self, replicas=0):

@@ -23,12 +23,8 @@ def certificates(tmp_path_factory):
 @pytest.fixture(scope='session')
 def rabbitmq(certificates):
     """The RabbitMQ node of this run. A test that kills or pauses it starts or resumes it again."""
-    server = RabbitMQ(certificates)
-    try:
-        server.start()
+    with RabbitMQ(certificates) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -48,22 +44,14 @@ def amqp_url(rabbitmq, amqp_vhost):
 @pytest.fixture(scope='module')
 def rabbitmq_cluster():
     """Three nodes, for the tests of one file: each takes 150 MB."""
-    cluster = RabbitCluster()
-    try:
-        cluster.start()
+    with RabbitCluster() as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope='session')
 def redis_session(certificates):
-    server = Redis(certificates)
-    try:
-        server.start()
+    with Redis(certificates) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -99,12 +87,8 @@ def redis_untold_url(redis_server):
 @pytest.fixture(scope='session')
 def redis_sentinels():
     """A primary, a replica and three sentinels, for this run."""
-    topology = Sentinels()
-    try:
-        topology.start()
+    with Sentinels() as topology:
         yield topology
-    finally:
-        topology.stop()
 
 
 @pytest.fixture
@@ -116,12 +100,8 @@ def sentinel_url(redis_sentinels):
 @pytest.fixture(scope='session')
 def redis_cluster():
     """Three primaries, for this run."""
-    cluster = Cluster()
-    try:
-        cluster.start()
+    with Cluster() as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
@@ -133,12 +113,8 @@ def redis_cluster_url(redis_cluster):
 @pytest.fixture(scope='session')
 def redis_six():
     """Three primaries with a replica each, for this run."""
-    cluster = Cluster(replicas=1)
-    try:
-        cluster.start()
+    with Cluster(replicas=1) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture

@@ -168,3 +168,15 @@ def injections(kinds=KINDS, rounds=(0, 1, 2), twice=(False, True), limit=400):
                         break
                 else:
                     raise AssertionError(f'still switching after {limit} switches: {injection!r}')
+
+
+def cuts(must_switch=True, may_raise=(), **options):
+    """Each injection; what was not hit must have succeeded, and something must have been hit."""
+    hit = 0
+    for injection in injections(**options):
+        yield injection
+        error = injection.outcome.error
+        if error is not None and not injection.thrown and not isinstance(error, may_raise):
+            raise error
+        hit += len(injection.thrown)
+    assert hit or not must_switch, 'the call never switched'
