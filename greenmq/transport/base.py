@@ -245,7 +245,8 @@ class Transport:
     driver_name = 'N/A'
     #: Capabilities.
     implements: Any = default_transport_capabilities.extend()
-    #: Does `drain_events` take a `channel`, for a greenlet that serves this one alone?
+    #: Does `drain_events` take a `channel`, for a greenlet that serves this one alone? Then the connection
+    #: has a `drain_waiting` too, for the greenlets that help it.
     drains_channels: Any = False
     #: The transport options of this class beyond those of its bases; see `transport.options`.
     options: ClassVar[dict[str, Option]] = {}

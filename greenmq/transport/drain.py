@@ -154,6 +154,11 @@ class Drain(Generic[E]):
         if not told and not self._private:
             self._notice = error
 
+    def waiting(self, key: Hashable) -> int:
+        """How many events of channel `key` no callback has begun. Switches: no."""
+        lane = self._lanes.get(key)
+        return 0 if lane is None else len(lane.events)
+
     def discard(self, key: Hashable) -> list[E]:
         """Forget channel `key` and return the events it still had, oldest first. Switches: no."""
         lane = self._lanes.get(key)
@@ -248,6 +253,25 @@ class Drain(Generic[E]):
         if not lane.events or lane.owner is not None or lane.notice is not None or self._error is not None:
             self._wait_lane(lane, me, timeout)
         self._run(lane, me, handle)
+
+    def drain_waiting(self, key: Hashable, handle: Callable[[E], Any]) -> bool:
+        """Handle one event of channel `key` in this greenlet if there is one, and nobody is handling another.
+
+        For helpers of the greenlet that calls `drain_lane`: they may be many, since none of them waits here.
+
+        Arguments:
+            key, handle: as for `drain_lane`.
+        Returns:
+            bool: False if there was nothing to do, or if there is an error for `drain_lane` to raise.
+        Switches: as the handler.
+        """
+        lane = self._lanes.get(key)
+        if lane is None or not lane.events or lane.owner is not None:
+            return False
+        if lane.notice is not None or self._error is not None or not lane.private:
+            return False
+        self._run(lane, runtime.current(), handle)
+        return True
 
     def _claim(self, key: Hashable) -> _Lane[E]:
         lane = self._lanes.get(key)

@@ -9,7 +9,7 @@ import logging
 import pytest
 from redis import exceptions as driver
 
-from greenmq import Connection, Exchange, Queue, events
+from greenmq import Connection, Exchange, Queue, events, runtime
 from greenmq.exceptions import ConnectionLost, NotFound, OperationalError, PublishUnconfirmed, Unroutable
 from greenmq.transport.redis import consuming, errors
 from tests.contract.conftest import Bench, text
@@ -447,6 +447,26 @@ def test_consuming_is_proved_and_not_assumed(open_connection, caplog):
     assert here.channel._fetcher._tasks[None] is not task and 'has not asked' in caplog.text
     here.put('q', 'x')
     here.until(lambda: seen)
+
+
+def test_acks_leave_together_while_more_messages_wait(open_connection, monkeypatch):
+    monkeypatch.setattr('greenmq.transport.outbox.HOLD_SECONDS', 3600.0)
+    here = Bench(open_connection().channel())
+    for number in range(100):
+        here.put('q', number)
+    here.channel.basic_qos(0, 100, False)
+    messages = []
+    here.consume('q', messages.append)
+    until(lambda: here.channel._waiting() == 100)
+    link = here.client.transport.session.link
+    before = link.commands
+    while len(messages) < 100:
+        here.client.drain_events(timeout=10)
+        messages[-1].ack()
+        green.idle()  # the writer could have had its turn
+    here.channel._settler.wait(runtime.Deadline.after(10))
+    # Half of what waits each time, then a quarter ...: not one for each message.
+    assert link.commands - before < 30
 
 
 def test_many_that_wait_are_woken_one_by_one(open_connection):

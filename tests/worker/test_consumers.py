@@ -113,7 +113,8 @@ def test_order_at_concurrency_one(run, publish):
     assert fleet.seen == {'a': list(range(500)), 'b': list(range(500))}
 
 
-def test_consumers_that_always_find_messages_take_turns(run, publish):
+@pytest.mark.parametrize('concurrency', [1, 4])
+def test_consumers_that_always_find_messages_take_turns(run, publish, concurrency):
     # Given much work for two consumers, whose callbacks never let others run
     queues = [Queue('a'), Queue('b')]
     publish(0, routing_key='c', declare=[*queues, Queue('c')])
@@ -130,7 +131,7 @@ def test_consumers_that_always_find_messages_take_turns(run, publish):
             order.append(message.delivery_info['routing_key'])
             message.ack()
 
-    run(queues, fleet=Busy, prefetch_count=50)
+    run(queues, fleet=Busy, prefetch_count=50, concurrency=concurrency)
     wait_until(lambda: len(order) == 800, 30, 'all')
     # Then neither is ever far ahead
     ahead = list(itertools.accumulate(1 if key == 'a' else -1 for key in order))

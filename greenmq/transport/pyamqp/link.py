@@ -1,10 +1,8 @@
 """One life (epoch) of a socket to the broker: who reads, who writes, what waits to leave.
 
 Theory of operation. Only two tasks touch the stream: the reader parses whatever a read brought and hands
-it on, the writer sends everything that was queued since its last turn in one call. Whoever has something
-to say appends *whole* frames as immutable bytes (`send`): nothing can interleave, and a killed task leaves
-all of a message or none. Both tasks hold the link, and the link holds its connection weakly, so an
-abandoned connection can be collected while they run.
+it on, the writer sends what was queued (`send`, see `outbox`). Both tasks hold the link, and the link holds
+its connection weakly, so an abandoned connection can be collected while they run.
 
 A link ends once, in `_end`: everybody who waits for it learns the same error at the same moment.
 """
@@ -30,6 +28,7 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
     TimeoutError,
 )
+from greenmq.transport.outbox import Outbox
 
 from . import wire
 from .handshake import Terms
@@ -64,12 +63,6 @@ class LinkOwner(Protocol):
     def on_blocked(self, link: Link, reason: str | None) -> None: ...
 
 
-class Flusher(Protocol):
-    """Who holds something back until the writer's next turn (acks that can still be joined)."""
-
-    def flush(self) -> None: ...
-
-
 class Gate:
     """Tasks that wait for the same condition and are all let through at once."""
 
@@ -94,14 +87,13 @@ class Gate:
             waiter.wake()
 
 
-class Link:
+class Link(Outbox):
     """One epoch of a connection.
 
     Attributes:
         epoch (int): number of this life, counted by the connection.
         error (BaseException | None): why it ended; None while it lives.
         blocked (str | None): the broker's reason while it refuses publishes, else None.
-        out_bytes (int): bytes queued and not yet handed to the kernel.
         bytes_in, bytes_out (int): what went over the wire.
     """
 
@@ -117,6 +109,7 @@ class Link:
         write_timeout: float,
         max_body: int = wire.MAX_BODY_BYTES,
     ) -> None:
+        super().__init__()
         self.stream = stream
         self.terms = terms
         self.epoch = epoch
@@ -125,16 +118,11 @@ class Link:
         self.heartbeat = terms.heartbeat
         self.high_water = high_water
         self.write_timeout = write_timeout
-        self.error: BaseException | None = None
         self.blocked: str | None = None
         self.wires: dict[int, WireChannel] = {}
-        self.out_bytes = self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = 0
         self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
-        self._out: list[bytes | memoryview] = []
         self._parted = False  # pieces of large messages are among them
-        self._dirty: list[Flusher] = []
-        self._flushing: list[Flusher] = []
-        self._idle: runtime.Waiter | None = None  # the writer, while it has nothing to do
         self._room = Gate()
         self._drained = Gate()
         self._close_ok: runtime.Waiter | None = None
@@ -192,17 +180,12 @@ class Link:
         if self._parting is not None:
             self._parting.cancel()
         self.stream.close()
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.wake()
+        self._empty()
         for task in self._tasks[2:]:
             task.kill()
         wires, self.wires = list(self.wires.values()), {}
         for channel in wires:
             channel.end(error)
-        self._out.clear()
-        self._dirty.clear()
-        self.out_bytes = 0
         self._room.open()
         self._drained.open()
         if self._close_ok is not None:
@@ -275,20 +258,6 @@ class Link:
         self._parted = True
         self.out_bytes += sum(map(len, others))
 
-    def flush_soon(self, flusher: Flusher) -> None:
-        """Have `flusher.flush()` called before the next write. Never switches."""
-        self._dirty.append(flusher)
-        idle = self._idle
-        if idle is not None:
-            self._idle = None
-            idle.wake()
-
-    def flush(self) -> None:
-        """Let everybody who holds something back queue it now. Never switches."""
-        dirty, self._dirty = self._dirty, []
-        for flusher in dirty:
-            flusher.flush()
-
     def wait_room(self, deadline: runtime.Deadline) -> None:
         """Wait until a publish may be queued: the broker is not blocked and the buffer is below its mark.
 
@@ -329,24 +298,15 @@ class Link:
         while self.error is None and self.out_bytes:
             self._drained.wait(deadline)
 
-    def _write(self) -> None:
-        while self.error is None:
-            if self._dirty:
-                self.flush()
-            if not self._out:
-                self._drained.open()
-                idle = self._idle = runtime.Waiter()
-                try:
-                    idle.wait()
-                finally:
-                    self._idle = None
-                continue
-            out, self._out = self._out, []
-            if self._parted:
-                self._parted = False
-                self._send_parts(out)
-            else:
-                self._send_all(out[0] if len(out) == 1 else b''.join(out))
+    def _emptied(self) -> None:
+        self._drained.open()
+
+    def _send_out(self, out: list[Any]) -> None:
+        if self._parted:
+            self._parted = False
+            self._send_parts(out)
+        else:
+            self._send_all(out[0] if len(out) == 1 else b''.join(out))
 
     def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

@@ -41,7 +41,8 @@ class Settling:
         self.acks: AckBuffer[Consumer | None] = AckBuffer(self.ledger)
         self.last_tag = 0
         self.stale = 0
-        self._dirty = False
+        self._dirty = False  # the link will ask for the acks
+        self._spare = 0  # so many more acks, and it shall ask at once
 
     @property
     def channel(self) -> Channel:
@@ -51,8 +52,11 @@ class Settling:
         return channel
 
     def ack(self, tag: int, multiple: bool) -> bool:
-        """Settle deliveries; told to the broker with the writer's next turn. False: the tag is of a lost
-        epoch."""
+        """Settle deliveries. False: the tag is of a lost epoch.
+
+        The broker is told at once if it could be waiting for that, and a little later, with the acks that
+        follow, while more deliveries wait here for their callbacks than were acked.
+        """
         try:
             if multiple:
                 self.acks.ack_multiple(tag)
@@ -60,10 +64,17 @@ class Settling:
                 self.acks.ack(tag)
         except KeyError:
             return self._unknown(tag)
-        if not self._dirty:
+        channel = self.wire
+        if self._dirty:
+            self._spare -= 1
+            if self._spare == 0 and channel is not None:
+                channel.link.hurry()
+        elif channel is not None:
             self._dirty = True
-            channel = self.wire
-            if channel is not None:
+            self._spare = 0 if multiple else self.connection.drain.waiting(self.channel) // 2
+            if self._spare:
+                channel.link.flush_later(self)
+            else:
                 channel.link.flush_soon(self)
         return True
 

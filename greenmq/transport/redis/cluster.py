@@ -304,12 +304,12 @@ class ClusterSession(Session):
         """See `Session.post`."""
         self.node_of(key).post(data, key, take, count)
 
-    def flush_soon(self, key: str, flusher: Any) -> bool:
-        """See `Session.flush_soon`."""
+    def link_for(self, key: str) -> Link | None:
+        """See `Session.link_for`."""
         try:
-            return self.node_of(key).flush_soon(key, flusher)
+            return self.node_of(key).link_for(key)
         except AMQPError:
-            return False
+            return None
 
 
 _REDIRECTIONS = (MovedError, AskError, TryAgainError, ClusterDownError)

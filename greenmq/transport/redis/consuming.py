@@ -267,7 +267,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
 
     def _ack_tag(self, tag: str) -> None:
         if tag.startswith('gm:'):
-            self._settler.ack(self._tag_home(tag) if self._keys.cluster else '', tag)
+            self._settler.ack(self._tag_home(tag) if self._keys.cluster else '', tag, self._waiting)
 
     def _reject_tag(self, tag: str, requeue: bool, queue: str = '') -> None:
         buried = self._burying.pop(tag, None)
@@ -307,8 +307,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
 
     def _low(self) -> bool:
         # At half and not one by one, with a prefetch too: a fetch costs the same for one message as for many.
-        waiting = sum(sub.waiting for sub in self._subscriptions.values())
-        return bool(waiting * 2 <= (self.qos.prefetch_count or self.fetch_ahead))
+        return bool(self._waiting() * 2 <= (self.qos.prefetch_count or self.fetch_ahead))
 
     # ---------------------------------------------------------------- the API
 

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed
 from greenmq.log import get_logger
+from greenmq.transport.outbox import Outbox
 from greenmq.transport.redis import errors, wire
 
 __all__ = ('Batch', 'Link', 'LinkOwner', 'Taker')
@@ -45,12 +46,6 @@ class LinkOwner(Protocol):
     def on_link_end(self, link: Link, error: BaseException) -> None: ...
 
 
-class Flusher(Protocol):
-    """Who holds something back until the next command leaves (acks, which are sent together)."""
-
-    def flush(self) -> None: ...
-
-
 class Batch:
     """Takes the replies of several commands, and wakes one task with the list of them."""
 
@@ -69,7 +64,7 @@ class Batch:
             self.waiter.wake(self._replies)
 
 
-class Link:
+class Link(Outbox):
     """One connection to one server.
 
     Arguments:
@@ -83,21 +78,17 @@ class Link:
     """
 
     def __init__(self, stream: runtime.Stream, name: str, owner: LinkOwner, interval: float = 0.0) -> None:
+        super().__init__()
         self.stream = stream
         self.name = name
         self.interval = interval
-        self.error: BaseException | None = None
         self.resp3 = self.tracks = False
         self.version: tuple[int, ...] = ()
         self.node = ''
         self.commands = self.bytes_in = self.bytes_out = 0
-        self.out_bytes = 0
         self._owner = weakref.ref(owner)
-        self._out: list[bytes] = []
         self._takers: deque[Taker] = deque()
-        self._idle: runtime.Waiter | None = None
         self._room: list[runtime.Waiter] = []
-        self._dirty: list[Flusher] = []
         self.subscriber = False  # in RESP2 everything that such a connection is sent is a push
         self._heard = runtime.monotonic()
         self._tasks: list[runtime.Task] = []
@@ -145,14 +136,9 @@ class Link:
             return
         self.error = error
         self.stream.close()
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.wake()
+        self._empty()
         for task in self._tasks[2:]:
             task.kill()
-        self._out.clear()
-        self._dirty.clear()
-        self.out_bytes = 0
         takers, self._takers = self._takers, deque()
         for take in takers:
             take(error)
@@ -175,7 +161,7 @@ class Link:
         if self.error is not None:
             raise self.error.with_traceback(None)
         if self._dirty:
-            self._flush()
+            self.flush()
         self._out.append(data)
         self.out_bytes += len(data)
         self.commands += count
@@ -187,24 +173,6 @@ class Link:
         if idle is not None:
             self._idle = None
             idle.wake()
-
-    def flush_soon(self, flusher: Flusher) -> None:
-        """Have `flusher.flush()` called before the next command leaves, or at the writer's next turn.
-
-        Switches: no.
-        """
-        if self.error is not None:
-            return
-        self._dirty.append(flusher)
-        idle = self._idle
-        if idle is not None:
-            self._idle = None
-            idle.wake()
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for flusher in dirty:
-            flusher.flush()
 
     def wait_room(self, deadline: runtime.Deadline | None) -> None:
         """Wait until the buffer is below its mark.
@@ -252,19 +220,8 @@ class Link:
         replies: list[Any] = waiter.wait(deadline)
         return replies
 
-    def _write(self) -> None:
-        while self.error is None:
-            if self._dirty:
-                self._flush()
-            if not self._out:
-                idle = self._idle = runtime.Waiter()
-                try:
-                    idle.wait()
-                finally:
-                    self._idle = None
-                continue
-            out, self._out = self._out, []
-            self._send_all(out[0] if len(out) == 1 else b''.join(out))
+    def _send_out(self, out: list[Any]) -> None:
+        self._send_all(out[0] if len(out) == 1 else b''.join(out))
 
     def _send_all(self, data: bytes) -> None:
         size = len(data)

@@ -299,18 +299,10 @@ class Session:
             raise LinkLost(f'redis {self.name} is away')
         link.send(data, take, count)
 
-    def flush_soon(self, key: str, flusher: Any) -> bool:
-        """Have `flusher.flush()` called before the next command on this key's server leaves.
-
-        Returns:
-            bool: False if there is no link now.
-        Switches: no.
-        """
+    def link_for(self, key: str) -> Link | None:
+        """The link to this key's server, None if there is none now. Switches: no."""
         link = self.link
-        if link is None or link.error is not None:
-            return False
-        link.flush_soon(flusher)
-        return True
+        return None if link is None or link.error is not None else link
 
     def moved(self, error: Any) -> None:
         """A server said that a key is elsewhere, which happens in a cluster only. Switches: no."""

@@ -9,6 +9,7 @@ no harm.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
@@ -19,6 +20,7 @@ from greenmq.log import get_logger
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import translate
 from greenmq.transport.redis.keys import Home, Keys
+from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.scripts import SETTLE
 from greenmq.transport.redis.session import Session
 
@@ -36,13 +38,14 @@ CHUNK = 1000
 class _Books:
     """What is to be settled in one home."""
 
-    __slots__ = ('acks', 'back', 'flushing', 'home')
+    __slots__ = ('acks', 'back', 'flushing', 'home', 'spare')
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self.acks: list[str] = []
         self.back: list[tuple[int, str, str]] = []
-        self.flushing = False
+        self.flushing: Link | None = None  # it will ask for them
+        self.spare = 0  # so many more acks, and it shall ask at once
 
 
 class Settler:
@@ -68,26 +71,34 @@ class Settler:
         """Settlements that the server has not confirmed."""
         return self._flying + sum(len(books.acks) + len(books.back) for books in self._books.values())
 
-    def ack(self, queue: str, tag: str) -> None:
-        """This one is done with. Switches: no."""
+    def ack(self, queue: str, tag: str, waiting: Callable[[], int]) -> None:
+        """This one is done with. The server is told with the acks that follow soon, if there will be any.
+
+        Arguments:
+            waiting (Callable): returns how many more deliveries the channel has for its callbacks.
+        Switches: no.
+        """
         books = self._only or self._books_of(queue)
         books.acks.append(tag)
-        if not books.flushing:
-            self._soon(books)
+        link = books.flushing
+        if link is None:
+            self._tell(books, waiting() // 2)
+        else:
+            books.spare -= 1
+            if books.spare == 0:
+                link.hurry()
 
     def give_back(self, queue: str, tag: str, fate: str = AGAIN) -> None:
         """This one goes back to the front of its queue. Switches: no."""
         books = self._books_of(queue)
         books.back.append((int(tag.split(':')[2]), tag, fate))
-        if not books.flushing:
-            self._soon(books)
+        self._tell_now(books)
 
     def give_back_home(self, home: Home, tag: str, fate: str) -> None:
         """As `give_back`, where the home is known and the queue is not. Switches: no."""
         books = self._books_in(home)
         books.back.append((int(tag.split(':')[2]), tag, fate))
-        if not books.flushing:
-            self._soon(books)
+        self._tell_now(books)
 
     def tags(self) -> set[str]:
         """All that is to be settled and not on its way. Switches: no."""
@@ -106,14 +117,26 @@ class Settler:
             books = self._books[home] = _Books(home)
         return books
 
-    def _soon(self, books: _Books) -> None:
+    def _tell(self, books: _Books, spare: int = 0) -> None:
         # Without a link all is sent on recovery.
-        books.flushing = self._session.flush_soon(books.home.unacked, self)
+        link = books.flushing = self._session.link_for(books.home.unacked)
+        if link is not None:
+            books.spare = spare
+            if spare:
+                link.flush_later(self)
+            else:
+                link.flush_soon(self)
+
+    def _tell_now(self, books: _Books) -> None:
+        if books.flushing is None:
+            self._tell(books)
+        else:
+            books.flushing.hurry()
 
     def flush(self) -> None:
         """Send what was collected. Switches: no."""
         for books in self._books.values():
-            books.flushing = False
+            books.flushing = None
             while books.acks or books.back:
                 acks, books.acks = books.acks[:CHUNK], books.acks[CHUNK:]
                 # The newest first: each goes before the last one, so the oldest ends in front.
@@ -124,7 +147,7 @@ class Settler:
     def recovered(self) -> None:
         """There is a new link: send what the old one did not confirm. Switches: no."""
         for books in self._books.values():
-            books.flushing = False
+            books.flushing = None
         self.flush()
 
     def _send(self, parcel: _Parcel, load: bool = False) -> bool:

@@ -217,6 +217,10 @@ class ConsumeMethods(ChannelParts):
         self._ask_for_more()
         return self._flowing
 
+    def _waiting(self) -> int:
+        """How many deliveries no callback has begun."""
+        return sum(sub.waiting for sub in self._subscriptions.values())
+
     def _ask_for_more(self) -> None:
         # There is room, perhaps for the first time in a while.
         if not self._subscriptions or self.closed:

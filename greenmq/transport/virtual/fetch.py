@@ -199,8 +199,7 @@ class Fetcher:
     def _room(self, channel: Any) -> int:
         if not channel._flowing:
             return 0
-        waiting = sum(sub.waiting for sub in channel._subscriptions.values())
-        room: int = channel.fetch_ahead - waiting
+        room: int = channel.fetch_ahead - channel._waiting()
         if all(sub.no_ack for sub in channel._subscriptions.values()):
             return room
         qos = channel.qos

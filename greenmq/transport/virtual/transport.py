@@ -223,6 +223,10 @@ class Transport(base.Transport):
             self._look_now()
             events.drain(self._dispatch, 0)
 
+    def drain_waiting(self, channel: Any) -> bool:
+        """As `drain_events` of a channel; False where that would have to wait."""
+        return self._events.drain_waiting(channel, self._dispatch)
+
     def _look_now(self) -> None:
         for channel in self.channels:
             channel._fetcher.kick()

@@ -1,0 +1,78 @@
+"""When acks leave: together while more deliveries wait for their callbacks, else at once."""
+
+from __future__ import annotations
+
+import pytest
+from amqp import spec
+
+from tests.support import green
+from tests.wire.conftest import SOON, Doing
+from tests.wire.test_cuts import start_consumer
+from tests.wire.test_noise import deliveries
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """What may wait for company waits for ever."""
+    monkeypatch.setattr('greenmq.transport.outbox.HOLD_SECONDS', 3600.0)
+
+
+@pytest.fixture
+def ten(talk):
+    """Ten messages are delivered on a channel: gives what acks the next one, and the broker's side."""
+    channel, broker = talk()
+    seen = []
+    start_consumer(channel, broker, seen.append)
+    broker.write(b''.join(deliveries(10)))
+
+    def ack():
+        channel.connection.drain_events(timeout=SOON)
+        channel.basic_ack(seen[-1].delivery_tag)
+        green.idle()  # the writer could have had its turn
+
+    ack.channel = channel
+    return ack, broker
+
+
+def test_the_acks_of_half_of_what_is_here_leave_as_one(patient, ten):
+    ack, broker = ten
+    for _ in range(5):
+        ack()
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [5, True]
+
+
+def test_the_last_ack_leaves_at_once_with_those_before_it(patient, ten):
+    ack, broker = ten
+    for _ in range(10):
+        ack()
+    told = 0
+    while told < 10:
+        told, multiple = broker.recv(spec.Basic.Ack).read('Lb')
+    assert told == 10
+
+
+def test_an_ack_waits_only_a_little(ten):
+    ack, broker = ten
+    ack()
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
+
+
+def test_whatever_is_written_takes_the_acks_along(patient, ten):
+    ack, broker = ten
+    ack()
+    ack()
+    ack.channel.basic_reject(3, requeue=False)
+    said = [broker.recv(spec.Basic.Reject, spec.Basic.Ack) for _ in range(2)]
+    assert {each.signature: each.read('Lb') for each in said} == {
+        spec.Basic.Reject: [3, False], spec.Basic.Ack: [2, True],
+    }  # fmt: skip
+
+
+def test_a_method_comes_after_the_acks_that_were_given_before_it(patient, ten):
+    ack, broker = ten
+    ack()
+    closing = Doing(ack.channel.close)
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
+    broker.recv(spec.Channel.Close)
+    broker.send(1, spec.Channel.CloseOk)
+    assert closing.error() is None
