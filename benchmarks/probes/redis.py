@@ -53,8 +53,9 @@ class Probe:
 
             alone(200)
             result.update(self.timed('alone', messages // 4, lambda: alone(messages // 4)))
+        self.many(GREENLETS)
         result.update(self.timed('many', messages, lambda: self.many(messages)))
-        result.update(self.consume(200 + messages // 4 + messages))
+        result.update(self.consume(200 + messages // 4 + GREENLETS + messages))
         result.update(self.wakeups(400 if self.package.__name__ == 'greenmq' else 100))
         return result
 

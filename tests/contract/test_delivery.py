@@ -194,6 +194,22 @@ def test_cancelled_consumer_gets_nothing_more(here, queue):
     assert text(here.get(queue)) == 'two'
 
 
+def test_a_cancelled_consumer_gives_back_in_order(here, there, queue):
+    held = []
+    here.consume(queue, held.append, tag='gone')
+    for n in range(4):
+        here.put(queue, n)
+    here.until(lambda: held)
+    here.channel.basic_cancel('gone')
+    held[0].ack()
+    bodies = []
+    with green.Timeout(10):
+        while len(bodies) < 3:
+            bodies += there.get_all(queue)
+            green.sleep(0)
+    assert bodies == ['1', '2', '3']
+
+
 def test_recover_delivers_again(here, queue):
     held = []
     here.consume(queue, held.append)

@@ -316,11 +316,13 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
                 raise
 
     def basic_cancel(self, consumer_tag: str) -> None:
-        """See `virtual.Channel.basic_cancel`. Switches: no."""
+        """See `virtual.Channel.basic_cancel`."""
         queue = self._tag_to_queue.get(consumer_tag)
-        super().basic_cancel(consumer_tag)
-        if queue is not None and queue not in self._takers:
-            self._fanout.remove(self, queue)
+        try:
+            super().basic_cancel(consumer_tag)
+        finally:
+            if queue is not None and queue not in self._takers:
+                self._fanout.remove(self, queue)
 
     @property
     def active_queues(self) -> set[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionLost, TimeoutError
+from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, TimeoutError
 from greenmq.log import get_logger
 from greenmq.transport.redis.envelope import EXPIRES_AT, opened
 from greenmq.transport.redis.keys import Home
@@ -106,6 +106,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         self._alarm = Alarm()
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._watched: list[str] = []
+        self._asked: str | None = None  # a key of the home that a fetch was sent to and has not answered
         #: When this channel last asked the server for messages, for the watchdog.
         self.fetched_at: float | None = None
 
@@ -163,6 +164,15 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             if deadline.expired():
                 return []
 
+    def _fetch_ended(self, deadline: runtime.Deadline) -> None:
+        key, self._asked = self._asked, None
+        if key is not None and self._session.connected and not runtime.in_hub():
+            try:
+                # Answered after the fetch: then what that took is known, and goes back in its place.
+                self._session.execute(('EXISTS', key), key, deadline)
+            except (AMQPError, OperationalError, OSError) as error:
+                logger.debug('%r: a fetch was not answered before the end: %s', self, error)
+
     def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Item], float | None]:
         try:
             return self._fetch(plan, n)
@@ -187,6 +197,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             room = n - len(items)
             number = self.connection._next_numbers(room)
             deadline = runtime.Deadline.after(NODE_PATIENCE) if self._keys.cluster else None
+            self._asked = home.unacked
             try:
                 reply = self._session.run(
                     FETCH,
@@ -204,6 +215,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             except BaseException:
                 self._abandon(items)
                 raise
+            self._asked = None
             self.fetched_at = runtime.monotonic()
             if reply[0] >= 0:
                 due = min(due or 1e9, reply[0] / 1000 + 0.001)

@@ -44,6 +44,9 @@ __all__ = ('UNDELIVERABLE_FMT', 'AbstractChannel', 'Channel', 'Empty', 'Undelive
 
 logger = get_logger('greenmq.transport.virtual')
 
+#: Seconds that a task has for its end when it was killed.
+DYING = 0.5
+
 
 class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
     """A virtual channel.
@@ -78,6 +81,7 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             return  # what is fetched must end first, and this is what fetches; or nothing may wait here
         if not task.join(deadline):
             task.kill()
+            task.join(DYING)  # it lets go of the connection still
             logger.warning('%r could not give back all it had within %s s', self, deadline.seconds)
         if failures:
             raise failures[0]
@@ -87,6 +91,7 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             events = self.connection._events.discard(self)
             try:
                 self._fetcher.close(deadline)
+                self._fetch_ended(deadline)
             finally:
                 self._give_back(events + self.connection._events.discard(self), deadline)
         except Exception as error:  # raised to the caller of close()

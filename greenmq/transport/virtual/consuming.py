@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from greenmq import runtime
 from greenmq.log import get_logger
 from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.parts import AbstractChannel, ChannelParts, Empty
@@ -14,6 +15,10 @@ from greenmq.utils.uuid import uuid
 __all__ = ('ConsumeMethods',)
 
 logger = get_logger('greenmq.transport.virtual')
+
+
+#: Seconds that the end of a consumer waits for what its last fetch has taken, for the sake of the order.
+CANCEL_SECONDS = 1.0
 
 
 class ConsumeMethods(ChannelParts):
@@ -74,7 +79,8 @@ class ConsumeMethods(ChannelParts):
     def basic_cancel(self, consumer_tag: str) -> None:
         """End a consumer; what waits for its callback goes back to the queue. An unknown tag is fine.
 
-        Switches: as the channel's `_restore_at_beginning`.
+        Switches: as the channel's `_restore_at_beginning`, and if a fetch is on its way. Killed: ended all
+        the same.
         """
         sub = self._subscriptions.pop(consumer_tag, None)
         if sub is None:
@@ -101,7 +107,10 @@ class ConsumeMethods(ChannelParts):
         while sub.posted:
             waiting.append(sub.posted.popleft())
         sub.waiting = 0
-        self._put_back(waiting)
+        try:
+            self._fetch_ended(runtime.Deadline.after(CANCEL_SECONDS))
+        finally:
+            self._put_back(waiting)
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message now.
@@ -220,6 +229,11 @@ class ConsumeMethods(ChannelParts):
     def _waiting(self) -> int:
         """How many deliveries no callback has begun."""
         return sum(sub.waiting for sub in self._subscriptions.values())
+
+    def _fetch_ended(self, deadline: runtime.Deadline) -> None:
+        """The fetch tasks were killed. For brokers that may still answer one: what it took goes back first,
+        then what was delivered before it. Switches: perhaps.
+        """
 
     def _ask_for_more(self) -> None:
         # There is room, perhaps for the first time in a while.
