@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import sys
 
 import pytest
 from redis import exceptions as driver
@@ -14,6 +15,7 @@ from greenmq.exceptions import ConnectionLost, NotFound, OperationalError, Publi
 from greenmq.transport.redis import consuming, errors
 from tests.contract.conftest import Bench, text
 from tests.support import green
+from tests.support.process import run
 from tests.support.redis_server import Redis
 
 
@@ -467,6 +469,28 @@ def test_acks_leave_together_while_more_messages_wait(open_connection, monkeypat
     here.channel._settler.wait(runtime.Deadline.after(10))
     # Half of what waits each time, then a quarter ...: not one for each message.
     assert link.commands - before < 30
+
+
+#: Acks five of ten, and ends without a close.
+HASTY = """
+import sys
+from greenmq import Connection, Queue
+connection = Connection(sys.argv[1])
+seen = []
+consumer = connection.Consumer([Queue('q')], on_message=seen.append, prefetch_count=10)
+consumer.consume()
+while len(seen) < 5:
+    connection.drain_events(timeout=10)
+for message in seen:
+    message.ack()
+"""
+
+
+def test_what_is_acked_leaves_at_the_end_of_the_interpreter(here, raw, redis_server):
+    for number in range(10):
+        here.put('q', number)
+    run([sys.executable, *green.QUIET, '-c', HASTY, redis_server.url()])
+    assert raw.hlen('unacked') == 5
 
 
 def test_many_that_wait_are_woken_one_by_one(open_connection):

@@ -76,3 +76,11 @@ def test_a_method_comes_after_the_acks_that_were_given_before_it(patient, ten):
     broker.recv(spec.Channel.Close)
     broker.send(1, spec.Channel.CloseOk)
     assert closing.error() is None
+
+
+def test_the_acks_come_before_the_goodbye_of_a_connection_that_nobody_uses_any_more(patient, ten):
+    ack, broker = ten
+    ack()
+    ack.channel.connection.link.part()
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
+    broker.recv(spec.Connection.Close)

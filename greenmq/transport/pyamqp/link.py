@@ -205,6 +205,7 @@ class Link(Outbox):
     def part(self) -> None:
         """Say goodbye because nobody uses the connection any more. No switch."""
         if self.error is None:
+            self.flush()
             self.send(_GOODBYE)
             self._parting = runtime.call_later(PARTING_SECONDS, self.abandon)
 

@@ -93,6 +93,11 @@ class Session:
         return link is not None and link.error is None
 
     @property
+    def is_here(self) -> bool:
+        """Does it belong to this native thread?"""
+        return runtime.is_here(self._hub)
+
+    @property
     def tracks(self) -> bool:
         """Does the server tell of changed keys?"""
         link = self.link
