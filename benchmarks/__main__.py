@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     unknown = [name for name in options.names if name not in SUITES]
     if unknown:
         parser.error(f'no benchmark {", ".join(unknown)}; there are {", ".join(SUITES)}')
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file grows while it is written
     missed = []
     for name in options.names or SUITES:
         suite = module(name)

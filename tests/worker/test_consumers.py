@@ -2,6 +2,7 @@
 import itertools
 import os
 import zlib
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -9,6 +10,7 @@ from greenmq import Connection, Exchange, Queue, runtime
 from greenmq.mixins import ConsumerMixin
 from tests.support import green
 from tests.support.process import wait_until
+from tests.support.proxy import Proxy
 
 #: Seconds of heartbeat, and seconds that a callback takes meanwhile: a broker closes a connection that was
 #: silent for two heartbeats.
@@ -170,3 +172,34 @@ def test_one_percent_garbage(run, publish, caplog):
         count = lambda: channel.queue_declare('dead', passive=True).message_count  # noqa: E731
         wait_until(lambda: count() == 12, 10, 'the bad ones')
     assert fleet.starts == 1 and caplog.text.count('max_decoded_bytes') >= 2
+
+
+def test_a_connection_that_is_cut_during_the_drain_delays_no_end_and_loses_nothing(broker_url):
+    # Given three callbacks under way, five messages behind them, and a worker that was told to stop
+    parts = urlsplit(broker_url)
+    with Connection(broker_url) as connection, Proxy(parts.port) as proxy:
+        for body in ['wait'] * 3 + [0, 1, 2, 3, 4]:
+            connection.Producer().publish(body, routing_key='drain', declare=[Queue('drain')])
+        place = parts.netloc.replace(f':{parts.port}', f':{proxy.port}')
+        fleet = Fleet(Connection(parts._replace(netloc=place).geturl()), [Queue('drain')], prefetch_count=3)
+        fleet.concurrency, fleet.gates['drain'] = 3, green.Event()
+        running = green.spawn(fleet.run)
+        wait_until(lambda: fleet.ready.is_set() and fleet.status()['consumers'][0]['busy'] == 3, 30, 'callbacks')
+        fleet.stop(20)
+        green.sleep(0.05)
+        assert fleet.status()['state'] == 'ending'
+        # When the connection is lost, and the callbacks end after that
+        proxy.cut()
+        green.sleep(0.05)
+        fleet.gates['drain'].set()
+        with green.Timeout(10):
+            running.get()
+        # Then what it has not settled comes to others, in its order
+        left = []
+        with connection.SimpleQueue('drain') as queue, green.Timeout(20):
+            while not {0, 1, 2, 3, 4} <= set(left):
+                message = queue.get(timeout=20)
+                left.append(message.payload)
+                message.ack()
+        assert fleet.seen['drain'] == ['wait'] * 3
+        assert left == ['wait'] * left.count('wait') + [0, 1, 2, 3, 4]
