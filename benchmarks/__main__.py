@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     common.add(parser, COMMON, rounds=None)  # each has a number of its own, where none is given
     parser.add_argument('--json', metavar='FILE', help='write all figures')
     parser.add_argument('--html', metavar='FILE', help='write a page with plots')
+    parser.add_argument('--strict', action='store_true', help='exit with 1 if a target was missed')
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in SUITES]
     if unknown:
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
             page.write(options.html, report.REPORT, runner.machine())
     if missed:
         print(f'targets missed in: {", ".join(missed)}')
-    return int(bool(missed))
+    return int(options.strict and bool(missed))  # a slow machine is no error
 
 
 if __name__ == '__main__':

@@ -129,7 +129,8 @@ class Message:
         return callback(self, failure)
 
     def ack(self, multiple: bool = False) -> bool | None:
-        """Tell the broker that this message is dealt with.
+        """Tell the broker that this message is dealt with: at once, or on AMQP and Redis, while more messages
+        wait here for their callbacks, with the acks of the next 20 ms.
 
         Arguments:
             multiple (bool): and all delivered before it on this channel.
