@@ -184,7 +184,8 @@ def test_a_connection_that_is_cut_during_the_drain_delays_no_end_and_loses_nothi
         fleet = Fleet(Connection(parts._replace(netloc=place).geturl()), [Queue('drain')], prefetch_count=3)
         fleet.concurrency, fleet.gates['drain'] = 3, green.Event()
         running = green.spawn(fleet.run)
-        wait_until(lambda: fleet.ready.is_set() and fleet.status()['consumers'][0]['busy'] == 3, 30, 'callbacks')
+        fleet.ready.wait()
+        wait_until(lambda: fleet.status()['consumers'][0]['busy'] == 3, 30, 'callbacks')
         fleet.stop(20)
         green.sleep(0.05)
         assert fleet.status()['state'] == 'ending'
