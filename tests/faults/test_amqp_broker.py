@@ -47,8 +47,8 @@ def test_a_broker_that_is_killed_under_load_loses_nothing_it_confirmed(rig, rabb
     wait_until(lambda: not ledger.lost, SOON, f'{len(ledger.lost)} of {len(ledger.safe)} to arrive')
     assert not ledger.invented
     assert not ledger.late
-    if not retry:
-        assert ledger.unknown  # or the kill hit nothing
+    if SOAK and not retry:
+        assert ledger.unknown  # of ten kills some hit a publish on its way
 
 
 def test_the_first_publish_after_a_crash_works_or_raises(rig, rabbitmq):
