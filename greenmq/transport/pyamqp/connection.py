@@ -458,16 +458,18 @@ class Connection:
             self.drain.drain(_handle, timeout)
         else:
             self.drain.drain_lane(channel, _handle, timeout)
-        self._resume()
+        if self.paused:
+            self._resume()
 
     def drain_waiting(self, channel: AMQPChannel) -> bool:
         """As `drain_events` of a channel; False where that would have to wait."""
         found = self.drain.drain_waiting(channel, _handle)
-        self._resume()
+        if self.paused:
+            self._resume()
         return found
 
     def _resume(self) -> None:
-        if self.paused and self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
+        if self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
             paused, self.paused = self.paused, []
             for consuming, consumer in paused:
                 consuming.resume(consumer)

@@ -221,9 +221,7 @@ class Link(Outbox):
         return replies
 
     def _send_out(self, out: list[Any]) -> None:
-        self._send_all(out[0] if len(out) == 1 else b''.join(out))
-
-    def _send_all(self, data: bytes) -> None:
+        data = out[0] if len(out) == 1 else b''.join(out)
         size = len(data)
         sent = 0
         view: memoryview | None = None
