@@ -312,7 +312,6 @@ class _Pool:
         except BaseException as exc:  # as in a lane
             self.lane.crew.fail(exc)
 
-
     def _take(self) -> tuple[Consumer, Any] | None:
         channel = self.lane.channel
         if self.lane.crew.ends() or channel.closed:
