@@ -42,6 +42,45 @@ def test_entities_that_go_with_the_connection_are_declared_again(rig, proxy):
     assert len(facts['lost']) == 1
 
 
+def test_a_binding_that_cannot_be_had_again_keeps_nothing_else_away(rig, proxy):
+    # Given a binding to somebody else's exchange, which is gone when the connection is back
+    theirs = Exchange('theirs', durable=False, auto_delete=False)(rig.control.default_channel)
+    theirs.declare()
+    connection = rig.connection(proxy)
+    facts = rig.facts('consumer_lost')
+    bound = queue('bound-to-theirs')(connection.default_channel)
+    bound.declare()
+    bound.bind_to('theirs', 'key')
+    theirs.delete()
+    lose(proxy, connection)
+    fact = facts.wait('consumer_lost')[0]
+    assert fact['kind'] == 'binding' and fact['name'] == bound.name and fact['entity']['source'] == 'theirs'
+    producer = connection.Producer(exchange=bound.exchange, routing_key=bound.routing_key)
+    producer.publish({'id': 1}, mandatory=True)
+    assert bound.get(no_ack=True).payload == {'id': 1}
+
+
+def test_an_exchange_that_goes_with_the_last_connection_s_queue_while_we_declare_is_declared_once_more(
+    rig, proxy, monkeypatch
+):
+    connection = rig.connection(proxy)
+    exchange = Exchange('late', durable=False, auto_delete=True)
+    bound = Queue('late', exchange, 'key', exclusive=True, durable=False)(connection.default_channel)
+    bound.declare()
+    declare_queue, deleted = recovery._declare_queue, []
+
+    def late(*args):
+        declare_queue(*args)
+        if not deleted:
+            deleted.append(rig.control.default_channel.exchange_delete('late'))
+
+    monkeypatch.setattr(recovery, '_declare_queue', late)
+    lose(proxy, connection)
+    assert deleted
+    connection.Producer().publish({'id': 1}, exchange='late', routing_key='key', mandatory=True)
+    assert bound.get(no_ack=True).payload == {'id': 1}
+
+
 def test_what_was_deleted_is_not_declared_again(rig, proxy):
     connection = rig.connection(proxy)
     kept, deleted = queue('kept', auto_delete=False), queue('deleted')

@@ -15,6 +15,7 @@ from greenmq.exceptions import (
     ConnectionError,
     ConsumerCancelled,
     KombuError,
+    NotFound,
     ResourceLocked,
     TimeoutError,
 )
@@ -70,8 +71,23 @@ def restore(
     def step() -> runtime.Deadline:
         return deadline if patience is None else runtime.Deadline.after(patience)
 
-    for kind, facts in connection.topology.replay():
-        _restore_entity(connection, link, kind, facts, step(), deadline)
+    def declare(last: bool) -> bool:
+        complete = True
+        for kind, facts in connection.topology.replay():
+            try:
+                _restore_entity(connection, link, kind, facts, step(), deadline)
+            except ChannelError as exc:
+                if isinstance(exc, NotFound) and kind == 'binding' and not last:
+                    complete = False
+                else:
+                    _give_up(connection, kind, facts, exc)
+        return complete
+
+    # What the last connection had may end only now: with an exclusive queue goes an auto-delete exchange that
+    # was still there when we declared it, and its binding finds none. Once all queues are ours, nothing more
+    # can go.
+    if not declare(last=False):
+        declare(last=True)
     for channel in list(connection.channels.values()):
         channel.consuming.restore(link, step())
 
@@ -84,24 +100,19 @@ def _restore_entity(
     deadline: runtime.Deadline,
     unlocked: runtime.Deadline,
 ) -> None:
-    try:
-        if kind == 'exchange':
-            _declare_exchange(connection, link, facts, deadline)
-        elif kind == 'queue':
-            _declare_queue(connection, link, facts, deadline, unlocked)
-        elif kind == 'binding':
-            _bind(connection, link, facts, deadline)
-    except ChannelError as exc:
-        # One entity that cannot be had again (changed elsewhere, no longer allowed) must not keep all others
-        # away.
-        connection.log.error(
-            '%s: %s %r cannot be declared again: %s',
-            connection.name,
-            kind,
-            facts.get('name') or facts.get('destination'),
-            exc,
-        )
-        events.emit('consumer_lost', connection.source, kind=kind, error=exc, **facts)
+    if kind == 'exchange':
+        _declare_exchange(connection, link, facts, deadline)
+    elif kind == 'queue':
+        _declare_queue(connection, link, facts, deadline, unlocked)
+    elif kind == 'binding':
+        _bind(connection, link, facts, deadline)
+
+
+def _give_up(connection: Connection, kind: str, facts: dict[str, Any], error: Exception) -> None:
+    # One entity that cannot be had again (changed elsewhere, not allowed now) must not keep all others away.
+    name = facts.get('name') or facts.get('destination')
+    connection.log.error('%s: %s %r cannot be declared again: %s', connection.name, kind, name, error)
+    events.emit('consumer_lost', connection.source, kind=kind, name=name, entity=facts, error=error)
 
 
 def _declare_exchange(
