@@ -34,7 +34,10 @@ def test_a_broker_that_is_killed_under_load_loses_nothing_it_confirmed(rig, rabb
     rabbitmq.sync()
     publishing = rig.connection()
     publishers = load(rig, publishing, ledger, bound, 20, 3.0, running, retry=retry)
-    for _ in range(10 if SOAK else 1):
+    kills = 10 if SOAK else 1
+    for number in range(kills + 4):
+        if number >= kills and (retry or ledger.unknown):
+            break  # publishers in lockstep have now and then none on its way: then one kill more
         safe = len(ledger.safe)
         wait_until(lambda safe=safe: len(ledger.safe) > safe + 500, START, 'publishes')
         rabbitmq.restart()
@@ -47,8 +50,8 @@ def test_a_broker_that_is_killed_under_load_loses_nothing_it_confirmed(rig, rabb
     wait_until(lambda: not ledger.lost, SOON, f'{len(ledger.lost)} of {len(ledger.safe)} to arrive')
     assert not ledger.invented
     assert not ledger.late
-    if SOAK and not retry:
-        assert ledger.unknown  # of ten kills some hit a publish on its way
+    if not retry:
+        assert ledger.unknown  # or the kills hit nothing
 
 
 def test_the_first_publish_after_a_crash_works_or_raises(rig, rabbitmq):
