@@ -384,6 +384,7 @@ class Stream:
         deadline = Deadline.of(deadline)
         try:
             while not self._handshake_step(codec, deadline):
+                deadline.check(f'{self.name}: the TLS handshake did not end')  # however much there is to read
                 data = self._receive(_CHUNK, deadline)
                 if not data:
                     raise DialError(f'{self.name}: the other side hung up during the TLS handshake')

@@ -1,4 +1,4 @@
-"""Nearest names, escaped patterns, versions.
+"""Nearest names, escaped patterns, versions, texts of strangers.
 
 Nothing here switches.
 """
@@ -42,6 +42,25 @@ def fmatch_best(needle: str, haystack: Iterable[str], min_ratio: float = 0.6) ->
     Source: kombu.utils.text.fmatch_best.
     """
     return max(fmatch_iter(needle, haystack, min_ratio), default=(0.0, None))[1]
+
+
+def printable(text: object, most: int = 1000) -> str:
+    """Make what a broker or a sender wrote fit for a log or a terminal: one line that moves no cursor.
+
+    Control characters, line ends, marks that turn the direction of writing and lone surrogates come out as
+    Python writes them (`\\x1b`, `\\n`, `\\u202e`).
+
+    Arguments:
+        text (object): a str; bytes are read as UTF-8, with escapes for what is none; else its `str()`.
+        most (int): characters (of bytes: bytes) to keep; the text says how long it was.
+    """
+    if not isinstance(text, (str, bytes, bytearray)):
+        text = str(text)
+    part = text[:most]  # cut first: a text of megabytes must not be looked through
+    shown = part if isinstance(part, str) else part.decode('utf-8', 'backslashreplace')
+    if not shown.isprintable():
+        shown = ''.join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
+    return shown if len(text) <= most else f'{shown}… ({len(text)} long)'
 
 
 def version_string_as_tuple(s: str) -> version_info_t:

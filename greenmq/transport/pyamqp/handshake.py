@@ -9,17 +9,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import EOVERFLOW
 from typing import Any
 
 import amqp
-from amqp.exceptions import FrameError, FrameSyntaxError, UnexpectedFrame
+from amqp.exceptions import AMQPError, FrameError, FrameSyntaxError, UnexpectedFrame
 from amqp.sasl import AMQPLAIN, PLAIN
 
 from greenmq import runtime
+from greenmq.utils.text import printable
 
 from . import wire
 
 _head = struct.Struct('>BHI')
+
+#: The smallest frame_max that may be proposed (frame-min-size of the specification).
+FRAME_MIN = 4096
 
 
 class Wire:
@@ -29,7 +34,7 @@ class Wire:
         self.stream = stream
         self.deadline = deadline
         self.connected = False
-        self.buffer = b''
+        self.buffer = bytearray()  # one whose beginning goes without a copy of the rest
 
     def connect(self) -> None:
         self.stream.write(wire.PROTOCOL_HEADER, self.deadline)
@@ -40,6 +45,9 @@ class Wire:
         yield  # the one deadline of the opening counts, not py-amqp's
 
     def read_frame(self) -> tuple[int, int, bytes]:
+        # Asked for each frame: a read that finds bytes does not look at the clock, and heartbeats without end
+        # would keep us here for as long as the peer likes.
+        self.deadline.check(f'{self.stream.name}: the handshake did not end')
         kind, channel_id, size = _head.unpack(self._take(7))
         if kind == ord('A'):
             raise UnexpectedFrame('the peer speaks another protocol version than AMQP 0-9-1')
@@ -52,11 +60,13 @@ class Wire:
 
     def _take(self, size: int) -> bytes:
         while len(self.buffer) < size:
+            self.deadline.check(f'{self.stream.name}: the handshake did not end')
             data = self.stream.read(65536, self.deadline)
             if not data:
                 raise amqp.RecoverableConnectionError('the broker closed the connection during the handshake')
             self.buffer += data
-        taken, self.buffer = self.buffer[:size], self.buffer[size:]
+        taken = bytes(self.buffer[:size])
+        del self.buffer[:size]
         return taken
 
     def close(self) -> None:
@@ -99,6 +109,10 @@ class Handshake(amqp.Connection):  # type: ignore[misc]
             self.client_heartbeat = server_heartbeat
         if channel_max and self.channel_max:
             channel_max = min(channel_max, self.channel_max)  # amqp forgets what was asked for
+        if 0 < frame_max < FRAME_MIN:
+            raise FrameError(
+                f'the broker proposes frames of at most {frame_max} bytes; AMQP asks for {FRAME_MIN} at least'
+            )
         super()._on_tune(channel_max, frame_max, server_heartbeat, argsig)
 
 
@@ -159,10 +173,22 @@ def open_connection(
     try:
         shake.connect()
         found = (shake.channel_max, shake.frame_max, shake.heartbeat or 0, shake.server_properties)
-        return Terms(*found, shake.wire.buffer)
-    except (IndexError, KeyError, TypeError, ValueError, struct.error) as exc:
-        # py-amqp's decoder trips over arguments that are none: it is the peer's frame that is bad
-        raise FrameSyntaxError(f'undecodable method during the handshake: {exc!r}') from exc
+        return Terms(*found, bytes(shake.wire.buffer))
+    except AMQPError as exc:
+        # Of the broker's making, and on its way to a log: its texts are cleaned here, all that there are.
+        if exc.reply_text is not None:
+            exc.reply_text = exc.message = printable(exc.reply_text)
+        exc.args = tuple(printable(each) if isinstance(each, str) else each for each in exc.args)
+        raise
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+        struct.error,
+    ) as exc:  # fmt: skip
+        if isinstance(exc, OSError) and exc.errno != EOVERFLOW:
+            raise  # the stream's, all but this one: a time that the platform cannot tell
+        # py-amqp's decoder trips over arguments that are none: it is the peer's frame that is bad. The cause
+        # is not kept: of a table without a bottom it would be thousands of frames.
+        raise FrameSyntaxError(f'undecodable method during the handshake: {printable(repr(exc))}') from None
     finally:
         # py-amqp's objects refer to one another; cut loose here, they go without the collector.
         shake.connection = shake._callbacks = None

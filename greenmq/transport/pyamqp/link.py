@@ -29,6 +29,7 @@ from greenmq.exceptions import (
     TimeoutError,
 )
 from greenmq.transport.outbox import Outbox
+from greenmq.utils.text import printable
 
 from . import wire
 from .handshake import Terms
@@ -119,6 +120,7 @@ class Link(Outbox):
         self.high_water = high_water
         self.write_timeout = write_timeout
         self.blocked: str | None = None
+        self._unasked = 0  # methods that mean nothing here
         self.wires: dict[int, WireChannel] = {}
         self.bytes_in = self.bytes_out = 0
         self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
@@ -389,6 +391,12 @@ class Link(Outbox):
         if channel is not None:
             channel.on_content(content)
 
+    def unasked(self, channel: WireChannel, signature: tuple[int, int]) -> None:
+        """A method came that means nothing where it came: said once a link, or a peer could fill the log."""
+        self._unasked += 1
+        level = logging.WARNING if self._unasked == 1 else logging.DEBUG
+        log.log(level, '%r: method %s that nobody asked for (number %d)', channel, signature, self._unasked)
+
     def _on_close(self, payload: bytes) -> None:
         code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
         if self._idle is not None:  # the writer is out of the stream: the answer is ours to send
@@ -398,14 +406,14 @@ class Link(Outbox):
                 )
             except (OSError, ConnectionError) as exc:
                 log.debug('%s: could not answer connection.close: %r', self.name, exc)
-        error = error_for_code(code, text, (class_id, method_id), ConnectionError)
+        error = error_for_code(code, printable(text), (class_id, method_id), ConnectionError)
         self.lose(error)
 
     def _on_close_ok(self, payload: bytes) -> None:
         self._end(ConnectionClosed(f'{self.name} was closed'))
 
     def _on_blocked(self, payload: bytes) -> None:
-        self._set_blocked(wire.read_arguments('s', payload)[0] or 'no reason given')
+        self._set_blocked(printable(wire.read_arguments('s', payload)[0]) or 'no reason given')
 
     def _on_unblocked(self, payload: bytes) -> None:
         self._set_blocked(None)

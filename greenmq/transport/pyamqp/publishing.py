@@ -27,6 +27,7 @@ from greenmq.exceptions import (
     TimeoutError,
     Unroutable,
 )
+from greenmq.utils.text import printable
 
 from . import methods, wire
 from .link import Gate
@@ -424,7 +425,7 @@ class Publishing:
 
     def on_return(self, channel: WireChannel, content: wire.Content) -> None:
         code, text, exchange, routing_key = wire.read_arguments('Bsss', content.method)
-        error = Unroutable(content, exchange, routing_key, code, text)
+        error = Unroutable(content, exchange, routing_key, code, printable(text))
         if not channel.ledger.returned((exchange, routing_key, content.header[12:], content.body), error):
             self._returned_changed(channel, exchange, routing_key, content.body, error)
         self.channel.returned(error, exchange, routing_key, content)

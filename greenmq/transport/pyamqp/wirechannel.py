@@ -7,7 +7,6 @@ leaves its place in the line: the reply is read, undone if it has to be (`on_aba
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from amqp.exceptions import ChannelError, error_for_code
 from greenmq import runtime
 from greenmq.core.confirms import ConfirmLedger
 from greenmq.exceptions import ConnectionClosed, TimeoutError
+from greenmq.utils.text import printable
 
 from . import wire
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .link import Link
 
 __all__ = ['Call', 'Control', 'NotSent', 'Reply', 'WireChannel', 'WireOwner']
-
-log = logging.getLogger('greenmq.transport.pyamqp')
 
 #: A reply: its signature, its method frame's payload, and its content if it carries one.
 Reply = tuple[tuple[int, int], bytes, 'wire.Content | None']
@@ -293,7 +291,7 @@ class WireChannel:
         if handler is not None:
             handler(self, payload)
         else:
-            log.warning('%r: method %s that nobody asked for', self, signature)
+            self.link.unasked(self, signature)
 
     def on_content(self, content: wire.Content) -> None:
         if self.error is not None:
@@ -326,6 +324,7 @@ class WireChannel:
 
     def _on_close(self, payload: bytes) -> None:
         code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
+        text = printable(text)
         self.link.send(wire.method_frame(self.id, spec.Channel.CloseOk))
         self.end(error_for_code(code, text, (class_id, method_id), ChannelError))
         # What was raised knows the frames it passed, and they know us: kept here, it would be a circle.
@@ -334,7 +333,7 @@ class WireChannel:
 
     def _on_close_ok(self, payload: bytes) -> None:
         if self.error is None:
-            log.warning('%r: channel.close-ok that nobody asked for', self)
+            self.link.unasked(self, spec.Channel.CloseOk)
             return
         self.link.release(self.id)
         if self._closed is not None:
