@@ -30,30 +30,13 @@ Which of these may import which is stated and held by ``tests/house/test_layers.
 number (P1 …), by ``docs/guarantees.rst``.
 """
 
-from __future__ import annotations
+from collections import namedtuple as _namedtuple
 
-from collections import namedtuple
-
-# typing costs more than the rest of this import; to type checkers a name that is so called means the same.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from greenmq.common import eventloop
-    from greenmq.connection import BrokerConnection, Connection
-    from greenmq.diagnosis import doctor
-    from greenmq.entity import Exchange, Queue, binding
-    from greenmq.message import Message
-    from greenmq.messaging import Consumer, Producer
-    from greenmq.pools import connections, producers
-    from greenmq.serialization import disable_insecure_serializers, enable_insecure_serializers
-    from greenmq.utils.url import parse_url
-    from greenmq.utils.uuid import uuid
-
+# What type checkers and editors see of this package stands in __init__.pyi; nothing is imported for it here.
 __version__ = '0.1.0'
 
 
-class version_info_t(namedtuple('version_info_t', 'major minor micro releaselevel serial')):
+class version_info_t(_namedtuple('version_info_t', 'major minor micro releaselevel serial')):
     """A version taken apart, to compare with: three numbers and two words.
 
     Switches: no.
@@ -92,7 +75,7 @@ _ORIGINS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     origin = _ORIGINS.get(name)
     if origin is None:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -103,4 +86,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ORIGINS})
+    own = {name for name in globals() if name.startswith('__')}
+    return sorted({*own, *__all__, 'VERSION', 'version_info', 'version_info_t'})
