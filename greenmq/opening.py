@@ -27,6 +27,7 @@ logger = get_logger('greenmq.connection')
 OpeningT = TypeVar('OpeningT', bound='Opening')
 
 CLOSE_TIMEOUT = 5.0  # seconds: what close() waits for the other side at most
+EXIT_SLACK = 0.5  # seconds: so much later than close() itself its caller at the exit gives up
 
 
 class Opening(Addressed):
@@ -181,6 +182,7 @@ class Opening(Addressed):
         self.declared_entities.clear()
         if not getattr(self._transport, 'keeps_channels', False):
             self._default_channel = None
+        runtime.at_exit(self, Opening.close, self._close_seconds + EXIT_SLACK)
 
     # ------------------------------------------------------------------------------------------ closing
 
@@ -194,8 +196,12 @@ class Opening(Addressed):
         Source: kombu Connection.close.
         """
         self._closed = True
+        self._part_with(self._close_seconds)
+
+    @property
+    def _close_seconds(self) -> float:
         timeout = self.transport_options.get('close_timeout')
-        self._part_with(CLOSE_TIMEOUT if timeout is None else timeout)
+        return CLOSE_TIMEOUT if timeout is None else float(timeout)
 
     def release(self) -> None:
         """Close the connection; one that came from a pool goes back there instead.

@@ -45,6 +45,7 @@ from greenmq.runtime.clock import post as post
 from greenmq.runtime.clock import run_soon as run_soon
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
+from greenmq.runtime.exits import at_exit as at_exit
 from greenmq.runtime.fork import after_fork as after_fork
 from greenmq.runtime.fork import fork_epoch as fork_epoch
 from greenmq.runtime.future import Future as Future

@@ -68,16 +68,22 @@ def _end_tasks(hub: Any) -> None:
         sleep(0)
 
 
-def at_thread_end(what: Ending) -> None:
+def at_thread_end(what: Ending, first: bool = False) -> None:
     """Call ``what.thread_ended()`` in this native thread when it ends; not in the main one.
 
     Arguments:
         what (object): held weakly; the method may wait, not for long: whoever joins the thread waits too.
             What came first is told first.
+        first (bool): tell it before all that came already.
     Switches: no.
     Source: greenmq's own.
     """
-    _last().known[what] = None
+    known = _last().known
+    before = list(known) if first else []
+    known[what] = None
+    for each in before:
+        del known[each]
+        known[each] = None
 
 
 def end_hub_with_thread() -> None:

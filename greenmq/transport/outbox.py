@@ -89,7 +89,6 @@ class Outbox:
             if self._dirty:
                 self.flush()
             if not self._out:
-                self._emptied()
                 idle = self._idle = runtime.Waiter()
                 try:
                     idle.wait()
@@ -98,9 +97,6 @@ class Outbox:
                 continue
             out, self._out = self._out, []
             self._send_out(out)
-
-    def _emptied(self) -> None:
-        """All that was queued has left. Switches: no."""
 
     def _send_out(self, out: list[Any]) -> None:
         """Write what was queued. Switches: yes."""

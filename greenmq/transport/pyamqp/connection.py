@@ -9,7 +9,6 @@ Tasks (reader, writer, heartbeat, recovery) know the connection weakly, so one t
 
 from __future__ import annotations
 
-import atexit
 import logging
 import weakref
 from collections.abc import Callable
@@ -45,8 +44,6 @@ __all__ = ['Connection']
 #: the hosts.
 Dial = Callable[['Connection', runtime.Deadline, int], Link]
 Event = tuple[Delivery, Any]
-
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class Connection:
@@ -93,7 +90,6 @@ class Connection:
         self._control_lock = runtime.Lock()
         self._recovery: runtime.Task | None = None
         runtime.after_fork(self._after_fork)
-        _open.add(self)
 
     def __repr__(self) -> str:
         state = 'closed' if self.closed else 'open' if self.connected else 'recovering'
@@ -486,7 +482,6 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        _open.discard(self)
         error = ConnectionClosed(f'{self.name} was closed')
         self._end_recovery()
         self.drain.fail(error)
@@ -523,7 +518,6 @@ class Connection:
     def collect(self) -> None:
         """Drop the socket without a word. Switches: no."""
         self.closed = True
-        _open.discard(self)
         self._end_recovery()
         if self.link is not None:
             self.link.abandon()
@@ -581,17 +575,3 @@ def _handle(event: Event) -> None:
     channel = delivery.channel
     if channel is not None and not channel.closed:
         channel.handle(delivery, receiver)
-
-
-def _close_all() -> None:
-    """At interpreter exit: what is buffered leaves, within a bound."""
-    for connection in list(_open):
-        link = connection.link
-        if link is not None and link.error is None and not runtime.in_hub():
-            try:
-                link.wait_drained(runtime.Deadline.after(1.0))
-            except (TimeoutError, ConnectionError) as exc:
-                connection.log.warning('%s: not everything left before the exit: %s', connection.name, exc)
-
-
-atexit.register(_close_all)

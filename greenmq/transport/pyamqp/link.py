@@ -126,7 +126,6 @@ class Link(Outbox):
         self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
         self._parted = False  # pieces of large messages are among them
         self._room = Gate()
-        self._drained = Gate()
         self._close_ok: runtime.Waiter | None = None
         self._secrets: deque[runtime.Waiter] = deque()  # for update-secret-ok, in the order of asking
         self._free_ids: deque[int] = deque()
@@ -189,7 +188,6 @@ class Link(Outbox):
         for channel in wires:
             channel.end(error)
         self._room.open()
-        self._drained.open()
         if self._close_ok is not None:
             self._close_ok.wake()
         while self._secrets:
@@ -294,15 +292,6 @@ class Link(Outbox):
     def has_room(self) -> bool:
         """May a publish be queued without waiting?"""
         return self.blocked is None and self.out_bytes <= self.high_water
-
-    def wait_drained(self, deadline: runtime.Deadline) -> None:
-        """Wait until all that is queued now was handed to the kernel."""
-        self.flush()
-        while self.error is None and self.out_bytes:
-            self._drained.wait(deadline)
-
-    def _emptied(self) -> None:
-        self._drained.open()
 
     def _send_out(self, out: list[Any]) -> None:
         if self._parted:

@@ -8,7 +8,6 @@ no harm.
 
 from __future__ import annotations
 
-import atexit
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -31,9 +30,6 @@ logger = get_logger('greenmq.transport.redis')
 
 #: What becomes of a delivery that is given back: counted as delivered, or as if nobody had seen it.
 AGAIN, UNTOUCHED = 'r', 'u'
-
-#: All there are, for the end of the interpreter.
-_settlers: weakref.WeakSet[Settler] = weakref.WeakSet()
 
 #: Deliveries settled by one call of the script.
 CHUNK = 1000
@@ -69,7 +65,6 @@ class Settler:
         self._only = None if keys.cluster else self._books_of('')
         self._flying = 0
         self._done: list[runtime.Waiter] = []
-        _settlers.add(self)
 
     @property
     def pending(self) -> int:
@@ -299,17 +294,3 @@ class ChannelSettling:
 
     def __repr__(self) -> str:
         return f'<ChannelSettling: {self._settler.pending} on their way>'
-
-
-def _settle_all() -> None:
-    """At interpreter exit: what was settled leaves, within a bound."""
-    for settler in list(_settlers):
-        session = settler._session
-        if settler.pending and session.connected and session.is_here and not runtime.in_hub():
-            try:
-                settler.wait(runtime.Deadline.after(1.0))
-            except (AMQPError, OSError) as error:
-                logger.warning('%s: not everything was settled before the exit: %s', session.name, error)
-
-
-atexit.register(_settle_all)
