@@ -142,7 +142,6 @@ def test_a_broker_that_does_not_answer_holds_the_exit_no_longer_than_close_timeo
     began = time.monotonic()
     program = f"""
 take()
-connection.close_timeout = None
 os.kill({rabbitmq.process.pid}, signal.SIGSTOP)
 """
     try:
@@ -153,8 +152,8 @@ os.kill({rabbitmq.process.pid}, signal.SIGSTOP)
     assert rest(amqp_url, 4) == [1, 2, 3, 4]
 
 
-#: Two transports of a program's own. `Files`: what is taken is in the process only, as in kombu's of that kind.
-#: `Leased`: the broker keeps it, and learns of what was settled.
+#: Two transports of a program's own. `Files`: what is taken is in the process only, as with kombu's
+#: filesystem. `Leased`: the broker keeps it, and learns of what was settled.
 OWN = """
 import json, pathlib, sys
 from greenmq import Connection
