@@ -81,6 +81,7 @@ from greenmq.runtime.tasks import spawn as spawn
 from greenmq.runtime.tasks import unlink as unlink
 from greenmq.runtime.threadend import at_thread_end as at_thread_end
 from greenmq.runtime.threadend import end_hub_with_thread as end_hub_with_thread
+from greenmq.runtime.tls import TLSCodec as TLSCodec
 from greenmq.runtime.tls import TLSOptions as TLSOptions
 from greenmq.runtime.waiter import Handoff as Handoff
 from greenmq.runtime.waiter import Waiter as Waiter

@@ -155,6 +155,21 @@ class Stream:
             watcher.stop()
         return True
 
+    def watch_idle(self, callback: Callable[[], Any]) -> None:
+        """While nobody reads: have something called from the hub when there is something to read.
+
+        For a connection that lies unused: bytes that nobody asked for, or the other side's end. It is called
+        until `unwatch_idle` or the end of the stream, so it must do one of the two.
+        """
+        self._check_open()
+        self._watch(False).start(callback)
+
+    def unwatch_idle(self) -> None:
+        """Undo `watch_idle`. Nothing happens if it was not called, or the stream has ended."""
+        watcher = self._watchers[False]
+        if watcher is not None:
+            watcher.stop()
+
     # writing
 
     def write(self, data: bytes | bytearray | memoryview, deadline: Timeoutish = None) -> None:

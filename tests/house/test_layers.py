@@ -37,7 +37,7 @@ NOT_FOR_TRANSPORTS = {'entity'}
 MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
-SHARED_BY_TRANSPORTS = {'', 'base', 'virtual', 'drain', 'options', 'outbox'}
+SHARED_BY_TRANSPORTS = {'', 'base', 'virtual', 'drain', 'http', 'options', 'outbox'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},
@@ -46,6 +46,7 @@ DRIVERS = {
     'hiredis': {'transport.redis'},
     'boto3': {'transport.SQS'},
     'botocore': {'transport.SQS'},
+    'httpcore': {'transport.http'},
     'pymongo': {'transport.mongodb'},
     'bson': {'transport.mongodb'},
     'kazoo': {'transport.zookeeper'},
