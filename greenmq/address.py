@@ -2,12 +2,14 @@
 
 Nothing here opens anything or waits. What a URL leaves out is filled from the keywords the
 caller gave, never from another URL of the list (the second host must not inherit the first one's password).
+A host without a scheme is another place of the first URL, and keeps all that this says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
+from math import inf
 from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
@@ -15,11 +17,20 @@ from urllib.parse import quote
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument, IrrecoverableChannelError
 from greenmq.log import get_logger
-from greenmq.transport import get_transport_cls
-from greenmq.transport.options import convert
+from greenmq.transport import TRANSPORT_ALIASES, get_transport_cls
+from greenmq.transport.base import Transport as BaseTransport
+from greenmq.transport.options import convert, truth
 from greenmq.utils.collections import HashedSeq
 from greenmq.utils.functional import shufflecycle
-from greenmq.utils.url import as_url, maybe_sanitize_url, parse_url
+from greenmq.utils.url import (
+    as_url,
+    check_scheme,
+    maybe_sanitize_url,
+    parse_url,
+    sanitize_url,
+    split_host,
+    url_to_parts,
+)
 
 logger = get_logger('greenmq.connection')
 
@@ -31,6 +42,13 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     'login_method': str,
     'failover_strategy': str,
 }
+#: Options of TLS that a URL may name without the ``ssl_`` before them.
+TLS_NAMES = frozenset((
+    'ca_certs', 'ca_path', 'cafile', 'capath', 'cert_reqs', 'certfile', 'check_hostname', 'ciphers',
+    'keyfile', 'keyfile_password', 'server_hostname',
+))  # fmt: skip
+#: kombu's transports that read their URLs by themselves, which greenmq may not have.
+_THEIR_OWN = ('azureservicebus', 'azurestoragequeues', 'gcpubsub', 'mongodb', 'sqla', 'sqlalchemy')
 PLACE = ('hostname', 'userid', 'password', 'virtual_host', 'port')
 
 Strategy = Callable[[list[str]], Iterator[str]]
@@ -81,22 +99,29 @@ def parse_address(text: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Arguments:
         text (str): a URL, a host name, or host:port.
-        given (dict[str, Any]): the keywords of Connection(...): used where the URL says nothing.
+        given (dict[str, Any]): the keywords of Connection(...), or for another host the parameters of the
+            first URL: used where the text says nothing.
     Returns:
         dict[str, Any]: hostname, userid, password, virtual_host, port, transport_cls, ssl, uri_prefix and
         those of PARAMETERS that the query named; ``url_options`` holds the rest of the query, as text.
     Raises:
-        InvalidArgument: a query argument that is a parameter and has no such value.
+        InvalidArgument: it cannot be read, its scheme names code, or a query argument has no such value.
+            The text shows no part that may be a password.
     """
-    params = dict(given, url_options={}, uri_prefix=given.get('uri_prefix'))
     if '://' not in text:
-        params['hostname'], params['port'] = _split_port(text, given.get('port'))
-        return params
-    scheme = text.partition('://')[0]
-    if '+' in scheme and scheme != 'redis+cluster':
-        # e.g. sqla+sqlite:///x.db: the part behind the plus is the driver's own URL, which it parses itself
-        prefix = scheme.partition('+')[0]
-        params.update(hostname=text, uri_prefix=prefix, transport_cls=prefix)
+        host, port = split_host(text)
+        more = {'url_options': given.get('url_options', {}), 'uri_prefix': given.get('uri_prefix')}
+        return dict(given, hostname=host, port=given.get('port') if port is None else port, **more)
+    params = dict(given, url_options={}, uri_prefix=given.get('uri_prefix'))
+    scheme = check_scheme(text.partition('://')[0])
+    driver = _reader_of(scheme)
+    if driver is not None:
+        # e.g. sqla+sqlite:///x.db: the transport, or the driver behind the plus, reads the URL by itself
+        if scheme.endswith('+socket'):
+            url_to_parts(text)  # ours, and read by the same rules
+        params.update(hostname=text, transport_cls=driver)
+        if '+' in scheme:
+            params['uri_prefix'] = driver
         return params
     found = dict(parse_url(text))
     params['transport_cls'] = found.pop('transport', None) or params.get('transport_cls')
@@ -104,31 +129,68 @@ def parse_address(text: str, given: Mapping[str, Any]) -> dict[str, Any]:
         value = found.pop(name, None)
         if value is not None and value != '':
             params[name] = value
-    if found.get('ssl'):
-        params['ssl'] = found['ssl']
-    found.pop('ssl', None)
     _take_query(params, found)
     return params
 
 
-def _take_query(params: dict[str, Any], found: Mapping[str, Any]) -> None:
+def _reader_of(scheme: str) -> str | None:
+    """Name of the transport that reads URLs of this scheme by itself, lists of hosts and all; or None."""
+    prefix, plus, rest = scheme.partition('+')
+    if plus and scheme in TRANSPORT_ALIASES:
+        return prefix if rest == 'socket' else None
+    try:
+        cls = get_transport_cls(prefix)
+    except (KeyError, ImportError):
+        # It is not here, which is said when it is used. Until then nothing takes the URL apart: what it
+        # holds, and where the password stands in it, only its transport knows.
+        return prefix if plus or prefix.lower() in _THEIR_OWN else None
+    return prefix if getattr(cls, 'can_parse_url', False) else None
+
+
+def _take_query(params: dict[str, Any], found: dict[str, Any]) -> None:
+    tls = found.pop('ssl', None)
+    named = dict(tls) if isinstance(tls, Mapping) else {}
     for name, value in found.items():
         convert = PARAMETERS.get(name)
-        if convert is None:
+        if name in TLS_NAMES:
+            named[name] = value
+        elif convert is None:
             params['url_options'][name] = value
-            continue
-        try:
-            params[name] = convert(value)
-        except (TypeError, ValueError):
-            raise InvalidArgument(f'{name} in the URL', value, 'is no number of seconds') from None
+        else:
+            params[name] = _number(f'{name} in the URL', value, convert)
+    wanted = tls_word('ssl in the URL', tls) if isinstance(tls, str) else None
+    if named:
+        if wanted is False:
+            raise InvalidArgument('ssl in the URL', tls, f'contradicts {", ".join(named)}')
+        before = params.get('ssl')
+        params['ssl'] = {**before, **named} if isinstance(before, Mapping) else named
+    elif wanted is not None and not (wanted and params.get('ssl')):
+        params['ssl'] = wanted
 
 
-def _split_port(host: str, port: int | None) -> tuple[str, int | None]:
-    # exactly one colon: '::1' and '[::1]' are addresses, not host:port
-    name, colon, digits = host.partition(':')
-    if colon and digits.isdigit():
-        return name, int(digits)
-    return host, port
+def tls_word(what: str, value: Any) -> Any:
+    """`ssl` as it may be given in a URL or in settings that are texts: true, yes, on, 1 and their opposites.
+
+    Raises:
+        InvalidArgument: another word. What is no text comes back as it is.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return truth(value)
+    except ValueError:
+        limit = 'is neither true nor false; files and more are named in options of their own, as ssl_ca_certs'
+        raise InvalidArgument(what, value, limit) from None
+
+
+def _number(what: str, value: Any, convert: Callable[[Any], Any] = float) -> Any:
+    try:
+        number = convert(value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(what, value, 'is no number of seconds') from None
+    if isinstance(number, float) and not 0 <= number < inf:
+        raise InvalidArgument(what, value, 'must be a number of seconds, 0 or more and not infinite')
+    return number
 
 
 def resolve_strategy(strategy: str | Strategy) -> Strategy:
@@ -229,33 +291,37 @@ class Addressed:
         warn_unknown(kwargs, self._given)
         hosts = split_hosts(hostname) or ['localhost']
         self.alt = hosts if len(hosts) > 1 else list(alternates or ())
+        #: What a host without a scheme, among the alternates or of `switch`, keeps of the first URL.
+        self._first: Mapping[str, Any] = self._given
+        self._first = parse_address(hosts[0], self._given)
         self._apply(hosts[0])
         self._hosts = self._all_hosts(hosts[0])
         self.cycle = host_cycle(self._hosts, self.failover_strategy)
 
     def _all_hosts(self, first: str) -> list[str]:
-        here = place_of(parse_address(first, self._given))
-        places = [place_of(parse_address(host, self._given)) for host in self.alt]
+        here = place_of(self._address(first))
+        places = [place_of(self._address(host)) for host in self.alt]
         if here not in places:
             return [first, *self.alt]
         # `alternates` of a copy name all the hosts: go on behind the one in use
         at = places.index(here)
         return self.alt[at:] + self.alt[:at]
 
+    def _address(self, text: str) -> dict[str, Any]:
+        return parse_address(text, self._given if '://' in text else self._first)
+
     def _apply(self, text: str) -> None:
-        params = parse_address(text, self._given)
-        self.transport_cls = params['transport_cls']
-        cls = self._known_transport() if '://' in text else None
-        if cls is not None and getattr(cls, 'can_parse_url', False) and not params['uri_prefix']:
-            # its driver reads the URL itself, lists of hosts and all
-            params.update(self._given, hostname=text, transport_cls=self.transport_cls)
+        params = self._address(text)
+        self.transport_cls = params['transport_cls'] or 'amqp'
         self.hostname = params['hostname']
         self.userid, self.password, self.port = params['userid'], params['password'], params['port']
         self.virtual_host = params['virtual_host'] or '/'
         self.login_method, self.uri_prefix = params['login_method'], params['uri_prefix']
-        self.ssl = params['ssl']
-        self.connect_timeout = params['connect_timeout']
-        self.heartbeat = float(params['heartbeat']) if params['heartbeat'] else params['heartbeat']
+        self.ssl = tls_word('ssl', params['ssl'])
+        limit = params['connect_timeout']
+        self.connect_timeout = None if limit is None else _number('connect_timeout', limit)
+        heartbeat = params['heartbeat']
+        self.heartbeat = _number('heartbeat', heartbeat) if heartbeat else heartbeat
         self._failover_strategy = params['failover_strategy']
         self.failover_strategy = resolve_strategy(self._failover_strategy)
         self._take_options({**params.get('url_options', {}), **copy_options(self._given_options)})
@@ -333,20 +399,46 @@ class Addressed:
         """
         hostname = self.hostname or 'localhost'
         if '://' in hostname:
-            return hostname if include_password else maybe_sanitize_url(hostname, mask)
-        info = self._info() if self._known_transport() is not None else self._info(resolve=False)
+            return hostname if include_password else self._masked(hostname, mask)
+        info = self._shown_info()
         port, userid, password, virtual_host, transport = getfields(info)
         scheme = transport if isinstance(transport, str) else transport.__name__
+        path = quote(virtual_host or '')
+        if not include_password and not self._may_be_shown(virtual_host):
+            path = mask or ''
         return as_url(
-            scheme, hostname, port, userid, password, quote(virtual_host or ''),
-            sanitize=not include_password, mask=mask,
-        )  # fmt: skip
+            scheme, hostname, port, userid, password, path, sanitize=not include_password, mask=mask
+        )
+
+    def _may_be_shown(self, virtual_host: Any) -> bool:
+        """False if the transport takes no such virtual host: it may be a password, its @ forgotten."""
+        check = getattr(self._known_transport(), 'is_virtual_host', None)
+        return check is None or bool(check(virtual_host))
+
+    def _masked(self, url: str, mask: str) -> str:
+        # A transport that reads its URL by itself knows best what in it is secret; ours looks once more.
+        said = getattr(self._known_transport(), 'as_uri', None)
+        if said is not None and said is not BaseTransport.as_uri:
+            try:
+                url = self.transport.as_uri(url, False, mask)
+            except Exception as exc:  # somebody else's code, and this may be called to show an error
+                logger.debug('the transport cannot show its URL: %s', type(exc).__name__)
+        return str(maybe_sanitize_url(url, mask))
+
+    def _shown_info(self) -> dict[str, Any]:
+        try:
+            return self._info()
+        except Exception:
+            # a transport that cannot be made says so when it is used, not to whoever wants to show it
+            return self._info(resolve=False)
 
     @property
     def host(self) -> str:
         """Host name and port with a colon between."""
-        port = self.port if self._known_transport() is None else self._info()['port']
-        return f'{self.hostname}:{port}'
+        hostname = self.hostname or ''
+        if '://' in hostname:
+            return sanitize_url(hostname)
+        return f'{hostname}:{self._shown_info()["port"]}'
 
     def clone(self, **kwargs: Any) -> Any:
         """A Connection with the same settings but those given, not opened.

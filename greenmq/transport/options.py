@@ -83,6 +83,9 @@ COMMON_OPTIONS: dict[str, Option] = {
     'connect_timeout': Option(
         seconds, 5.0, 'deadline in seconds of DNS, TCP, TLS and the handshake together'
     ),
+    'connect_retries_timeout': Option(
+        seconds, 30.0, 'seconds that an implicit connect (default_channel, the first publish) tries at most'
+    ),
     'default_prefetch': Option(whole, 1000, 'prefetch of a consumer that sets none; 0 is unlimited'),
     'max_decoded_bytes': Option(whole, 64 * 1024 * 1024, 'largest body that decompression may give'),
     'max_retries': Option(None, None, 'how often ensure() tries'),

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from greenmq.exceptions import InvalidArgument
 
@@ -29,12 +29,24 @@ _CERT_REQS = {
     'required': ssl.CERT_REQUIRED,
 }
 
-# `user:password@` of one or of several hosts; the password reaches to the last @ before a slash, or it would
-# show
-# its tail when someone forgot to encode an @ in it.
-_PASSWORD = re.compile(r'(?<=//)([^/:@]*):([^/]*)@')
-# The same with an unencoded slash in the password: told by an @ somewhere after it.
-_PASSWORD_WITH_SLASH = re.compile(r'(?<=//)([^/:@]*):(.*)@')
+_NO = ('false', '0', 'no', 'off')
+
+#: What a transport may be called in a URL. No dots and colons: those would name code, see `check_scheme`.
+_SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+_-]*')
+# Several URLs after each other: a semicolon in a password is not followed by a scheme.
+_SEVERAL = re.compile(r';(?=[A-Za-z][A-Za-z0-9+._-]*://)')
+# One or several hosts with their ports, and a path, without anything that could be a password.
+_HOSTS = re.compile(r'[\w.-]*(:[0-9]{1,5})?(,[\w.-]+(:[0-9]{1,5})?)*(/[^@]*)?')
+_V6 = re.compile(r'[0-9A-Fa-f:.]+(%[\w.-]+)?')
+_HOST = re.compile(r'(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([^@/?#=:;\[\]\\]+))(?::([0-9]+))?')
+_USER = re.compile(r'[\w.%+-]*')
+# Schemes in which what stands alone before the @ is no user's name but the key, or a password whose colon
+# was forgotten.
+_KEY_FOR_USER = ('azurestoragequeues', 'azureservicebus', 'redis', 'rediss', 'sentinel', 'valkey', 'valkeys')
+# URLs of which nothing is percent-encoded: what stands before the last @ is secret, slashes and all.
+_UNENCODED = ('azurestoragequeues', 'azureservicebus')
+# A URL in the middle of a text.
+_IN_TEXT = re.compile(r'[A-Za-z][A-Za-z0-9+._-]*://[^\s\'"<>]+')
 
 
 class urlparts(NamedTuple):
@@ -81,6 +93,8 @@ def parse_url(url: str) -> dict[str, Any]:
         parsed[name] = value
     tls = {name: _tls_option(name, query[name]) for name in query if name.startswith('ssl_')}
     if tls:
+        if query.get('ssl', '').lower() in _NO:
+            raise InvalidArgument('ssl in the URL', query['ssl'], f'contradicts {", ".join(tls)}')
         for name in tls:
             del parsed[name]
         parsed['ssl'] = tls
@@ -91,7 +105,7 @@ def _tls_option(name: str, value: str) -> Any:
     if name == 'ssl_cert_reqs':
         return parse_ssl_cert_reqs(value)
     if name == 'ssl_check_hostname':
-        return value.lower() not in ('false', '0', 'no', 'off')
+        return value.lower() not in _NO
     return value
 
 
@@ -112,37 +126,105 @@ def parse_ssl_cert_reqs(query_value: str) -> ssl.VerifyMode:
 def url_to_parts(url: str) -> urlparts:
     """Take a URL apart; see `urlparts`. A text without `://` is a host (and port, and path).
 
+    An @ stands before the host and nowhere else: in a path, a query or a password it is written %40. Were it
+    allowed there, ``user:a/b@host`` would be the host "user", and its password shown in every text.
+
     Raises:
-        InvalidArgument: the port is no number up to 65535. The text shows no part of the password.
-    Source: kombu.utils.url.url_to_parts.
+        InvalidArgument: it cannot be read, or the port is no number up to 65535. The text shows nothing but
+            the scheme: which part is the password is not known then.
+    Source: kombu.utils.url.url_to_parts; differs: misplaced @ are refused.
     """
     scheme, separator, rest = url.partition('://')
     if not separator:
         scheme, rest = '', url
-    # Under a scheme of its own urlsplit treats some parts differently: all brokers' URLs are read like
-    # http's.
-    parts = urlsplit(f'http://{rest}')
-    path = parts.path.removeprefix('/')
+    authority = re.split('[/?#]', rest, maxsplit=1)[0]
+    after = rest[len(authority) :]
+    if '@' in after:
+        raise _unreadable(
+            scheme,
+            'has an @ after its host: percent-encode the user name, the password and every other @ '
+            '(/ as %2F, ? as %3F, # as %23, @ as %40)',
+        )
+    user_part, _, place = authority.rpartition('@')
+    user, _, password = user_part.partition(':')
+    host, port = _host_and_port(scheme, place)
+    host = unquote(host.lower())
+    if re.search('[@?#\\s]', host):
+        raise _unreadable(scheme, 'has a host that is none')
+    path, _, query = after.partition('#')[0].partition('?')
     return urlparts(
         scheme.lower(),
-        unquote(parts.hostname or '') or None,
-        _port(parts, url),
-        unquote(parts.username or '') or None,
-        unquote(parts.password or '') or None,
-        unquote(path) or None,
-        dict(parse_qsl(parts.query)),
+        host or None,
+        port,
+        unquote(user) or None,
+        unquote(password) or None,
+        unquote(path.removeprefix('/')) or None,
+        dict(parse_qsl(query)),
     )
 
 
-def _port(parts: Any, url: str) -> int | None:
-    try:
-        return parts.port  # type: ignore[no-any-return]
-    except ValueError:
-        if '@' in parts.path:
-            limit = 'cannot be read: percent-encode the user name and password'
-        else:
-            limit = 'has a port that is not a number from 0 to 65535'
-        raise InvalidArgument('URL', _mask(url, '**'), limit) from None
+def _host_and_port(scheme: str, place: str) -> tuple[str, int | None]:
+    if place.startswith('['):
+        host, closed, rest = place[1:].partition(']')
+        if not closed or (rest and not rest.startswith(':')):
+            raise _unreadable(scheme, 'has a host that is not [address] or [address]:port')
+        port = rest[1:]
+    else:
+        host, _, port = place.partition(':')
+    if not port:
+        return host, None
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise _unreadable(
+            scheme,
+            'has a port that is not a number from 0 to 65535 (percent-encode a user name or password with '
+            'one of / ? # @ in it)',
+        )
+    return host, int(port)
+
+
+def _unreadable(scheme: str, limit: str) -> InvalidArgument:
+    shown = f'{scheme}://...' if scheme and _SCHEME.fullmatch(scheme) else '...'
+    return InvalidArgument('URL', shown, limit)
+
+
+def check_scheme(scheme: str) -> str:
+    """Refuse a scheme that is none: a path to code in it would be imported.
+
+    Returns:
+        str: the scheme.
+    Raises:
+        InvalidArgument: dots, colons or other characters in it. Shown is only what cannot be a password.
+    """
+    if _SCHEME.fullmatch(scheme):
+        return scheme
+    shown = scheme if re.fullmatch(r'[A-Za-z0-9+._-]+', scheme) else '...'
+    raise InvalidArgument(
+        'Invalid transport scheme in the URL', shown,
+        'is no name of a transport (a class is given as transport=, never in a URL)',
+    )  # fmt: skip
+
+
+def split_host(text: str) -> tuple[str, int | None]:
+    """Take apart what is no URL: a host name or address, with a port or without, or a path of a socket.
+
+    Returns:
+        tuple[str, int | None]: the host, an IPv6 address without brackets, and the port.
+    Raises:
+        InvalidArgument: it is neither. The text shows nothing of it: it may be a URL, its scheme forgotten,
+            and have a password in it.
+    """
+    if text.startswith('/') and '@' not in text:
+        return text, None
+    if text.count(':') > 1 and _V6.fullmatch(text):
+        return text, None
+    found = _HOST.fullmatch(text)
+    if found is None or int(found[3] or 0) > 65535:
+        raise InvalidArgument(
+            'hostname', '...',
+            'is no URL and no host or host:port: a URL has a scheme, as in amqp://user:password@host (and '
+            'percent-encode the user name and password)',
+        )  # fmt: skip
+    return found[1] or found[2], int(found[3]) if found[3] else None
 
 
 #: Name of an older API; Celery's Redis backend uses it.
@@ -164,12 +246,14 @@ def as_url(
 
     Arguments:
         query (str): accepted, and left out, as in kombu: it may hold secrets.
-        sanitize (bool): show `mask` in place of the password.
+        sanitize (bool): show `mask` in place of the password, and of a user that may be one.
     Source: kombu.utils.url.as_url; differs: an IPv6 address stands in brackets.
     """
     location = ''
     if user or password:
         location = safequote(user) if user else ''
+        if sanitize and not password and scheme.partition('+')[0] in _KEY_FOR_USER:
+            location = mask or ''
         if password:
             shown = (mask or '') if sanitize else safequote(password)
             location += f':{shown}'
@@ -182,25 +266,54 @@ def as_url(
 
 
 def sanitize_url(url: str, mask: str | None = '**') -> str:
-    """Return the URL with `mask` in place of its password, and without its query.
+    """Return the URL, or the several URLs, with `mask` in place of what may be a password, and no query.
 
-    Never fails: of a text that is no URL only what looks like a password is masked.
+    Never fails: of a text that cannot be read as a URL nothing is shown that may be a part of a password.
     Source: kombu.utils.url.sanitize_url.
     """
-    try:
-        return as_url(*url_to_parts(url), sanitize=True, mask=mask)
-    except ValueError:
-        return _mask(url, mask)
+    return ';'.join(_masked(part, mask or '') for part in _SEVERAL.split(url))
 
 
 def maybe_sanitize_url(url: Any, mask: str | None = '**') -> Any:
-    """Mask the password if that is a URL; anything else comes back as it is.
+    """Mask the password if that is a URL, or one whose scheme is missing; else it comes back as it is.
 
     Source: kombu.utils.url.maybe_sanitize_url.
     """
-    return sanitize_url(url, mask) if isinstance(url, str) and '://' in url else url
+    return sanitize_url(url, mask) if isinstance(url, str) and ('://' in url or '@' in url) else url
 
 
-def _mask(url: str, mask: str | None) -> str:
-    pattern = _PASSWORD if _PASSWORD.search(url) else _PASSWORD_WITH_SLASH
-    return pattern.sub(lambda found: f'{found[1]}:{mask or ""}@', url.partition('?')[0])
+def hide_passwords(text: str) -> str:
+    """Mask the passwords of all URLs in a text, e.g. an exception's, that somebody else wrote."""
+    return _IN_TEXT.sub(lambda found: sanitize_url(found[0]) if _may_hide(found[0]) else found[0], text)
+
+
+def _may_hide(url: str) -> bool:
+    return '@' in url or '?' in url
+
+
+def _masked(url: str, mask: str) -> str:
+    scheme, separator, rest = url.partition('://')
+    if not separator:
+        scheme, rest = '', url
+    start = scheme + separator
+    secret, at, place = rest.rpartition('@')
+    if scheme.lower() not in _UNENCODED:
+        try:
+            parts = url_to_parts(url)
+        except InvalidArgument:
+            pass  # then it is looked at as a text, below
+        else:
+            shown = as_url(*parts, sanitize=True, mask=mask)
+            return shown if separator else shown.removeprefix('://').removesuffix('/')
+    if not at:
+        # a port or the beginning of a password: nothing tells them apart
+        hosts = re.split('[?#]', rest, maxsplit=1)[0]
+        return start + (hosts if _HOSTS.fullmatch(hosts) else mask)
+    user, colon, _ = secret.partition(':')
+    named = colon and scheme.lower() != 'azurestoragequeues' and _USER.fullmatch(user)
+    shown = f'{user}:{mask}' if named else mask
+    # Behind a question mark the last @ may stand in the value of an option, and what follows be secret. Only
+    # a SAS token has one in front of the account's URL.
+    if ('?' in secret or '#' in secret) and (not place.startswith(('http:', 'https:')) or '@http' in secret):
+        return start + shown
+    return f'{start}{shown}@{re.split("[?#]", place, maxsplit=1)[0]}'

@@ -143,7 +143,7 @@ class TestParameters:
         ('amqp://u:p@h:1/v',
          {'hostname': 'h', 'userid': 'u', 'password': 'p', 'port': 1, 'virtual_host': 'v'}),
         ('amqp://h//', {'hostname': 'h', 'virtual_host': '/'}),
-        ('somehost', {'hostname': 'somehost', 'transport_cls': None}),
+        ('somehost', {'hostname': 'somehost', 'transport_cls': 'amqp'}),
         ('somehost:44', {'hostname': 'somehost', 'port': 44}),
         ('amqp://h?heartbeat=7&connect_timeout=2.5', {'heartbeat': 7.0, 'connect_timeout': 2.5}),
         ('sqla+sqlite:///x.db', {'hostname': 'sqla+sqlite:///x.db', 'uri_prefix': 'sqla'}),

@@ -140,7 +140,14 @@ class Transport(virtual.Transport):
         try:
             return int(text)
         except ValueError:
-            raise InvalidArgument('database', name, 'must be a number, as in redis://localhost/0') from None
+            # not shown: it may be a password, if that is where a @ was forgotten
+            raise InvalidArgument('database', '...', 'must be a number, as in redis://localhost/0') from None
+
+    @staticmethod
+    def is_virtual_host(name: Any) -> bool:
+        """Can this be the number of a database? Switches: no."""
+        text = str(name or '').strip('/')
+        return not text or (text.isascii() and text.isdigit())
 
     @property
     def _socket(self) -> SplitResult | None:

@@ -143,7 +143,7 @@ def test_as_url_masks():
         ('mongodb://u:p@h1:1,h2:2/db?password=x', 'mongodb://u:**@h1:1,h2:2/db'),
         ('sqs://key:sec/ret@', 'sqs://key:**@'),
         ('amqp://u:p@ss@h:bad/', 'amqp://u:**@h:bad/'),
-        ('sentinel://:pw@a:1;sentinel://:pw@b:2', 'sentinel://:**@a:1;sentinel://:**@b:2'),
+        ('sentinel://:pw@a:1;sentinel://:pw@b:2', 'sentinel://:**@a:1/;sentinel://:**@b:2/'),
     ],
 )
 def test_sanitize_url(url, expected):
