@@ -177,22 +177,34 @@ def _room(most: float, size: int) -> int:
     return -1 if most == float('inf') else int(most) - size + 1
 
 
+#: Input given to a decoder at a time: what it copies of the rest when its stream ends.
+_STEP = 64 * 1024
+#: Streams that may follow one another in a body. Each costs a decoder, however little it holds.
+MAX_STREAMS = 1000
+
+
 def _collect(make: Callable[[], Any], body: bytes, most: float) -> bytes:
-    # Streams may follow one another, as in files that were put together; each has to be whole.
+    # Streams may follow one another, as in files that were put together; each has to be whole. Given all
+    # that follows, each decoder would copy it: time by the square of the length, for no output at all.
     parts: list[bytes] = []
-    size = 0
-    while body:
+    view = memoryview(body)
+    position = size = streams = 0
+    while position < len(view):
+        streams += 1
+        if streams > MAX_STREAMS:
+            raise ValueError(f'it has more than {MAX_STREAMS} streams')
         stream = make()
         while not stream.eof:
-            part = stream.decompress(body, _room(most, size))
+            given = view[position : position + _STEP] if stream.needs_input else b''
+            position += len(given)
+            part = stream.decompress(given, _room(most, size))
             size += len(part)
             if size > most:
                 raise _TooLarge
             parts.append(part)
-            if not part and stream.needs_input and not stream.eof:
+            if not part and not given and stream.needs_input and not stream.eof:
                 raise EOFError('it is cut short')
-            body = b''
-        body = stream.unused_data
+        position -= len(stream.unused_data)
     if not parts:
         raise EOFError('it is empty')
     return b''.join(parts)
@@ -219,9 +231,9 @@ class _ZlibStream:
     def unused_data(self) -> bytes:
         return self._stream.unused_data
 
-    def decompress(self, data: bytes, room: int) -> bytes:
+    def decompress(self, data: bytes | memoryview, room: int) -> bytes:
         # Here it is 0 that means no limit.
-        return self._stream.decompress(self._stream.unconsumed_tail + data, max(room, 0))
+        return self._stream.decompress(self._stream.unconsumed_tail or data, max(room, 0))
 
 
 def _zlib_decompress(body: bytes, most: float = float('inf')) -> bytes:

@@ -295,16 +295,17 @@ class Queue(MaybeChannelBound):
         Source: kombu Queue.get.
         """
         channel = self.channel
-        message = channel.basic_get(queue=self.name, no_ack=self.no_ack if no_ack is None else no_ack)
+        no_ack = self.no_ack if no_ack is None else no_ack
+        message = channel.basic_get(queue=self.name, no_ack=no_ack)
         if message is None:
             return None
         to_python = getattr(channel, 'message_to_python', None)
         if to_python is not None:
             message = to_python(message)
-        if message.errors:
-            settle_undecodable(message, message.errors[0][1])
-            message._reraise_error()
         message.accept = prepare_accept_content(accept)
+        if message.errors:
+            settle_undecodable(message, message.errors[0][1], settled=bool(no_ack))
+            message._reraise_error()
         return message
 
     def purge(self, nowait: bool = False) -> int:

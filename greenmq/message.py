@@ -1,13 +1,15 @@
 """One delivery: its body on demand, and at most one acknowledgement.
 
 A message is made for every delivery, so its fields are slots, and nothing is decoded before it is asked for.
-Only a compressed body is inflated at once, under a limit: `body` has always been the inflated one.
+A compressed body is inflated by the first look at `body`, under a limit; `decode` asks `accept` before that,
+so that what nobody would read costs nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenmq import events
 from greenmq.compression import decompress
@@ -31,6 +33,8 @@ MAX_DECODED_BYTES = 64 * 1024 * 1024
 
 _UNDECODED: Any = object()
 
+_SHORT = Repr()  # for what a sender made as long as he liked
+
 _wanted = events.wanted  # looked up once: it is called for every message
 
 
@@ -41,6 +45,8 @@ class _Errors:
         if message is None:
             return None
         message._broken = True  # perhaps: whoever looks may add one
+        if '_packed' in message.__dict__ and message._accepted() is None:
+            message._unpack()
         errors: list[Any] = message.__dict__.setdefault('errors', [])
         return errors
 
@@ -60,7 +66,7 @@ class Message:
         channel (Channel): where it is to be settled.
     Attributes:
         errors (list[tuple]): `sys.exc_info()` of what failed while it was made (a body that does not
-            inflate); `decode()` raises the first.
+            inflate, properties that cannot be read); `decode()` raises the first.
     Switches: no.
     Source: kombu.message.Message; differs: `decode` raises what `errors` holds, as a DecodeError.
     """
@@ -98,20 +104,42 @@ class Message:
         self.delivery_info = delivery_info if delivery_info is not None else {}
         self.properties = properties if properties is not None else {}
         self.headers = headers if headers is not None else {}
-        self.body = body
         self.accept = accept
-        if headers and 'compression' in headers:
-            self._inflate(headers['compression'])
+        if headers and 'compression' in headers and headers['compression']:
+            # `body` is left unset, so that the first look at it comes to `__getattr__`.
+            self._broken = True
+            self._packed = body, headers['compression'], postencode
+        else:
+            self.body = body
+            if postencode and isinstance(body, str):
+                self._postencode(postencode)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == 'body' and '_packed' in self.__dict__:
+                self._unpack()
+                return self.body
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+
+    def _accepted(self) -> Exception | None:
+        """Why this content is not to be decoded, if it is not."""
+        try:
+            loads(None, self.content_type, self.content_encoding, accept=self.accept)
+        except Exception as exc:  # types of content that are none, too
+            return exc
+        return None
+
+    def _unpack(self) -> None:
+        body, compression, postencode = self.__dict__.pop('_packed')
+        self.body = body
+        if not self.__dict__.get('errors'):  # or it is lost already
+            try:
+                self.body = decompress(body, compression, limit=_max_decoded_bytes(self.channel))
+            except Exception as exc:
+                self._record(_as_decode_error(exc, f'body compressed as {_SHORT.repr(compression)}'))
         if postencode and isinstance(self.body, str):
             self._postencode(postencode)
-
-    def _inflate(self, compression: Any) -> None:
-        if not compression:
-            return
-        try:
-            self.body = decompress(self.body, compression, limit=_max_decoded_bytes(self.channel))
-        except Exception as exc:
-            self._record(_as_decode_error(exc, f'body compressed as {compression!r}'))
 
     def _postencode(self, encoding: str) -> None:
         try:
@@ -120,7 +148,8 @@ class Message:
             self._record(_as_decode_error(exc, f'body in {encoding!r}'))
 
     def _record(self, failure: Exception) -> None:
-        self.errors.append((type(failure), failure, failure.__traceback__))  # type: ignore[union-attr]
+        self._broken = True
+        self.__dict__.setdefault('errors', []).append((type(failure), failure, failure.__traceback__))
 
     def _reraise_error(self, callback: Any = None) -> Any:
         kind, failure, traceback = self.__dict__['errors'][0]
@@ -259,8 +288,14 @@ class Message:
 
     def _decode(self) -> Any:
         # Looking into `__dict__` would make one for each message.
-        if self._broken and self.__dict__.get('errors'):
-            self._reraise_error()
+        if self._broken:
+            if '_packed' in self.__dict__ and not self.__dict__.get('errors'):
+                refused = self._accepted()
+                if refused is not None:
+                    raise refused
+                self._unpack()
+            if self.__dict__.get('errors'):
+                self._reraise_error()
         return loads(self.body, self.content_type, self.content_encoding, accept=self.accept)
 
     @property
@@ -268,6 +303,13 @@ class Message:
         """The body deserialized, as `decode` gives it."""
         value = self._decoded_cache
         return self.decode() if value is _UNDECODED else value
+
+    @property
+    def fault(self) -> Exception | None:
+        """What is wrong with what it came in (properties, headers, delivery info), or with a body that was
+        looked at; None: nothing that is known yet."""
+        errors = self.__dict__.get('errors') if self._broken else None
+        return errors[0][1] if errors else None
 
     @property
     def acknowledged(self) -> bool:
@@ -286,11 +328,13 @@ class Message:
         return bool(is_stale(self.delivery_tag))
 
     def __repr__(self) -> str:
+        packed = self.__dict__.get('_packed')  # a text for the log inflates nothing
+        body = self.body if packed is None else packed[0]
         details = dictfilter(
             state=self._state,
             content_type=self.content_type,
             delivery_tag=self.delivery_tag,
-            body_length=len(self.body) if self.body is not None else None,
+            body_length=len(body) if hasattr(body, '__len__') else None,
             properties=dictfilter(
                 correlation_id=self.properties.get('correlation_id'), type=self.properties.get('type')
             ),
@@ -320,7 +364,9 @@ def _max_decoded_bytes(channel: Any) -> int:
     return int(limit) if isinstance(limit, (int, float, str)) else MAX_DECODED_BYTES
 
 
-def settle_undecodable(message: Any, exc: BaseException, dead_letter: bool = False) -> None:
+def settle_undecodable(
+    message: Any, exc: BaseException, dead_letter: bool = False, settled: bool = False
+) -> None:
     """Settle a message that nobody will be able to read, so that it stops no consumer (P40).
 
     It is logged, then rejected without requeue where its queue has a place for it, else acknowledged:
@@ -330,20 +376,24 @@ def settle_undecodable(message: Any, exc: BaseException, dead_letter: bool = Fal
         message (Message): of any transport.
         exc (BaseException): why it can't be read.
         dead_letter (bool): whether its queue is known to have a dead-letter place; the channel is asked too.
+        settled (bool): the broker has forgotten it already (`no_ack`): it is only reported.
     Switches: as `Message.ack`.
     """
     channel = message.channel
-    dead_letter = dead_letter or getattr(message, 'dead_letter', False) is True
-    if not dead_letter:
+    settled = settled or message.delivery_info.get('consumer_tag') in (
+        getattr(channel, 'no_ack_consumers', None) or ()
+    )
+    dead_letter = not settled and (dead_letter or getattr(message, 'dead_letter', False) is True)
+    if not dead_letter and not settled:
         has_dead_letter = getattr(channel, 'has_dead_letter', None)
         queue = getattr(message, 'queue', None) or message.delivery_info.get('queue')
         dead_letter = bool(has_dead_letter is not None and queue and has_dead_letter(queue))
     fate = 'rejected without requeue' if dead_letter else 'acknowledged, and so lost'
     logger.error('Cannot decode message %r: %r. It is %s.', message.delivery_tag, exc, fate, exc_info=exc)
     events.emit('decode_error', source=channel, message=message, error=exc, dead_letter=dead_letter)
-    if message.acknowledged or channel is None:
+    if settled or message.acknowledged or channel is None:
         return
-    if dead_letter and message.delivery_info.get('consumer_tag') not in (channel.no_ack_consumers or ()):
+    if dead_letter:
         message.reject(requeue=False)
     else:
         message.ack()

@@ -33,6 +33,7 @@ from greenmq.exceptions import (
 from greenmq.nowait import Backlog
 from greenmq.serialization import dumps
 from greenmq.utils import validate
+from greenmq.utils.encoding import text_encoding
 from greenmq.utils.functional import ChannelPromise
 
 if TYPE_CHECKING:
@@ -545,7 +546,7 @@ def _encoded(body: Any, content_type: str, content_encoding: str | None) -> tupl
     if isinstance(body, str):
         encoding = content_encoding or 'utf-8'
         try:
-            return body.encode(encoding), encoding
+            return body.encode(text_encoding(encoding)), encoding
         except (LookupError, UnicodeError) as exc:
             raise EncodeError(
                 f'a body of type {content_type} cannot be encoded as {encoding!r}: {exc}'

@@ -35,7 +35,7 @@ from greenmq.exceptions import (
 )
 from greenmq.utils import json
 from greenmq.utils.compat import load_entrypoints
-from greenmq.utils.encoding import bytes_to_str, str_to_bytes
+from greenmq.utils.encoding import bytes_to_str, str_to_bytes, text_encoding
 
 __all__ = ('dumps', 'loads', 'pickle', 'register', 'unregister')
 
@@ -294,9 +294,7 @@ def _utf8(text: str) -> bytes:
 def _text(data: Any, content_encoding: str) -> Any:
     if isinstance(data, str) or content_encoding.lower() in SKIP_DECODE:
         return data
-    # Not codecs.decode(): it also knows codecs such as zip, by which a header could make a few bytes a
-    # gigabyte.
-    return bytes(data).decode(content_encoding)
+    return bytes(data).decode(text_encoding(content_encoding))
 
 
 def raw_encode(data: Any) -> tuple[str, str, bytes]:

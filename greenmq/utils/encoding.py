@@ -8,7 +8,24 @@ Source: kombu.utils.encoding.
 from __future__ import annotations
 
 import sys
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import IO, Any
+
+#: The encodings in which text may travel. Python knows more codecs, and a sender must not choose among them:
+#: `punycode` and `idna` take time by the square of the length, others are no encodings at all.
+TEXT_ENCODINGS = frozenset(
+    (
+        'ascii', 'utf_8', 'utf_8_sig', 'utf_16', 'utf_16_be', 'utf_16_le', 'utf_32', 'utf_32_be', 'utf_32_le',
+        'latin_1', 'koi8_r', 'koi8_u', 'mac_cyrillic', 'mac_roman', 'tis_620',
+        *(f'iso8859_{part}' for part in range(1, 17) if part != 12),
+        *(f'cp{page}' for page in (437, 850, 852, 855, 858, 866, 874, *range(1250, 1259))),
+        'big5', 'cp932', 'cp949', 'cp950', 'euc_jp', 'euc_kr', 'gb18030', 'gb2312', 'gbk', 'shift_jis',
+    )
+)  # fmt: skip
+
+_text_encodings = {name: name for name in TEXT_ENCODINGS}
+_text_encodings.update((name, codec) for name, codec in aliases.items() if codec in TEXT_ENCODINGS)
 
 #: A file whose encoding `default_encoding` reports; None means the file system's.
 default_encoding_file: IO[str] | None = None
@@ -32,6 +49,21 @@ def default_encoding(file: IO[str] | None = None) -> str:
     """Return the encoding of the file, or of the file system when there is none."""
     file = file or default_encoding_file
     return getattr(file, 'encoding', None) or sys.getfilesystemencoding()
+
+
+def text_encoding(name: Any) -> str:
+    """Return the codec of an encoding that text may travel in, by any name that it has.
+
+    Raises:
+        LookupError: it is none of `TEXT_ENCODINGS`.
+    """
+    found = None
+    if isinstance(name, str) and len(name) < 40:
+        # Python's own look-up is not asked: it tries to import what it does not know, and remembers each.
+        found = _text_encodings.get(normalize_encoding(name).lower())
+    if found is None:
+        raise LookupError(f'text does not travel as {str(name)[:40]!r}')
+    return found
 
 
 def str_to_bytes(s: Any) -> Any:

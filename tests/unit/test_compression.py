@@ -90,6 +90,66 @@ def test_cut_short_anywhere(content_type):
             decompress(whole[:cut], content_type)
 
 
+#: What `_collect` does: several streams one after another.
+JOINED = ['application/x-gzip', 'application/x-bz2', 'application/x-lzma']
+
+
+@pytest.mark.parametrize('content_type', JOINED)
+def test_streams_that_follow_one_another(content_type):
+    parts = [bytes([number]) * 3000 for number in range(50)]
+    body = b''.join(compress(part, content_type)[0] for part in parts)
+    assert decompress(body, content_type) == b''.join(parts)
+    large = compress(bytes(range(256)) * 4096, content_type)[0]
+    assert decompress(large + body, content_type) == bytes(range(256)) * 4096 + b''.join(parts)
+    with pytest.raises(DecodeError):
+        decompress(body + b'behind', content_type)
+
+
+@pytest.mark.parametrize('content_type', JOINED)
+def test_streams_without_end_are_refused(content_type):
+    empty = compress(b'', content_type)[0]
+    assert decompress(empty * 1000, content_type) == b''
+    with pytest.raises(DecodeError, match='more than 1000 streams'):
+        decompress(empty * 1001, content_type)
+
+
+@pytest.mark.parametrize('content_type', JOINED)
+def test_what_decoders_are_given_grows_with_the_body(content_type, monkeypatch):
+    """Bytes given and given back, for bodies of many streams: twice as many, twice the bytes, and no more."""
+    part = compress(bytes(range(256)) * 40, content_type)[0]
+
+    def cost(streams):
+        body, counts = part * streams, {'given': 0, 'made': 0}
+        original = compression._collect
+
+        def collect(make, body, most):
+            def counting():
+                counts['made'] += 1
+                return Counting(make(), counts)
+
+            return original(counting, body, most)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(compression, '_collect', collect)
+            decompress(body, content_type)
+        assert counts['made'] == streams
+        return counts['given'] / streams
+
+    assert cost(900) <= compression._STEP + len(part) >= cost(450)
+
+
+class Counting:
+    def __init__(self, stream, counts):
+        self._stream, self._counts = stream, counts
+
+    def decompress(self, data, room):
+        self._counts['given'] += len(data)
+        return self._stream.decompress(data, room)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
 @pytest.mark.parametrize('content_type', TYPES)
 def test_garbage(content_type):
     with pytest.raises(DecodeError, match='cannot decompress 11 bytes'):

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from greenmq.compression import compress
+from greenmq.compression import compress, decompress
 from greenmq.exceptions import (
     ContentDisallowed,
     DecodeError,
@@ -156,7 +156,70 @@ def test_log_error(channel, caplog):
         message.ack_log_error(log, (KeyError,))
 
 
-def test_a_compressed_body_is_inflated_at_once():
+def counted(monkeypatch):
+    calls = []
+
+    def counting(body, *args, **options):
+        calls.append(body)
+        return decompress(body, *args, **options)
+
+    monkeypatch.setattr('greenmq.message.decompress', counting)
+    return calls
+
+
+def test_what_nobody_would_read_is_not_inflated(monkeypatch):
+    calls = counted(monkeypatch)
+    body, compression = compress(b'{"a": 1}', 'zlib')
+    message = make(
+        body=body,
+        headers={'compression': compression},
+        content_type='application/x-yaml',
+        accept={'application/json'},
+    )
+    assert not message.errors and 'body_length' in repr(message)
+    with pytest.raises(ContentDisallowed):
+        message.decode()
+    assert calls == []
+    assert message.body == b'{"a": 1}' and message.body  # who looks at it himself gets it, once
+    assert calls == [body]
+
+
+def test_a_body_is_inflated_once_and_late(monkeypatch):
+    calls = counted(monkeypatch)
+    body, compression = compress(b'{"a": 1}', 'zlib')
+    message = make(body=body, headers={'compression': compression})
+    assert calls == []
+    assert message.payload == {'a': 1} and message.payload and message.body and message.errors == []
+    assert calls == [body]
+
+
+def test_what_is_unreadable_already_is_not_inflated(monkeypatch):
+    calls = counted(monkeypatch)
+    message = make(body=b'zz', headers={'compression': 'application/x-gzip'})
+    assert message.fault is None
+    message._record(DecodeError('its properties'))
+    assert 'its properties' in str(message.fault) and len(message.errors) == 1
+    with pytest.raises(DecodeError, match='its properties'):
+        message.decode()
+    assert message.body == b'zz' and calls == []
+
+
+def test_a_compression_that_is_no_name():
+    for wrong in ({'a': 1}, ['zlib'], 5, 'x' * 10_000):
+        message = make(body=b'zz', headers={'compression': wrong})
+        with pytest.raises(DecodeError) as caught:
+            message.decode()
+        assert len(str(caught.value)) < 11_000
+
+
+def test_settling_what_the_broker_has_forgotten_only_reports(channel, caplog):
+    message = make(channel)
+    settle_undecodable(message, DecodeError('bad'), settled=True)
+    assert 'bad' in caplog.text and not message.acknowledged
+    assert not [each for each in channel.calls if 'ack' in each[0] or 'reject' in each[0]]
+
+
+def test_a_compressed_body_is_inflated():
     body, compression = compress(b'{"a": 1}', 'zlib')
     message = make(body=body, headers={'compression': compression})
     assert message.body == b'{"a": 1}'

@@ -441,3 +441,9 @@ def test_small_ones():
     assert serialization.unpickle(pickle.dumps(2)) == serialization.pickle_loads(pickle.dumps(2)) == 2
     assert serialization.TRUSTED_CONTENT == {'application/data', 'application/text'}
     assert serialization.SKIP_DECODE == {'binary', 'ascii-8bit'}
+
+
+@pytest.mark.parametrize('encoding', ['punycode', 'idna', 'a\0b', 'hex', 'x' * 1000])
+def test_text_in_what_is_no_encoding_of_text_is_an_error_of_decode(encoding):
+    with pytest.raises(DecodeError, match='text does not travel as'):
+        loads(b'a-b', 'text/plain', encoding)

@@ -14,6 +14,7 @@ from amqp.exceptions import AMQPNotImplementedError
 
 from greenmq import events, runtime
 from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
+from greenmq.message import settle_undecodable
 from greenmq.utils.uuid import uuid
 
 from . import methods, wire
@@ -160,7 +161,12 @@ class Channel(Entities):
         headers: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
     ) -> Outgoing:
-        """A message for `basic_publish`. Switches: no."""
+        """A message for `basic_publish`.
+
+        Raises:
+            InvalidArgument: a header or property that AMQP, or RabbitMQ, cannot carry.
+        Switches: no.
+        """
         given: dict[str, Any] = {}
         if content_type is not None:
             given['content_type'] = content_type
@@ -386,10 +392,19 @@ class Channel(Entities):
     def basic_get(self, queue: str = '', no_ack: bool = False) -> AMQPMessage | None:
         """One message of a queue, or None.
 
+        Raises:
+            DecodeError: its properties cannot be read. It is settled, the next call gets the next one.
         Switches: yes. Killed: a message that was taken goes back to the queue (lost with `no_ack`).
         """
         delivery = self.consuming.get(queue or self.last_queue, no_ack, self._deadline())
-        return None if delivery is None else self.message_to_python(delivery)
+        if delivery is None:
+            return None
+        message = self.message_to_python(delivery)
+        fault = message.fault
+        if fault is not None:
+            settle_undecodable(message, fault, self.has_dead_letter(queue or self.last_queue), bool(no_ack))
+            raise fault
+        return message
 
     def message_to_python(self, raw_message: Any) -> AMQPMessage:
         """The `Message` of a delivery. Switches: no."""

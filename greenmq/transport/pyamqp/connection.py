@@ -14,8 +14,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from amqp.serialization import dumps
-
 from greenmq import events, runtime
 from greenmq.core.topology import Topology
 from greenmq.exceptions import (
@@ -315,7 +313,7 @@ class Connection:
         while True:
             channel = self._control_wire(self.wait_open(deadline), deadline)
             if nowait:
-                channel.send(wire.method_frame(channel.id, method.signature, encoded))
+                channel.send_method(method.signature, encoded)
                 return None
             try:
                 return channel.call(method.signature, encoded, method.replies, deadline)
@@ -331,8 +329,8 @@ class Connection:
         if exchange.startswith('amq.'):
             self.known_exchanges.add(exchange)  # every virtual host has these
             return
-        arguments = dumps(
-            methods.EXCHANGE_DECLARE.arguments, (0, exchange, 'direct', True, False, False, False, False, {})
+        arguments = methods.encode(
+            methods.EXCHANGE_DECLARE, (0, exchange, 'direct', True, False, False, False, False, {})
         )
         self.control_call(methods.EXCHANGE_DECLARE, arguments, False, deadline)
         self.known_exchanges.add(exchange)

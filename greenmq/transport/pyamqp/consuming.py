@@ -10,7 +10,7 @@ from amqp import spec
 from amqp.serialization import dumps
 
 from greenmq import events, runtime
-from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument
+from greenmq.exceptions import ChannelError, ConnectionError, DecodeError, InvalidArgument
 
 from . import methods, wire
 from .message import Delivery
@@ -86,7 +86,7 @@ class Consuming(Settling):
         self.transactional = False
         self.qos: tuple[int, int, bool] | None = None
         self._opening = runtime.Lock()
-        self._places: dict[bytes, tuple[str, str]] = {}
+        self._places: dict[bytes, tuple[str, str, DecodeError | None]] = {}
         self._restored = False  # the wire has its QoS and consumers
         self._starting: set[bytes] = set()
         #: Tags of consumers without acks that went while deliveries were on their way: nothing to give back.
@@ -193,15 +193,22 @@ class Consuming(Settling):
             except NotSent:
                 continue  # the wire ended over somebody else's call
 
-    def _take_turn(self, deadline: runtime.Deadline) -> WireChannel:
-        """The wire, with the turn for one `exchange` on it."""
+    def _take_turn(
+        self, request: Callable[[], bytes], deadline: runtime.Deadline
+    ) -> tuple[WireChannel, bytes]:
+        """The wire, with the turn for one `exchange` on it, and the method's arguments.
+
+        They are encoded before the turn is taken, for a mistake of the caller must not keep it; and anew for
+        each wire, since a queue that the broker named has another name in each epoch.
+        """
         while True:
             channel = self.open(deadline)
+            arguments = request()
             try:
                 channel.take_turn(deadline)
             except NotSent:
                 continue
-            return channel
+            return channel, arguments
 
     def close_soon(self) -> None:
         """Flush acks, close the wire; what was delivered and not settled goes back to its queue. Switches:
@@ -272,12 +279,13 @@ class Consuming(Settling):
             self._cancel_nowait(channel, consumer)
             self._remove(key, consumer)
 
-        channel = self._take_turn(deadline)
-        request = consumer.request(self.connection.current_name(consumer.queue), nowait)
+        channel, request = self._take_turn(
+            lambda: consumer.request(self.connection.current_name(consumer.queue), nowait), deadline
+        )
         if nowait:
             channel.give_turn()
             self.flush()
-            channel.send(wire.method_frame(channel.id, spec.Basic.Consume, request))
+            channel.send_method(spec.Basic.Consume, request)
             self.consumers[key] = consumer
         else:
             replies = methods.BASIC_CONSUME.replies
@@ -363,18 +371,24 @@ class Consuming(Settling):
                 if tag in self.ledger:
                     self.reject(tag, True)
 
-        channel = self._take_turn(deadline)
-        arguments = methods.encode(methods.BASIC_GET, (0, self.connection.current_name(queue), no_ack))
+        def request() -> bytes:
+            return methods.encode(methods.BASIC_GET, (0, self.connection.current_name(queue), no_ack))
+
+        channel, arguments = self._take_turn(request, deadline)
         replies = methods.BASIC_GET.replies
         signature, payload, content = channel.exchange(
             spec.Basic.Get, arguments, replies, deadline, arrived, abandoned
         )
         if signature != wire.GET_OK or content is None:
             return None
-        tag, redelivered, exchange, routing_key, count = wire.read_arguments('Lbssl', payload)
-        return Delivery(
-            '', channel.base + tag, bool(redelivered), exchange, routing_key, content, self.channel, count
+        tag, count = int.from_bytes(payload[4:12], 'big'), int.from_bytes(payload[-4:], 'big')
+        exchange, routing_key, fault = wire.read_place(payload, 13)
+        redelivered = bool(payload[12] & 1)
+        delivery = Delivery(
+            '', channel.base + tag, redelivered, exchange, routing_key, content, self.channel, count
         )
+        delivery.fault = fault
+        return delivery
 
     def recover(self, deadline: runtime.Deadline) -> None:
         """basic.recover: every delivery that is out comes again, under another tag."""
@@ -382,11 +396,10 @@ class Consuming(Settling):
         def recovered(reply: Reply) -> None:
             self.recovering = False
 
-        channel = self._take_turn(deadline)
+        channel, encoded = self._take_turn(lambda: methods.encode(methods.BASIC_RECOVER, (True,)), deadline)
         self.flush()
         self._forget_deliveries()
         self.recovering = True
-        encoded = methods.encode(methods.BASIC_RECOVER, (True,))
         replies = methods.BASIC_RECOVER.replies
         channel.exchange(spec.Basic.Recover, encoded, replies, deadline, recovered)
 
@@ -418,6 +431,7 @@ class Consuming(Settling):
         delivery = Delivery(
             consumer.tag, number, bool(method[end + 8] & 1), names[0], names[1], content, self.channel
         )
+        delivery.fault = names[2]
         if not consumer.no_ack:
             self.ledger.add(number, consumer)
         drain = self.connection.drain
@@ -425,12 +439,12 @@ class Consuming(Settling):
         if consumer.unlimited and drain.pending_bytes > self.connection.settings.max_waiting_bytes:
             self._pause(channel, consumer)
 
-    def _place(self, place: bytes) -> tuple[str, str]:
+    def _place(self, place: bytes) -> tuple[str, str, DecodeError | None]:
         """Exchange and routing key, which repeat from delivery to delivery, from their bytes."""
-        exchange, routing_key = wire.read_arguments('ss', place, 0)
+        names = wire.read_place(place, 0)
         if len(self._places) > 1024:
             self._places.clear()
-        self._places[place] = names = (exchange, routing_key)
+        self._places[place] = names
         return names
 
     def _pause(self, channel: WireChannel, consumer: Consumer) -> None:

@@ -63,7 +63,7 @@ class Entities(StdChannel):
         elif nowait:
             channel = consuming.open(deadline)
             consuming.flush()
-            channel.send(wire.method_frame(channel.id, method.signature, encoded))
+            channel.send_method(method.signature, encoded)
             reply = None
         else:
             reply = consuming.call_encoded(method, encoded, deadline)
@@ -91,7 +91,7 @@ class Entities(StdChannel):
         """
         self._call(
             methods.EXCHANGE_DECLARE,
-            (0, exchange, type, passive, durable, auto_delete, internal, nowait, dict(arguments or {})),
+            (0, exchange, type, passive, durable, auto_delete, internal, nowait, arguments or {}),
             nowait,
         )
         if not passive:
@@ -124,7 +124,7 @@ class Entities(StdChannel):
         """Route messages of exchange `source` to exchange `destination`. Switches: yes."""
         self._call(
             methods.EXCHANGE_BIND,
-            (0, destination, source, routing_key, nowait, dict(arguments or {})),
+            (0, destination, source, routing_key, nowait, arguments or {}),
             nowait,
         )
         self.connection.topology.bind_exchange(destination, source, routing_key, arguments)
@@ -140,7 +140,7 @@ class Entities(StdChannel):
         """Undo `exchange_bind`. Switches: yes."""
         self._call(
             methods.EXCHANGE_UNBIND,
-            (0, destination, source, routing_key, nowait, dict(arguments or {})),
+            (0, destination, source, routing_key, nowait, arguments or {}),
             nowait,
         )
         self.connection.topology.unbind_exchange(destination, source, routing_key, arguments)
@@ -170,7 +170,7 @@ class Entities(StdChannel):
         name = self.connection.current_name(queue)
         answer = self._call(
             methods.QUEUE_DECLARE,
-            (0, name, passive, durable, exclusive, auto_delete, nowait, dict(arguments or {})),
+            (0, name, passive, durable, exclusive, auto_delete, nowait, arguments or {}),
             nowait,
         )
         found = answer[0] if answer else queue
@@ -199,7 +199,7 @@ class Entities(StdChannel):
         """Route messages of an exchange to a queue. Switches: yes."""
         queue = self.connection.current_name(queue or self.last_queue)
         self._call(
-            methods.QUEUE_BIND, (0, queue, exchange, routing_key, nowait, dict(arguments or {})), nowait
+            methods.QUEUE_BIND, (0, queue, exchange, routing_key, nowait, arguments or {}), nowait
         )
         self.connection.topology.bind_queue(queue, exchange, routing_key, arguments)
 
@@ -213,7 +213,7 @@ class Entities(StdChannel):
     ) -> None:
         """Undo `queue_bind`. Switches: yes (the method has no `nowait` in AMQP)."""
         queue = self.connection.current_name(queue or self.last_queue)
-        self._call(methods.QUEUE_UNBIND, (0, queue, exchange, routing_key, dict(arguments or {})))
+        self._call(methods.QUEUE_UNBIND, (0, queue, exchange, routing_key, arguments or {}))
         self.connection.topology.unbind_queue(queue, exchange, routing_key, arguments)
 
     def queue_delete(

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from greenmq import message as base
+from greenmq.exceptions import DecodeError
+from greenmq.utils.encoding import text_encoding
 
-from . import wire
+from .properties import decode_properties, encode_properties
 
 if TYPE_CHECKING:
+    from . import wire
     from .channel import Channel
 
 __all__ = ['Delivery', 'Message', 'Outgoing']
@@ -18,25 +21,23 @@ __all__ = ['Delivery', 'Message', 'Outgoing']
 class Outgoing:
     """A prepared message: its body as bytes and its properties by their AMQP names.
 
-    The properties are encoded when first needed and kept, so that a message published again costs nothing.
+    Attributes:
+        encoded (bytes): the properties as they travel: made here, where what cannot travel is the caller's
+            mistake and nobody else's, and kept, so that a message published again costs nothing.
+    Raises:
+        InvalidArgument: a property that AMQP, or RabbitMQ, cannot carry.
     """
 
-    __slots__ = ('_encoded', 'body', 'properties')
+    __slots__ = ('body', 'encoded', 'properties')
 
     def __init__(self, body: bytes, properties: Mapping[str, Any]) -> None:
         self.body = body
         self.properties = properties
-        self._encoded: bytes | None = None
+        self.encoded = encode_properties(properties)
 
     def get(self, name: str) -> Any:
         """A property, or None."""
         return self.properties.get(name)
-
-    def encoded(self) -> bytes:
-        encoded = self._encoded
-        if encoded is None:
-            encoded = self._encoded = wire.encode_properties(self.properties)
-        return encoded
 
     def __repr__(self) -> str:
         return f'<Outgoing {len(self.body)} bytes {dict(self.properties)!r}>'
@@ -49,6 +50,7 @@ class Delivery:
         delivery_tag (int): unique over all epochs of the channel.
         consumer_tag (str): empty for a basic.get.
         content (Content): header and body as they came.
+        fault (DecodeError | None): what is wrong with its exchange or routing key.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class Delivery:
         'content',
         'delivery_tag',
         'exchange',
+        'fault',
         'message_count',
         'redelivered',
         'routing_key',
@@ -81,6 +84,7 @@ class Delivery:
         self.content = content
         self.channel = channel
         self.message_count = message_count
+        self.fault: DecodeError | None = None
 
     @property
     def body(self) -> bytes:
@@ -103,8 +107,12 @@ class Delivery:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """The properties by their AMQP names, decoded anew at each call."""
-        return wire.decode_properties(self.content.header)
+        """The properties by their AMQP names, decoded anew at each call.
+
+        Raises:
+            DecodeError: they cannot be read.
+        """
+        return decode_properties(self.content.header)
 
 
 class Message(base.Message):
@@ -115,17 +123,23 @@ class Message(base.Message):
         channel (Channel): where it is settled.
     Attributes:
         body (str | bytes): text if the content encoding says how to read it, as py-amqp has it.
+        errors (list[tuple]): of a delivery whose properties, exchange or routing key cannot be read: that
+            is then its first error, and its properties are empty.
     Source: kombu.transport.pyamqp.Message.
     """
 
     def __init__(self, msg: Delivery, channel: Any = None, **kwargs: Any) -> None:
-        properties = wire.decode_properties(msg.content.header)
+        fault = msg.fault
+        try:
+            properties = decode_properties(msg.content.header)
+        except DecodeError as exc:
+            properties, fault = {}, fault or exc
         body: Any = msg.content.body
         encoding = properties.get('content_encoding')
         headers = properties.get('application_headers') or {}
         if encoding and encoding != 'binary' and 'compression' not in headers:
             try:
-                body = str(body, encoding)
+                body = str(body, encoding if encoding == 'utf-8' else text_encoding(encoding))
             except (LookupError, UnicodeError):
                 pass  # it stays what came; whoever decodes it is told
         super().__init__(
@@ -139,3 +153,5 @@ class Message(base.Message):
             headers=headers,
             **kwargs,
         )
+        if fault is not None:
+            self._record(fault)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from amqp import spec
-from amqp.serialization import dumps
 
 from greenmq import events, runtime
 from greenmq.exceptions import (
     BufferFull,
     ConnectionClosed,
+    InvalidArgument,
     PublishNacked,
     PublishUnconfirmed,
     TimeoutError,
@@ -279,8 +279,16 @@ class Publishing:
         tries: int,
     ) -> Pending | None:  # no switch: what is counted is sent, in this order
         link = channel.link
-        properties = message.encoded()
+        properties = message.encoded
         body, parts, frames = message.body, None, b''
+        if len(properties) > link.frame_max - wire.HEADER_OVERHEAD:
+            # Nothing was sent or counted yet. The broker would close the connection, which others use too.
+            raise InvalidArgument(
+                'headers and properties',
+                message.properties,
+                f'take {len(properties)} bytes, at most {link.frame_max - wire.HEADER_OVERHEAD} fit into a '
+                f'frame of this connection (frame_max {link.frame_max})',
+            )
         method = channel.frames.get((exchange, routing_key, mandatory))
         if method is None:
             method = self._publish_frame(channel, exchange, routing_key, mandatory)
@@ -307,7 +315,7 @@ class Publishing:
     def _publish_frame(self, channel: WireChannel, exchange: str, routing_key: str, mandatory: bool) -> bytes:
         if len(channel.frames) > 1024:
             channel.frames.clear()
-        arguments = dumps('Bssbb', (0, exchange, routing_key, mandatory, False))
+        arguments = methods.encode(methods.BASIC_PUBLISH, (0, exchange, routing_key, mandatory, False))
         frame = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
         channel.frames[exchange, routing_key, mandatory] = frame
         return frame

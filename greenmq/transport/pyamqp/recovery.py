@@ -14,6 +14,7 @@ from greenmq.exceptions import (
     ChannelError,
     ConnectionError,
     ConsumerCancelled,
+    InvalidArgument,
     KombuError,
     NotFound,
     ResourceLocked,
@@ -76,7 +77,7 @@ def restore(
         for kind, facts in connection.topology.replay():
             try:
                 _restore_entity(connection, link, kind, facts, step(), deadline)
-            except ChannelError as exc:
+            except (ChannelError, InvalidArgument) as exc:  # a new broker may agree to smaller frames
                 if isinstance(exc, NotFound) and kind == 'binding' and not last:
                     complete = False
                 else:

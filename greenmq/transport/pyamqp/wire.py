@@ -1,4 +1,4 @@
-"""The bytes of AMQP 0-9-1: frames out, frames in, properties; no socket, no clock, no switch.
+"""The bytes of AMQP 0-9-1: frames out, frames in; no socket, no clock, no switch.
 
 Everything that leaves is built here as immutable ``bytes``, everything that arrives passes
 `Parser.feed`. A parser keeps what it has of a frame across any cut, so a timeout or a kill elsewhere
@@ -8,11 +8,12 @@ never tears the stream, and it refuses what the protocol forbids before it is bu
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from amqp.exceptions import FrameError, FrameSyntaxError, UnexpectedFrame
-from amqp.serialization import decode_properties_basic, dumps, loads
+from amqp.serialization import loads
+
+from greenmq.exceptions import DecodeError
 
 __all__ = [
     'HEARTBEAT',
@@ -21,16 +22,19 @@ __all__ = [
     'Sink',
     'content_frames',
     'content_parts',
-    'decode_properties',
-    'encode_properties',
     'method_frame',
     'read_arguments',
+    'read_place',
 ]
 
 METHOD, HEADER, BODY, BEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
 #: What a frame adds to its payload: type, channel, size (7 bytes) and the end octet.
 FRAME_OVERHEAD = 8
+#: What a method's frame adds to its arguments: its signature too.
+METHOD_OVERHEAD = FRAME_OVERHEAD + 4
+#: What a content header's frame adds to the properties: class, weight and size of the body too.
+HEADER_OVERHEAD = FRAME_OVERHEAD + 12
 PROTOCOL_HEADER = b'AMQP\x00\x00\x09\x01'
 HEARTBEAT = b'\x08\x00\x00\x00\x00\x00\x00\xce'
 #: RabbitMQ's own ceiling for one message; a header that announces more is refused at once.
@@ -97,101 +101,7 @@ def content_parts(
     return parts
 
 
-#: The basic properties in the order of their flag bits (section 4.2.6.1 of the specification).
-_PROPERTIES: tuple[tuple[str, int, str], ...] = (
-    ('content_type', 1 << 15, 's'),
-    ('content_encoding', 1 << 14, 's'),
-    ('application_headers', 1 << 13, 'F'),
-    ('delivery_mode', 1 << 12, 'o'),
-    ('priority', 1 << 11, 'o'),
-    ('correlation_id', 1 << 10, 's'),
-    ('reply_to', 1 << 9, 's'),
-    ('expiration', 1 << 8, 's'),
-    ('message_id', 1 << 7, 's'),
-    ('timestamp', 1 << 6, 'L'),
-    ('type', 1 << 5, 's'),
-    ('user_id', 1 << 4, 's'),
-    ('app_id', 1 << 3, 's'),
-    ('cluster_id', 1 << 2, 's'),
-)
-#: Properties whose values repeat from message to message: only they make a cache worth its memory.
-_REPEATING = frozenset(
-    ['content_type', 'content_encoding', 'delivery_mode', 'priority', 'type', 'user_id', 'app_id']
-)
-_cache: dict[tuple[tuple[str, Any], ...], bytes] = {}
-
-
-def encode_properties(properties: Mapping[str, Any]) -> bytes:
-    """The property flags and values of one message; names the protocol does not know are left out."""
-    if not _REPEATING.issuperset(properties):
-        return _encode_properties(properties)
-    key = tuple(properties.items())
-    found = _cache.get(key)
-    if found is None:
-        found = _encode_properties(properties)
-        if len(_cache) > 1024:  # values that do not repeat after all must not fill the memory
-            _cache.clear()
-        _cache[key] = found
-    return found
-
-
-def _encode_properties(properties: Mapping[str, Any]) -> bytes:
-    flags, parts = 0, [b'']
-    for name, bit, kind in _PROPERTIES:
-        value = properties.get(name)
-        if value is None or (kind == 'F' and not value):
-            continue
-        flags |= bit
-        parts.append(_encode_property(name, kind, value))
-    parts[0] = flags.to_bytes(2, 'big')
-    return b''.join(parts)
-
-
-def _encode_property(name: str, kind: str, value: Any) -> bytes:
-    if kind == 's':
-        text = value if isinstance(value, bytes) else str(value).encode()
-        if len(text) > 255:
-            raise ValueError(f'{name} is {len(text)} bytes long, at most 255 allowed: {text[:40]!r}…')
-        return bytes((len(text),)) + text
-    if kind == 'o':
-        return bytes((int(value),))
-    if kind == 'L':
-        return struct.pack('>Q', _seconds(value))
-    return dumps(kind, (value,))  # type: ignore[no-any-return]
-
-
-def _seconds(value: Any) -> int:
-    """Seconds since the epoch, of a number or a datetime."""
-    return int(value.timestamp() if hasattr(value, 'timestamp') else value)
-
-
 # ---------------------------------------------------------------- in
-
-_decoded: dict[bytes, dict[str, Any]] = {}
-
-
-def decode_properties(payload: bytes, offset: int = 12) -> dict[str, Any]:
-    """The properties of a content header frame's payload, in a dict of the caller's own.
-
-    Most messages of a program have the very same property bytes: those without headers or names of one
-    message are decoded once.
-
-    Raises:
-        FrameSyntaxError: the bytes are no property list (of the peer's making).
-    """
-    encoded = payload[offset:]
-    found = _decoded.get(encoded)
-    if found is not None:
-        return found.copy()
-    try:
-        properties: dict[str, Any] = decode_properties_basic(payload, offset)[0]
-    except Exception as exc:  # whatever the decoder trips over, it is the peer's frame that is bad
-        raise FrameSyntaxError(f'undecodable message properties: {exc!r}') from exc
-    if _REPEATING.issuperset(properties):
-        if len(_decoded) > 1024:
-            _decoded.clear()
-        _decoded[encoded] = properties.copy()
-    return properties
 
 
 def read_arguments(signature: str, payload: bytes, offset: int = 4) -> list[Any]:
@@ -202,6 +112,30 @@ def read_arguments(signature: str, payload: bytes, offset: int = 4) -> list[Any]
         return loads(signature, payload, offset)[0]  # type: ignore[no-any-return]
     except Exception as exc:
         raise FrameSyntaxError(f'undecodable method arguments: {exc!r}') from exc
+
+
+def read_place(data: bytes, offset: int) -> tuple[str, str, DecodeError | None]:
+    """Exchange and routing key, as they lie in a delivery, and what is wrong with them.
+
+    They are words of whoever published: what is no text is readable all the same, and an error of the one
+    message.
+
+    Raises:
+        FrameSyntaxError: they are cut short, which only the broker can do.
+    """
+    middle = offset + 1 + data[offset]
+    end = middle + 1 + data[middle]
+    if end > len(data):
+        raise FrameSyntaxError('a delivery whose routing key is cut short')
+    exchange, routing_key = data[offset + 1 : middle], data[middle + 1 : end]
+    try:
+        return str(exchange, 'utf-8'), str(routing_key, 'utf-8'), None
+    except UnicodeDecodeError as exc:
+        return (
+            exchange.decode('utf-8', 'backslashreplace'),
+            routing_key.decode('utf-8', 'backslashreplace'),
+            DecodeError(f'exchange or routing key of the message is no UTF-8: {exc}'),
+        )
 
 
 class Content:

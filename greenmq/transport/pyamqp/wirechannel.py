@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from amqp import spec
-from amqp.exceptions import ChannelError, error_for_code
+from amqp.exceptions import METHOD_NAME_MAP, ChannelError, error_for_code
 
 from greenmq import runtime
 from greenmq.core.confirms import ConfirmLedger
-from greenmq.exceptions import ConnectionClosed, TimeoutError
+from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
 from greenmq.utils.text import printable
 
 from . import wire
@@ -178,6 +178,27 @@ class WireChannel:
             raise self.error.with_traceback(None)
         self.link.send(frames)
 
+    def method(self, signature: tuple[int, int], arguments: bytes) -> bytes:
+        """The frame of a method on this channel.
+
+        Raises:
+            InvalidArgument: it is larger than the broker agreed to take, and cannot be split. Sent, it would
+                end the connection, which others use too.
+        """
+        size, most = len(arguments) + wire.METHOD_OVERHEAD, self.link.frame_max
+        if size > most:
+            name = METHOD_NAME_MAP.get(signature, signature)
+            raise InvalidArgument(
+                f'arguments of {name}',
+                arguments,
+                f'make a frame of {size} bytes, at most {most} agreed with the broker (frame_max)',
+            )
+        return wire.method_frame(self.id, signature, arguments)
+
+    def send_method(self, signature: tuple[int, int], arguments: bytes) -> None:
+        """Queue a method that nothing answers. Raises: as `method` and `send`. Switches: no."""
+        self.send(self.method(signature, arguments))
+
     def take_turn(self, deadline: runtime.Deadline) -> None:
         """Wait until nobody else's method is under way here; `exchange` gives the turn back.
 
@@ -216,8 +237,9 @@ class WireChannel:
         waiter = call.waiter
         assert waiter is not None
         try:
+            frame = self.method(signature, arguments)
             self.link.flush()  # acks held back go first: the method may depend on them
-            self.link.send(wire.method_frame(self.id, signature, arguments))
+            self.link.send(frame)
         except BaseException:
             self._turn.release()
             raise

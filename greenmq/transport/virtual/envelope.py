@@ -83,7 +83,7 @@ class Message(BaseMessage):
             **kwargs,
         )
         if failure is not None:
-            self.errors.insert(0, (type(failure), failure, None))  # type: ignore[union-attr]
+            self._record(failure)
 
     def serializable(self) -> dict[str, Any]:
         """Return the payload as it came, to be given back. Switches: no."""

@@ -11,10 +11,11 @@ from amqp.serialization import dumps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenmq.transport.pyamqp import wire
+from greenmq.exceptions import DecodeError
+from greenmq.transport.pyamqp import properties, wire
 
 FRAME_MAX = 4096
-PROPERTIES = wire.encode_properties({'content_type': 'text/plain', 'delivery_mode': 2})
+PROPERTIES = properties.encode_properties({'content_type': 'text/plain', 'delivery_mode': 2})
 
 
 class Recorder:
@@ -225,35 +226,36 @@ VALUES = {
 @given(names=st.sets(st.sampled_from(sorted(VALUES))))
 def test_properties_are_encoded_as_py_amqp_does(names):
     chosen = {name: VALUES[name] for name in VALUES if name in names}
-    assert wire.encode_properties(chosen) == Message('', **chosen)._serialize_properties()
-    assert wire.encode_properties(chosen) == wire.encode_properties(chosen)
-    assert wire.decode_properties(b'\x00' * 12 + wire.encode_properties(chosen)) == chosen
+    assert properties.encode_properties(chosen) == Message('', **chosen)._serialize_properties()
+    assert properties.encode_properties(chosen) == properties.encode_properties(chosen)
+    assert properties.decode_properties(b'\x00' * 12 + properties.encode_properties(chosen)) == chosen
 
 
 def test_a_timestamp_may_be_a_datetime():
     moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
-    assert wire.encode_properties({'timestamp': moment}) == wire.encode_properties({'timestamp': 1767312000})
+    encode = properties.encode_properties
+    assert encode({'timestamp': moment}) == encode({'timestamp': 1767312000})
 
 
 def test_decoded_properties_belong_to_the_caller():
     header = b'\x00' * 12 + PROPERTIES
-    wire.decode_properties(header)['content_type'] = 'changed'
-    assert wire.decode_properties(header)['content_type'] == 'text/plain'
+    properties.decode_properties(header)['content_type'] = 'changed'
+    assert properties.decode_properties(header)['content_type'] == 'text/plain'
 
 
 def test_a_property_over_255_bytes_names_itself():
     with pytest.raises(ValueError, match='correlation_id is 300 bytes long, at most 255'):
-        wire.encode_properties({'correlation_id': 'x' * 300})
+        properties.encode_properties({'correlation_id': 'x' * 300})
 
 
 @settings(deadline=None, max_examples=300)
 @given(data=st.binary(max_size=60))
-def test_undecodable_properties_and_arguments_are_the_peers_fault(data):
-    for call in (
-        lambda: wire.decode_properties(b'\x00' * 12 + data),
-        lambda: wire.read_arguments('sLbssF', data, 0),
+def test_undecodable_properties_are_the_messages_fault_and_arguments_the_peers(data):
+    for call, fault in (
+        (lambda: properties.decode_properties(b'\x00' * 12 + data), DecodeError),
+        (lambda: wire.read_arguments('sLbssF', data, 0), FrameSyntaxError),
     ):
         try:
             call()
-        except FrameSyntaxError:
+        except fault:
             continue
