@@ -13,7 +13,7 @@ HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
 	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
-SOURCES := greenmq tests benchmarks examples setup.py
+SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit check soak bench clean

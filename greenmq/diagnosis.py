@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import greenmq
-from greenmq import runtime
+from greenmq import alias, runtime
+from greenmq.alias.importers import importers, real_kombu
 from greenmq.connection import Connection
 from greenmq.exceptions import ChannelError, ConnectionError, InvalidArgument, KombuError
+from greenmq_as_kombu import VARIABLE
 
 __all__ = ('Diagnosis', 'Finding', 'doctor')
 
@@ -75,7 +78,7 @@ def doctor(broker: str | None = None, timeout: float = 5.0) -> Diagnosis:
     Switches: only if a broker is looked at.
     Source: greenmq's own.
     """
-    findings = [*_versions(), _patching(), *_process(), *_drivers()]
+    findings = [*_versions(), _alias(), _patching(), *_process(), *_drivers()]
     if broker is not None:
         findings.append(_broker(broker, timeout))
     return Diagnosis(tuple(findings))
@@ -93,6 +96,21 @@ def _versions() -> list[Finding]:
     if missing:
         findings.append(Finding('versions', NOTE, f'not installed: {", ".join(missing)}'))
     return findings
+
+
+def _alias() -> Finding:
+    """Whether greenmq stands in kombu's place, and by what; who holds the real kombu otherwise."""
+    by = alias.door()
+    if by is not None:
+        text = f'greenmq stands in its place, by {by}; {len(alias.replaced())} modules replaced'
+        return Finding('kombu', OK, text)
+    if os.environ.get(VARIABLE, '') not in ('', '0'):
+        text = f'{VARIABLE}={os.environ[VARIABLE]} is set, and kombu is kombu: see `greenmq kombu status`'
+        return Finding('kombu', BAD, text)
+    if real_kombu() is not None:
+        text = f'kombu itself is loaded too, by {", ".join(importers()[:5]) or "no module that keeps it"}'
+        return Finding('kombu', NOTE, text)
+    return Finding('kombu', OK, 'greenmq does not stand in its place')
 
 
 def _patching() -> Finding:

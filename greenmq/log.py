@@ -57,6 +57,20 @@ def get_logger(logger: str | logging.Logger) -> logging.Logger:
     return logger
 
 
+_notices: list[str] = []
+
+
+def notice(text: str) -> None:
+    """Keep a line until logging is set up; `tell_notices` writes it. Switches: no."""
+    _notices.append(text)
+
+
+def tell_notices(logger: logging.Logger) -> None:
+    """Log at level INFO, once, what has to be known of this process: called when a connection opens."""
+    while _notices:
+        logger.info(_notices.pop())
+
+
 def get_loglevel(level: Any) -> Any:
     """Return the number of a level's name in capitals; anything but a str comes back as it is.
 

@@ -524,7 +524,7 @@ def _from_callback(exc: BaseException) -> bool:
     """True if a callback raised it, e.g. for a web server that did not answer: that is no idle broker."""
     traceback = exc.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_globals.get('__name__') == Consumer.__module__:
+        if traceback.tb_frame.f_globals.get('__name__') == Consumer.receive.__module__:
             return True
         traceback = traceback.tb_next
     return False

@@ -15,7 +15,7 @@ from greenmq.address import Addressed
 from greenmq.dialing import SharedDial
 from greenmq.ensure import LibraryErrors, Policy, reconnect
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
-from greenmq.log import get_logger
+from greenmq.log import get_logger, tell_notices
 from greenmq.siblings import Siblings
 from greenmq.transport.base import Transport as BaseTransport
 
@@ -179,6 +179,7 @@ class Opening(Addressed):
         Switches: no.
         """
         self.epoch += 1
+        tell_notices(logger)
         self.declared_entities.clear()
         if not getattr(self._transport, 'keeps_channels', False):
             self._default_channel = None

@@ -13,6 +13,8 @@ from tqdm import tqdm
 import greenmq
 from greenmq import runtime
 from greenmq.cli import corpus as texts
+from greenmq.cli.alias import kombu
+from greenmq.cli.alias import run as run_command
 from greenmq.cli.broker import BROKER_ERRORS, broker_option
 from greenmq.cli.consume import consume
 from greenmq.cli.demo import Demo
@@ -69,7 +71,7 @@ def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers
 
 greenmq_command.add_command(publish)
 greenmq_command.add_command(consume)
-for command in (worker, queues, ping, doctor):
+for command in (worker, queues, ping, doctor, run_command, kombu):
     greenmq_command.add_command(command)
 
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from greenmq.runtime.children import exit_code as exit_code
 from greenmq.runtime.children import fork_child as fork_child
+from greenmq.runtime.children import output_of as output_of
 from greenmq.runtime.clock import NEVER as NEVER
 from greenmq.runtime.clock import Deadline as Deadline
 from greenmq.runtime.clock import Timer as Timer

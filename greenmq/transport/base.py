@@ -250,6 +250,8 @@ class Transport:
     drains_channels: Any = False
     #: The transport options of this class beyond those of its bases; see `transport.options`.
     options: ClassVar[dict[str, Option]] = {}
+    #: The table above is no list of what a subclass knows: one that has none may read any option.
+    generic_options: ClassVar[bool] = True
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.client = client

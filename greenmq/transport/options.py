@@ -148,9 +148,18 @@ def convert(given: Mapping[str, Any] | None, transport_cls: Any, where: str = ''
     )
     converted = {name: _value(name, value, table.get(name), where) for name, value in given.items()}
     unknown = [name for name in converted if name not in table]
-    if unknown:
-        _report(unknown, table, where, strict=bool(converted.get('strict_options')))
+    strict = bool(converted.get('strict_options'))
+    if unknown and (strict or _has_table(transport_cls)):
+        _report(unknown, table, where, strict)
     return converted
+
+
+def _has_table(transport_cls: Any) -> bool:
+    """False for a transport written for kombu that names its options nowhere and reads what it likes."""
+    for cls in getattr(transport_cls, '__mro__', ()):
+        if 'options' in cls.__dict__:
+            return not cls.__dict__.get('generic_options')
+    return True
 
 
 def _value(name: str, value: Any, option: Option | None, where: str) -> Any:

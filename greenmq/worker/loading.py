@@ -80,4 +80,4 @@ def build(target: str, connection: Any) -> ConsumerMixin:
 
 def _is_worker(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, ConsumerMixin) and \
-        not value.__module__.startswith('greenmq.')
+        not value.__module__.startswith(('greenmq.', 'kombu.'))

@@ -18,7 +18,7 @@ LEVELS = (
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
     ('sharedconnection', 'pools', 'simple', 'crew', 'singleloop', 'mixins', 'node', 'pidbox', 'compat'),
     ('',),
-    ('diagnosis', 'worker.*', 'cli.*', 'contrib.*'),
+    ('diagnosis', 'worker.*', 'cli.*', 'contrib.*', 'alias.*'),
 )
 
 # kombu's API points upwards in these places; the import stands inside the method.

@@ -38,6 +38,8 @@ from .wirechannel import Control, NotSent, Reply, WireChannel
 
 __all__ = ['Connection']
 
+logger = logging.getLogger('greenmq.transport.pyamqp')
+
 #: Opens one link: (connection, deadline, epoch) → Link, not yet started. Given by the transport, which knows
 #: the hosts.
 Dial = Callable[['Connection', runtime.Deadline, int], Link]
@@ -64,7 +66,7 @@ class Connection:
     def __init__(self, name: str, dial: Dial, settings: Settings, source: Any = None) -> None:
         self.name = name
         self.settings = settings
-        self.log = logging.getLogger('greenmq.transport.pyamqp')
+        self.log = logger
         self.epoch = 0
         self.link: Link | None = None
         self.closed = False

@@ -71,6 +71,7 @@ class Transport(base.Transport):
     implements = base.Transport.implements.extend(
         asynchronous=False, exchange_type=frozenset(['direct', 'topic']), heartbeats=False
     )
+    generic_options: ClassVar[bool] = True
     options: ClassVar[dict[str, Option]] = {
         'fetch_ahead': Option(whole, 100, 'messages that may wait here while the program sets no prefetch'),
         'max_deliveries': Option(

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from greenmq.exceptions import InvalidArgument, UnknownOption
-from greenmq.transport import memory
+from greenmq.transport import memory, virtual
 from greenmq.transport import options as options_module
 from greenmq.transport.options import (
     Option,
@@ -46,6 +46,17 @@ def test_an_unknown_name_warns_once_with_the_nearest():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         convert({'fetch_ahed': 1}, memory.Transport)
+
+
+def test_a_transport_without_a_table_may_read_what_it_likes():
+    class Theirs(virtual.Transport):
+        pass
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert convert({'data_folder_in': 'x'}, Theirs) == {'data_folder_in': 'x'}
+    with pytest.raises(UnknownOption):
+        convert({'data_folder_in': 'x', 'strict_options': True}, Theirs)
 
 
 def test_strict_options_refuse():
