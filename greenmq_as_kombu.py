@@ -26,7 +26,7 @@ MARKER = 'greenmq-as-kombu.on'
 _ON = ('1', 'true', 'yes', 'on', 'verbose')
 _OFF = ('0', 'false', 'no', 'off')
 
-_started = False
+_said: set[str] = set()
 
 
 class Finder:
@@ -91,17 +91,13 @@ def install(door: str = 'greenmq.alias.install()', verbose: bool = False) -> boo
 
 def start() -> None:
     """Install if the variable or the marker says so. Raises nothing: no program ends by it."""
-    global _started
-    if _started:  # some versions of Python read the .pth files of a virtual environment twice
-        return
-    _started = True
     door, verbose = wanted()
     if door is None:
         return
     try:
         install(door, verbose)
     except ImportError as exc:
-        sys.stderr.write(f"greenmq: not in kombu's place, though {door} says so: {exc}\n")
+        _complain(f"not in kombu's place, though {door} says so: {exc}")
 
 
 def wanted() -> tuple[str | None, bool]:
@@ -114,8 +110,15 @@ def wanted() -> tuple[str | None, bool]:
         return f'{VARIABLE}={word}', word.lower() == 'verbose'
     if word.lower() not in _OFF:
         known = ', '.join((*_ON, *_OFF))
-        sys.stderr.write(f'greenmq: {VARIABLE}={word!r} is none of {known}: kombu stays kombu\n')
+        _complain(f'{VARIABLE}={word!r} is none of {known}: kombu stays kombu')
     return None, False
+
+
+def _complain(text: str) -> None:
+    # The .pth files of a virtual environment are read twice, by some versions of Python.
+    if text not in _said:
+        _said.add(text)
+        sys.stderr.write(f'greenmq: {text}\n')
 
 
 def marker() -> str | None:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -57,7 +58,36 @@ def get_logger(logger: str | logging.Logger) -> logging.Logger:
     return logger
 
 
+#: Seconds after which an outage that goes on is told again.
+OUTAGE_TOLD_EVERY = 60.0
+
 _notices: list[str] = []
+_outages: dict[tuple[str, str], float] = {}
+
+
+def outage_level(what: str, host: str) -> int:
+    """The level at which to log that a host is away: a process with many connections to it tells it once.
+
+    Arguments:
+        what (str): one kind of message: 'lost', 'recovery'.
+        host (str): as messages name it.
+    Returns:
+        int: WARNING for the first, and again each minute; DEBUG for what other connections say meanwhile.
+    Switches: no.
+    """
+    now = time.monotonic()
+    told = _outages.get((what, host))
+    if told is not None and now - told < OUTAGE_TOLD_EVERY:
+        return logging.DEBUG
+    _outages[what, host] = now
+    return logging.WARNING
+
+
+def outage_over(host: str) -> None:
+    """Note that a connection to a host is back: its next outage is told at once. Switches: no."""
+    for key in list(_outages):
+        if key[1] == host:
+            _outages.pop(key, None)
 
 
 def notice(text: str) -> None:

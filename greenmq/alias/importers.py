@@ -15,11 +15,14 @@ def real_kombu() -> ModuleType | None:
 
 
 def importers() -> list[str]:
-    """The modules that hold something of the real kombu, in the order in which they were imported."""
+    """The modules that hold something of the real kombu: first the one that was being imported when it came."""
     if real_kombu() is None:
         return []
-    return [name for name, module in list(sys.modules.items())
-            if not _of_kombu(name) and isinstance(module, ModuleType) and _holds(module)]
+    names = list(sys.modules)
+    came = names.index('kombu')
+    seen: set[int] = set()  # a module may have several names
+    return [name for name in (*reversed(names[:came]), *names[came:])
+            if not _of_kombu(name) and _holds(sys.modules.get(name), seen)]
 
 
 def too_late() -> str:
@@ -38,7 +41,10 @@ def _of_kombu(name: str) -> bool:
     return name == 'kombu' or name.startswith('kombu.')
 
 
-def _holds(module: ModuleType) -> bool:
+def _holds(module: ModuleType | None, seen: set[int]) -> bool:
+    if not isinstance(module, ModuleType) or id(module) in seen:
+        return False
+    seen.add(id(module))
     for value in list(vars(module).values()):
         if isinstance(value, ModuleType):
             if _of_kombu(value.__name__):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenmq
 from greenmq.alias.names import API, CLASSES
+from greenmq_as_kombu import finder as finder_here
 
 if TYPE_CHECKING:
     from greenmq_as_kombu import Finder
@@ -133,8 +134,6 @@ def spec_of(name: str, finder: Finder, for_import: bool) -> ModuleSpec | None:
     """
     if name == 'kombu':
         found, what = ModuleSpec(name, _Top(), origin=greenmq.__file__, is_package=True), greenmq.__name__
-        if for_import:
-            _announce(finder)
     else:
         ours = 'greenmq' + name.removeprefix('kombu')
         spec = _look(ours)
@@ -209,12 +208,6 @@ def _load_of_kombu(loader: Loader, module: ModuleType) -> None:
             f'load: {exc or type(exc).__name__}', name=name, path=module.__file__) from exc
 
 
-def _announce(finder: Finder) -> None:
-    from greenmq.log import notice
-
-    notice(f'greenmq {greenmq.__version__} stands in kombu\'s place (API {_VERSION}), by {finder.door}')
-
-
 # ------------------------------------------------------- modules of greenmq, while they stand there
 
 
@@ -269,8 +262,21 @@ def _rename_loggers(module: ModuleType) -> None:
             setattr(module, attribute, renamed)
 
 
+def _announce(module: ModuleType) -> None:
+    found = finder_here()
+    by = 'nothing' if found is None else found.door
+    module.notice(  # type: ignore[attr-defined]
+        f'greenmq {greenmq.__version__} stands in kombu\'s place (API {_VERSION}), by {by}')
+
+
 def _name_loggers(module: ModuleType) -> None:
     module.DEFAULT_LOGGERS = ('kombu',)  # type: ignore[attr-defined]
+
+
+def _leave_expired(module: ModuleType) -> None:
+    # Celery's worker tells of an expired task: a result, an event, a signal. Dropped on the way, it is silent.
+    options: dict[str, Any] = module.OPTIONS
+    options['drop_expired'] = options['drop_expired']._replace(default=False)
 
 
 def _add_schemes(module: ModuleType) -> None:
@@ -283,6 +289,8 @@ def _add_schemes(module: ModuleType) -> None:
 
 
 _FURTHER: dict[str, Callable[[ModuleType], None]] = {
+    'log': _announce,
     'transport': _add_schemes,
+    'transport.redis.options': _leave_expired,
     'utils.debug': _name_loggers,
 }

@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 from greenmq import runtime
+from greenmq.runtime import sleep
 from greenmq.utils.encoding import safe_repr
 
 __all__ = (
@@ -152,7 +153,8 @@ def memoize(
 
     Arguments:
         maxsize (int): results kept; None keeps all.
-        keyfun (Callable): takes the call's arguments and returns the key; default: all arguments.
+        keyfun (Callable): takes the call's arguments, as a tuple and a dict, and returns the key; default:
+            all arguments.
         Cache (type): the mapping class that holds the results.
 
     The decorated function has `hits`, `misses`, `clear()` and `original_func`. Callers that miss at the same
@@ -166,7 +168,7 @@ def memoize(
 
         @wraps(fun)
         def call(*args: Any, **kwargs: Any) -> Any:
-            key = keyfun(*args, **kwargs) if keyfun else _call_key(args, kwargs)
+            key = keyfun(args, kwargs) if keyfun else _call_key(args, kwargs)
             try:
                 value = cache[key]
             except KeyError:
@@ -363,11 +365,11 @@ def _delays(start: float, step: float, longest: float) -> Iterator[float]:
 def _sleep(seconds: float, callback: Callable[[], Any] | None) -> None:
     # Programs stop a long retry by raising from their callback, so it must get its turn during the sleep.
     while callback is not None and seconds > 1.0:
-        runtime.sleep(1.0)
+        sleep(1.0)
         seconds -= 1.0
         callback()
     if seconds > 0:
-        runtime.sleep(seconds)
+        sleep(seconds)
 
 
 def reprkwargs(kwargs: Mapping[str, Any], sep: str = ', ', fmt: str = '{0}={1}') -> str:

@@ -55,16 +55,22 @@ class cached_property(functools.cached_property[T]):
         except KeyError:
             return values.setdefault(self.attrname, self.func(obj))
 
-    def __set__(self, obj: Any, value: Any) -> None:
+    def __set__(self, obj: Any, value: Any) -> Any:
+        if obj is None:
+            return self  # as __get__ does, for who calls it by hand
         if self._fset is not None:
             value = self._fset(obj, value)
         obj.__dict__[self.attrname] = value
+        return None
 
-    def __delete__(self, obj: Any) -> None:
+    def __delete__(self, obj: Any) -> Any:
+        if obj is None:
+            return self
         missing = object()
         value = obj.__dict__.pop(self.attrname, missing)
         if self._fdel is not None and value is not missing:
             self._fdel(obj, value)
+        return None
 
     def setter(self, fset: Callable[[Any, Any], Any]) -> cached_property[T]:
         """Return this property with a setter."""

@@ -25,6 +25,7 @@ from greenmq.exceptions import (
     TimeoutError,
     WrongHub,
 )
+from greenmq.log import outage_level
 from greenmq.transport.drain import Drain
 
 from . import methods, recovery, wire
@@ -232,7 +233,7 @@ class Connection:
             return
         if not was_ready:
             return  # lost while being opened: whoever opens it knows already
-        self.log.warning('%s: connection lost: %s', self.name, error)
+        self.log.log(outage_level('lost', self.name), '%s: connection lost: %s', self.name, error)
         events.emit('lost', self.source, error=error, epoch=self.epoch)
         self._failed = None
         if self.settings.recover:

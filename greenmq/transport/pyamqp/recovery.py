@@ -20,6 +20,7 @@ from greenmq.exceptions import (
     ResourceLocked,
     TimeoutError,
 )
+from greenmq.log import outage_level, outage_over
 
 from . import methods, wire
 
@@ -49,9 +50,11 @@ def recover(ref: weakref.ref[Connection]) -> None:
         try:
             patience = max(settings.connect_timeout or 0, PATIENCE)
             connection.connect(runtime.Deadline.after(patience), patience)
+            outage_over(connection.name)
             return
         except Exception as exc:
-            connection.log.warning('%s: recovery attempt %d failed: %s', connection.name, attempt + 1, exc)
+            level = outage_level('recovery', connection.name)
+            connection.log.log(level, '%s: recovery attempt %d failed: %s', connection.name, attempt + 1, exc)
             connection.recovery_failed(exc)
         del connection
         # Jitter: the clients of a broker that restarts shall not all come back in the same moment.

@@ -152,6 +152,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self._settler = connection.settler
         self._fanout = connection.fanout
         self._amqp_order = connection._amqp_order
+        self._drop_expired = connection._drop_expired
         self._fanout_mode = connection._fanout_mode
         self._stream_maxlen = connection._stream_maxlen
         self._limits = runtime.Limits()

@@ -84,6 +84,9 @@ OPTIONS: dict[str, Option] = {
     'stream_maxlen': Option(whole, 10_000, "messages that fanout_mode 'stream' keeps, about"),
     'tracking': Option(truth, True, 'let the server tell of new messages (RESP3, CLIENT TRACKING)'),
     'fetch_batch': Option(whole, 100, 'messages taken at once, at most'),
+    'drop_expired': Option(
+        truth, True, 'a message whose expiration has passed is not delivered; False leaves it to the consumer'
+    ),
 }
 
 SENTINEL_OPTIONS: dict[str, Option] = {

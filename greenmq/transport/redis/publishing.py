@@ -171,8 +171,9 @@ class RedisPublishing(ChannelParts):
         key = self._keys.list_of(queue, self._keys.step(priority) if priority else 0)
         declared = self._declared.get(queue)
         arguments = declared['arguments'] if declared else None
-        if 'expiration' in properties or (arguments and 'x-message-ttl' in arguments):
-            message = _with_expiry(message, arguments or {})
+        expires = self._drop_expired and 'expiration' in properties
+        if expires or (arguments and 'x-message-ttl' in arguments):
+            message = _with_expiry(message, arguments or {}, expires)
         text = self._envelopes.write(message, exchange, routing_key, self.body_encoding)
         delay = message['headers'].get(DELAY_HEADER) if message['headers'] else None
         if delay:
@@ -293,9 +294,9 @@ class PublishBatch:
         self.discard()
 
 
-def _with_expiry(message: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The message with the time when it expires: by its own `expiration` or its queue's `x-message-ttl`."""
-    given = (message['properties'].get('expiration'), arguments.get('x-message-ttl'))
+def _with_expiry(message: dict[str, Any], arguments: Mapping[str, Any], own: bool) -> dict[str, Any]:
+    """The message with the time when it expires: by its `own` expiration or its queue's `x-message-ttl`."""
+    given = (message['properties'].get('expiration') if own else None, arguments.get('x-message-ttl'))
     ttls = [int(ttl) for ttl in given if ttl is not None]
     expires_at = int(time.time() * 1000) + min(ttls)
     return {**message, 'properties': {**message['properties'], EXPIRES_AT: expires_at}}

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError, WrongHub
-from greenmq.log import get_logger
+from greenmq.log import get_logger, outage_level, outage_over
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import LinkLost, ServerUnfit, raised
 from greenmq.transport.redis.link import Link, Taker
@@ -409,10 +409,12 @@ def _recover(ref: weakref.ref[Session]) -> None:
         try:
             link = session._dial(session, runtime.Deadline.after(ATTEMPT))
         except (AMQPError, OSError, OperationalError) as error:
-            logger.warning('redis %s: not recovered yet: %s', session.name, error)
+            level = outage_level('recovery', session.name)
+            logger.log(level, 'redis %s: not recovered yet: %s', session.name, error)
             session._attempt_failed(error)
         else:
             session._recovery = None
+            outage_over(session.name)
             session._opened(link)
             return
         del session

@@ -10,7 +10,7 @@ import redis
 
 from greenmq import events, runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, InvalidArgument, OperationalError
-from greenmq.log import get_logger
+from greenmq.log import get_logger, outage_level
 from greenmq.transport.options import Option, convert
 from greenmq.transport.redis import errors
 from greenmq.transport.redis.bindings import Bindings, declaration
@@ -89,6 +89,7 @@ class Transport(virtual.Transport):
         value = self._given
         self._db = self._database()
         self._amqp_order = value['priority_order'] == 'amqp'
+        self._drop_expired = value['drop_expired']
         self._fanout_mode: str = value['fanout_mode']
         self._stream_maxlen: int = value['stream_maxlen']
         self._fetch_batch = max(1, min(value['fetch_batch'], 1000))
@@ -290,7 +291,8 @@ class Transport(virtual.Transport):
     def on_lost(self, session: Session, error: BaseException) -> None:
         """See `session.SessionOwner`. Switches: no."""
         if not isinstance(error, ConnectionClosed):
-            logger.warning('redis %s: the connection was lost: %s', session.name, error)
+            level = outage_level('lost', session.name)
+            logger.log(level, 'redis %s: the connection was lost: %s', session.name, error)
         client = self.client
         if client is not None:
             events.emit('lost', client, error=error, epoch=getattr(client, 'epoch', 0))

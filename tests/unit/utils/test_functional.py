@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 
 from greenmq import runtime
+from greenmq.utils import functional
 from greenmq.utils.functional import (
     ChannelPromise,
     LRUCache,
@@ -147,7 +148,7 @@ class TestMemoize:
         assert fun.original_func(9) == 5
 
     def test_keyfun_and_maxsize(self):
-        @memoize(maxsize=1, keyfun=lambda a, b: a)
+        @memoize(maxsize=1, keyfun=lambda args, kwargs: args[0])
         def fun(a, b):
             return b
 
@@ -275,7 +276,7 @@ class TestRetryOverTime:
     @pytest.fixture(autouse=True)
     def slept(self, monkeypatch):
         slept = []
-        monkeypatch.setattr(runtime, 'sleep', slept.append)
+        monkeypatch.setattr(functional, 'sleep', slept.append)
         return slept
 
     def test_sleeps_longer_each_time(self, slept):
@@ -336,7 +337,7 @@ class TestRetryOverTime:
     def test_gives_up_at_the_timeout(self, monkeypatch):
         now = [100.0]
         monkeypatch.setattr(runtime.clock, 'monotonic', lambda: now[0])
-        monkeypatch.setattr(runtime, 'sleep', lambda seconds: now.__setitem__(0, now[0] + seconds))
+        monkeypatch.setattr(functional, 'sleep', lambda seconds: now.__setitem__(0, now[0] + seconds))
         fun = Flaky(99)
         with pytest.raises(ValueError):
             retry_over_time(fun, ValueError, interval_start=2, interval_step=2, timeout=5)

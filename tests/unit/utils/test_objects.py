@@ -90,3 +90,13 @@ def test_two_greenlets_that_compute_at_once_get_one_object():
         task.join(5)
     assert slow.made == 2  # nobody waited for the other
     assert got[0] is got[1] is slow.thing
+
+
+def test_a_descriptor_called_by_hand_without_an_object_gives_the_property():
+    class Thing:
+        @cached_property
+        def value(self):
+            return 1
+
+    prop = Thing.value
+    assert prop.__set__(None, 3) is prop and prop.__delete__(None) is prop
