@@ -15,7 +15,7 @@ def real_kombu() -> ModuleType | None:
 
 
 def importers() -> list[str]:
-    """The modules that hold something of the real kombu: first the one that was being imported when it came."""
+    """The modules that hold something of the real kombu, the one that was imported when it came first."""
     if real_kombu() is None:
         return []
     names = list(sys.modules)

@@ -274,7 +274,7 @@ def _name_loggers(module: ModuleType) -> None:
 
 
 def _leave_expired(module: ModuleType) -> None:
-    # Celery's worker tells of an expired task: a result, an event, a signal. Dropped on the way, it is silent.
+    # Celery's worker tells of an expired task: a result, an event, a signal. Nobody tells of a dropped one.
     options: dict[str, Any] = module.OPTIONS
     options['drop_expired'] = options['drop_expired']._replace(default=False)
 

@@ -1,4 +1,4 @@
-"""Programs in which greenmq stands in kombu's place: always processes of their own, since here kombu is kombu."""
+"""Programs in which greenmq stands in kombu's place: always processes of their own: here kombu is kombu."""
 
 import os
 import sys
@@ -13,14 +13,15 @@ PTH = 'greenmq-as-kombu.pth'
 
 
 def python(program, *args, switch='1', options=(), seconds=30, **environment):
-    """What a program prints, in a process of its own; `switch` is the variable's value, None leaves it unset."""
+    """What a program prints, in a process of its own; `switch` is the variable's value, None: unset."""
     return process.run([sys.executable, *options, '-c', textwrap.dedent(program), *args], seconds,
                        env=environ(switch, **environment))
 
 
 def environ(switch='1', **more):
     """An environment without our own switches, and with what is given."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(('GREENMQ_AS', 'PYTHON'))}
+    ours = ('GREENMQ_AS', 'PYTHON')
+    found = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     if switch is not None:
         found['GREENMQ_AS_KOMBU'] = switch
     return {**found, **more}

@@ -1,4 +1,4 @@
-"""The doors outside a program: the variable, `greenmq run`, the marker; and in every way a process is started."""
+"""The doors outside a program: the variable, `greenmq run`, the marker; however a process is started."""
 
 import os
 import shutil
@@ -26,7 +26,8 @@ def pth():
 
 def run(*command, code=0, env=None):
     """Exit code checked; what a command wrote to stdout, and to stderr."""
-    done = subprocess.run(command, env=env or environ(None), capture_output=True, text=True, timeout=50, cwd='/')
+    done = subprocess.run(command, env=env or environ(None), capture_output=True, text=True, timeout=50,
+                          cwd='/')
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr
 
@@ -49,7 +50,8 @@ def test_the_words_of_the_variable(word, is_on):
 def test_a_word_that_means_nothing_is_told_and_changes_nothing():
     out, err = run(sys.executable, '-c', SAYS, env=environ('perhaps'))
     assert out == 'module\n'
-    assert err.count("GREENMQ_AS_KOMBU='perhaps' is none of 1, true, yes, on, verbose, 0, false, no, off") == 1
+    told = "GREENMQ_AS_KOMBU='perhaps' is none of 1, true, yes, on, verbose, 0, false, no, off"
+    assert err.count(told) == 1
 
 
 def test_what_a_process_starts_has_it_too(tmp_path):
@@ -75,12 +77,14 @@ if __name__ == '__main__':
     os.execv(sys.executable, [sys.executable, '-c', 'import kombu; print("exec", kombu.__class__.__name__)'])
 ''')
     out, _ = run(sys.executable, str(program), env=environ())
-    assert out.splitlines() == ['Kombu', 'spawn Kombu', 'forkserver Kombu', 'fork Kombu', 'Kombu', 'exec Kombu']
+    assert out.splitlines() == [
+        'Kombu', 'spawn Kombu', 'forkserver Kombu', 'fork Kombu', 'Kombu', 'exec Kombu']
 
 
 def test_run_sets_the_variable_and_tells_what_it_replaced():
     greenmq = os.path.join(os.path.dirname(sys.executable), 'greenmq')
-    out, err = run(greenmq, 'run', '-v', sys.executable, '-c', 'import kombu.log; print(kombu.__name__)', '-v')
+    program = 'import kombu.log; print(kombu.__name__)'
+    out, err = run(greenmq, 'run', '-v', sys.executable, '-c', program, '-v')
     assert out == 'kombu\n'
     assert err.splitlines() == ['greenmq: kombu is greenmq', 'greenmq: kombu.log is greenmq.log']
     out, _ = run(sys.executable, '-m', 'greenmq.alias', sys.executable, '-c', SAYS)
@@ -111,12 +115,12 @@ def test_the_interpreter_of_a_command(tmp_path):
 
 
 def venv(path, *wheels):
-    """A fresh environment without greenmq; what it needs comes by a path from ours, whose .pth are not read."""
+    """A fresh environment without greenmq; the rest comes by a path from ours, whose .pth are not read."""
     run(sys.executable, '-m', 'venv', '--without-pip', str(path))
     site = path / f'lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages'
     for wheel in wheels:
-        run(sys.executable, '-m', 'pip', '--python', str(path / 'bin/python'), 'install', '--quiet', '--no-deps',
-            '--no-index', '--disable-pip-version-check', str(wheel))
+        run(sys.executable, '-m', 'pip', '--python', str(path / 'bin/python'), 'install', '--quiet',
+            '--no-deps', '--no-index', '--disable-pip-version-check', str(wheel))
     (site / 'rest.pth').write_text(sysconfig.get_path('purelib') + '\n')
     return site
 

@@ -1,4 +1,4 @@
-"""What `import kombu` gives once greenmq stands in its place, by the rules that each mattered to some program."""
+"""What `import kombu` gives once greenmq stands in its place: the rules that mattered to programs."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_nothing_of_greenmq_is_loaded_before_kombu_is_imported():
     assert python('''
         import sys
         loops = {'gevent', 'eventlet', 'greenlet', 'threading', 'logging'}
-        print([name for name in sys.modules if name.startswith('greenmq.') or name == 'greenmq' or name in loops])
+        print([name for name in sys.modules if name.partition('.')[0] in {'greenmq', *loops}])
         import kombu
         print([name for name in sys.modules if name in loops - {'logging', 'threading'}])
     ''') == '[]\n[]\n'
@@ -57,7 +57,8 @@ def test_the_package_tells_the_version_of_the_api_and_is_greenmq_otherwise():
     assert python('''
         import kombu, greenmq
         from unittest import mock
-        print(kombu.__version__, kombu.VERSION[:3], kombu.version_info_t is greenmq.version_info_t, kombu.__path__)
+        print(kombu.__version__, kombu.VERSION[:3], kombu.version_info_t is greenmq.version_info_t,
+              kombu.__path__)
         kombu.of_mine = 1
         assert greenmq.of_mine == 1
         del kombu.of_mine
@@ -78,8 +79,8 @@ def test_the_package_tells_the_version_of_the_api_and_is_greenmq_otherwise():
 def test_what_greenmq_lacks_says_so_and_never_loads_kombus_file():
     out = python('''
         import importlib, importlib.util
-        for name in ('kombu.nonsense', 'kombu.asynchronous.aws', 'kombu.asynchronous.aws.sqs', 'kombu.utils.nothing',
-                     'kombu.transport.redis.nothing', 'kombu.transport.nothing'):
+        for name in ('kombu.nonsense', 'kombu.asynchronous.aws', 'kombu.asynchronous.aws.sqs',
+                     'kombu.utils.nothing', 'kombu.transport.redis.nothing', 'kombu.transport.nothing'):
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError as exc:
@@ -87,8 +88,8 @@ def test_what_greenmq_lacks_says_so_and_never_loads_kombus_file():
         print(importlib.util.find_spec('kombu.nonsense'), importlib.util.find_spec('kombu.transport.nothing'))
     ''').splitlines()
     assert len(out) == 7 and out[-1] == 'None None'
-    assert out[0] == ("kombu.nonsense | No module named 'kombu.nonsense': greenmq stands in kombu's place here "
-                      'and has no greenmq.nonsense')
+    assert out[0] == ("kombu.nonsense | No module named 'kombu.nonsense': greenmq stands in kombu's place "
+                      'here and has no greenmq.nonsense')
     assert all("greenmq stands in kombu's place here" in line for line in out[:-1])
 
 
@@ -122,8 +123,9 @@ def test_settings_for_kombus_loggers_reach_greenmqs():
             import logging.config
             def configure():
                 logging.config.dictConfig({{
-                    'version': 1, 'handlers': {{'out': {{'class': 'logging.StreamHandler', 'stream': 'ext://sys.stdout',
-                                                      'formatter': 'f'}}}},
+                    'version': 1,
+                    'handlers': {{'out': {{'class': 'logging.StreamHandler', 'stream': 'ext://sys.stdout',
+                                         'formatter': 'f'}}}},
                     'formatters': {{'f': {{'format': '%(name)s %(levelname)s %(message)s'}}}},
                     'loggers': {{'kombu': {{'level': 'INFO', 'handlers': ['out']}},
                                 'kombu.connection': {{'level': 'DEBUG'}}}}}})
@@ -151,8 +153,8 @@ def test_too_late_is_an_error_that_names_who_and_which_door():
             print(exc)
         print(greenmq.alias.active())
     ''', switch=None).splitlines() == [
-        "kombu itself is imported already, by first (also held by __main__): what holds its classes would not "
-        "see greenmq's. Call greenmq.alias.install() before that import, or set GREENMQ_AS_KOMBU=1 in the "
+        'kombu itself is imported already, by first (also held by __main__): what holds its classes would '
+        "not see greenmq's. Call greenmq.alias.install() before that import, or set GREENMQ_AS_KOMBU=1 in the "
         'environment, or start the program as `greenmq run COMMAND`: both come before any import', 'False']
 
 
@@ -166,7 +168,8 @@ def test_install_in_the_program_and_what_was_loaded_before_is_adopted():
               greenmq.opening.logger.name, alias.replaced())
     ''', switch=None).splitlines() == [
         'False True False greenmq.alias.install()',
-        "True kombu.exceptions kombu.connection {'kombu': 'greenmq', 'kombu.exceptions': 'greenmq.exceptions'}"]
+        'True kombu.exceptions kombu.connection '
+        "{'kombu': 'greenmq', 'kombu.exceptions': 'greenmq.exceptions'}"]
 
 
 def test_names_in_strings_resolve():
@@ -175,7 +178,8 @@ def test_names_in_strings_resolve():
         import greenmq.transport.redis, greenmq.utils.json, kombu
         assert symbol_by_name('kombu.transport.redis:Transport') is greenmq.transport.redis.Transport
         assert symbol_by_name('kombu.utils.json') is greenmq.utils.json
-        assert kombu.Connection(transport='kombu.transport.memory:Transport').transport.driver_type == 'memory'
+        connection = kombu.Connection(transport='kombu.transport.memory:Transport')
+        assert connection.transport.driver_type == 'memory'
         print('resolved')
     ''') == 'resolved\n'
 
