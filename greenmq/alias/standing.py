@@ -265,7 +265,7 @@ def _rename_loggers(module: ModuleType) -> None:
 def _announce(module: ModuleType) -> None:
     found = finder_here()
     by = 'nothing' if found is None else found.door
-    module.notice(  # type: ignore[attr-defined]
+    module.notice(
         f'greenmq {greenmq.__version__} stands in kombu\'s place (API {_VERSION}), by {by}')
 
 

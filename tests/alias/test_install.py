@@ -154,8 +154,9 @@ def test_too_late_is_an_error_that_names_who_and_which_door():
         print(greenmq.alias.active())
     ''', switch=None).splitlines() == [
         'kombu itself is imported already, by first (also held by __main__): what holds its classes would '
-        "not see greenmq's. Call greenmq.alias.install() before that import, or set GREENMQ_AS_KOMBU=1 in the "
-        'environment, or start the program as `greenmq run COMMAND`: both come before any import', 'False']
+        "not see greenmq's. Call greenmq.alias.install() before that import, or set GREENMQ_AS_KOMBU=1 in "
+        'the environment, or start the program as `greenmq run COMMAND`: both come before any import',
+        'False']
 
 
 def test_install_in_the_program_and_what_was_loaded_before_is_adopted():

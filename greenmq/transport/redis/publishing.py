@@ -33,6 +33,7 @@ class RedisPublishing(ChannelParts):
     _bindings: Any
     _envelopes: Any
     _amqp_order: bool
+    _drop_expired: bool
     _fanout_mode: str
     _stream_maxlen: int
     _check_open: Any
