@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq.exceptions import NotBoundError
 from greenmq.utils.functional import ChannelPromise
+
+if TYPE_CHECKING:
+    from greenmq.types import Channel, ChannelLike
 
 __all__ = ('MaybeChannelBound', 'Object')
 
@@ -100,11 +103,11 @@ class MaybeChannelBound(Object):
     #: each time).
     can_cache_declaration: bool = False
 
-    def __call__(self: _BoundT, channel: Any) -> _BoundT:
+    def __call__(self: _BoundT, channel: ChannelLike | None) -> _BoundT:
         """Give a copy bound to `channel`; the same as `bind`."""
         return self.bind(channel)
 
-    def bind(self: _BoundT, channel: Any) -> _BoundT:
+    def bind(self: _BoundT, channel: ChannelLike | None) -> _BoundT:
         """Give a copy that is bound to `channel`; this one stays as it is.
 
         Arguments:
@@ -115,7 +118,7 @@ class MaybeChannelBound(Object):
         """
         return copy(self).maybe_bind(channel)
 
-    def maybe_bind(self: _BoundT, channel: Any) -> _BoundT:
+    def maybe_bind(self: _BoundT, channel: ChannelLike | None) -> _BoundT:
         """Bind this very object, unless it is bound already or `channel` is None.
 
         Returns:
@@ -129,7 +132,7 @@ class MaybeChannelBound(Object):
             self.when_bound()
         return self
 
-    def revive(self, channel: Any) -> None:
+    def revive(self, channel: ChannelLike) -> None:
         """Move a bound entity to another channel; an unbound one stays unbound.
 
         Switches: yes, see `maybe_channel`.
@@ -151,7 +154,7 @@ class MaybeChannelBound(Object):
         return self._is_bound and self._channel is not None
 
     @property
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """The channel this entity is bound to.
 
         Raises:
@@ -163,7 +166,7 @@ class MaybeChannelBound(Object):
             raise NotBoundError(f"Can't call method on {type(self).__name__} not bound to a channel")
         if isinstance(channel, ChannelPromise):
             channel = self._channel = channel()
-        return channel
+        return channel  # type: ignore[no-any-return]
 
     def _repr_entity(self, item: str = '') -> str:
         item = item or type(self).__name__

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from math import inf
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from greenmq import runtime
@@ -31,6 +31,9 @@ from greenmq.utils.url import (
     split_host,
     url_to_parts,
 )
+
+if TYPE_CHECKING:
+    from greenmq.transport.base import Transport
 
 logger = get_logger('greenmq.connection')
 
@@ -472,7 +475,7 @@ class Addressed:
     def __repr__(self) -> str:
         return f'<Connection: {self.as_uri()} at {id(self):#x}>'
 
-    def get_transport_cls(self) -> Any:
+    def get_transport_cls(self) -> type[Transport]:
         """The transport's class.
 
         Raises:
@@ -480,9 +483,9 @@ class Addressed:
             ImportError: its driver is not installed.
         Source: kombu Connection.get_transport_cls.
         """
-        return get_transport_cls(self.transport_cls or 'amqp')
+        return get_transport_cls(self.transport_cls or 'amqp')  # type: ignore[no-any-return]
 
-    def create_transport(self) -> Any:
+    def create_transport(self) -> Transport:
         """A new transport of this connection.
 
         Source: kombu Connection.create_transport.
@@ -490,8 +493,8 @@ class Addressed:
         return self.get_transport_cls()(client=self)
 
     @property
-    def transport(self) -> Any:
+    def transport(self) -> Transport:
         """The transport, made when first asked for."""
         if self._transport is None:
             self._transport = self.create_transport()
-        return self._transport
+        return self._transport  # type: ignore[no-any-return]

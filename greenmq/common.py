@@ -95,7 +95,7 @@ class Broadcast(Queue):
         queue = f'{queue}.{uuid()}' if queue and unique else queue or f'bcast.{uuid()}'
         super().__init__(
             alias=alias or name,
-            queue=queue,
+            queue=queue,  # type: ignore[call-arg]  # of `attrs`, above
             name=queue,
             auto_delete=auto_delete,
             exchange=exchange if exchange is not None else Exchange(name or '', type='fanout'),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle as roundrobin_failover
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from greenmq import runtime
 from greenmq.abstract import maybe_channel
@@ -31,8 +31,21 @@ from greenmq.utils.url import ssl_available
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Unpack
+
+    from greenmq.entity import Queue
     from greenmq.messaging import Consumer, Producer
     from greenmq.simple import SimpleBuffer, SimpleQueue
+    from greenmq.types import (
+        Channel,
+        ChannelLike,
+        ConsumerOptions,
+        DrainOptions,
+        PoolOptions,
+        ProducerOptions,
+        Queues,
+        SimpleOptions,
+    )
 
 __all__ = (
     'BrokerConnection', 'ChannelPool', 'Connection', 'ConnectionPool', 'PooledConnection', 'Resource',
@@ -42,6 +55,8 @@ __all__ = (
 
 logger = get_logger('greenmq.connection')
 
+P = ParamSpec('P')
+T = TypeVar('T')
 SelfT = TypeVar('SelfT', bound='Connection')
 PooledT = TypeVar('PooledT', bound='PooledConnection')
 
@@ -82,7 +97,7 @@ class Connection(Opening):
     def ensure(
         self,
         obj: Any,
-        fun: Callable[..., Any],
+        fun: Callable[P, T],
         errback: Callable[[BaseException, float], Any] | None = None,
         max_retries: int | None = None,
         interval_start: float = 1,
@@ -91,7 +106,7 @@ class Connection(Opening):
         on_revive: Callable[[Any], Any] | None = None,
         retry_errors: tuple[type[BaseException], ...] | None = None,
         timeout: runtime.Deadline | float | None = None,
-    ) -> Ensured:
+    ) -> Callable[P, T]:
         """Make a function that repeats `fun` when the connection or a channel fails.
 
         After a loss the connection is opened again, once for all greenlets that need it, and
@@ -153,7 +168,7 @@ class Connection(Opening):
 
     # ------------------------------------------------------------------------------------------ channels
 
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """Open a new channel.
 
         Returns:
@@ -164,10 +179,10 @@ class Connection(Opening):
         Source: kombu Connection.channel.
         """
         connection = self._live()
-        return self.transport.create_channel(connection)
+        return self.transport.create_channel(connection)  # type: ignore[no-any-return]
 
     @property
-    def default_channel(self) -> Any:
+    def default_channel(self) -> Channel:
         """The channel that is used where a connection is given instead of one; opened when first asked for.
 
         Raises:
@@ -179,7 +194,7 @@ class Connection(Opening):
         channel = self._default_channel
         if channel is not None and self.connected and not is_closed(channel):
             self._check_hub()
-            return channel
+            return channel  # type: ignore[no-any-return]
         return self._open_default_channel(None)
 
     def _owns(self, channel: Any) -> bool:
@@ -187,7 +202,7 @@ class Connection(Opening):
         parent = getattr(channel, 'connection', None)
         return parent is None or parent in (self._connection, self._transport)
 
-    def _open_default_channel(self, deadline: runtime.Deadline | None) -> Any:
+    def _open_default_channel(self, deadline: runtime.Deadline | None) -> Channel:
         self.wait_open(deadline)
         if self._default_channel is None or is_closed(self._default_channel):
             opened = self.channel()
@@ -195,7 +210,7 @@ class Connection(Opening):
                 self._default_channel = opened
             else:
                 self.maybe_close_channel(opened)  # another greenlet was faster
-        return self._default_channel
+        return self._default_channel  # type: ignore[no-any-return]
 
     def wait_open(self, deadline: runtime.Deadline | float | None = None) -> None:
         """Open the connection, trying again as the transport options say: what each implicit use of it does.
@@ -214,7 +229,7 @@ class Connection(Opening):
         policy = {name: options[name] for name in _RETRY_OPTIONS if options.get(name) is not None}
         self._ensure_connection(**policy, timeout=deadline)
 
-    def maybe_close_channel(self, channel: Any) -> None:
+    def maybe_close_channel(self, channel: Channel) -> None:
         """Close a channel; errors of a channel or connection that is gone are no errors then.
 
         Switches: yes.
@@ -225,7 +240,7 @@ class Connection(Opening):
         except (*self.connection_errors, *self.channel_errors) as exc:
             logger.debug('closing %r: %r', channel, exc)
 
-    def revive(self, new_channel: Any) -> None:
+    def revive(self, new_channel: Channel) -> None:
         """Let go of the default channel unless it is `new_channel`; the next use opens one.
 
         Switches: yes.
@@ -236,7 +251,7 @@ class Connection(Opening):
             self._default_channel = None
             self.maybe_close_channel(old)
 
-    def drain_events(self, **kwargs: Any) -> Any:
+    def drain_events(self, **kwargs: Unpack[DrainOptions]) -> object:
         """Handle one event of the broker in this greenlet; or return when another greenlet has handled one.
 
         Arguments:
@@ -289,12 +304,12 @@ class Connection(Opening):
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What the transport raises when a connection fails."""
-        return self.transport.connection_errors  # type: ignore[no-any-return]
+        return self.transport.connection_errors
 
     @property
     def channel_errors(self) -> tuple[type[BaseException], ...]:
         """What the transport raises when a channel fails."""
-        return self.transport.channel_errors  # type: ignore[no-any-return]
+        return self.transport.channel_errors
 
     @property
     def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
@@ -302,7 +317,7 @@ class Connection(Opening):
         transport = self.transport
         found = getattr(transport, 'recoverable_connection_errors', None)
         # a transport written before kombu told them apart: opening it again is all that can be done
-        return transport.connection_errors + transport.channel_errors if found is None else found  # type: ignore[no-any-return]
+        return transport.connection_errors + transport.channel_errors if found is None else found
 
     @property
     def recoverable_channel_errors(self) -> tuple[type[BaseException], ...]:
@@ -337,9 +352,9 @@ class Connection(Opening):
         Switches: yes, if it must be opened.
         Source: kombu Connection.get_heartbeat_interval.
         """
-        return self.transport.get_heartbeat_interval(self.connection)  # type: ignore[no-any-return]
+        return self.transport.get_heartbeat_interval(self.connection)
 
-    def heartbeat_check(self, rate: int = 2) -> Any:
+    def heartbeat_check(self, rate: int = 2) -> object:
         """Kept for kombu programs: heartbeats are sent by the transport itself.
 
         Switches: no.
@@ -370,7 +385,7 @@ class Connection(Opening):
 
     # ------------------------------------------------------------------------------- what stands on one
 
-    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:
+    def Pool(self, limit: int | None = None, **kwargs: Unpack[PoolOptions]) -> ConnectionPool:
         """A pool of connections like this one.
 
         Arguments:
@@ -380,7 +395,7 @@ class Connection(Opening):
         """
         return ConnectionPool(self, limit, **kwargs)
 
-    def ChannelPool(self, limit: int | None = None, **kwargs: Any) -> ChannelPool:
+    def ChannelPool(self, limit: int | None = None, **kwargs: Unpack[PoolOptions]) -> ChannelPool:
         """A pool of channels of this connection.
 
         Arguments:
@@ -393,7 +408,9 @@ class Connection(Opening):
     def _pooled(self, pool: ConnectionPool) -> PooledConnection:
         return PooledConnection(pool, **self._info(resolve=False))
 
-    def Producer(self, channel: Any = None, *args: Any, **kwargs: Any) -> Producer:
+    def Producer(
+        self, channel: ChannelLike | None = None, *args: Any, **kwargs: Unpack[ProducerOptions]
+    ) -> Producer:
         """A Producer on `channel`, or on the default channel.
 
         Raises:
@@ -406,7 +423,11 @@ class Connection(Opening):
         return Producer(channel or self, *args, **kwargs)
 
     def Consumer(
-        self, queues: Any = None, channel: Any = None, *args: Any, **kwargs: Any
+        self,
+        queues: Queues | None = None,
+        channel: ChannelLike | None = None,
+        *args: Any,
+        **kwargs: Unpack[ConsumerOptions],
     ) -> Consumer:
         """A Consumer on `channel`, or on the default channel.
 
@@ -421,13 +442,13 @@ class Connection(Opening):
 
     def SimpleQueue(
         self,
-        name: Any,
+        name: str | Queue,
         no_ack: bool | None = None,
         queue_opts: dict[str, Any] | None = None,
         queue_args: dict[str, Any] | None = None,
         exchange_opts: dict[str, Any] | None = None,
-        channel: Any = None,
-        **kwargs: Any,
+        channel: ChannelLike | None = None,
+        **kwargs: Unpack[SimpleOptions],
     ) -> SimpleQueue:
         """A queue with put and get, durable; `name` is a name or a Queue.
 
@@ -439,13 +460,13 @@ class Connection(Opening):
 
     def SimpleBuffer(
         self,
-        name: Any,
+        name: str | Queue,
         no_ack: bool | None = None,
         queue_opts: dict[str, Any] | None = None,
         queue_args: dict[str, Any] | None = None,
         exchange_opts: dict[str, Any] | None = None,
-        channel: Any = None,
-        **kwargs: Any,
+        channel: ChannelLike | None = None,
+        **kwargs: Unpack[SimpleOptions],
     ) -> SimpleBuffer:
         """As `SimpleQueue`, but nothing of it survives a restart of the broker.
 

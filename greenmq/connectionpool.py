@@ -13,12 +13,15 @@ from greenmq.exceptions import ChannelLimitExceeded, ConnectionLimitExceeded
 from greenmq.resource import Resource
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from greenmq.connection import Connection, PooledConnection
+    from greenmq.types import Channel, PoolOptions
 
 __all__ = ('ChannelPool', 'ConnectionPool', 'is_closed')
 
 
-class ConnectionPool(Resource):
+class ConnectionPool(Resource['PooledConnection']):
     """A pool of connections with the same settings. They open when they are used.
 
     Arguments:
@@ -32,7 +35,9 @@ class ConnectionPool(Resource):
     LimitExceeded = ConnectionLimitExceeded
     close_after_fork = True
 
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, connection: Connection, limit: int | None = None, **kwargs: Unpack[PoolOptions]
+    ) -> None:
         self.connection = connection
         super().__init__(limit=limit, **kwargs)
 
@@ -81,7 +86,7 @@ class ConnectionPool(Resource):
             self.retire(connection, 'dead')
 
     @contextmanager
-    def acquire_channel(self, block: bool = False) -> Iterator[tuple[Any, Any]]:
+    def acquire_channel(self, block: bool = False) -> Iterator[tuple[PooledConnection, Channel]]:
         """Context manager: (connection, its default channel), given back at the end.
 
         Raises:
@@ -96,7 +101,7 @@ class ConnectionPool(Resource):
         return self.connection.as_uri()
 
 
-class ChannelPool(Resource):
+class ChannelPool(Resource['Channel']):
     """A pool of channels of one connection. They are opened when they are acquired.
 
     Arguments:
@@ -108,7 +113,9 @@ class ChannelPool(Resource):
 
     LimitExceeded = ChannelLimitExceeded
 
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, connection: Connection, limit: int | None = None, **kwargs: Unpack[PoolOptions]
+    ) -> None:
         self.connection = connection
         super().__init__(limit=limit, **kwargs)
 
@@ -117,7 +124,7 @@ class ChannelPool(Resource):
         for _ in range(min(self.preload, self._limit or self.preload)):
             self._resource.put_nowait(self.new())
 
-    def new(self) -> Any:
+    def new(self) -> Channel:
         """A new channel. Switches: yes."""
         return self.connection.channel()
 

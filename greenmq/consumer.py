@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from greenmq import events
 from greenmq.abstract import maybe_channel
@@ -18,6 +18,10 @@ from greenmq.utils.functional import maybe_list
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from greenmq.connection import Connection
+    from greenmq.message import Message
+    from greenmq.types import Callback, ChannelLike, Queues
 
 __all__ = ('Consumer',)
 
@@ -57,8 +61,8 @@ class Consumer:
     no_ack: bool | None = None
     auto_declare: bool = True
     callbacks: Any = None
-    on_message: Callable[[Any], Any] | None = None
-    on_decode_error: Callable[[Any, Exception], Any] | None = None
+    on_message: Callable[[Message], Any] | None = None
+    on_decode_error: Callable[[Message, Exception], Any] | None = None
     accept: Any = None
     prefetch_count: int | None = None
 
@@ -67,15 +71,48 @@ class Consumer:
 
     _tags = count(1)
 
+    @overload
     def __init__(
+        self,
+        channel: ChannelLike | None,
+        queues: Queues | None = None,
+        no_ack: bool | None = None,
+        auto_declare: bool | None = None,
+        callbacks: Iterable[Callback] | None = None,
+        on_decode_error: Callable[[Message, Exception], Any] | None = None,
+        on_message: Callable[[Message], Any] | None = None,
+        accept: Iterable[str] | None = None,
+        prefetch_count: int | None = None,
+        tag_prefix: str | None = None,
+        callback: Callback | Iterable[Callback] | None = None,
+    ) -> None: ...
+
+    # What `ConsumerMixin.get_consumers` is handed: its channel is given already. It is called
+    # `type[Consumer]` there, as everybody does.
+    @overload
+    def __init__(
+        self,
+        queues: Queues | None = None,
+        no_ack: bool | None = None,
+        auto_declare: bool | None = None,
+        callbacks: Iterable[Callback] | None = None,
+        on_decode_error: Callable[[Message, Exception], Any] | None = None,
+        on_message: Callable[[Message], Any] | None = None,
+        accept: Iterable[str] | None = None,
+        prefetch_count: int | None = None,
+        tag_prefix: str | None = None,
+        callback: Callback | Iterable[Callback] | None = None,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]
         self,
         channel: Any,
         queues: Any = None,
         no_ack: bool | None = None,
         auto_declare: bool | None = None,
         callbacks: Any = None,
-        on_decode_error: Callable[[Any, Exception], Any] | None = None,
-        on_message: Callable[[Any], Any] | None = None,
+        on_decode_error: Callable[[Message, Exception], Any] | None = None,
+        on_message: Callable[[Message], Any] | None = None,
         accept: Iterable[str] | None = None,
         prefetch_count: int | None = None,
         tag_prefix: str | None = None,
@@ -85,7 +122,7 @@ class Consumer:
             validate.whole_number('prefetch_count', prefetch_count)
         self.channel = None
         self.tag_prefix = tag_prefix
-        self._queues: dict[str, Any] = {queue.name: queue for queue in map(_queue, maybe_list(queues) or ())}
+        self._queues: dict[str, Queue] = {each.name: each for each in map(_queue, maybe_list(queues) or ())}
         self._active_tags: dict[str, str] = {}
         self.no_ack = self.no_ack if no_ack is None else no_ack
         if auto_declare is not None:
@@ -102,15 +139,15 @@ class Consumer:
             self.revive(channel)
 
     @property
-    def queues(self) -> list[Any]:
+    def queues(self) -> list[Queue]:
         """The queues, bound to the channel."""
         return list(self._queues.values())
 
     @queues.setter
-    def queues(self, queues: Any) -> None:
+    def queues(self, queues: Queues | None) -> None:
         self._queues = {queue.name: queue for queue in map(_queue, maybe_list(queues) or ())}
 
-    def revive(self, channel: Any) -> None:
+    def revive(self, channel: ChannelLike) -> None:
         """Move to another channel: bind the queues to it, declare them, set the prefetch. `consume` comes
         after.
 
@@ -144,7 +181,7 @@ class Consumer:
                 self._queues.pop(name, None)
                 self._queues[queue.name] = queue
 
-    def register_callback(self, callback: Callable[[Any, Any], Any]) -> None:
+    def register_callback(self, callback: Callback) -> None:
         """Add a callback.
 
         Arguments:
@@ -173,7 +210,7 @@ class Consumer:
         except ignored as error:
             logger.debug('cancelling %r: %r', self, error)
 
-    def add_queue(self, queue: Any) -> Any:
+    def add_queue(self, queue: Queue | dict[str, Any]) -> Queue:
         """Add a queue; `consume` starts taking from it, also when the others are consumed already.
 
         Arguments:
@@ -183,11 +220,11 @@ class Consumer:
         Switches: yes if it is declared.
         Source: kombu Consumer.add_queue.
         """
-        queue = _queue(queue)(self.channel)
+        added = _queue(queue)(self.channel)
         if self.auto_declare:
-            queue.declare()
-        self._queues[queue.name] = queue
-        return queue
+            added.declare()
+        self._queues[added.name] = added
+        return added
 
     def consume(self, no_ack: bool | None = None) -> None:
         """Start taking messages from the queues that are not consumed yet.
@@ -235,7 +272,7 @@ class Consumer:
 
     close = cancel
 
-    def cancel_by_queue(self, queue: Any) -> None:
+    def cancel_by_queue(self, queue: Queue | str) -> None:
         """Stop taking from one queue, and forget it.
 
         Arguments:
@@ -249,7 +286,7 @@ class Consumer:
         if tag is not None:
             self.channel.basic_cancel(tag)
 
-    def consuming_from(self, queue: Any) -> bool:
+    def consuming_from(self, queue: Queue | str) -> bool:
         """Whether messages are taken from a queue.
 
         Arguments:
@@ -277,7 +314,7 @@ class Consumer:
         """
         self.channel.flow(active)
 
-    def qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> Any:
+    def qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> object:
         """Limit how much may be in hand unacknowledged.
 
         Arguments:
@@ -293,7 +330,7 @@ class Consumer:
         validate.whole_number('prefetch_count', prefetch_count)
         return self.channel.basic_qos(prefetch_size, prefetch_count, apply_global)
 
-    def recover(self, requeue: bool = False) -> Any:
+    def recover(self, requeue: bool = False) -> object:
         """Have all messages in hand delivered again.
 
         Arguments:
@@ -303,7 +340,7 @@ class Consumer:
         """
         return self.channel.basic_recover(requeue=requeue)
 
-    def receive(self, body: Any, message: Any) -> None:
+    def receive(self, body: Any, message: Message) -> None:
         """Hand a decoded message to the callbacks; subclasses may do otherwise.
 
         Raises:
@@ -356,17 +393,17 @@ class Consumer:
         return f'<{type(self).__name__}: {self.queues}>'
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Connection | Any:
         """The Connection, None if the channel does not tell."""
         return getattr(getattr(self.channel, 'connection', None), 'client', None)
 
 
-def _queue(queue: Any) -> Any:
+def _queue(queue: Any) -> Queue:
     if isinstance(queue, dict):
         return Queue.from_dict(**queue)
     if not hasattr(queue, 'name'):
         raise InvalidArgument('queue', queue, 'is not a Queue')
-    return queue
+    return queue  # type: ignore[no-any-return]
 
 
 def _replays(channel: Any) -> bool:

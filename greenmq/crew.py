@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextvars
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -380,7 +380,7 @@ class Crew:
         return Consumer(channel, *args, **kwargs)
 
     @contextmanager
-    def consuming(self, consumers: Sequence[Consumer]) -> Iterator[list[Consumer]]:
+    def consuming(self, consumers: Iterable[Consumer]) -> Iterator[list[Consumer]]:
         """Context manager: the consumers consume; at its end they don't, and nobody waits for messages.
 
         Switches: yes.

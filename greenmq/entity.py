@@ -6,7 +6,7 @@ They can be pickled, copied, compared and kept in configuration; a bound one act
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq.abstract import Attributes, MaybeChannelBound, Object
 from greenmq.exceptions import ContentDisallowed
@@ -25,6 +25,13 @@ from greenmq.exchange import (
 from greenmq.message import settle_undecodable
 from greenmq.serialization import prepare_accept_content
 from greenmq.utils import validate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from greenmq.message import Message
+    from greenmq.transport.virtual.state import queue_declare_ok_t
+    from greenmq.types import Channel, ChannelLike, QueueOptions
 
 __all__ = (
     'DELIVERY_MODES', 'INTERNAL_EXCHANGE_PREFIX', 'PERSISTENT_DELIVERY_MODE', 'TRANSIENT_DELIVERY_MODE',
@@ -93,12 +100,12 @@ class Queue(MaybeChannelBound):
     def __init__(
         self,
         name: str = '',
-        exchange: Exchange | str | None = None,
+        exchange: Exchange | str | binding | Iterable[binding] | None = None,
         routing_key: str = '',
-        channel: Any = None,
-        bindings: Iterable[Any] | None = None,
-        on_declared: Callable[..., Any] | None = None,
-        **kwargs: Any,
+        channel: ChannelLike | None = None,
+        bindings: Iterable[binding] | None = None,
+        on_declared: Callable[[str, int, int], Any] | None = None,
+        **kwargs: Unpack[QueueOptions],
     ) -> None:
         self.queue_arguments: dict[str, Any] | None = None
         self.binding_arguments: dict[str, Any] | None = None
@@ -155,7 +162,7 @@ class Queue(MaybeChannelBound):
             and self.auto_delete == other.auto_delete
         )
 
-    def bind(self: _QueueT, channel: Any) -> _QueueT:
+    def bind(self: _QueueT, channel: ChannelLike | None) -> _QueueT:
         """Give a copy bound to `channel`, with the same `on_declared`.
 
         Switches: yes for a connection whose default channel is not open yet.
@@ -173,7 +180,7 @@ class Queue(MaybeChannelBound):
         if self.exchange:
             self.exchange = self.exchange(self._channel)
 
-    def declare(self, nowait: bool = False, channel: Any = None) -> str:
+    def declare(self, nowait: bool = False, channel: Channel | None = None) -> str:
         """Declare the exchange, then the queue, then bind one to the other.
 
         Arguments:
@@ -211,7 +218,9 @@ class Queue(MaybeChannelBound):
         if self.max_priority is not None:
             validate.whole_number(f'max_priority {owner}', self.max_priority, 0, validate.MAX_PRIORITY)
 
-    def queue_declare(self, nowait: bool = False, passive: bool = False, channel: Any = None) -> Any:
+    def queue_declare(
+        self, nowait: bool = False, passive: bool = False, channel: Channel | None = None
+    ) -> queue_declare_ok_t | Any:
         """Declare the queue alone.
 
         Arguments:
@@ -248,7 +257,7 @@ class Queue(MaybeChannelBound):
             self.on_declared(*result)
         return result
 
-    def queue_bind(self, nowait: bool = False, channel: Any = None) -> Any:
+    def queue_bind(self, nowait: bool = False, channel: Channel | None = None) -> object:
         """Bind the queue to its exchange.
 
         Switches: yes.
@@ -264,8 +273,8 @@ class Queue(MaybeChannelBound):
         routing_key: str = '',
         arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
-    ) -> Any:
+        channel: Channel | None = None,
+    ) -> object:
         """Bind the queue to any exchange.
 
         Switches: yes.
@@ -279,7 +288,7 @@ class Queue(MaybeChannelBound):
             nowait=nowait,
         )
 
-    def get(self, no_ack: bool | None = None, accept: Iterable[str] | None = None) -> Any:
+    def get(self, no_ack: bool | None = None, accept: Iterable[str] | None = None) -> Message | None:
         """Take one message, if there is one now.
 
         Arguments:
@@ -306,7 +315,7 @@ class Queue(MaybeChannelBound):
         if message.errors:
             settle_undecodable(message, message.errors[0][1], settled=bool(no_ack))
             message._reraise_error()
-        return message
+        return message  # type: ignore[no-any-return]
 
     def purge(self, nowait: bool = False) -> int:
         """Remove all messages that wait in the queue.
@@ -325,7 +334,7 @@ class Queue(MaybeChannelBound):
         no_ack: bool | None = None,
         nowait: bool = False,
         on_cancel: Callable[[str], Any] | None = None,
-    ) -> Any:
+    ) -> object:
         """Start a consumer.
 
         Arguments:
@@ -340,13 +349,13 @@ class Queue(MaybeChannelBound):
             queue=self.name,
             no_ack=self.no_ack if no_ack is None else no_ack,
             consumer_tag=consumer_tag or '',
-            callback=callback,
+            callback=callback,  # type: ignore[arg-type]  # None: whoever drains gets nothing
             nowait=nowait,
             arguments=self.consumer_arguments,
             on_cancel=on_cancel,
         )
 
-    def cancel(self, consumer_tag: str) -> Any:
+    def cancel(self, consumer_tag: str) -> object:
         """End a consumer; messages in hand stay ours.
 
         Switches: yes.
@@ -354,7 +363,7 @@ class Queue(MaybeChannelBound):
         """
         return self.channel.basic_cancel(consumer_tag)
 
-    def delete(self, if_unused: bool = False, if_empty: bool = False, nowait: bool = False) -> Any:
+    def delete(self, if_unused: bool = False, if_empty: bool = False, nowait: bool = False) -> int | None:
         """Remove the queue from the broker.
 
         Arguments:
@@ -370,8 +379,8 @@ class Queue(MaybeChannelBound):
         return result
 
     def queue_unbind(
-        self, arguments: dict[str, Any] | None = None, nowait: bool = False, channel: Any = None
-    ) -> Any:
+        self, arguments: dict[str, Any] | None = None, nowait: bool = False, channel: Channel | None = None
+    ) -> object:
         """Unbind the queue from its exchange.
 
         Switches: yes.
@@ -385,8 +394,8 @@ class Queue(MaybeChannelBound):
         routing_key: str = '',
         arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
-    ) -> Any:
+        channel: Channel | None = None,
+    ) -> object:
         """Unbind the queue from any exchange.
 
         Switches: yes.
@@ -432,7 +441,6 @@ class Queue(MaybeChannelBound):
                 exchange or '',
                 type=options.get('exchange_type') or '',
                 delivery_mode=options.get('delivery_mode'),
-                routing_key=options.get('routing_key'),
                 durable=_first(options, 'exchange_durable', 'durable'),
                 auto_delete=_first(options, 'exchange_auto_delete', 'auto_delete'),
                 arguments=options.get('exchange_arguments'),

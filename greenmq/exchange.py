@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenmq.abstract import Attributes, MaybeChannelBound, Object
 from greenmq.exceptions import InvalidArgument
 from greenmq.utils import validate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from greenmq.types import Channel, ChannelLike, ExchangeOptions
 
 __all__ = ('Exchange', 'binding', 'maybe_delivery_mode')
 
@@ -117,7 +122,13 @@ class Exchange(MaybeChannelBound):
         ('no_declare', bool),
     )
 
-    def __init__(self, name: str = '', type: str = '', channel: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str = '',
+        type: str = '',
+        channel: ChannelLike | None = None,
+        **kwargs: Unpack[ExchangeOptions],
+    ) -> None:
         super().__init__(name=name or self.name, type=type or self.type, **kwargs)
         self.maybe_bind(channel)
 
@@ -141,7 +152,9 @@ class Exchange(MaybeChannelBound):
             and self.delivery_mode == other.delivery_mode
         )
 
-    def declare(self, nowait: bool = False, passive: bool | None = None, channel: Any = None) -> Any:
+    def declare(
+        self, nowait: bool = False, passive: bool | None = None, channel: Channel | None = None
+    ) -> object:
         """Make the exchange at the broker, unless it is the default one or one of the broker's own.
 
         Arguments:
@@ -183,9 +196,9 @@ class Exchange(MaybeChannelBound):
         routing_key: str = '',
         arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
+        channel: Channel | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> object:
         """Bind this exchange to another one, so that it gets messages from there.
 
         Arguments:
@@ -207,8 +220,8 @@ class Exchange(MaybeChannelBound):
         routing_key: str = '',
         nowait: bool = False,
         arguments: dict[str, Any] | None = None,
-        channel: Any = None,
-    ) -> Any:
+        channel: Channel | None = None,
+    ) -> object:
         """Take back what `bind_to` did.
 
         Switches: yes.
@@ -266,7 +279,7 @@ class Exchange(MaybeChannelBound):
         mandatory: bool = False,
         immediate: bool = False,
         exchange: Exchange | str | None = None,
-    ) -> Any:
+    ) -> object:
         """Publish a text, bytes, or what `Message` made.
 
         Arguments:
@@ -281,12 +294,12 @@ class Exchange(MaybeChannelBound):
         return self.channel.basic_publish(
             message,
             exchange=name_of(exchange or self.name),
-            routing_key=routing_key,
+            routing_key=routing_key or '',
             mandatory=mandatory,
             immediate=immediate,
         )
 
-    def delete(self, if_unused: bool = False, nowait: bool = False) -> Any:
+    def delete(self, if_unused: bool = False, nowait: bool = False) -> object:
         """Remove the exchange from the broker.
 
         Arguments:
@@ -340,7 +353,7 @@ class binding(Object):
         self.arguments = arguments
         self.unbind_arguments = unbind_arguments
 
-    def declare(self, channel: Any, nowait: bool = False) -> None:
+    def declare(self, channel: Channel, nowait: bool = False) -> None:
         """Declare the exchange, if there is one that can be.
 
         Switches: yes.
@@ -350,7 +363,7 @@ class binding(Object):
         if isinstance(self.exchange, Exchange):
             self.exchange.declare(channel=channel, nowait=nowait)
 
-    def bind(self, entity: Any, nowait: bool = False, channel: Any = None) -> None:
+    def bind(self, entity: Any, nowait: bool = False, channel: Channel | None = None) -> None:
         """Bind `entity` to the exchange.
 
         Switches: yes.
@@ -364,7 +377,7 @@ class binding(Object):
             nowait=nowait,
         )
 
-    def unbind(self, entity: Any, nowait: bool = False, channel: Any = None) -> None:
+    def unbind(self, entity: Any, nowait: bool = False, channel: Channel | None = None) -> None:
         """Unbind `entity` from the exchange.
 
         Switches: yes.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
@@ -24,6 +24,14 @@ from greenmq.messaging import Consumer, Producer
 from greenmq.singleloop import Loop
 from greenmq.utils.limits import TokenBucket
 from greenmq.utils.objects import cached_property
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from greenmq import messaging
+    from greenmq.connection import Connection
+    from greenmq.message import Message
+    from greenmq.types import Channel
 
 __all__ = ('ConsumerMixin', 'ConsumerProducerMixin')
 
@@ -72,7 +80,7 @@ class ConsumerMixin:
     Source: kombu.mixins.ConsumerMixin.
     """
 
-    connection: Any
+    connection: Connection
 
     #: How often to try when the broker can't be reached; None: for ever.
     connect_max_retries: int | None = None
@@ -100,7 +108,9 @@ class ConsumerMixin:
 
     # --------------------------------------------------------------------------------- what users define
 
-    def get_consumers(self, Consumer: Callable[..., Any], channel: Any) -> Any:
+    def get_consumers(
+        self, Consumer: type[messaging.Consumer], channel: Channel
+    ) -> Iterable[messaging.Consumer]:
         """Make the consumers; called after each connect.
 
         Arguments:
@@ -116,7 +126,7 @@ class ConsumerMixin:
         raise NotImplementedError('Subclass responsibility')
 
     @contextmanager
-    def extra_context(self, connection: Any, channel: Any) -> Iterator[None]:
+    def extra_context(self, connection: Connection, channel: Channel) -> Iterator[None]:
         """Context manager that is entered when all consumers consume.
 
         Source: kombu ConsumerMixin.extra_context.
@@ -129,13 +139,15 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.on_connection_revived.
         """
 
-    def on_consume_ready(self, connection: Any, channel: Any, consumers: Any, **kwargs: Any) -> None:
+    def on_consume_ready(
+        self, connection: Connection, channel: Channel, consumers: list[messaging.Consumer], **kwargs: Any
+    ) -> None:
         """Called when messages may come; `kwargs` are those of `run` or `consume`.
 
         Source: kombu ConsumerMixin.on_consume_ready.
         """
 
-    def on_consume_end(self, connection: Any, channel: Any) -> None:
+    def on_consume_end(self, connection: Connection, channel: Channel) -> None:
         """Called when the loop has ended without an error and the consumers are cancelled.
 
         Source: kombu ConsumerMixin.on_consume_end.
@@ -147,7 +159,7 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.on_iteration; differs: once for messages that came together.
         """
 
-    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+    def on_decode_error(self, message: Message, exc: BaseException) -> None:
         """Called for a message whose body can't be decoded. Settle it, or it comes again.
 
         By default it is logged and acknowledged; if its queue has somewhere for it (a dead-letter exchange
@@ -158,7 +170,7 @@ class ConsumerMixin:
         """
         settle_undecodable(message, exc)
 
-    def on_callback_error(self, message: Any, exc: Exception) -> None:
+    def on_callback_error(self, message: Message, exc: Exception) -> None:
         """Called when a callback raised an Exception; the consumer goes on whatever this does.
 
         By default that is logged with the message's identity, and a message that is not settled is requeued
@@ -300,8 +312,9 @@ class ConsumerMixin:
             info('Connected to %s', connection.as_uri())
             channel = connection.default_channel
             crew = self._crew = Crew(self, self._bell, connection, channel, counts, dict(left))
+            make: Any = crew.make  # takes what the class takes after the channel
             try:
-                with crew.consuming(self.get_consumers(crew.make, channel)) as consumers:
+                with crew.consuming(self.get_consumers(make, channel)) as consumers:
                     with self.extra_context(connection, channel):
                         self.on_consume_ready(connection, channel, consumers, **kwargs)
                         overridden = type(self).on_iteration is not ConsumerMixin.on_iteration
@@ -432,7 +445,9 @@ class ConsumerMixin:
         return True
 
     @contextmanager
-    def consumer_context(self, **kwargs: Any) -> Iterator[tuple[Any, Any, Any]]:
+    def consumer_context(
+        self, **kwargs: Any
+    ) -> Iterator[tuple[Connection, Channel, list[messaging.Consumer]]]:
         """Context manager: (connection, channel, consumers), consuming, within `extra_context`.
 
         Switches: yes.
@@ -450,7 +465,7 @@ class ConsumerMixin:
                 self._crew = None
 
     @contextmanager
-    def Consumer(self) -> Iterator[tuple[Any, Any, Any]]:
+    def Consumer(self) -> Iterator[tuple[Connection, Channel, list[messaging.Consumer]]]:
         """Context manager: (connection, channel, consumers), connected and consuming.
 
         Switches: yes.
@@ -460,7 +475,7 @@ class ConsumerMixin:
             self.on_connection_revived()
             info('Connected to %s', connection.as_uri())
             channel = connection.default_channel
-            make = partial(Consumer, channel, on_decode_error=self.on_decode_error)
+            make: Any = partial(Consumer, channel, on_decode_error=self.on_decode_error)
             with ExitStack() as stack:
                 yield connection, channel, [
                     stack.enter_context(each) for each in listed(self, self.get_consumers(make, channel))
@@ -470,7 +485,7 @@ class ConsumerMixin:
         debug('Connection closed')
 
     @contextmanager
-    def establish_connection(self) -> Iterator[Any]:
+    def establish_connection(self) -> Iterator[Connection]:
         """Context manager: a connection of the loop's own, open.
 
         Raises:
@@ -485,12 +500,12 @@ class ConsumerMixin:
                 self._connect(connection)
             yield connection
 
-    def create_connection(self) -> Any:
+    def create_connection(self) -> Connection:
         """The loop's connection, not yet open.
 
         Source: kombu ConsumerMixin.create_connection.
         """
-        return self.connection.clone()
+        return self.connection.clone()  # type: ignore[no-any-return]
 
     def maybe_conn_error(self, fun: Callable[[], Any]) -> AbstractContextManager[None] | None:
         """Call `fun` and let errors of connection and channel pass; better use `common.ignore_errors`.
@@ -508,12 +523,12 @@ class ConsumerMixin:
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What means that the connection is broken."""
-        return self.connection.connection_errors  # type: ignore[no-any-return]
+        return self.connection.connection_errors
 
     @property
     def channel_errors(self) -> tuple[type[BaseException], ...]:
         """What means that the channel is broken."""
-        return self.connection.channel_errors  # type: ignore[no-any-return]
+        return self.connection.channel_errors
 
 
 def _running(left: dict[int, list[runtime.Task]]) -> list[runtime.Task]:
@@ -541,7 +556,7 @@ class ConsumerProducerMixin(ConsumerMixin):
 
     _producer_connection: Any = None
 
-    def on_consume_end(self, connection: Any, channel: Any) -> None:
+    def on_consume_end(self, connection: Connection, channel: Channel) -> None:
         """Close the producer's connection. An override must call this one.
 
         Switches: yes.
@@ -564,9 +579,11 @@ class ConsumerProducerMixin(ConsumerMixin):
         return Producer(self.producer_connection)
 
     @property
-    def producer_connection(self) -> Any:
+    def producer_connection(self) -> Connection:
         """The producer's connection, open."""
         if self._producer_connection is None:
             # kept before it is open: callbacks that need it at once must share it
             self._producer_connection = self.connection.clone()
-        return self._producer_connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+        return self._producer_connection.ensure_connection(  # type: ignore[no-any-return]
+            self.on_connection_error, self.connect_max_retries
+        )

@@ -34,7 +34,7 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, *args: Any) -> Any:
+    def put(self, *args: Any) -> runtime.Future:
         """Keep one publish.
 
         Returns:

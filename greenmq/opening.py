@@ -141,7 +141,8 @@ class Opening(Addressed):
             # Not when the last attempt failed but now: error handlers want to name the host that failed.
             self._switch_due = False
             self._next_host()
-        dial, transport, lost = self._dial, self.transport, self._connection
+        transport: Any = self.transport
+        dial, lost = self._dial, self._connection
         recovers = lost is not None and getattr(transport, 'keeps_channels', False)
         self.connect_deadline = deadline
         try:

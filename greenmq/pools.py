@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from greenmq import events, runtime
 from greenmq.connection import Connection
-from greenmq.connectionpool import is_closed
+from greenmq.connectionpool import ConnectionPool, is_closed
 from greenmq.errands import Errands
 from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
@@ -35,13 +35,16 @@ __all__ = (
 
 logger = get_logger('greenmq.pool')
 
+PoolT = TypeVar('PoolT')
+GroupT = TypeVar('GroupT', bound='PoolGroup[Any]')
+
 #: Kept for programs that set it: lowering the limit is never refused.
 disable_limit_protection: Any = None
 #: As the limit of a group: that of `set_limit`.
 use_global_limit: Any = object()
 
 _limit = [10]
-_groups: list[PoolGroup] = []
+_groups: list[PoolGroup[Any]] = []
 
 # of a group that nobody has used yet
 _NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())
@@ -49,7 +52,7 @@ _NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict(
 SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
 
 
-class ProducerPool(Resource):
+class ProducerPool(Resource[Producer]):
     """A pool of producers, each with a channel of its own, on a few connections that they share.
 
     A subclass that overrides `create_producer` or `prepare` gets whole connections: one each, as in kombu.
@@ -68,7 +71,7 @@ class ProducerPool(Resource):
     #: How many connections all producers share at most.
     max_connections = 2
 
-    def __init__(self, connections: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connections: ConnectionPool, *args: Any, **kwargs: Any) -> None:
         self.connections = connections
         self.Producer = kwargs.pop('Producer', None) or self.Producer
         self.max_connections = kwargs.pop('max_connections', None) or self.max_connections
@@ -87,7 +90,7 @@ class ProducerPool(Resource):
     def setup(self) -> None:
         """Nothing: producers are made when they are acquired. Switches: no."""
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Producer:
         """Take a producer; its channel is opened when it publishes.
 
         Arguments:
@@ -121,7 +124,7 @@ class ProducerPool(Resource):
         else:
             connection.release()
 
-    def create_producer(self) -> Any:
+    def create_producer(self) -> Producer:
         """Make a producer on a connection of its own.
 
         Switches: yes, if it has to wait for a connection.
@@ -288,7 +291,7 @@ def _told_of_loss(pool: ref[ProducerPool], event: events.Event) -> None:
         found.lost(connection)
 
 
-class PoolGroup(EqualityDict):
+class PoolGroup(EqualityDict, Generic[PoolT]):
     """Pools by what they are pools of; one is made when it is first asked for. Each hub has its own.
 
     Arguments:
@@ -306,7 +309,7 @@ class PoolGroup(EqualityDict):
         self.limit = limit
         self.close_after_fork = close_after_fork
 
-    def create(self, resource: Any, limit: int | None) -> Any:
+    def create(self, resource: Any, limit: int | None) -> PoolT:
         """Make the pool for `resource`; subclasses say how.
 
         Source: kombu PoolGroup.create.
@@ -343,18 +346,18 @@ class PoolGroup(EqualityDict):
         self._by_hub = WeakKeyDictionary()
         self._last = _NO_HUB
 
-    def __getitem__(self, resource: Any) -> Any:
+    def __getitem__(self, resource: Connection | str | Any) -> PoolT:
         found = self.pools.get(resource)
         return self.__missing__(resource) if found is None else found
 
-    def __missing__(self, resource: Any) -> Any:
+    def __missing__(self, resource: Any) -> PoolT:
         whole = self.resolve(resource)
         pools = self.pools
         pool = pools.get(whole)
         if pool is None:
             limit = get_limit() if self.limit is use_global_limit else self.limit
             pool = pools[whole] = self.create(whole, limit)
-        return pool
+        return pool  # type: ignore[no-any-return]
 
     def __setitem__(self, resource: Any, pool: Any) -> None:
         self.pools[self.resolve(resource)] = pool
@@ -411,7 +414,7 @@ class PoolGroup(EqualityDict):
         return self is other
 
 
-class _ByConnection(PoolGroup):
+class _ByConnection(PoolGroup[PoolT]):
     # A URL is looked up on each request of a web worker: it is parsed once.
     def __init__(self, limit: int | None = None, close_after_fork: bool = True) -> None:
         super().__init__(limit, close_after_fork)
@@ -425,20 +428,20 @@ class _ByConnection(PoolGroup):
             found = self._urls[resource] = Connection(resource)
         return found
 
-    def __getitem__(self, resource: Any) -> Any:
+    def __getitem__(self, resource: Connection | str) -> PoolT:
         # Each request comes through here, so what can be spared is.
         whole = self.resolve(resource) if resource.__class__ is str else resource
         found = dict.get(self.pools, eqhash(whole))
         return self.__missing__(whole) if found is None else found
 
 
-class Connections(_ByConnection):
+class Connections(_ByConnection[ConnectionPool]):
     """Connection pools by connection or URL.
 
     Source: kombu.pools.Connections; differs: a URL will do.
     """
 
-    def create(self, connection: Any, limit: int | None) -> Any:
+    def create(self, connection: Connection, limit: int | None) -> ConnectionPool:
         """A pool of connections like `connection`.
 
         Switches: no.
@@ -447,13 +450,13 @@ class Connections(_ByConnection):
         return connection.Pool(limit=limit)
 
 
-class Producers(_ByConnection):
+class Producers(_ByConnection[ProducerPool]):
     """Producer pools by connection or URL.
 
     Source: kombu.pools.Producers; differs: a URL will do.
     """
 
-    def create(self, connection: Any, limit: int | None) -> Any:
+    def create(self, connection: Connection, limit: int | None) -> ProducerPool:
         """A pool of producers, on connections of ``connections[connection]``.
 
         Switches: no.
@@ -462,7 +465,7 @@ class Producers(_ByConnection):
         return ProducerPool(connections[connection], limit=limit)
 
 
-def register_group(group: PoolGroup) -> PoolGroup:
+def register_group(group: GroupT) -> GroupT:
     """Have `reset` close the pools of this group, and `set_limit` resize those under the global limit.
 
     Switches: no.

@@ -39,6 +39,11 @@ from greenmq.utils.functional import ChannelPromise
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Unpack
+
+    from greenmq.connection import Connection
+    from greenmq.types import Channel, ChannelLike, Future, Properties
+
 __all__ = ('Producer',)
 
 #: Seconds a publish may take, everything included; the transport option `publish_timeout` says otherwise.
@@ -87,7 +92,7 @@ class Producer:
 
     def __init__(
         self,
-        channel: Any,
+        channel: ChannelLike | None,
         exchange: Exchange | str | None = None,
         routing_key: str | None = None,
         serializer: str | None = None,
@@ -160,8 +165,8 @@ class Producer:
         expiration: float | None = None,
         timeout: float | None = None,
         confirm_timeout: float | None = None,
-        **properties: Any,
-    ) -> Any:
+        **properties: Unpack[Properties],
+    ) -> object:
         """Publish a message. Nothing that is passed in is changed.
 
         Arguments:
@@ -263,8 +268,8 @@ class Producer:
         exchange: Exchange | str | None = None,
         declare: Iterable[Any] | None = None,
         expiration: float | None = None,
-        **properties: Any,
-    ) -> Any:
+        **properties: Unpack[Properties],
+    ) -> Future:
         """Publish without waiting, in a hub callback too.
 
         Arguments:
@@ -284,7 +289,7 @@ class Producer:
             self._default_deadline(), None,
         )  # fmt: skip
         channel = self._channel
-        send = getattr(channel, 'basic_publish_nowait', None)
+        send: Callable[..., Future] | None = getattr(channel, 'basic_publish_nowait', None)
         if (
             self._backlog
             or send is None
@@ -312,10 +317,11 @@ class Producer:
         self, body: Any, routing_key: Any, delivery_mode: Any, mandatory: bool, immediate: bool,
         priority: Any, content_type: str | None, content_encoding: str | None, serializer: str | None,
         headers: Any, compression: str | None, exchange: Any, declare: Any, expiration: Any,
-        properties: dict[str, Any], deadline: Any, confirm_timeout: float | None,
+        given: Properties, deadline: Any, confirm_timeout: float | None,
     ) -> tuple[Any, ...]:  # fmt: skip
         """What `_publish` takes, checked: the one place where a caller's bad value is found."""
         default = self.exchange
+        properties: dict[str, Any] = given  # type: ignore[assignment]  # more names may be in it
         if exchange:
             if isinstance(exchange, Exchange):
                 delivery_mode = delivery_mode or exchange.delivery_mode
@@ -459,7 +465,7 @@ class Producer:
         return bool(getattr(self.channel, 'supports_batch_publish', False))
 
     @property
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """The channel to publish on. Opened now if it was only promised, and then this switches."""
         channel = self._channel
         if isinstance(channel, ChannelPromise):
@@ -470,10 +476,10 @@ class Producer:
                 self._channel = channel
                 self.exchange.revive(channel)
                 self._listen_for_returns(channel)
-        return channel
+        return channel  # type: ignore[no-any-return]
 
     @channel.setter
-    def channel(self, channel: Any) -> None:
+    def channel(self, channel: Channel | None) -> None:
         self._channel = channel
 
     def _listen_for_returns(self, channel: Any) -> None:
@@ -482,7 +488,7 @@ class Producer:
             if handlers is not None:
                 handlers.add(self.on_return)
 
-    def revive(self, channel: Any) -> None:
+    def revive(self, channel: ChannelLike) -> None:
         """Use another channel from now on, for all greenlets that share this producer.
 
         Arguments:
@@ -491,7 +497,7 @@ class Producer:
         Source: kombu Producer.revive.
         """
         if is_connection(channel):
-            connection = channel
+            connection: Any = channel
             self.__connection__ = connection
             channel = ChannelPromise(lambda: connection.default_channel)
         if isinstance(channel, ChannelPromise):
@@ -521,7 +527,7 @@ class Producer:
     close = release
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Connection | Any:
         """The Connection, None if the channel does not tell."""
         client = self.__connection__
         if client is None:

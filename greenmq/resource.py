@@ -1,5 +1,4 @@
-"""The one pool algorithm: last in first out among free resources, first come first served among those who
-wait.
+"""The one pool algorithm: free resources last in first out, those who wait first come first served.
 
 Where a resource or its place can be; each move between two of them is one stretch without a switch:
 
@@ -18,7 +17,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from greenmq import exceptions, runtime
 from greenmq.errands import Errands
@@ -34,6 +33,8 @@ __all__ = ('Lease', 'PoolStats', 'Resource', 'Shelf')
 
 logger = get_logger('greenmq.pool')
 
+T = TypeVar('T')
+
 _ROOM: Any = object()  # handed to a waiter: there is room for one more, open it yourself
 _TIMES = 1024  # how many waits the percentiles of stats() look back on
 
@@ -42,7 +43,7 @@ def _nobody() -> None:
     return None
 
 
-class Resource:
+class Resource(Generic[T]):
     """A pool. Subclasses say how a resource is made, made ready, put back and closed.
 
     Arguments:
@@ -118,8 +119,7 @@ class Resource:
         raise NotImplementedError('subclass responsibility')
 
     def prepare(self, resource: Any) -> Any:
-        """Make a resource ready to be handed out; may switch, and may return another one (of a `lazy`, its
-        value).
+        """Make a resource ready to be handed out; may switch, and return another one: of a `lazy`, its value.
 
         Source: kombu Resource.prepare.
         """
@@ -156,7 +156,7 @@ class Resource:
 
     # ------------------------------------------------------------------------------------------- acquire
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+    def acquire(self, block: bool = False, timeout: float | None = None) -> T:
         """Take a resource from the pool, opening one if there is room.
 
         Arguments:
@@ -173,7 +173,7 @@ class Resource:
         """
         other = self._enter()
         if other is not None:
-            return other.acquire(block, timeout)
+            return other.acquire(block, timeout)  # type: ignore[no-any-return]
         grant = self._claim()
         if grant is None:
             if timeout is None:
@@ -253,7 +253,7 @@ class Resource:
         elif self._dirty.pop(id(grant), None) is not None:
             self._put_back(grant)
 
-    def _hand_out(self, grant: Any) -> Any:
+    def _hand_out(self, grant: Any) -> T:
         resource = None if grant is _ROOM else grant
         try:
             if grant is _ROOM:
@@ -280,7 +280,7 @@ class Resource:
             made.release = lease
         except AttributeError:
             pass  # it takes no attributes: only the pool's own release() gives it back
-        return made
+        return made  # type: ignore[no-any-return]
 
     def _make(self) -> Any:
         resource = self.new()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,11 @@ from greenmq.exceptions import TimeoutError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Unpack
+
+    from greenmq.message import Message
+    from greenmq.types import ChannelLike, PublishOptions
 
 __all__ = ('SimpleBuffer', 'SimpleQueue')
 
@@ -37,13 +43,19 @@ class SimpleBase:
     _consuming = False
     _getting = 0
 
-    def __init__(self, channel: Any, producer: Any, consumer: Any, no_ack: bool = False) -> None:
+    def __init__(
+        self,
+        channel: ChannelLike,
+        producer: messaging.Producer,
+        consumer: messaging.Consumer,
+        no_ack: bool = False,
+    ) -> None:
         self.channel = maybe_channel(channel)
         self.producer = producer
         self.consumer = consumer
         self.no_ack = no_ack
         self.queue = self.consumer.queues[0]
-        self.buffer: deque[Any] = deque()
+        self.buffer: deque[Message] = deque()
         self.consumer.register_callback(self._receive)
 
     def __enter__(self: _SimpleT) -> _SimpleT:
@@ -54,7 +66,7 @@ class SimpleBase:
     ) -> None:
         self.close()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> Message:
         """Take a message.
 
         Arguments:
@@ -77,7 +89,7 @@ class SimpleBase:
         finally:
             self._getting -= 1
 
-    def _wait(self, deadline: runtime.Deadline) -> Any:
+    def _wait(self, deadline: runtime.Deadline) -> Message:
         drain_events = self.channel.connection.client.drain_events
         while not self.buffer:
             remaining = deadline.remaining()
@@ -90,7 +102,7 @@ class SimpleBase:
                     raise self.Empty() from None
         return self.buffer.popleft()
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> Message:
         """Take a message if there is one now.
 
         Raises:
@@ -113,7 +125,7 @@ class SimpleBase:
         headers: dict[str, Any] | None = None,
         compression: str | None = None,
         routing_key: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[PublishOptions],
     ) -> None:
         """Publish a message into the queue.
 
@@ -175,7 +187,7 @@ class SimpleBase:
         self.consumer.cancel()
         self._consuming = False
 
-    def _receive(self, body: Any, message: Any) -> None:
+    def _receive(self, body: Any, message: Message) -> None:
         self.buffer.append(message)
 
     def _consume(self) -> None:
@@ -213,15 +225,15 @@ class SimpleQueue(SimpleBase):
 
     def __init__(
         self,
-        channel: Any,
-        name: Any,
+        channel: ChannelLike,
+        name: str | entity.Queue,
         no_ack: bool | None = None,
         queue_opts: dict[str, Any] | None = None,
         queue_args: dict[str, Any] | None = None,
         exchange_opts: dict[str, Any] | None = None,
         serializer: str | None = None,
         compression: str | None = None,
-        accept: Any = None,
+        accept: Iterable[str] | None = None,
     ) -> None:
         if isinstance(name, entity.Queue):
             queue = name

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from greenmq import runtime
 from greenmq.exceptions import ChannelError, ConnectionError, ConnectionLost, RecoverableConnectionError
@@ -26,6 +26,9 @@ from greenmq.transport.options import Option
 from greenmq.utils.functional import dictfilter
 from greenmq.utils.objects import cached_property
 from greenmq.utils.time import maybe_s_to_ms
+
+if TYPE_CHECKING:
+    from greenmq.messaging import Consumer, Producer
 
 __all__ = ('Management', 'Message', 'StdChannel', 'Transport')
 
@@ -109,17 +112,19 @@ class StdChannel:
     #: Tags of the consumers that don't acknowledge, or None if the channel doesn't keep them.
     no_ack_consumers: set[str] | None = None
 
-    def Consumer(self, *args: Any, **kwargs: Any) -> Any:
+    def Consumer(self, *args: Any, **kwargs: Any) -> Consumer:
         """Return a `greenmq.messaging.Consumer` on this channel. Switches: as its constructor."""
         from greenmq.messaging import Consumer
 
-        return Consumer(self, *args, **kwargs)
+        channel: Any = self  # with the methods of AMQP that a transport adds
+        return Consumer(channel, *args, **kwargs)
 
-    def Producer(self, *args: Any, **kwargs: Any) -> Any:
+    def Producer(self, *args: Any, **kwargs: Any) -> Producer:
         """Return a `greenmq.messaging.Producer` on this channel. Switches: as its constructor."""
         from greenmq.messaging import Producer
 
-        return Producer(self, *args, **kwargs)
+        channel: Any = self
+        return Producer(channel, *args, **kwargs)
 
     def get_bindings(self) -> Any:
         """Return the bindings the broker has, where it can tell.

@@ -9,7 +9,7 @@ import pytest
 from tests.house.source import PACKAGE, modules
 
 LEVELS = (
-    ('exceptions', 'core.*', 'runtime.*', 'events'),
+    ('exceptions', 'types', 'core.*', 'runtime.*', 'events'),
     ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
