@@ -10,6 +10,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq.exceptions import NotBoundError
+from greenmq.utils import validate
 from greenmq.utils.functional import ChannelPromise
 
 if TYPE_CHECKING:
@@ -47,9 +48,19 @@ def unpickle_dict(cls: type[_ObjectT], kwargs: dict[str, Any]) -> _ObjectT:
     return cls(**kwargs)
 
 
+def _keywords(cls: type[Object]) -> frozenset[str]:
+    known = set(dict(cls.attrs))
+    for base in cls.__mro__:
+        code = getattr(vars(base).get('__init__'), '__code__', None)
+        if code is not None:
+            known.update(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+    return frozenset(known)
+
+
 class Object:
-    """A value whose fields are listed in `attrs`: that makes it copyable, picklable and a dictionary on
-    request.
+    """A value whose fields are listed in `attrs`: it can be copied and pickled, and becomes a dictionary.
+
+    A keyword that is nearly the name of a field is refused with that name; others are ignored.
 
     Switches: no.
     Source: kombu.abstract.Object.
@@ -58,6 +69,10 @@ class Object:
     attrs: Attributes = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        unknown = kwargs.keys() - dict(self.attrs).keys()
+        if unknown:
+            of = f'{type(self).__name__}()'
+            validate.keywords(of, {name: kwargs[name] for name in unknown}, _keywords(type(self)))
         for name, convert in self.attrs:
             value = kwargs.get(name)
             if value is not None:

@@ -38,6 +38,15 @@ __all__ = (
     'Exchange', 'MaybeChannelBound', 'Object', 'Queue', 'binding', 'maybe_delivery_mode', 'pretty_bindings',
 )  # fmt: skip
 
+#: What `Queue.from_dict` reads.
+_FROM_DICT = frozenset({
+    'exchange', 'exchange_type', 'exchange_durable', 'exchange_auto_delete', 'exchange_arguments',
+    'delivery_mode', 'binding_key', 'routing_key', 'key', 'queue_durable', 'durable', 'queue_auto_delete',
+    'auto_delete', 'exclusive', 'no_ack', 'queue_arguments', 'binding_arguments', 'consumer_arguments',
+    'bindings', 'alias', 'no_declare', 'expires', 'message_ttl', 'max_length', 'max_length_bytes',
+    'max_priority', 'on_declared',
+})  # fmt: skip
+
 _QueueT = TypeVar('_QueueT', bound='Queue')
 
 
@@ -431,10 +440,13 @@ class Queue(MaybeChannelBound):
             **options: the arguments of `Queue`; `binding_key` for the routing key; `exchange` by name with
                 `exchange_type`, `exchange_durable`, `exchange_auto_delete`, `exchange_arguments`,
                 `delivery_mode`; `queue_durable`, `queue_auto_delete`. Plain `durable` and `auto_delete` mean
-                both. Unknown ones are ignored.
+                both. Others are ignored, but for what is nearly one of these.
+        Raises:
+            InvalidArgument: a misspelt option, with the name that was meant.
         Switches: no.
         Source: kombu Queue.from_dict; differs: `exchange` may be an Exchange, `bindings` may be any iterable.
         """
+        validate.keywords('Queue.from_dict()', options, _FROM_DICT)
         exchange = options.get('exchange')
         if not isinstance(exchange, Exchange):
             exchange = Exchange(

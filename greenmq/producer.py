@@ -32,6 +32,7 @@ from greenmq.exceptions import (
 )
 from greenmq.nowait import Backlog
 from greenmq.serialization import dumps
+from greenmq.types import PUBLISH_KEYWORDS, RECEIVED
 from greenmq.utils import validate
 from greenmq.utils.encoding import text_encoding
 from greenmq.utils.functional import ChannelPromise
@@ -281,7 +282,6 @@ class Producer:
             InvalidArgument, EncodeError: as `publish`.
             BufferFull: too many messages wait already.
         Switches: no. If the channel must be opened or something declared first, a task does that.
-        Source: greenmq's own.
         """
         args = self._arguments(
             body, routing_key, delivery_mode, mandatory, immediate, priority, content_type, content_encoding,
@@ -317,11 +317,12 @@ class Producer:
         self, body: Any, routing_key: Any, delivery_mode: Any, mandatory: bool, immediate: bool,
         priority: Any, content_type: str | None, content_encoding: str | None, serializer: str | None,
         headers: Any, compression: str | None, exchange: Any, declare: Any, expiration: Any,
-        given: Properties, deadline: Any, confirm_timeout: float | None,
+        properties: Any, deadline: Any, confirm_timeout: float | None,
     ) -> tuple[Any, ...]:  # fmt: skip
         """What `_publish` takes, checked: the one place where a caller's bad value is found."""
         default = self.exchange
-        properties: dict[str, Any] = given  # type: ignore[assignment]  # more names may be in it
+        if properties and not PUBLISH_KEYWORDS.issuperset(properties):
+            validate.keywords('publish()', properties, PUBLISH_KEYWORDS, RECEIVED)
         if exchange:
             if isinstance(exchange, Exchange):
                 delivery_mode = delivery_mode or exchange.delivery_mode
@@ -493,7 +494,6 @@ class Producer:
 
         Arguments:
             channel (Channel | Connection): for a connection its default channel is opened by the first use.
-        Switches: no.
         Source: kombu Producer.revive.
         """
         if is_connection(channel):
@@ -520,7 +520,6 @@ class Producer:
     def release(self) -> None:
         """Give the producer back to the pool it came from, if any; a pool replaces this method.
 
-        Switches: no.
         Source: kombu Producer.release.
         """
 

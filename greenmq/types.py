@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = (
     'Callback', 'Channel', 'ChannelLike', 'ConsumerOptions', 'DrainOptions', 'ExchangeOptions',
     'Future', 'PoolOptions', 'ProducerOptions', 'Properties', 'PublishOptions', 'QueueOptions', 'Queues',
-    'SimpleOptions',
+    'Received', 'SimpleOptions',
 )  # fmt: skip
 
 _ChannelT = TypeVar('_ChannelT', bound='Channel')
@@ -242,7 +242,17 @@ class Channel(Protocol):
     ) -> object: ...
 
 
-class Properties(TypedDict, total=False):
+class Received(TypedDict, total=False):
+    """Properties that only transports set. Programs send those of a message on, as they are."""
+
+    application_headers: Mapping[str, Any] | None
+    body_encoding: str | None
+    delivery_info: Mapping[str, Any] | None
+    delivery_tag: Any
+    expires_at: float | None
+
+
+class Properties(Received, total=False):
     """What a message carries beside its body and headers, in `**properties` of `publish`.
 
     The first are AMQP's, the last are read by brokers in the cloud. Any other name is sent along too, where
@@ -257,13 +267,6 @@ class Properties(TypedDict, total=False):
     user_id: str | None
     app_id: str | None
     cluster_id: str | None
-    application_headers: Mapping[str, Any] | None
-
-    # In messages that were received: programs send these on as they are.
-    body_encoding: str | None
-    delivery_info: Mapping[str, Any] | None
-    delivery_tag: Any
-    expires_at: float | None
 
     message_attributes: Mapping[str, Any] | None
     MessageGroupId: str | None
@@ -288,6 +291,13 @@ class PublishOptions(Properties, total=False):
     expiration: float | None
     timeout: float | None
     confirm_timeout: float | None
+
+
+RECEIVED = frozenset(Received.__annotations__)
+#: Every other keyword of `Producer.publish`.
+PUBLISH_KEYWORDS = frozenset(PublishOptions.__annotations__) - RECEIVED | {
+    'body', 'routing_key', 'serializer', 'headers', 'compression',
+}  # fmt: skip
 
 
 class QueueOptions(TypedDict, total=False):

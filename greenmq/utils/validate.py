@@ -9,13 +9,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 from uuid import UUID
 
 from greenmq.exceptions import InvalidArgument
 
-__all__ = ('at_least_zero', 'expiration_ms', 'headers', 'priority', 'short_string', 'whole_number')
+__all__ = ('at_least_zero', 'expiration_ms', 'headers', 'keywords', 'priority', 'short_string',
+           'whole_number')  # fmt: skip
 
 #: Names and routing keys travel as AMQP short strings: one byte of length.
 SHORT_STRING_BYTES = 255
@@ -25,6 +27,8 @@ MAX_PRIORITY = 255
 MAX_MILLISECONDS = 2**32 - 1
 
 _PLAIN = (str, int, float, bytes, bytearray, memoryview, datetime.date, Decimal, UUID)
+#: Of difflib's ratio: one letter of four is missing, or one of eight is another.
+_NEAR = 0.85
 _MAX_DEPTH = 64  # of nested headers: beyond it the broker's parser, or a cycle, is the next to fail
 
 
@@ -163,3 +167,36 @@ def _nested(item: Any, what: str, depth: int) -> None:
 
 def _kind(value: object) -> str:
     return 'None' if value is None else f'of type {type(value).__name__}'
+
+
+def keywords(
+    of: str, given: Mapping[str, Any], known: frozenset[str], also: frozenset[str] = frozenset()
+) -> None:
+    """Refuse a keyword that is nearly a known one: it was misspelt. What is like none of them is left alone.
+
+    Arguments:
+        of (str): whose keywords they are, for the error.
+        given (Mapping[str, object]): what was given by name.
+        known (frozenset[str]): the names there are.
+        also (frozenset[str]): names that are let through, but that nobody can have meant.
+    Raises:
+        InvalidArgument: with the name that was meant.
+    Switches: no.
+    """
+    for name in given:
+        if name not in known and name not in also:
+            meant = _meant(name, known)
+            if meant is not None:
+                what = f'the keyword {name!r} of {of}'
+                raise InvalidArgument(what, given[name], f'is unknown, did you mean {meant!r}? Given')
+
+
+@lru_cache(maxsize=1024)  # a program has few names of its own, and may use them for each message
+def _meant(name: str, known: frozenset[str]) -> str | None:
+    from difflib import get_close_matches  # for those who mistyped; the others need not wait
+
+    # Another letter at the end of a short word makes another word: type, types.
+    likely = [each for each in sorted(known) if len(each) > 4 or len(name) <= len(each)]
+    plain = {each.replace('_', '').lower(): each for each in likely}
+    found = get_close_matches(name.replace('_', '').lower(), plain, 1, _NEAR)
+    return plain[found[0]] if found else None
