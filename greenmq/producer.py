@@ -210,6 +210,8 @@ class Producer:
         if _in_hub():
             raise WouldBlock('publish')
         deadline = runtime.Deadline.of(timeout) if timeout is not None else self._default_deadline()
+        if deadline.seconds is not None and deadline.seconds < 0:
+            raise InvalidArgument('timeout', timeout, 'is negative, at least 0 needed')
         args = self._arguments(
             body, routing_key, delivery_mode, mandatory, immediate, priority, content_type, content_encoding,
             serializer, headers, compression, exchange, declare, expiration, properties, deadline,

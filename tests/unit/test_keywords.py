@@ -40,6 +40,12 @@ def test_publish_names_the_keyword_that_was_meant(producer, publish, wrong, mean
         getattr(producer, publish)({}, **{wrong: 'jobs'})
 
 
+@pytest.mark.parametrize('timeout', [-1, -0.001])
+def test_no_time_at_all_is_refused(producer, timeout):
+    with pytest.raises(InvalidArgument, match='timeout is negative'):
+        producer.publish({}, timeout=timeout)
+
+
 def test_publish_lets_the_properties_of_others_through():
     with Connection('memory://') as connection:
         queue = Queue('jobs', Exchange('jobs', 'direct'), 'jobs', channel=connection)
