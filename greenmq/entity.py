@@ -47,6 +47,9 @@ _FROM_DICT = frozenset({
     'max_priority', 'on_declared',
 })  # fmt: skip
 
+#: Texts of so many characters are within 255 bytes of UTF-8, whatever they are.
+_SURELY_SHORT = validate.SHORT_STRING_BYTES // 4
+
 _QueueT = TypeVar('_QueueT', bound='Queue')
 
 
@@ -198,7 +201,7 @@ class Queue(MaybeChannelBound):
         Returns:
             str: the queue's name, the one that the broker invented if there was none.
         Raises:
-            InvalidArgument: a negative limit, before anything is sent.
+            InvalidArgument: a name, limit or argument that no broker takes, before anything is sent.
             ChannelError: it exists with other properties (from the transport).
         Switches: yes.
         Source: kombu Queue.declare.
@@ -220,12 +223,16 @@ class Queue(MaybeChannelBound):
         owner = f'of queue {self.name!r}'
         validate.short_string('the name of a queue', self.name)
         validate.short_string(f'routing_key {owner}', self.routing_key)
-        for limit in ('expires', 'message_ttl', 'max_length', 'max_length_bytes'):
-            value = getattr(self, limit)
-            if value is not None:
-                validate.at_least_zero(f'{limit} {owner}', value)
-        if self.max_priority is not None:
-            validate.whole_number(f'max_priority {owner}', self.max_priority, 0, validate.MAX_PRIORITY)
+        validate.queue_limits(
+            owner,
+            expires=self.expires,
+            message_ttl=self.message_ttl,
+            max_length=self.max_length,
+            max_length_bytes=self.max_length_bytes,
+            max_priority=self.max_priority,
+        )
+        if self.queue_arguments:
+            validate.queue_arguments(owner, self.queue_arguments)
 
     def queue_declare(
         self, nowait: bool = False, passive: bool = False, channel: Channel | None = None
@@ -237,7 +244,7 @@ class Queue(MaybeChannelBound):
         Returns:
             tuple[str, int, int]: name, waiting messages, consumers; None with `nowait` on some transports.
         Raises:
-            InvalidArgument: a negative limit, before anything is sent.
+            InvalidArgument: a name, limit or argument that no broker takes, before anything is sent.
         Switches: yes.
         Source: kombu Queue.queue_declare.
         """
@@ -289,9 +296,11 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.bind_to.
         """
+        source = name_of(exchange)
+        _check_binding(self.name, source, routing_key, arguments)
         return (channel or self.channel).queue_bind(
             queue=self.name,
-            exchange=name_of(exchange),
+            exchange=source,
             routing_key=routing_key,
             arguments=arguments,
             nowait=nowait,
@@ -314,7 +323,10 @@ class Queue(MaybeChannelBound):
         """
         channel = self.channel
         no_ack = self.no_ack if no_ack is None else no_ack
-        message = channel.basic_get(queue=self.name, no_ack=no_ack)
+        name = self.name
+        if name.__class__ is not str or len(name) > _SURELY_SHORT:
+            validate.short_string('the name of a queue', name)
+        message = channel.basic_get(queue=name, no_ack=no_ack)
         if message is None:
             return None
         to_python = getattr(channel, 'message_to_python', None)
@@ -334,6 +346,7 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.purge.
         """
+        validate.short_string('the name of a queue', self.name)
         return self.channel.queue_purge(queue=self.name, nowait=nowait) or 0
 
     def consume(
@@ -354,6 +367,10 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.consume.
         """
+        validate.short_string('the name of a queue', self.name)
+        validate.names(consumer_tag=consumer_tag)
+        if self.consumer_arguments:
+            validate.headers(self.consumer_arguments, f'consumer_arguments of queue {self.name!r}')
         return self.channel.basic_consume(
             queue=self.name,
             no_ack=self.no_ack if no_ack is None else no_ack,
@@ -381,6 +398,7 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.delete.
         """
+        validate.short_string('the name of a queue', self.name)
         result = self.channel.queue_delete(
             queue=self.name, if_unused=if_unused, if_empty=if_empty, nowait=nowait
         )
@@ -410,9 +428,11 @@ class Queue(MaybeChannelBound):
         Switches: yes.
         Source: kombu Queue.unbind_from.
         """
+        source = name_of(exchange)
+        _check_binding(self.name, source, routing_key, arguments)
         return (channel or self.channel).queue_unbind(
             queue=self.name,
-            exchange=name_of(exchange),
+            exchange=source,
             routing_key=routing_key,
             arguments=arguments,
             nowait=nowait,
@@ -494,6 +514,12 @@ class Queue(MaybeChannelBound):
         if recurse:
             fields['bindings'] = [each.as_dict(recurse=True) for each in self.bindings]
         return fields
+
+
+def _check_binding(name: Any, exchange: Any, routing_key: Any, arguments: Any) -> None:
+    validate.names(queue=name, exchange=exchange, routing_key=routing_key)
+    if arguments:
+        validate.headers(arguments, f'the arguments of a binding of {name!r}')
 
 
 def _first(options: Mapping[str, Any], *names: str) -> Any:

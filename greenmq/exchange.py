@@ -189,6 +189,14 @@ class Exchange(MaybeChannelBound):
             raise InvalidArgument(
                 f'the type of exchange {self.name!r}', self.type, 'is not the name of a type'
             )
+        validate.short_string(f'the type of exchange {self.name!r}', self.type)
+        if self.arguments:
+            validate.headers(self.arguments, f'the arguments of exchange {self.name!r}')
+
+    def _check_binding(self, source: str, routing_key: Any, arguments: Any) -> None:
+        validate.names(destination=self.name, source=source, routing_key=routing_key)
+        if arguments:
+            validate.headers(arguments, f'the arguments of a binding of exchange {self.name!r}')
 
     def bind_to(
         self,
@@ -206,9 +214,11 @@ class Exchange(MaybeChannelBound):
         Switches: yes.
         Source: kombu Exchange.bind_to; RabbitMQ exchange-to-exchange bindings.
         """
+        source = name_of(exchange)
+        self._check_binding(source, routing_key, arguments)
         return (channel or self.channel).exchange_bind(
             destination=self.name,
-            source=name_of(exchange),
+            source=source,
             routing_key=routing_key,
             nowait=nowait,
             arguments=arguments,
@@ -227,9 +237,11 @@ class Exchange(MaybeChannelBound):
         Switches: yes.
         Source: kombu Exchange.unbind_from.
         """
+        name = name_of(source)
+        self._check_binding(name, routing_key, arguments)
         return (channel or self.channel).exchange_unbind(
             destination=self.name,
-            source=name_of(source),
+            source=name,
             routing_key=routing_key,
             nowait=nowait,
             arguments=arguments,
@@ -307,6 +319,7 @@ class Exchange(MaybeChannelBound):
         Switches: yes.
         Source: kombu Exchange.delete.
         """
+        validate.short_string('the name of an exchange', self.name)
         result = self.channel.exchange_delete(exchange=self.name, if_unused=if_unused, nowait=nowait)
         forget_declaration(self)
         return result

@@ -188,8 +188,8 @@ class Producer:
             retry_policy (dict[str, object]): as for `Connection.ensure`.
             declare (Iterable[Exchange | Queue]): declared first, unless that was done in this epoch.
             expiration (float): seconds after which the broker may drop it.
-            timeout (float): seconds for all of it: connecting, declaring, sending, confirming. Default: the
-                transport option `publish_timeout`, 30. inf: without limit.
+            timeout (float): seconds, 0 or more, for all of it: connecting, declaring, sending, confirming.
+                Default: the transport option `publish_timeout`, 30. inf: without limit.
             confirm_timeout (float): handed to the transport, for kombu's sake.
             **properties: further AMQP properties (correlation_id, reply_to, …).
         Returns:

@@ -16,8 +16,10 @@ from uuid import UUID
 
 from greenmq.exceptions import InvalidArgument
 
-__all__ = ('at_least_zero', 'expiration_ms', 'headers', 'keywords', 'priority', 'short_string',
-           'whole_number')  # fmt: skip
+__all__ = (
+    'at_least_zero', 'expiration_ms', 'headers', 'keywords', 'names', 'priority', 'queue_arguments',
+    'queue_limits', 'short_string', 'whole_number',
+)  # fmt: skip
 
 #: Names and routing keys travel as AMQP short strings: one byte of length.
 SHORT_STRING_BYTES = 255
@@ -54,6 +56,16 @@ def short_string(what: str, value: Any) -> str:
     if size > SHORT_STRING_BYTES:
         raise InvalidArgument(what, value, f'is {size} bytes long, at most {SHORT_STRING_BYTES} allowed')
     return value
+
+
+def names(**given: Any) -> None:
+    """Check names and routing keys, each given by what it is: as `short_string`, or None.
+
+    Switches: no.
+    """
+    for what, value in given.items():
+        if value is not None:
+            short_string(what, value)
 
 
 def whole_number(what: str, value: Any, lowest: int = 0, highest: int | None = None) -> int:
@@ -94,8 +106,14 @@ def at_least_zero(what: str, value: Any) -> float:
     """
     try:
         number = float(value)
+    except OverflowError:
+        raise InvalidArgument(what, value, 'is beyond all numbers that are of use') from None
     except (TypeError, ValueError):
-        raise InvalidArgument(what, value, f'is {_kind(value)}, a number is needed') from None
+        if isinstance(value, datetime.timedelta):
+            limit = f'is a timedelta, seconds are needed: its total_seconds(), {value.total_seconds():g}'
+        else:
+            limit = f'is {_kind(value)}, a number is needed'
+        raise InvalidArgument(what, value, limit) from None
     if not isfinite(number):
         raise InvalidArgument(what, value, 'is not finite')
     if number < 0:
@@ -119,6 +137,64 @@ def expiration_ms(value: Any) -> str:
     if ms > MAX_MILLISECONDS:
         raise InvalidArgument('expiration', value, f'is above {MAX_MILLISECONDS // 1000} seconds')
     return str(ms)
+
+
+#: Queue options in seconds → the least of them, in milliseconds.
+_DURATIONS = {'expires': 1, 'message_ttl': 0}
+#: RabbitMQ's queue arguments that are whole numbers → the least and the most of them.
+_WHOLE_ARGUMENTS = {
+    'x-expires': (1, MAX_MILLISECONDS),
+    'x-message-ttl': (0, MAX_MILLISECONDS),
+    'x-max-length': (0, None),
+    'x-max-length-bytes': (0, None),
+    'x-max-priority': (0, MAX_PRIORITY),
+}
+
+
+def queue_limits(owner: str, **given: Any) -> None:
+    """Check the options of a queue that are numbers; None is none.
+
+    Arguments:
+        owner (str): whose they are, for the error, e.g. "of queue 'q'".
+        expires (float), message_ttl (float): seconds; a queue cannot expire in less than a millisecond.
+        max_length (int), max_length_bytes (int): whole numbers.
+        max_priority (int): 0 to 255.
+    Raises:
+        InvalidArgument: what a broker would refuse, or this library could only guess at.
+    Switches: no.
+    Source: RabbitMQ "Queues, optional arguments".
+    """
+    for name, value in given.items():
+        if value is None:
+            continue
+        what = f'{name} {owner}'
+        if name in _DURATIONS:
+            ms = int(at_least_zero(what, value) * 1000)
+            if ms < _DURATIONS[name]:
+                raise InvalidArgument(what, value, 'is less than a millisecond, the least there is')
+            if ms > MAX_MILLISECONDS:
+                raise InvalidArgument(what, value, f'is above {MAX_MILLISECONDS // 1000} seconds')
+        elif name == 'max_priority':
+            whole_number(what, value, 0, MAX_PRIORITY)
+        elif at_least_zero(what, value) % 1:
+            raise InvalidArgument(what, value, 'is no whole number')
+
+
+def queue_arguments(owner: str, arguments: Any) -> None:
+    """Check the arguments that a caller gives a queue under the broker's own names.
+
+    Raises:
+        InvalidArgument: what cannot travel, or what RabbitMQ would refuse among the arguments it knows.
+    Switches: no.
+    """
+    headers(arguments, f'queue_arguments {owner}')
+    for name, (lowest, highest) in _WHOLE_ARGUMENTS.items():
+        value = arguments.get(name)
+        if value is not None:
+            whole_number(f'{name} {owner}', value, lowest, highest)
+    for name in ('x-dead-letter-exchange', 'x-dead-letter-routing-key'):
+        if arguments.get(name) is not None:
+            short_string(f'{name} {owner}', arguments[name])
 
 
 def headers(value: Any, what: str = 'headers') -> None:
@@ -148,8 +224,12 @@ def _fields(fields: Mapping[Any, Any], what: str, depth: int) -> None:
             len(name) > SHORT_STRING_BYTES // 4
         ):  # four bytes a character at most: shorter names need no encoding
             short_string(f'the name of a field of {what}', name)
-        if item is not None and not isinstance(item, _PLAIN):
+        if item is None:
+            continue
+        if not isinstance(item, _PLAIN):
             _nested(item, f'{what}[{name[:40]!r}]', depth + 1)
+        elif item.__class__ is float and not isfinite(item):
+            raise InvalidArgument(f'{what}[{name[:40]!r}]', item, 'is not finite, which no broker can carry')
 
 
 def _nested(item: Any, what: str, depth: int) -> None:
@@ -159,8 +239,12 @@ def _nested(item: Any, what: str, depth: int) -> None:
         _fields(item, what, depth)
     elif isinstance(item, (list, tuple)):
         for each in item:
-            if each is not None and not isinstance(each, _PLAIN):
+            if each is None:
+                continue
+            if not isinstance(each, _PLAIN):
                 _nested(each, what, depth + 1)
+            elif each.__class__ is float and not isfinite(each):
+                raise InvalidArgument(what, each, 'is not finite, which no broker can carry')
     else:
         raise InvalidArgument(what, item, f'is {_kind(item)}, which a header cannot hold')
 
