@@ -62,6 +62,7 @@ from greenmq.runtime.seam import library as _library
 from greenmq.runtime.seam import name as name
 from greenmq.runtime.seam import use as use
 from greenmq.runtime.shared import SharedStream as SharedStream
+from greenmq.runtime.strangers import speaks as speaks
 from greenmq.runtime.sync import Condition as Condition
 from greenmq.runtime.sync import Event as Event
 from greenmq.runtime.sync import LifoQueue as LifoQueue

@@ -114,8 +114,7 @@ def dial_unix(path: str, deadline: Timeoutish = None, socket_options: Iterable[S
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        for option in socket_options:
-            sock.setsockopt(*option)
+        _set(sock, socket_options)
         while True:
             try:
                 sock.connect(path)
@@ -131,6 +130,15 @@ def dial_unix(path: str, deadline: Timeoutish = None, socket_options: Iterable[S
     except BaseException:
         sock.close()
         raise
+
+
+def _set(sock: _socket.socket, options: Iterable[SocketOption]) -> None:
+    for option in options:
+        try:
+            sock.setsockopt(*option)
+        except (OSError, TypeError, OverflowError) as exc:
+            limit = f'is refused by the system ({exc})'
+            raise InvalidArgument('socket option (level, name, value)', option, limit) from None
 
 
 def _dial_error(name: str, met: list[tuple[str, OSError]]) -> DialError:
@@ -353,15 +361,14 @@ class _Race:
             sock.setblocking(False)
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-            for option in self._options:
-                sock.setsockopt(*option)
+            _set(sock, self._options)
             number = sock.connect_ex(target)
         except OSError as exc:
             self._errors.append((_text(target), exc))
             if sock is not None:
                 sock.close()
             return False
-        except TypeError:  # a socket option that is none
+        except InvalidArgument:
             if sock is not None:
                 sock.close()
             raise

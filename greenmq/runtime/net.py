@@ -27,6 +27,7 @@ from greenmq.exceptions import (
 from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.seam import Watcher, library
+from greenmq.runtime.strangers import speaks
 from greenmq.runtime.threadend import at_thread_end
 from greenmq.runtime.tls import TLSCodec
 from greenmq.runtime.waiter import Waiter, sleep
@@ -35,6 +36,7 @@ __all__ = ('Stream',)
 
 # One recv; also how much is encrypted at once, which bounds what the hub may have to send by itself.
 _CHUNK = 65536
+_TLS_RECORDS = range(20, 25)  # the first byte of everything that TLS sends
 _BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
 
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -397,13 +399,21 @@ class Stream:
         Source: greenmq's own.
         """
         deadline = Deadline.of(deadline)
+        heard = b''
         try:
             while not self._handshake_step(codec, deadline):
                 deadline.check(f'{self.name}: the TLS handshake did not end')  # however much there is to read
                 data = self._receive(_CHUNK, deadline)
                 if not data:
                     raise DialError(f'{self.name}: the other side hung up during the TLS handshake')
+                heard = heard or data
                 codec.feed(data)
+        except (TimeoutError, ConnectionLost) as exc:
+            self.abandon()
+            told = _no_tls(exc, heard)
+            if told is None:
+                raise
+            raise told from exc
         except BaseException:
             self.abandon()
             raise
@@ -455,6 +465,19 @@ class Stream:
     def __repr__(self) -> str:
         state = 'closed' if self._sock is None else f'fd {self.fileno()}'
         return f'<Stream {self.name} {state}{", TLS" if self._tls else ""}>'
+
+
+def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
+    """A better error if the handshake failed because no TLS is spoken there."""
+    if not heard:
+        text = f'{error}; nothing was heard during the TLS handshake: does that port speak TLS?'
+        return type(error)(text) if isinstance(error, ConnectionLost) else TimeoutError(text)
+    found = speaks(heard)
+    if found == 'TLS' or (not found and heard[0] in _TLS_RECORDS):
+        return None
+    name = str(error).partition(': ')[0]
+    what = f'it speaks {found}' if found else 'what it sends is something else'
+    return DialError(f'{name}: TLS failed: that port does not speak TLS, {what}')
 
 
 def forget_streams() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Union
 
 from greenmq.exceptions import InvalidArgument, UnknownOption
@@ -16,9 +17,12 @@ __all__ = ('TLSCodec', 'TLSOptions')
 # Names that kombu, py-amqp and the standard library use for the same thing.
 _ALIASES = {
     'cafile': 'ca_certs', 'capath': 'ca_path', 'cert': 'certfile', 'key': 'keyfile', 'cert_file': 'certfile',
-    'key_file': 'keyfile', 'keyfile_password': 'password', 'cert_reqs': 'verify',
+    'key_file': 'keyfile', 'keyfile_password': 'password', 'cert_reqs': 'verify', 'cadata': 'ca_data',
 }  # fmt: skip
-_IGNORED = ('ssl_version',)  # the newest version that both sides know is negotiated
+# The newest version that both sides know is negotiated.
+_IGNORED = ('ssl_version', 'version')
+_WORDS = {'1': True, 'true': True, 'yes': True, 'on': True, '0': False, 'false': False, 'no': False,
+          'off': False, '': False}  # fmt: skip
 _VERIFY = {'none': False, 'cert_none': False, 'optional': True, 'cert_optional': True, 'required': True,
            'cert_required': True}  # fmt: skip
 
@@ -31,6 +35,7 @@ class TLSOptions:
         ca_certs (str): file with the authorities to trust; the system's if neither this nor `ca_path` is
             given.
         ca_path (str): directory with them.
+        ca_data (str): their certificates themselves, as PEM.
         certfile (str), keyfile (str), password (str): our own certificate.
         verify (bool): False accepts any certificate (and any name).
         check_hostname (bool): False accepts a valid certificate for another name.
@@ -41,9 +46,10 @@ class TLSOptions:
 
     ca_certs: str | None = None
     ca_path: str | None = None
+    ca_data: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     verify: bool = True
     check_hostname: bool = True
     server_hostname: str | None = None
@@ -55,39 +61,45 @@ class TLSOptions:
 
         Arguments:
             value (bool | Mapping | TLSOptions | ssl.SSLContext | None): False and None mean no TLS, True the
-                defaults; a mapping may use kombu's names (`cert_reqs`, `ca_certs`, …). An SSLContext is taken
-                as it is.
+                defaults, as do the words true, yes, on, 1 and their opposites; a mapping may use kombu's and
+                redis-py's names (`cert_reqs`, `ca_certs`, …), with ``ssl_`` before them or without. An
+                SSLContext is taken as it is.
         Raises:
             UnknownOption: a key that means nothing here.
-            InvalidArgument: a `cert_reqs` that is none of the module ssl's.
+            InvalidArgument: none of all that, or an option that has no such value.
         Switches: no.
         Source: kombu Connection(ssl=…).
         """
-        if value is None or value is False:
+        if value is None:
             return None
-        if value is True:
-            return cls()
+        if isinstance(value, (bool, int, str)):
+            return cls() if _truth('ssl', value) else None
         if not isinstance(value, Mapping):
-            return value
+            # by what it can: after a late monkey patch there are two classes of that name
+            if isinstance(value, TLSOptions) or hasattr(value, 'wrap_bio'):
+                return value
+            limit = 'must be true or false, a mapping of options, or an ssl.SSLContext'
+            raise InvalidArgument('ssl', value, limit)
         known = {field.name for field in fields(cls)}
         options: dict[str, Any] = {}
         for key, setting in value.items():
-            name = _ALIASES.get(key, key)
-            if name in _IGNORED:
+            short = str(key).removeprefix('ssl_')
+            name = _ALIASES.get(short, short)
+            if key in _IGNORED or short in _IGNORED:
                 continue
             if name not in known:
                 from difflib import get_close_matches  # for the one who mistyped; the others need not wait
 
-                nearest = get_close_matches(key, [*known, *_ALIASES], 1)
+                nearest = get_close_matches(short, [*known, *_ALIASES], 1)
                 raise UnknownOption(key, 'ssl', nearest[0] if nearest else None)
-            options[name] = _verify(setting) if name == 'verify' else setting
+            options[name] = _checked(str(key), name, setting)
         return cls(**options)
 
     def context(self) -> ssl.SSLContext:
         """Make the SSLContext. Reads the files, so make it once a connection target and keep it.
 
         Raises:
-            OSError: a file cannot be read (also ssl.SSLError, if it is no certificate or key).
+            InvalidArgument: a file cannot be read, or holds something else. Names the option and the file.
         Switches: no. Blocks for the time it takes to read some files.
         Source: ssl.create_default_context.
         """
@@ -95,20 +107,95 @@ class TLSOptions:
         # setters.
         import ssl
 
-        context = ssl.create_default_context(cafile=self.ca_certs, capath=self.ca_path)
+        for name in ('ca_certs', 'certfile', 'keyfile'):
+            _look_at(name, getattr(self, name))
+        if self.ca_path and not os.path.isdir(self.ca_path):
+            raise InvalidArgument('ssl option ca_path', self.ca_path, 'is no directory')
+        try:
+            context = ssl.create_default_context(
+                cafile=self.ca_certs, capath=self.ca_path, cadata=self.ca_data
+            )
+        except (OSError, ValueError) as exc:
+            name = 'ca_certs' if self.ca_certs else 'ca_data'
+            limit = f'holds no certificates in PEM ({_reason(exc)})'
+            raise InvalidArgument(f'ssl option {name}', self.ca_certs or '...', limit) from None
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         elif not self.check_hostname:
             context.check_hostname = False
         if self.certfile:
-            context.load_cert_chain(self.certfile, self.keyfile, self.password)
+            self._load_own(context)
+        elif self.keyfile:
+            raise InvalidArgument('ssl option certfile', None, f'is missing: keyfile is {self.keyfile!r}')
         if self.ciphers:
-            context.set_ciphers(self.ciphers)
+            try:
+                context.set_ciphers(self.ciphers)
+            except ssl.SSLError as exc:
+                limit = f'names no cipher ({_reason(exc)})'
+                raise InvalidArgument('ssl option ciphers', self.ciphers, limit) from None
         return context
+
+    def _load_own(self, context: ssl.SSLContext) -> None:
+        where = self.keyfile or self.certfile
+
+        def missing() -> str:
+            # without this, OpenSSL asks for it on the terminal, and the whole process waits
+            limit = 'is encrypted, and its password is not given (keyfile_password)'
+            raise InvalidArgument('ssl option keyfile', where, limit)
+
+        try:
+            context.load_cert_chain(self.certfile or '', self.keyfile, self.password or missing)
+        except InvalidArgument:
+            raise
+        except (OSError, ValueError) as exc:
+            if getattr(exc, 'reason', None) == 'KEY_VALUES_MISMATCH':
+                limit = f'is not the key of the certificate {self.certfile!r}'
+            else:
+                limit = (
+                    f'cannot be used with certfile {self.certfile!r} ({_reason(exc)}): both must be PEM, and '
+                    'keyfile_password must fit'
+                )
+            raise InvalidArgument('ssl option keyfile', where, limit) from None
 
 
 TLSish = Union[None, bool, Mapping[str, Any], TLSOptions, 'ssl.SSLContext']
+
+
+def _truth(what: str, value: Any) -> bool:
+    found = _WORDS.get(value.strip().lower()) if isinstance(value, str) else {0: False, 1: True}.get(value)
+    if found is None:
+        raise InvalidArgument(what, value, 'is neither true nor false')
+    return found
+
+
+def _checked(key: str, name: str, setting: Any) -> Any:
+    if name == 'verify':
+        return _verify(setting)
+    if name == 'check_hostname':
+        return True if setting is None else _truth(f'ssl option {key}', setting)
+    if name == 'password':
+        if not (setting is None or isinstance(setting, (str, bytes)) or callable(setting)):
+            raise InvalidArgument(f'ssl option {key}', '...', 'must be text')
+        return setting
+    if not (setting is None or isinstance(setting, (str, bytes, os.PathLike))):
+        raise InvalidArgument(f'ssl option {key}', setting, 'must be text, or a path')
+    return setting
+
+
+def _look_at(name: str, path: Any) -> None:
+    if not path:
+        return
+    try:
+        with open(path, 'rb') as file:
+            file.read(1)
+    except OSError as exc:
+        limit = f'cannot be read ({exc.strerror or exc})'
+        raise InvalidArgument(f'ssl option {name}', os.fspath(path), limit) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, 'reason', None) or error).lower().replace('_', ' ')
 
 
 def _verify(cert_reqs: Any) -> bool:

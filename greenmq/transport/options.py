@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from greenmq.exceptions import InvalidArgument, UnknownOption
 
 __all__ = (
     'COMMON_OPTIONS', 'Option', 'UnknownOptionWarning', 'convert', 'defaults', 'options_table', 'seconds',
-    'truth',
+    'tcp_options', 'truth',
 )  # fmt: skip
 
 
@@ -73,6 +74,26 @@ def whole(value: Any) -> int:
     if number < 0:
         raise ValueError('negative')
     return number
+
+
+def tcp_options(value: Any) -> dict[int, int | bytes]:
+    """Convert to TCP socket options: a mapping of numbers, or of names as ``TCP_USER_TIMEOUT``, to numbers.
+
+    Raises:
+        ValueError: anything else.
+    Switches: no.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError('no mapping of TCP options to values')
+    found: dict[int, int | bytes] = {}
+    for name, setting in value.items():
+        number = getattr(_socket, name, None) if isinstance(name, str) and name.isupper() else name
+        if not isinstance(number, int):
+            raise ValueError(f'{name!r} is no TCP option')
+        if not isinstance(setting, (int, bytes)):
+            raise ValueError(f'the value of {name!r} is no number')
+        found[int(number)] = setting
+    return found
 
 
 #: Known to every transport. `connection` and `messaging` read these.

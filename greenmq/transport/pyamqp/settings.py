@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from greenmq.transport.options import Option, seconds, truth, whole
+from greenmq.transport.options import Option, seconds, tcp_options, truth, whole
 
 __all__ = ['OPTIONS', 'Settings']
 
@@ -28,7 +28,7 @@ OPTIONS: dict[str, Option] = {
     'recovery_interval_max': Option(seconds, 2.0, 'longest wait in seconds between retries of a recovery'),
     'frame_max': Option(whole, None, 'largest frame in bytes to propose'),
     'channel_max': Option(whole, None, 'most channels to propose'),
-    'socket_settings': Option(None, None, 'TCP socket options: {optname: value}'),
+    'socket_settings': Option(tcp_options, None, 'TCP socket options: {optname: value}'),
     'login_response': Option(None, None, 'raw SASL response, with login_method'),
     'authentication': Option(None, None, 'amqp.sasl mechanisms'),
     'locale': Option(str, 'en_US', 'locale of the broker’s texts'),

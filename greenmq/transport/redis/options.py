@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from greenmq.transport.options import Option, seconds, truth, whole
+from greenmq.transport.options import Option, seconds, tcp_options, truth, whole
 
 __all__ = ('OPTIONS', 'SENTINEL_OPTIONS')
 
@@ -49,7 +49,7 @@ OPTIONS: dict[str, Option] = {
     'socket_timeout': Option(seconds, None, 'seconds that the server may take to answer a health check'),
     'socket_connect_timeout': Option(seconds, None, 'as connect_timeout'),
     'socket_keepalive': Option(truth, True, 'kept for kombu: it is always on'),
-    'socket_keepalive_options': Option(None, None, 'TCP option → value, for setsockopt'),
+    'socket_keepalive_options': Option(tcp_options, None, 'TCP option → value, for setsockopt'),
     'retry_on_timeout': Option(_retries, None, 'kept for kombu: what may be repeated is repeated'),
     'max_connections': Option(whole, 10, 'kept for kombu: one connection serves any number of greenlets'),
     'health_check_interval': Option(seconds, 15.0, 'seconds of silence after which the server is asked'),
