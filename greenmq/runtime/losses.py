@@ -25,6 +25,13 @@ _LOST = {
 }
 
 
+# What TLS says by an alert, where OpenSSL's word for it does not help.
+_ALERTS = {
+    'TLSV13_ALERT_CERTIFICATE_REQUIRED': 'the other side wants a client certificate (certfile, keyfile)',
+    'TLSV1_ALERT_UNKNOWN_CA': "the other side does not know our certificate's authority",
+}
+
+
 class DialError(ConnectionLost, OSError):
     """No connection could be made to any address of a host. May be retried.
 
@@ -51,4 +58,7 @@ def meaning(error: OSError) -> str:
     Switches: no.
     Source: the table in this module.
     """
+    alert = _ALERTS.get(getattr(error, 'reason', None) or '')
+    if alert:
+        return f'{alert}: {error}'
     return _LOST.get(error.errno or 0) or str(error) or type(error).__name__

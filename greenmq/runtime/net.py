@@ -419,12 +419,17 @@ class Stream:
             raise
         self._tls = codec
 
+    @property
+    def encrypted(self) -> bool:
+        """Does it speak TLS?"""
+        return self._tls is not None
+
     def _handshake_step(self, codec: TLSCodec, deadline: Deadline) -> bool:
         try:
             done = codec.handshake()
         except OSError as exc:
             self._send_alert(codec)
-            raise DialError(f'{self.name}: TLS failed: {exc}', exc.errno) from exc
+            raise DialError(f'{self.name}: TLS failed: {meaning(exc)}', exc.errno) from exc
         outgoing = codec.outgoing()
         if outgoing:
             self.write(outgoing, deadline)

@@ -117,7 +117,7 @@ class TLSOptions:
             )
         except (OSError, ValueError) as exc:
             name = 'ca_certs' if self.ca_certs else 'ca_data'
-            limit = f'holds no certificates in PEM ({_reason(exc)})'
+            limit = f'holds no certificates in PEM: {self.ca_certs or "text"!r} ({_reason(exc)})'
             raise InvalidArgument(f'ssl option {name}', self.ca_certs or '...', limit) from None
         if not self.verify:
             context.check_hostname = False
@@ -137,11 +137,11 @@ class TLSOptions:
         return context
 
     def _load_own(self, context: ssl.SSLContext) -> None:
-        where = self.keyfile or self.certfile
+        where = os.fspath(self.keyfile or self.certfile or '')
 
         def missing() -> str:
             # without this, OpenSSL asks for it on the terminal, and the whole process waits
-            limit = 'is encrypted, and its password is not given (keyfile_password)'
+            limit = f'{where!r} is encrypted, and its password is not given (keyfile_password)'
             raise InvalidArgument('ssl option keyfile', where, limit)
 
         try:
@@ -150,11 +150,11 @@ class TLSOptions:
             raise
         except (OSError, ValueError) as exc:
             if getattr(exc, 'reason', None) == 'KEY_VALUES_MISMATCH':
-                limit = f'is not the key of the certificate {self.certfile!r}'
+                limit = f'{where!r} is not the key of the certificate {self.certfile!r}'
             else:
                 limit = (
-                    f'cannot be used with certfile {self.certfile!r} ({_reason(exc)}): both must be PEM, and '
-                    'keyfile_password must fit'
+                    f'{where!r} cannot be used with certfile {self.certfile!r} ({_reason(exc)}): both must '
+                    'be PEM, and keyfile_password must fit'
                 )
             raise InvalidArgument('ssl option keyfile', where, limit) from None
 
@@ -190,7 +190,8 @@ def _look_at(name: str, path: Any) -> None:
         with open(path, 'rb') as file:
             file.read(1)
     except OSError as exc:
-        limit = f'cannot be read ({exc.strerror or exc})'
+        # in full: what is too long of a value is cut
+        limit = f'names the file {os.fspath(path)!r}, which cannot be read ({exc.strerror or exc})'
         raise InvalidArgument(f'ssl option {name}', os.fspath(path), limit) from None
 
 

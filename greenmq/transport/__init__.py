@@ -22,6 +22,7 @@ TRANSPORT_ALIASES: dict[str, str] = {
     'redis+socket': 'greenmq.transport.redis:Transport',
     'redis+cluster': 'greenmq.transport.redis:ClusterTransport',
     'valkey': 'greenmq.transport.redis:Transport',
+    'valkeys': 'greenmq.transport.redis:Transport',
     'valkey+socket': 'greenmq.transport.redis:Transport',
     'sentinel': 'greenmq.transport.redis:SentinelTransport',
     'SQS': 'greenmq.transport.SQS:Transport',

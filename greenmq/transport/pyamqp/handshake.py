@@ -17,6 +17,7 @@ from amqp.exceptions import AMQPError, FrameError, FrameSyntaxError, UnexpectedF
 from amqp.sasl import AMQPLAIN, PLAIN
 
 from greenmq import runtime
+from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.utils.text import printable
 
 from . import wire
@@ -34,6 +35,7 @@ class Wire:
         self.stream = stream
         self.deadline = deadline
         self.connected = False
+        self.heard = False
         self.buffer = bytearray()  # one whose beginning goes without a copy of the rest
 
     def connect(self) -> None:
@@ -61,13 +63,32 @@ class Wire:
     def _take(self, size: int) -> bytes:
         while len(self.buffer) < size:
             self.deadline.check(f'{self.stream.name}: the handshake did not end')
-            data = self.stream.read(65536, self.deadline)
-            if not data:
-                raise amqp.RecoverableConnectionError('the broker closed the connection during the handshake')
-            self.buffer += data
+            self.buffer += self._read()
         taken = bytes(self.buffer[:size])
         del self.buffer[:size]
         return taken
+
+    def _read(self) -> bytes:
+        hint = '' if self.heard else '; nothing was heard: is that RabbitMQ'
+        if hint:
+            hint += '?' if self.stream.encrypted else ', and does the port speak TLS (amqps://)?'
+        name = self.stream.name
+        try:
+            data = self.stream.read(65536, self.deadline)
+        except TimeoutError as exc:
+            raise TimeoutError(f'{exc}{hint}') from exc
+        except ConnectionLost as exc:
+            raise ConnectionLost(f'{exc}{hint}') from exc
+        if not data:
+            text = f'{name}: the broker closed the connection during the handshake{hint}'
+            raise amqp.RecoverableConnectionError(text)
+        if not self.heard:
+            self.heard = True
+            found = runtime.speaks(data)
+            if found and found != 'AMQP':
+                way = ' (amqps://)' if found == 'TLS' else ''
+                raise ConnectionLost(f'{name} does not speak AMQP: what answers there speaks {found}{way}')
+        return data
 
     def close(self) -> None:
         self.connected = False

@@ -9,7 +9,7 @@ import amqp
 import amqp.exceptions
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionLost, OperationalError
+from greenmq.exceptions import AccessRefused, AMQPError, ConnectionLost, NotAllowed, OperationalError
 from greenmq.transport import base
 from greenmq.transport.options import Option, convert, options_table
 from greenmq.utils.amq_manager import get_manager
@@ -242,6 +242,7 @@ class _Dialler:
         stream = runtime.dial(place['hostname'], place['port'], deadline, tls=tls, socket_options=tcp)
         if settings.heartbeat_thread:
             stream = runtime.SharedStream(stream)
+        login = _login(client, options)
         try:
             terms = open_connection(
                 stream,
@@ -252,8 +253,11 @@ class _Dialler:
                 locale=options['locale'],
                 frame_max=options['frame_max'],
                 channel_max=options['channel_max'],
-                **_login(client, options),
+                **login,
             )
+        except (AccessRefused, NotAllowed) as exc:
+            stream.abandon()
+            raise _refused(exc, place, login['userid']) from exc
         except BaseException:
             stream.abandon()
             raise
@@ -268,6 +272,14 @@ class _Dialler:
             max_body=settings.max_message_bytes,
             write_timeout=settings.write_timeout or 2 * terms.heartbeat or 30.0,
         )
+
+
+def _refused(error: AMQPError, place: dict[str, Any], user: str | None) -> AMQPError:
+    """The same with what one has to know to mend it."""
+    who = 'us' if user is None else f'user {user!r}'
+    where = f'{place["hostname"]}:{place["port"]}'
+    text = f'{where} refused {who} at virtual host {place["virtual_host"]!r}: {error.reply_text}'
+    return type(error)(text, reply_code=error.reply_code)
 
 
 def _login(client: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from greenmq import runtime
+from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.log import get_logger
-from greenmq.transport.redis.errors import ServerUnfit, not_reached, raised, translate
+from greenmq.transport.redis.errors import (
+    AuthenticationFailed,
+    ServerUnfit,
+    not_reached,
+    raised,
+    silent,
+    translate,
+)
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
 
@@ -79,10 +87,27 @@ def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
         raise
     try:
         greet(link, place, deadline)
+    except AuthenticationFailed as error:
+        link.close()
+        raise _refused(error, place) from error
+    except (TimeoutError, ConnectionLost) as error:
+        link.close()
+        if link.bytes_in:
+            raise
+        raise silent(error, stream.encrypted) from error
     except BaseException:
         link.close()
         raise
     return link
+
+
+def _refused(error: AuthenticationFailed, place: Place) -> AuthenticationFailed:
+    # The server's own sentence explains its protocol, and names neither itself nor the user.
+    provided = place.credentials is not None
+    user = 'the user of the credential provider' if provided else f'user {place.username or "default"!r}'
+    given = '' if place.password or provided else ' without a password'
+    word = 'WRONGPASS' if 'WRONGPASS' in str(error) or given == '' else 'NOAUTH'
+    return AuthenticationFailed(f'redis {place.name} refused the login of {user}{given} ({word})')
 
 
 def greet(link: Link, place: Place, deadline: runtime.Deadline) -> None:
@@ -156,12 +181,8 @@ def _version(text: Any) -> tuple[int, ...]:
 
 def tls_of(client: Any) -> Any:
     """What `runtime.TLSOptions.of` takes, of a Connection. Switches: no."""
-    given = client.ssl
-    if isinstance(given, Mapping):
-        # As the query of a URL names them, and redis-py.
-        return {name.removeprefix('ssl_'): value for name, value in given.items()}
     # The scheme alone asks for it: whoever writes rediss:// must never get a connection without.
-    return given or getattr(client, 'transport_cls', None) == 'rediss'
+    return client.ssl or getattr(client, 'transport_cls', None) in ('rediss', 'valkeys')
 
 
 def credentials_of(provider: Any) -> Any:

@@ -22,8 +22,9 @@ from greenmq.exceptions import (
     NotAllowed,
     OperationalError,
     PreconditionFailed,
+    TimeoutError,
 )
-from greenmq.runtime import DialError, DialRefused
+from greenmq.runtime import DialError, DialRefused, speaks
 
 __all__ = (
     'AuthenticationFailed', 'CommandFailed', 'LinkLost', 'NotPermitted', 'OutOfMemory', 'Refused',
@@ -80,6 +81,22 @@ class Unreachable(DialError, driver.ConnectionError):
 
 class Refused(DialRefused, driver.ConnectionError):
     """Nobody listens there."""
+
+
+def stranger(name: str, data: bytes) -> LinkLost | None:
+    """An error if the first bytes of a server say that it is no Redis. Switches: no."""
+    found = speaks(data)
+    if not found or 'Redis' in found:
+        return None
+    way = ' (rediss://)' if found == 'TLS' else ''
+    return LinkLost(f'{name} is no Redis: what answers there speaks {found}{way}')
+
+
+def silent(error: Exception, encrypted: bool) -> Exception:
+    """The same for one that said nothing at all during the handshake. Switches: no."""
+    more = '' if encrypted else ', and does the port speak TLS (rediss://)'
+    text = f'{error}; nothing was heard: is that Redis{more}?'
+    return TimeoutError(text) if isinstance(error, TimeoutError) else LinkLost(text)
 
 
 def not_reached(error: DialError) -> DialError:

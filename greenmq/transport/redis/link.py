@@ -248,6 +248,10 @@ class Link(Outbox):
                     self.lose(errors.LinkLost(f'redis {self.name}: the server closed the connection'))
                     return
                 self._heard = runtime.monotonic()
+                if not self.bytes_in and (stranger := errors.stranger(self.name, data)) is not None:
+                    self.bytes_in = len(data)
+                    self.lose(stranger)
+                    return
                 self.bytes_in += len(data)
                 parser.feed(data)
                 while (reply := gets()) is not more:

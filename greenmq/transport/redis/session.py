@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from redis.exceptions import NoScriptError
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError, WrongHub
+from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, WrongHub
 from greenmq.log import get_logger, outage_level, outage_over
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import LinkLost, ServerUnfit, raised
@@ -408,7 +408,7 @@ def _recover(ref: weakref.ref[Session]) -> None:
             return
         try:
             link = session._dial(session, runtime.Deadline.after(ATTEMPT))
-        except (AMQPError, OSError, OperationalError) as error:
+        except (AMQPError, OSError, KombuError) as error:  # InvalidArgument: a file of TLS may come back
             level = outage_level('recovery', session.name)
             logger.log(level, 'redis %s: not recovered yet: %s', session.name, error)
             session._attempt_failed(error)

@@ -348,7 +348,7 @@ class TestTLS:
 
     def test_unreadable_authorities(self, listener):
         before = descriptors()
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(InvalidArgument, match=r"ca_certs .*'/nowhere/ca.pem', which cannot be read"):
             runtime.dial(listener.host, listener.port, LONG, tls=TLSOptions(ca_certs='/nowhere/ca.pem'))
         assert descriptors() == before
 
