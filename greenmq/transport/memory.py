@@ -328,10 +328,12 @@ class Channel(virtual.Channel):
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message now, or None. Switches: no."""
         self._check_open()
-        record = self._take(queue)
-        if record is None:
-            return None
-        message = self._delivery(record)
+        message = None
+        while message is None:
+            record = self._take(queue)
+            if record is None:
+                return None
+            message = self._delivery(record)
         if not no_ack:
             self.qos.append(message, message.delivery_tag)
         return message
@@ -348,14 +350,24 @@ class Channel(virtual.Channel):
         found = self._broker.queues.get(queue)
         if found is None or not found.ready:
             return None
-        record = self._broker.take(found)
-        return None if record is None else self._delivery(record)
+        message = None
+        while message is None:
+            record = self._broker.take(found)
+            if record is None:
+                return None
+            message = self._delivery(record)
+        return message
 
     def _delivery(self, record: Record) -> Any:
-        if self._plain_messages:
-            return LocalMessage(record, self, next(self._tags))
-        # A subclass brought a Message of its own, and expects a payload.
-        message = self.Message(_payload(record, next(self._tags)), channel=self)
+        """The message of a record; None if it can be made into none, and then it is settled."""
+        try:
+            if self._plain_messages:
+                return LocalMessage(record, self, next(self._tags))
+            # A subclass brought a Message of its own, and expects a payload.
+            message = self.Message(_payload(record, next(self._tags)), channel=self)
+        except Exception as error:
+            self._unmade(record, record.queue.name, error)
+            return None
         message.queue = record.queue.name
         message.place = record
         return message

@@ -13,12 +13,16 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.core.routing import match_topic
+from greenmq.log import get_logger
 from greenmq.transport.redis.keys import Keys
+from greenmq.transport.redis.replies import TEXTS
 from greenmq.transport.redis.scripts import BIND
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.watches import Watch
 
-__all__ = ('Bindings', 'declaration')
+__all__ = ('Bindings', 'declaration', 'split_binding')
+
+logger = get_logger('greenmq.transport.redis')
 
 #: Seconds that bindings are believed where nobody tells of changes.
 BELIEVED = 1.0
@@ -68,6 +72,7 @@ class Bindings:
         self._sep = sep
         self._tables: dict[str, Table] = {}
         self._reading = runtime.Once()
+        self._told: set[str] = set()  # exchanges of which it was said that they have foreign members
         #: Counts what this client changed: a read that began before does not count for who changed it.
         self._changes = 0
 
@@ -99,7 +104,12 @@ class Bindings:
             changes = self._changes
             members, table = self._members(key, deadline)
         table.told = self._session.tracks
-        table.entries = sorted(self._split(member) for member in members)
+        entries = [self._split(member) for member in members]
+        table.entries = sorted(entry for entry in entries if entry is not None)
+        strangers = len(entries) - len(table.entries)
+        if strangers and exchange not in self._told:
+            self._told.add(exchange)
+            logger.warning('%d members of %r are no bindings: they are passed over', strangers, key)
         if changes == self._changes:
             self._tables[exchange] = table
         return table
@@ -130,11 +140,10 @@ class Bindings:
         # Watched before it is read: a change right behind the reply must not be missed.
         table = Table()
         self._session.watch([key], table)
-        return self._session.execute(('SMEMBERS', key), key, deadline), table
+        return self._session.execute(('SMEMBERS', key), key, deadline, TEXTS), table
 
-    def _split(self, member: Any) -> Entry:
-        parts = bytes(member).decode().split(self._sep)
-        return parts[0], parts[1] if len(parts) > 2 else '', parts[-1]
+    def _split(self, member: bytes) -> Entry | None:
+        return split_binding(member, self._sep)
 
     def route(
         self, exchange: str, kind: str, routing_key: str, deadline: runtime.Deadline | None = None
@@ -219,6 +228,15 @@ class Bindings:
         with self._changing(exchange):
             for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
                 self._session.execute(('DEL', key), key, deadline)
+
+
+def split_binding(member: bytes, sep: str) -> Entry | None:
+    """Routing key, pattern and queue of a binding; None if a stranger wrote it. Switches: no."""
+    try:
+        parts = member.decode().split(sep)
+    except UnicodeDecodeError:
+        return None
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
 
 
 def declaration(facts: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from greenmq.transport.redis.bindings import declaration
 from greenmq.transport.redis.consuming import RedisConsuming
 from greenmq.transport.redis.envelope import EXPIRES_AT, Envelopes
 from greenmq.transport.redis.publishing import RedisPublishing
+from greenmq.transport.redis.replies import NUMBERS, expect
 from greenmq.transport.redis.settling import ChannelSettling
 from greenmq.transport.virtual import channel as virtual
 from greenmq.transport.virtual.exchange import DirectExchange, FanoutExchange, TopicExchange
@@ -209,16 +210,15 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
 
     def _size(self, queue: str) -> int:
         lists = self._keys.lists(queue)
-        return sum(self._session.execute_many([('LLEN', name) for name in lists], lists[0], self._soon()))
+        commands = [('LLEN', name) for name in lists]
+        return sum(self._session.execute_many(commands, lists[0], self._soon(), int))
 
     def _purge(self, queue: str) -> int:
         lists = self._keys.lists(queue)
         commands = [('LLEN', name) for name in lists] + [('DEL', name) for name in lists]
-        return sum(
-            self._session.execute_many([('MULTI',), *commands, ('EXEC',)], lists[0], self._soon())[-1][
-                : len(lists)
-            ]
-        )
+        words = [('MULTI',), *commands, ('EXEC',)]
+        replies = self._session.execute_many(words, lists[0], self._soon(), (bytes, NUMBERS))
+        return sum(expect(replies[-1], NUMBERS, self._session.name)[: len(lists)])
 
     def _delete(
         self, queue: str, exchange: str | None = None, routing_key: str = '', pattern: Any = None,

@@ -24,6 +24,7 @@ from greenmq.transport.redis import wire
 from greenmq.transport.redis.dialling import dial_place
 from greenmq.transport.redis.errors import raised
 from greenmq.transport.redis.link import Link, Taker
+from greenmq.transport.redis.replies import DONE
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.transport import Transport
 from greenmq.utils.url import parse_url
@@ -117,10 +118,10 @@ class ClusterSession(Session):
             node.close()
 
     def _learn(self, node: Session, deadline: runtime.Deadline, dial: bool = True) -> None:
-        reply = node.execute(('CLUSTER', 'SLOTS'), None, deadline)
+        reply = node.execute(('CLUSTER', 'SLOTS'), None, deadline, _are_slots)
         slots = [''] * 16384
         for first, last, primary, *_ in reply:
-            host = bytes(primary[0]).decode() if primary[0] else node.name.rpartition(':')[0]
+            host = primary[0].decode() if primary[0] else node.name.rpartition(':')[0]
             name = f'{host}:{primary[1]}'
             slots[first : last + 1] = [name] * (last - first + 1)
         if not any(slots):
@@ -224,21 +225,17 @@ class ClusterSession(Session):
 
     # ---- commands
 
-    def execute(
-        self, command: tuple[Any, ...], key: str | None = None, deadline: runtime.Deadline | None = None
-    ) -> Any:
-        """See `Session.execute`."""
-        return raised(self._ask(command, key, deadline, None), self.name)
-
     def execute_many(
         self,
         commands: list[tuple[Any, ...]],
         key: str | None = None,
         deadline: runtime.Deadline | None = None,
+        shape: Any = DONE,
     ) -> list[Any]:
         """See `Session.execute_many`; all of one slot."""
         for _ in range(MAX_REDIRECTIONS):
-            replies = self._open_node(key, deadline).call_many(commands, deadline)
+            link = self._open_node(key, deadline)
+            replies = [link.expect(reply, shape) for reply in link.call_many(commands, deadline)]
             redirected = [reply for reply in replies if isinstance(reply, _REDIRECTIONS)]
             if not redirected:
                 break
@@ -252,6 +249,7 @@ class ClusterSession(Session):
         key: str | None,
         deadline: runtime.Deadline | None,
         orphan: Callable[[Any], Any] | None,
+        shape: Any,
     ) -> Any:
         reply: Any = None
         asking = ''
@@ -260,7 +258,7 @@ class ClusterSession(Session):
             if asking:
                 node.post(wire.pack(('ASKING',)), '', _ignore)
                 asking = ''
-            reply = node._ask(command, key or '', deadline, orphan)
+            reply = node._ask(command, key or '', deadline, orphan, shape)
             if isinstance(reply, AskError):
                 asking = f'{reply.host}:{reply.port}'
             elif isinstance(reply, _REDIRECTIONS):
@@ -310,6 +308,20 @@ class ClusterSession(Session):
             return self.node_of(key).link_for(key)
         except AMQPError:
             return None
+
+
+def _are_slots(reply: Any) -> bool:
+    # Each: first slot, last slot, the primary (host, port, …), its replicas.
+    return reply.__class__ is list and all(
+        each.__class__ is list
+        and len(each) >= 3
+        and list(map(type, each[:3])) == [int, int, list]
+        and 0 <= each[0] <= each[1] < 16384
+        and len(each[2]) >= 2
+        and each[2][1].__class__ is int
+        and (each[2][0] is None or (each[2][0].__class__ is bytes and each[2][0].isascii()))
+        for each in reply
+    )
 
 
 _REDIRECTIONS = (MovedError, AskError, TryAgainError, ClusterDownError)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, TimeoutError
+from greenmq.exceptions import AMQPError, ConnectionLost, DecodeError, OperationalError, TimeoutError
 from greenmq.log import get_logger
 from greenmq.transport.redis.envelope import EXPIRES_AT, opened
 from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.replies import expect
 from greenmq.transport.redis.scripts import FETCH
 from greenmq.transport.redis.settling import AGAIN, UNTOUCHED
 from greenmq.transport.redis.watches import Alarm
@@ -34,6 +36,10 @@ FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 #: The same where a blocking command waits for every list: only delayed messages come without a word.
 DELAYED_LOOK = 1.0
 
+#: Bytes after which a fetch takes no more messages: what it brings is made into messages in one stretch, and
+#: nobody else on the hub has a turn meanwhile.
+FETCH_BYTES = 2 * 1024 * 1024
+
 #: Seconds that a fetch waits for one node of a cluster, before it asks the next.
 NODE_PATIENCE = 1.0
 
@@ -42,6 +48,9 @@ PATIENCE = 10.0
 
 #: Begins the tags of deliveries that are not kept in Redis (of a fanout).
 LOCAL = 'local:'
+
+#: What a fetch says in the place of a time, if not all lists were read to their end.
+MORE = -2
 
 Item = tuple[str, Any]
 
@@ -140,9 +149,9 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         while True:
             self._alarm.set()
             try:
-                items, due = self._fetch_or_hand_on(plan, n)
-                if len(items) >= min(n, self.connection._fetch_batch):
-                    self._session.hand_on(plan.keys)  # there may be more than we took
+                items, due, more = self._fetch_or_hand_on(plan, n)
+                if more:
+                    self._session.hand_on(plan.keys)
             except ConnectionLost:
                 # Told to the drains by the connection, once. We go on when there is another (P25).
                 runtime.sleep(FIRST_LOOK)
@@ -173,7 +182,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             except (AMQPError, OperationalError, OSError) as error:
                 logger.debug('%r: a fetch was not answered before the end: %s', self, error)
 
-    def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Item], float | None]:
+    def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Item], float | None, bool]:
         try:
             return self._fetch(plan, n)
         except BaseException:
@@ -186,11 +195,22 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             self._session.watch(plan.keys, self._alarm)
             self._watched = plan.keys
 
-    def _fetch(self, plan: Plan, n: int) -> tuple[list[Item], float | None]:
-        """Ask once: the messages, and seconds until the next delayed one is due."""
+    def _fetch(self, plan: Plan, n: int) -> tuple[list[Item], float | None, bool]:
+        """Ask: the messages, seconds until the next delayed one is due, and whether there may be more.
+
+        What was taken and is no message (any more) is settled here, and then it is asked again: none that can
+        be delivered is not none.
+        """
         n = min(max(n, 1), self.connection._fetch_batch)
-        items: list[Item] = []
+        while True:
+            items: list[Item] = []
+            due, more = self._fetch_once(plan, n, items)
+            if items or not more:
+                return items, due, more
+
+    def _fetch_once(self, plan: Plan, n: int, items: list[Item]) -> tuple[float | None, bool]:
         due: float | None = None
+        more = False
         for home, lists, words, pairs in plan.turn():
             if n <= len(items):
                 break
@@ -198,13 +218,18 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             number = self.connection._next_numbers(room)
             deadline = runtime.Deadline.after(NODE_PATIENCE) if self._keys.cluster else None
             self._asked = home.unacked
+            transport = self.connection
             try:
                 reply = self._session.run(
                     FETCH,
                     (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
-                    (room, number, self._keys.consumer, self.connection._lease_ms, *words),
+                    (
+                        room, number, self._keys.consumer, transport._lease_ms, FETCH_BYTES,
+                        transport._max_message_bytes, *words,
+                    ),
                     deadline,
-                    orphan=_Orphan(self, pairs),
+                    orphan=_Orphan(self, pairs, number),
+                    shape=partial(is_fetched, len(pairs)),
                 )
             except (ConnectionLost, TimeoutError):
                 if not self._keys.cluster:
@@ -219,39 +244,55 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             self.fetched_at = runtime.monotonic()
             if reply[0] >= 0:
                 due = min(due or 1e9, reply[0] / 1000 + 0.001)
-            items += self._opened(reply, pairs)
-        return items, due
+            if reply[1]:
+                logger.error(
+                    '%d members of %r are no delayed messages; they are kept in %r',
+                    reply[1],
+                    home.delayed,
+                    f'{home.delayed}.dead',
+                )
+            items += self._opened(reply, pairs, number)
+            more = more or reply[0] == MORE
+        return due, more
 
-    def _opened(self, reply: list[Any], pairs: list[tuple[str, int]]) -> list[Item]:
+    def _opened(self, reply: list[Any], pairs: list[tuple[str, int]], number: int) -> list[Item]:
         items: list[Item] = []
         consumer = self._keys.consumer
         spread = self._keys.cluster
-        for at in range(1, len(reply), 3):
-            queue, step = pairs[reply[at]]
-            tag = f'gm:{consumer}:{reply[at + 1]}:{step}'
-            if spread:
-                self._queue_of[tag] = queue
-            try:
-                message = opened(reply[at + 2], tag)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                logger.exception(
-                    'queue %r gave what is no message; it is kept in %r: %r',
-                    queue,
-                    self._keys.dead(queue),
-                    reply[at + 2][:200],
-                )
-                self._settler.give_back(queue, tag, f'd{self._keys.dead(queue)}')
-                continue
-            if EXPIRES_AT in message['properties'] or self.max_deliveries:
-                if self._is_over(message, queue, tag):
+        at = 3 + 2 * reply[2]
+        for place in range(3, at, 2):
+            queue, step = pairs[reply[place]]
+            for raw in reply[at : at + reply[place + 1]]:
+                tag = f'gm:{consumer}:{number}:{step}'
+                at += 1
+                number += 1
+                if spread:
+                    self._queue_of[tag] = queue
+                try:
+                    message = opened(raw, tag)
+                except DecodeError as error:
+                    self._unmade(tag, queue, error)
                     continue
-            items.append((queue, message))
+                if EXPIRES_AT in message['properties'] or self.max_deliveries:
+                    if self._is_over(message, queue, tag):
+                        continue
+                items.append((queue, message))
         return items
+
+    def _settle_unmade(self, raw: Any, queue: str) -> str:
+        """See `ConsumeMethods`: it is kept at the server."""
+        tag = raw if isinstance(raw, str) else raw['properties']['delivery_tag']
+        if not tag.startswith('gm:'):
+            return 'It was heard on a fanout exchange, and is dropped.'
+        dead = self._keys.dead(queue)
+        self._queue_of.pop(tag, None)
+        self._settler.give_back(queue, tag, f'd{dead}')
+        return f'It is kept in the list {dead!r}.'
 
     def _is_over(self, message: dict[str, Any], queue: str, tag: str) -> bool:
         """Has it expired, or was it delivered too often by consumers that died? Then it's settled here."""
         expires_at = message['properties'].get(EXPIRES_AT)
-        if expires_at is not None and time.time() * 1000 >= expires_at:
+        if isinstance(expires_at, (int, float)) and time.time() * 1000 >= expires_at:
             reason = 'expired'
         elif self.max_deliveries and _count(message) >= self.max_deliveries:
             reason = 'delivery_limit'
@@ -361,20 +402,36 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
 class _Orphan:
     """What becomes of a fetch's reply that nobody waits for any more: it goes back."""
 
-    __slots__ = ('_channel', '_pairs')
+    __slots__ = ('_channel', '_number', '_pairs')
 
-    def __init__(self, channel: Any, pairs: list[tuple[str, int]]) -> None:
+    def __init__(self, channel: Any, pairs: list[tuple[str, int]], number: int) -> None:
         self._channel = channel
         self._pairs = pairs
+        self._number = number
 
     def __call__(self, reply: Any) -> None:
-        if not isinstance(reply, list):
+        if isinstance(reply, Exception):
             return  # an error, or the end of the link: nothing was taken, or the lease will tell
-        channel = self._channel
-        for at in range(1, len(reply), 3):
-            queue, step = self._pairs[reply[at]]
-            tag = channel._keys.tag(reply[at + 1], step)
-            channel._settler.give_back(queue, tag, UNTOUCHED)
+        channel, number = self._channel, self._number
+        expect(reply, partial(is_fetched, len(self._pairs)), channel._session.name)
+        for place in range(3, 3 + 2 * reply[2], 2):
+            queue, step = self._pairs[reply[place]]
+            for _ in range(reply[place + 1]):
+                channel._settler.give_back(queue, channel._keys.tag(number, step), UNTOUCHED)
+                number += 1
+
+
+def is_fetched(lists: int, reply: Any) -> bool:
+    """Is it what `fetch.lua` returns for so many lists? Switches: no."""
+    if reply.__class__ is not list or len(reply) < 3 or set(map(type, reply[:3])) != {int}:
+        return False
+    at = 3 + 2 * reply[2]
+    runs = reply[3:at]
+    if not 3 <= at <= len(reply) or not set(map(type, runs)) <= {int} or min(runs, default=0) < 0:
+        return False
+    if max(runs[::2], default=-1) >= lists:
+        return False
+    return sum(runs[1::2]) == len(reply) - at and set(map(type, reply[at:])) <= {bytes, int}
 
 
 def _count(message: dict[str, Any]) -> int:

@@ -18,7 +18,10 @@ from greenmq.transport.redis.errors import (
     translate,
 )
 from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.replies import is_facts
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
+from greenmq.transport.redis.wire import MAX_BYTES
+from greenmq.utils.text import printable
 
 __all__ = ('Place', 'credentials_of', 'dial_place', 'greet', 'tls_of')
 
@@ -36,6 +39,7 @@ class Place(NamedTuple):
         interval (float): seconds between health checks.
         tcp (tuple): for setsockopt.
         scripts (bool): load them.
+        max_bytes (int): longest text that a reply may hold.
         role (str): what the server must be, 'master'; '' for anything.
     """
 
@@ -52,6 +56,7 @@ class Place(NamedTuple):
     tcp: tuple[tuple[int, int, int], ...] = ()
     role: str = ''
     scripts: bool = True
+    max_bytes: int = MAX_BYTES
     credentials: Callable[[], tuple[str | None, str | None]] | None = None
 
     @property
@@ -79,7 +84,7 @@ def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
     except runtime.DialError as error:
         raise not_reached(error) from error
     try:
-        link = Link(stream, place.name, owner, place.interval)
+        link = Link(stream, place.name, owner, place.interval, place.max_bytes)
         link.node = place.name
         link.start()
     except BaseException:
@@ -119,22 +124,23 @@ def greet(link: Link, place: Place, deadline: runtime.Deadline) -> None:
     if place.credentials is not None:
         username, password = place.credentials()
     auth = ('AUTH', username or 'default', password) if password else ()
-    hello = link.call(('HELLO', '3', *auth), deadline)
+    hello = link.expect(link.call(('HELLO', '3', *auth), deadline), is_facts)
     if isinstance(hello, Exception):
         _greet_old(link, hello, username, password, deadline)
     facts = hello if isinstance(hello, dict) else {}
     link.resp3 = bool(facts)
-    link.version = _version(facts.get(b'version', b''))
+    link.version = _version(facts.get(b'version'))
     commands: list[tuple[Any, ...]] = [('PING',)]
     if place.db:
         commands.append(('SELECT', place.db))
     if place.role:
         commands.append(('ROLE',))
     replies = link.call_many(commands, deadline)
-    for reply in replies:
-        raised(reply, place.name)
-    if place.role and bytes(replies[-1][0]).decode() != place.role:
-        raise ServerUnfit(f'redis {place.name} is a {bytes(replies[-1][0]).decode()}, not a {place.role}')
+    shapes = [bytes, *([bytes] if place.db else []), _is_role]
+    for reply, shape in zip(replies, shapes, strict=False):
+        raised(link.expect(reply, shape), place.name)
+    if place.role and replies[-1][0] != place.role.encode():
+        raise ServerUnfit(f'redis {place.name} is a {printable(replies[-1][0], 40)}, not a {place.role}')
     _introduce(link, place, deadline)
 
 
@@ -147,7 +153,11 @@ def _greet_old(
         raise error
     if password:
         words = ('AUTH', username, password) if username else ('AUTH', password)
-        raised(link.call(words, deadline), link.name)
+        raised(link.expect(link.call(words, deadline), bytes), link.name)
+
+
+def _is_role(reply: Any) -> bool:
+    return reply.__class__ is list and bool(reply) and reply[0].__class__ is bytes
 
 
 def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
@@ -175,7 +185,7 @@ def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
 
 
 def _version(text: Any) -> tuple[int, ...]:
-    parts = bytes(text).decode(errors='replace').split('.') if text else []
+    parts = text[:40].split(b'.') if isinstance(text, bytes) else []
     return tuple(int(part) for part in parts if part.isdigit())
 
 

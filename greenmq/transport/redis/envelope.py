@@ -10,7 +10,8 @@ import json
 from base64 import b64encode
 from typing import Any
 
-from greenmq.transport.virtual.envelope import DELIVERY_COUNT, delivery_count
+from greenmq.exceptions import DecodeError
+from greenmq.transport.virtual.envelope import DELIVERY_COUNT, check_payload, delivery_count
 from greenmq.utils.encoding import str_to_bytes
 from greenmq.utils.json import dumps, loads
 
@@ -109,32 +110,41 @@ class Envelopes:
         )
 
 
-def opened(raw: bytes, tag: str) -> dict[str, Any]:
+def opened(raw: bytes | int, tag: str) -> dict[str, Any]:
     """The message of a text, under the tag that we took it by.
 
+    Arguments:
+        raw (bytes): the text. An int is the length of one that is longer than `max_message_bytes`.
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        DecodeError: it is none, whatever is wrong with it.
     Switches: no.
     """
-    text = raw.decode()
-    if text.startswith('{"body": "'):
-        # Most messages of a queue differ in body and tag alone: the rest of such a one is known already.
-        body_end = text.find('"', 10)
-        tag_at = text.rfind('"delivery_tag": "')
-        known = _known.get(text[body_end:tag_at])
-        if known is not None and text.find('"', tag_at + 17) == len(text) - 3:
-            message, properties, info = known
-            return {
-                **message,
-                'body': text[10:body_end],
-                'headers': {},
-                'properties': {**properties, 'delivery_info': info.copy(), 'delivery_tag': tag},
-            }
-        message = _opened(text, tag)
-        if '"headers": {}' in text and '"body_encoding": "base64"' in text and text.endswith('"}}'):
-            _learn(text[body_end:tag_at], message)
-        return message
-    return _opened(text, tag)
+    try:
+        if isinstance(raw, int):
+            raise DecodeError(f'it is {raw} bytes long, more than max_message_bytes')
+        text = raw.decode()
+        if text.startswith('{"body": "'):
+            # Most messages of a queue differ in body and tag alone: the rest of such a one is known already.
+            body_end = text.find('"', 10)
+            tag_at = text.rfind('"delivery_tag": "')
+            known = _known.get(text[body_end:tag_at])
+            if known is not None and text.find('"', tag_at + 17) == len(text) - 3:
+                message, properties, info = known
+                return {
+                    **message,
+                    'body': text[10:body_end],
+                    'headers': {},
+                    'properties': {**properties, 'delivery_info': info.copy(), 'delivery_tag': tag},
+                }
+            message = _opened(text, tag)
+            if '"headers": {}' in text and '"body_encoding": "base64"' in text and text.endswith('"}}'):
+                _learn(text[body_end:tag_at], message)
+            return message
+        return _opened(text, tag)
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:  # RecursionError of what is nested too deep, among others
+        raise DecodeError(f'it is no message: {type(error).__name__}: {str(error)[:200]}') from None
 
 
 def _learn(rest: str, message: dict[str, Any]) -> None:
@@ -158,6 +168,7 @@ _PLAIN = (str, int, float, bool, type(None))
 def _opened(text: str, tag: str) -> dict[str, Any]:
     # Only what `dumps` marked needs the slow way.
     message = loads(text) if '"__type__"' in text else _plain_loads(text)
+    check_payload(message)
     properties = message['properties']
     properties['delivery_tag'] = tag
     info = properties.get('delivery_info') or {}

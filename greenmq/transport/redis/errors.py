@@ -28,8 +28,8 @@ from greenmq.runtime import DialError, DialRefused, speaks
 
 __all__ = (
     'AuthenticationFailed', 'CommandFailed', 'LinkLost', 'NotPermitted', 'OutOfMemory', 'Refused',
-    'ServerUnfit', 'Unreachable', 'WrongType', 'channel_errors', 'connection_errors', 'not_reached',
-    'translate',
+    'ServerUnfit', 'Unreachable', 'WrongReply', 'WrongType', 'channel_errors', 'connection_errors',
+    'not_reached', 'translate',
 )  # fmt: skip
 
 
@@ -73,6 +73,12 @@ class ServerUnfit(_Told, ConnectionLost, driver.ReadOnlyError):
 
 class LinkLost(ConnectionLost, driver.ConnectionError):
     """The server or the network ended the connection."""
+
+
+class WrongReply(LinkLost):
+    """A command was answered with what is no answer to it. The connection was given up: what follows on it
+    could not be believed.
+    """
 
 
 class Unreachable(DialError, driver.ConnectionError):

@@ -13,7 +13,9 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
 from greenmq.log import get_logger
+from greenmq.transport.redis.bindings import split_binding
 from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.replies import TEXTS
 from greenmq.transport.redis.scripts import EXPIRE, USE
 from greenmq.transport.redis.watches import Alarm
 
@@ -100,10 +102,12 @@ class Expiry:
         transport.state.queues.pop(queue, None)
         session.execute(('HDEL', keys.queues, queue), keys.queues, deadline)
         bound = keys.bound(queue)
-        for member in session.execute(('SMEMBERS', bound), bound, deadline):
-            exchange, *binding = bytes(member).decode().split(keys.sep)
-            pattern = binding[1] if len(binding) > 2 else ''
-            transport.bindings.remove(exchange, binding[0], pattern, queue, deadline)
+        for member in session.execute(('SMEMBERS', bound), bound, deadline, TEXTS):
+            exchange, _, binding = member.partition(keys.sep.encode())
+            entry = split_binding(binding, keys.sep)
+            if entry is not None:
+                name = exchange.decode(errors='replace')
+                transport.bindings.remove(name, entry[0], entry[1], queue, deadline)
         session.execute(('DEL', bound), bound, deadline)
         logger.info('redis %s: queue %r was not used and expired', session.name, queue)
 

@@ -19,8 +19,10 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
 from greenmq.log import get_logger
 from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.replies import TEXTS
 from greenmq.transport.redis.scripts import ADOPT, RENEW, SWEEP
 from greenmq.transport.redis.settling import UNTOUCHED
+from greenmq.utils.text import printable
 
 __all__ = ('Leases',)
 
@@ -28,6 +30,8 @@ logger = get_logger('greenmq.transport.redis')
 
 #: Messages that one call of the sweep gives back at most.
 SWEEP_LIMIT = 500
+#: Tags that are asked for at once.
+PAGE = 10_000
 #: Seconds for one call.
 PATIENCE = 10.0
 
@@ -104,11 +108,11 @@ class Leases:
         limit = transport._number  # what is fetched from now on is none of our business
         lost = 0
         for home in keys.homes():
-            tags = session.execute(('ZRANGE', home.own, 0, -1), home.own, runtime.Deadline.after(PATIENCE))
+            tags = self._noted(session, home)
             known = transport._known_tags()
-            for raw in tags:
-                tag = bytes(raw).decode()
-                if tag not in known and int(tag.split(':')[2]) < limit:
+            for tag in tags:
+                number = _number_of(tag)
+                if number is not None and tag not in known and number < limit:
                     transport.settler.give_back_home(home, tag, UNTOUCHED)
                     lost += 1
         if lost:
@@ -116,6 +120,18 @@ class Leases:
                 '%s: gave back %d messages whose delivery was lost with the connection', session.name, lost
             )
         return lost
+
+    def _noted(self, session: Any, home: Home) -> list[str]:
+        tags: list[str] = []
+        least = '-inf'
+        while True:
+            words = ('ZRANGEBYSCORE', home.own, least, '+inf', 'LIMIT', 0, PAGE)
+            found = session.execute(words, home.own, runtime.Deadline.after(PATIENCE), TEXTS)
+            tags += [tag.decode(errors='replace') for tag in found]
+            last = _number_of(tags[-1]) if tags else None
+            if len(found) < PAGE or last is None:
+                return tags
+            least = f'({last}'
 
     # ---------------------------------------------------------------- others'
 
@@ -139,6 +155,7 @@ class Leases:
                     self.visibility, 'force' if force else '',
                 ),
                 runtime.Deadline.after(PATIENCE),
+                shape=_is_swept,
             )  # fmt: skip
             restored += reply[0]
             wait = min(wait, reply[1] / 1000)
@@ -146,7 +163,7 @@ class Leases:
                 if reply[at]:
                     restored += self._adopt(transport, home, reply[at], reply[at + 1])
                 else:
-                    transport.expiry.expire(transport, bytes(reply[at + 1]).decode())
+                    transport.expiry.expire(transport, reply[at + 1].decode(errors='replace'))
         if restored:
             logger.warning(
                 '%s: %d messages of consumers that are gone went back to their queues', session.name, restored
@@ -155,15 +172,22 @@ class Leases:
 
     def _adopt(self, transport: Any, home: Home, tag: Any, value: Any) -> int:
         """Give back an overdue message of a kombu worker, as kombu would: by its exchange and key."""
-        text = bytes(value).decode()
         try:
+            text = value.decode()
             message, end = json.JSONDecoder().raw_decode(text, 1)
             exchange, routing_key = json.loads('[' + text[end:].lstrip()[1:])[:2]
             priority = int((message.get('properties') or {}).get('priority') or 0)
-        except (ValueError, TypeError, AttributeError, IndexError):
-            logger.exception(
-                '%s: %r is no delivery that could be restored: %r', home.unacked, tag, text[:200]
-            )
+            if not isinstance(exchange, str) or not isinstance(routing_key, str):
+                raise ValueError('no exchange and routing key')
+        except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            # Kept elsewhere, or each look would find it again, and in the end nothing else.
+            dead = f'{home.unacked}.dead'
+            logger.error(
+                '%s: %r is no delivery that could be restored (%s); it is kept in %r',
+                home.unacked, printable(tag), printable(error, 200), dead,
+            )  # fmt: skip
+            commands = [('LPUSH', dead, value), ('HDEL', home.unacked, tag), ('ZREM', home.times, tag)]
+            transport.session.execute_many(commands, home.unacked, runtime.Deadline.after(PATIENCE))
             return 0
         raw = text[1:end]
         queues = (
@@ -178,6 +202,23 @@ class Leases:
                 ADOPT, (home.unacked, home.times, *lists), (tag, raw), runtime.Deadline.after(PATIENCE)
             )
         )
+
+
+def _number_of(tag: str) -> int | None:
+    """The number in a tag of ours; None if a stranger wrote it."""
+    parts = tag.split(':')
+    return int(parts[2]) if len(parts) == 4 and parts[2].isascii() and parts[2].isdecimal() else None
+
+
+def _is_swept(reply: Any) -> bool:
+    # Two numbers, then pairs of texts.
+    return (
+        reply.__class__ is list
+        and len(reply) >= 2
+        and len(reply) % 2 == 0
+        and set(map(type, reply[:2])) == {int}
+        and set(map(type, reply[2:])) <= {bytes}
+    )
 
 
 def _keep(ref: weakref.ref[Leases]) -> None:

@@ -23,6 +23,7 @@ from greenmq.exceptions import AMQPError, ConnectionClosed
 from greenmq.log import get_logger
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.redis import errors, wire
+from greenmq.transport.redis.replies import expect, short
 
 __all__ = ('Batch', 'Link', 'LinkOwner', 'Taker')
 
@@ -33,6 +34,8 @@ READ_SIZE = 64 * 1024
 PATIENCE = 2.0
 #: Bytes that may wait to leave before senders wait as well.
 HIGH_WATER = 8 * 1024 * 1024
+#: Values that are read from the stream before other greenlets get a turn.
+TURN = 8192
 
 #: Gets one reply, an error reply or the link's end as an exception instance. Never switches.
 Taker = Callable[[Any], Any]
@@ -72,12 +75,20 @@ class Link(Outbox):
         name (str): "host:port", for texts and the names of the tasks.
         owner (LinkOwner): held weakly.
         interval (float): seconds between health checks; 0 for none.
+        max_bytes (int): longest text that a reply may hold.
     Attributes:
         error (BaseException | None): why it ended; None while it lives.
         resp3 (bool), tracks (bool), version (tuple[int, ...]): what the handshake found.
     """
 
-    def __init__(self, stream: runtime.Stream, name: str, owner: LinkOwner, interval: float = 0.0) -> None:
+    def __init__(
+        self,
+        stream: runtime.Stream,
+        name: str,
+        owner: LinkOwner,
+        interval: float = 0.0,
+        max_bytes: int = wire.MAX_BYTES,
+    ) -> None:
         super().__init__()
         self.stream = stream
         self.name = name
@@ -92,7 +103,7 @@ class Link(Outbox):
         self.subscriber = False  # in RESP2 everything that such a connection is sent is a push
         self._heard = runtime.monotonic()
         self._tasks: list[runtime.Task] = []
-        self._parser = wire.make_parser()
+        self._parser = wire.make_parser(max_bytes)
 
     def __repr__(self) -> str:
         state = 'open' if self.error is None else f'ended: {self.error!s}'
@@ -139,7 +150,8 @@ class Link(Outbox):
         self._empty()
         for task in self._tasks[2:]:
             task.kill()
-        takers, self._takers = self._takers, deque()
+        takers = list(self._takers)
+        self._takers.clear()
         for take in takers:
             take(error)
         self._make_room()
@@ -240,7 +252,8 @@ class Link(Outbox):
     # ---- in
 
     def _read(self) -> None:
-        parser, gets, more, is_push = self._parser, self._parser.gets, wire.MORE, wire.is_push
+        parser, take, takers = self._parser, self._parser.take, self._takers
+        rested = 0
         try:
             while self.error is None:
                 data = self.stream.read(READ_SIZE)
@@ -253,22 +266,37 @@ class Link(Outbox):
                     self.lose(stranger)
                     return
                 self.bytes_in += len(data)
-                parser.feed(data)
-                while (reply := gets()) is not more:
-                    if is_push(reply) or (self.subscriber and _looks_pushed(reply)):
+                for reply in take(data):
+                    if reply.__class__ is wire.Push or (self.subscriber and _looks_pushed(reply)):
                         self._pushed(reply)
-                    else:
-                        self._replied(reply)
+                        continue
+                    if not takers:
+                        raise errors.LinkLost(f'redis {self.name}: a reply to no command: {short(reply)}')
+                    takers.popleft()(reply)
+                    if isinstance(reply, Exception) and errors.is_fatal(reply):
+                        self.lose(errors.translate(reply, f'redis {self.name}'))
+                if parser.failure is not None:
+                    raise parser.failure
+                if parser.values - rested > TURN:
+                    rested = parser.values
+                    runtime.sleep(0)
         except (AMQPError, OSError, RedisError) as error:
             self.lose(error)
 
-    def _replied(self, reply: Any) -> None:
-        if not self._takers:
-            self.lose(errors.LinkLost(f'redis {self.name}: a reply to no command: {str(reply)[:80]!r}'))
-            return
-        self._takers.popleft()(reply)
-        if isinstance(reply, Exception) and errors.is_fatal(reply):
-            self.lose(errors.translate(reply, f'redis {self.name}'))
+    def expect(self, reply: Any, shape: Any) -> Any:
+        """The reply, if it is an error or of this shape: another one ends the link. See `replies`.
+
+        Raises:
+            WrongReply: it is of another shape.
+        Switches: no.
+        """
+        if isinstance(reply, Exception):
+            return reply
+        try:
+            return expect(reply, shape, self.name)
+        except errors.WrongReply as error:
+            self.lose(error)
+            raise
 
     def _pushed(self, push: Any) -> None:
         owner = self._owner()

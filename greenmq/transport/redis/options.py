@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq.transport.options import Option, seconds, tcp_options, truth, whole
+from greenmq.transport.redis.wire import MAX_BYTES
 
 __all__ = ('OPTIONS', 'SENTINEL_OPTIONS')
 
@@ -83,6 +84,9 @@ OPTIONS: dict[str, Option] = {
     ),
     'stream_maxlen': Option(whole, 10_000, "messages that fanout_mode 'stream' keeps, about"),
     'tracking': Option(truth, True, 'let the server tell of new messages (RESP3, CLIENT TRACKING)'),
+    'max_message_bytes': Option(
+        whole, MAX_BYTES, 'largest message, as it stands in Redis, that is accepted from the server'
+    ),
     'fetch_batch': Option(whole, 100, 'messages taken at once, at most'),
     'drop_expired': Option(
         truth, True, 'a message whose expiration has passed is not delivered; False leaves it to the consumer'

@@ -134,7 +134,7 @@ class RedisPublishing(ChannelParts):
             raise PublishUnconfirmed(f'{session.name}: {error}') from None
         for reply in replies:
             if reply.__class__ is not int:
-                raised(reply, session.name)
+                raised(link.expect(reply, bytes), session.name)  # the number of a stream's entry
 
     # ------------------------------------------------------------ where it goes
 

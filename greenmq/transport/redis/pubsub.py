@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import events, runtime
-from greenmq.exceptions import AMQPError, OperationalError
+from greenmq.exceptions import AMQPError, DecodeError, OperationalError
 from greenmq.log import get_logger
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.consuming import LOCAL
 from greenmq.transport.redis.envelope import opened
 from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.replies import TEXTS, expect
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.watches import Alarm
 
@@ -66,10 +67,11 @@ class _FanoutBase:
                 self._gap([member], runtime.monotonic(), 'too many wait for the callback')
             return
         member.missed = False
+        tag = f'{LOCAL}{next(self._tags)}'
         try:
-            message = opened(raw, f'{LOCAL}{next(self._tags)}')
-        except (ValueError, TypeError, KeyError, AttributeError):
-            logger.exception('exchange %r gave what is no message: %r', member.exchange, raw[:200])
+            message = opened(raw, tag)
+        except DecodeError as error:
+            channel._unmade(tag, member.queue, error)
             return
         channel._fetched(message, member.queue)
 
@@ -201,10 +203,12 @@ class Fanout(_FanoutBase):
         """A message or a confirmation. Switches: no."""
         kind = push[0]
         if kind == b'pmessage':
+            expect(push[1:], _is_heard, self._name)
             for member in list(self._by_key.get(push[1], ())):
                 self._deliver(member, push[3])
         elif kind == b'psubscribe':
-            for waiter in self._confirmed.pop(push[1], ()):
+            expect(push[1:2], TEXTS, self._name)
+            for waiter in self._confirmed.pop(push[1], ()) if len(push) > 1 else ():
                 waiter.wake()
 
 
@@ -224,7 +228,10 @@ class StreamFanout(_FanoutBase):
         member = _Member(channel, queue, exchange, transport.keys.stream(exchange))
         if member.key not in self._last:
             found = transport.session.execute(
-                ('XREVRANGE', member.key, '+', '-', 'COUNT', 1), member.key, runtime.Deadline.after(PATIENCE)
+                ('XREVRANGE', member.key, '+', '-', 'COUNT', 1),
+                member.key,
+                runtime.Deadline.after(PATIENCE),
+                _are_entries,
             )
             self._last.setdefault(member.key, found[0][0] if found else b'0-0')
         self._members.append(member)
@@ -257,7 +264,7 @@ class StreamFanout(_FanoutBase):
         found = False
         for key in list(self._last):
             last = self._last[key]
-            reply = session.execute(('XREAD', 'COUNT', 100, 'STREAMS', key, last), key)
+            reply = session.execute(('XREAD', 'COUNT', 100, 'STREAMS', key, last), key, None, _are_streams)
             if not reply:
                 continue
             streams = reply.items() if isinstance(reply, dict) else reply
@@ -268,6 +275,33 @@ class StreamFanout(_FanoutBase):
                     for member in [each for each in self._members if each.key == key]:
                         self._deliver(member, fields[1])
         return found
+
+
+def _are_entries(reply: Any) -> bool:
+    # (number, [field, value, …]) each.
+    return reply.__class__ is list and all(
+        each.__class__ is list
+        and len(each) == 2
+        and each[0].__class__ is bytes
+        and each[1].__class__ is list
+        and len(each[1]) >= 2
+        and each[1][1].__class__ is bytes
+        for each in reply
+    )
+
+
+def _are_streams(reply: Any) -> bool:
+    if reply is None:
+        return True
+    if reply.__class__ is dict:
+        return all(map(_are_entries, reply.values()))
+    return reply.__class__ is list and all(
+        pair.__class__ is list and len(pair) == 2 and _are_entries(pair[1]) for pair in reply
+    )
+
+
+def _is_heard(words: Any) -> bool:
+    return list(map(type, words)) == [bytes, bytes, bytes]
 
 
 def _read_streams(ref: weakref.ref[StreamFanout]) -> None:

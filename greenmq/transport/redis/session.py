@@ -18,8 +18,9 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, WrongHub
 from greenmq.log import get_logger, outage_level, outage_over
 from greenmq.transport.redis import wire
-from greenmq.transport.redis.errors import LinkLost, ServerUnfit, raised
+from greenmq.transport.redis.errors import LinkLost, ServerUnfit, WrongReply, raised
 from greenmq.transport.redis.link import Link, Taker
+from greenmq.transport.redis.replies import DONE, expect
 from greenmq.transport.redis.scripts import Script
 from greenmq.transport.redis.watches import Watch, since
 
@@ -155,7 +156,8 @@ class Session:
         owner = self._owner()
         if owner is not None:
             owner.on_lost(self, error)
-        if not isinstance(error, ServerUnfit) or runtime.monotonic() - self._opened_at > LAST_PAUSE:
+        useless = isinstance(error, (ServerUnfit, WrongReply))
+        if not useless or runtime.monotonic() - self._opened_at > LAST_PAUSE:
             self._pause = 0.0
         if self._recovery is None or self._recovery.done:
             self._recovery = runtime.spawn(
@@ -229,32 +231,40 @@ class Session:
     # ---- commands
 
     def execute(
-        self, command: tuple[Any, ...], key: str | None = None, deadline: runtime.Deadline | None = None
+        self,
+        command: tuple[Any, ...],
+        key: str | None = None,
+        deadline: runtime.Deadline | None = None,
+        shape: Any = DONE,
     ) -> Any:
         """Run one command.
 
         Arguments:
             command (tuple): its words.
             key (str): a key of it, for a cluster; None for none.
+            shape: what the reply must be, see `replies`; by default a number or a text.
         Raises:
-            ConnectionLost: cut while it ran: it may have run or not. Our classes of `errors`.
+            ConnectionLost: cut while it ran: it may have run or not. Our classes of `errors`, among them
+                WrongReply: it was answered in another shape, and the link was ended.
             TimeoutError: not in time.
         Switches: yes. Killed: the reply is thrown away.
         """
-        return raised(self.wait_open(deadline).call(command, deadline), self.name)
+        return raised(self._ask(command, key, deadline, None, shape), self.name)
 
     def execute_many(
         self,
         commands: list[tuple[Any, ...]],
         key: str | None = None,
         deadline: runtime.Deadline | None = None,
+        shape: Any = DONE,
     ) -> list[Any]:
         """Run several commands on the keys of one slot at once; the first error is raised.
 
         Raises, Switches: as `execute`.
         """
-        replies = self.wait_open(deadline).call_many(commands, deadline)
-        return [raised(reply, self.name) for reply in replies]
+        link = self.wait_open(deadline)
+        replies = link.call_many(commands, deadline)
+        return [raised(link.expect(reply, shape), self.name) for reply in replies]
 
     def run(
         self,
@@ -263,6 +273,7 @@ class Session:
         arguments: Iterable[Any] = (),
         deadline: runtime.Deadline | None = None,
         orphan: Callable[[Any], Any] | None = None,
+        shape: Any = int,
     ) -> Any:
         """Run a script, loading it if the server does not know it (yet, or after a restart).
 
@@ -270,13 +281,14 @@ class Session:
             keys (Iterable[str]): in a cluster all of one slot.
             orphan (Callable): gets the reply if the caller is killed or timed out before it could; never
                 switches.
+            shape: what the reply must be, see `replies`; by default a number.
         Raises, Switches: as `execute`.
         """
         names = list(keys)
         words = (len(names), *names, *arguments)
-        reply = self._ask(('EVALSHA', script.digest, *words), names[0], deadline, orphan)
+        reply = self._ask(('EVALSHA', script.digest, *words), names[0], deadline, orphan, shape)
         if isinstance(reply, NoScriptError):
-            reply = self._ask(('EVAL', script.text, *words), names[0], deadline, orphan)
+            reply = self._ask(('EVAL', script.text, *words), names[0], deadline, orphan, shape)
         return raised(reply, self.name)
 
     def _ask(
@@ -285,13 +297,14 @@ class Session:
         key: str | None,
         deadline: runtime.Deadline | None,
         orphan: Callable[[Any], Any] | None,
+        shape: Any,
     ) -> Any:
         link = self.wait_open(deadline)
         if orphan is None:
-            return link.call(command, deadline)
+            return link.expect(link.call(command, deadline), shape)
         call = _Kept(runtime.Waiter(f'redis {self.name}: no reply to {command[0]}'), orphan)
         link.send(wire.pack(command), call.take)
-        return call.waiter.wait(deadline, orphan)
+        return link.expect(call.waiter.wait(deadline, orphan), shape)
 
     def post(self, data: bytes, key: str, take: Taker, count: int = 1) -> None:
         """Send `count` packed commands on one key without waiting. Switches: no.
@@ -331,12 +344,18 @@ class Session:
 
     def on_push(self, link: Link, push: Any) -> None:
         """See `LinkOwner`. Switches: no."""
-        if push and push[0] == b'invalidate':
-            if push[1] is None:
-                self._hit_all()  # the whole database was emptied
-            else:
-                self.changed(push[1])
+        if not push or push[0].__class__ is not bytes:
+            raise WrongReply(f'redis {self.name}: a push that says nothing')
+        if push[0] == b'invalidate':
+            keys = push[1] if len(push) == 2 else ()
+            if keys.__class__ is list:
+                try:
+                    self.changed(keys)
+                except TypeError:  # a key that is a list itself
+                    raise WrongReply(f'redis {self.name}: an invalidation of what is no key') from None
                 return
+            expect(keys, None, self.name)
+            self._hit_all()  # the whole database was emptied
         owner = self._owner()
         if owner is not None:
             owner.on_pushed(self, push)

@@ -21,6 +21,7 @@ from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import translate
 from greenmq.transport.redis.keys import Home, Keys
 from greenmq.transport.redis.link import Link
+from greenmq.transport.redis.replies import expect, fits
 from greenmq.transport.redis.scripts import SETTLE
 from greenmq.transport.redis.session import Session
 
@@ -194,7 +195,11 @@ class Settler:
                 )
             self._wake()
             return
-        gone = len(parcel.acks) - int(reply[0])
+        if not fits(reply, _is_settled):
+            parcel.again = True
+            parcel.keep()
+            expect(reply, _is_settled, self._session.name)
+        gone = len(parcel.acks) - reply[0]
         if gone > 0 and not parcel.again:
             # We were silent for longer than our lease, and others have them now (P36).
             events.emit('stale_ack', source=self._source(), count=gone)
@@ -229,6 +234,11 @@ class Settler:
                     self._done.remove(waiter)
             if self.pending and not self._session.connected:
                 self._session.wait_open(deadline)
+
+
+def _is_settled(reply: Any) -> bool:
+    # How many were acknowledged, how many given back.
+    return reply.__class__ is list and list(map(type, reply)) == [int, int]
 
 
 class _Parcel:

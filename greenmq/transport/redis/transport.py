@@ -23,9 +23,12 @@ from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.lookout import Lookout
 from greenmq.transport.redis.options import OPTIONS
 from greenmq.transport.redis.pubsub import Fanout, StreamFanout
+from greenmq.transport.redis.replies import is_facts
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.settling import Settler
+from greenmq.transport.redis.wire import MAX_BYTES
 from greenmq.transport.virtual import transport as virtual
+from greenmq.utils.text import printable
 from greenmq.utils.uuid import uuid
 
 __all__ = ('DEFAULT_DB', 'DEFAULT_PORT', 'Transport')
@@ -93,6 +96,7 @@ class Transport(virtual.Transport):
         self._fanout_mode: str = value['fanout_mode']
         self._stream_maxlen: int = value['stream_maxlen']
         self._fetch_batch = max(1, min(value['fetch_batch'], 1000))
+        self._max_message_bytes: int = value['max_message_bytes'] or MAX_BYTES
         visibility = float(value['visibility_timeout'] or 3600.0)
         lease = value['lease_timeout'] or min(visibility, 60.0)
         self._lease_ms = max(int(lease * 1000), 100)
@@ -176,6 +180,7 @@ class Transport(virtual.Transport):
             tracking=value['tracking'],
             interval=value['health_check_interval'] or 0.0,
             tcp=tcp,
+            max_bytes=self._max_message_bytes,
             credentials=credentials_of(provider) if provider is not None else None,
         )
 
@@ -405,13 +410,12 @@ def _look_at_eviction(ref: weakref.ref[Session]) -> None:
     if session is None or session.closed:
         return
     try:
-        found = session.execute(('CONFIG', 'GET', 'maxmemory-policy'), None, runtime.Deadline.after(5.0))
+        question = ('CONFIG', 'GET', 'maxmemory-policy')
+        found = session.execute(question, None, runtime.Deadline.after(5.0), is_facts)
     except (AMQPError, OperationalError, OSError):
         return  # an ACL may forbid to ask; nothing depends on the answer
-    text = (
-        next(iter(found.values()), b'') if isinstance(found, dict) else (found[1] if len(found) > 1 else b'')
-    )
-    policy = bytes(text).decode()
+    values = list(found.values()) if isinstance(found, dict) else found[1::2]
+    policy = printable(values[0].decode(errors='replace')) if values and isinstance(values[0], bytes) else ''
     if policy and policy != 'noeviction':
         logger.warning(
             'redis %s evicts keys when it is full (maxmemory-policy %s): messages and bindings may vanish; '

@@ -1,28 +1,44 @@
 """Commands to bytes and bytes to replies: RESP2 and RESP3, without a socket.
 
-hiredis does both where it is installed; otherwise the few lines here do. Error replies are values, made by
-redis-py's own table of error classes; a push (RESP3) is a `Push`.
+The server, or whoever speaks in its place, decides how long a reply is and how deep. So the parser looks at
+each byte once and keeps its place between two reads, and what is too much is refused where it is announced:
+at the header, before anything is kept for it. hiredis packs commands where it is installed; it does not read
+replies, because it keeps none of these limits (a header that announces 2,000,000,000 items makes it allocate
+them). Error replies are values, made by redis-py's own table of error classes; a push (RESP3) is a `Push`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis._parsers.base import BaseParser
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, ResponseError
 
 try:
     import hiredis
 except ImportError:
     hiredis = None
 
-__all__ = ('Parser', 'PlainParser', 'Push', 'make_parser', 'pack', 'pack_many')
+__all__ = (
+    'MAX_BYTES', 'MAX_DEPTH', 'MAX_ITEMS', 'MAX_LINE', 'MORE', 'Parser', 'Push', 'make_parser', 'pack',
+    'pack_many',
+)  # fmt: skip
 
 #: Tells "no whole reply yet" from every value that a reply may have.
 MORE = object()
 
-Parser = Any  # has feed(bytes) and gets() -> reply or MORE
+#: Bytes of one bulk, as `max_message_bytes` has it by default; the server's own limit is as high.
+MAX_BYTES = 512 * 1024 * 1024
+#: A whole reply may be so many bytes longer than the longest bulk: a fetch takes several messages.
+MARGIN = 64 * 1024 * 1024
+#: Items of one reply, those within its aggregates included.
+MAX_ITEMS = 2**20
+#: Aggregates within each other. Redis itself has four.
+MAX_DEPTH = 32
+#: Bytes of a line: a number, a status, an error.
+MAX_LINE = 64 * 1024
 
 
 class Push(list[Any]):
@@ -55,101 +71,279 @@ def pack_many(commands: Iterable[tuple[Any, ...]]) -> bytes:
     return b''.join([pack(command) for command in commands])
 
 
-def make_parser() -> Parser:
+def make_parser(max_bytes: int = MAX_BYTES) -> Parser:
     """A fresh parser for one connection. Switches: no."""
-    if hiredis is None:
-        return PlainParser()
-    return hiredis.Reader(
-        protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=MORE
-    )
-
-
-def is_push(reply: Any) -> bool:
-    """Was this sent unasked? Switches: no."""
-    return isinstance(reply, _PUSHES)
+    return Parser(max_bytes)
 
 
 def _error(text: bytes) -> Any:
-    return BaseParser.parse_error(text.decode(errors='replace'))  # type: ignore[no-untyped-call]
+    words = text.decode(errors='replace')
+    try:
+        return BaseParser.parse_error(words)  # type: ignore[no-untyped-call]
+    except Exception:  # redis-py's MovedError takes the text apart, and trips over what it does not expect
+        return ResponseError(words)
 
 
-class PlainParser:
-    """RESP3 in plain Python: feed it what came, take whole replies.
+_LONG_LINE = f'Protocol error, a line of more than {MAX_LINE} bytes'
+_NO_END = 'Protocol error, a bulk that does not end where it should'
 
+
+class _Open:
+    """An aggregate whose items are on their way: `left` of them are missing."""
+
+    __slots__ = ('items', 'kind', 'left')
+
+    def __init__(self, kind: int, left: int) -> None:
+        self.kind = kind
+        self.left = left
+        self.items: list[Any] = []
+
+
+class Parser:
+    """RESP3: give it what came, cut anywhere, and take the whole replies.
+
+    Arguments:
+        max_bytes (int): longest bulk that is accepted.
+    Attributes:
+        values (int): how many values it has made so far, items of aggregates included.
+        failure (InvalidResponse | None): why it can read no more.
     Source: the RESP3 specification of Redis.
     """
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
+    __slots__ = (
+        '_bulk', '_items', '_kind', '_line', '_missing', '_ready', '_spent', '_stack', 'failure', 'max_bytes',
+        'values',
+    )  # fmt: skip
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.values = 0
+        self._line = bytearray()  # of a line that is not whole
+        self._bulk = bytearray()  # of a bulk that is not whole:
+        self._kind = 0  # its kind
+        self._missing = 0  # how many of its bytes are missing, CR LF included; 0: there is none
+        self._stack: list[_Open] = []
+        self._items = 0  # announced by the aggregates of this reply
+        self._spent = 0  # bytes of this reply in what was taken before
+        self._ready: deque[Any] = deque()
+        self.failure: InvalidResponse | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they come, cut anywhere. Switches: no."""
-        self._buffer += data
+        """Take bytes as they come, cut anywhere; `gets` gives the replies. Switches: no."""
+        self._ready += self.take(data)
 
     def gets(self) -> Any:
-        """The next whole reply, or MORE.
+        """The next whole reply of what was fed, or MORE.
 
         Raises:
-            InvalidResponse: the bytes are no RESP.
+            InvalidResponse: the bytes are no RESP, or more than is accepted. Nothing can follow.
         Switches: no.
         """
-        reply, end = self._parse(0)
-        if reply is not MORE:
-            del self._buffer[:end]
-        return reply
+        if self._ready:
+            return self._ready.popleft()
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        return MORE
 
-    def _line(self, start: int) -> tuple[bytes | None, int]:
-        end = self._buffer.find(b'\r\n', start)
-        return (None, start) if end < 0 else (bytes(self._buffer[start:end]), end + 2)
+    def take(self, data: bytes) -> list[Any]:
+        """Take bytes as they come, cut anywhere; return the replies that are whole now.
 
-    def _parse(self, start: int) -> tuple[Any, int]:
-        line, at = self._line(start)
-        if line is None:
-            return MORE, start
-        kind, rest = line[:1], line[1:]
-        if kind in b'$=!':
-            return self._bulk(kind, int(rest), at)
-        if kind in b'*~>%|':
-            return self._many(kind, int(rest), at)
-        simple = _SIMPLE.get(kind)
-        if simple is None:
-            raise InvalidResponse(f'Protocol error, got {line[:40]!r} as a reply')
-        return simple(rest), at
+        What comes behind bytes that are no RESP, or more than is accepted, can't be read: then `failure` is
+        set, and the replies before them are still returned.
 
-    def _bulk(self, kind: bytes, size: int, at: int) -> tuple[Any, int]:
-        if size < 0:
-            return None, at
-        if len(self._buffer) < at + size + 2:
-            return MORE, at
-        data = bytes(self._buffer[at : at + size])
-        if kind == b'!':
-            return _error(data), at + size + 2
-        return data[4:] if kind == b'=' else data, at + size + 2
+        Switches: no.
+        """
+        replies: list[Any] = []
+        if self.failure is not None:
+            return replies
+        try:
+            stack, find, end = self._stack, data.find, len(data)
+            top = stack[-1] if stack else None
+            at = began = made = kind = 0
+            line: bytes | None = None
+            value: Any = None
+            if self._missing:
+                at = self._fill(data, 0)
+                if self._missing:
+                    self._spend(at)
+                    return replies
+                kind = self._kind
+                value, self._bulk = bytes(self._bulk), bytearray()
+                if kind != 36:
+                    value = _error(value) if kind == 33 else value[4:]
+            elif self._line:
+                at = self._fill_line(data)
+                if at < 0:
+                    self._spend(end)
+                    return replies
+                line, self._line = bytes(self._line), bytearray()
+            while True:
+                if not kind:
+                    # The next value begins with a line: its kind, then a number or the value itself.
+                    if line is None:
+                        if at >= end:
+                            break
+                        stop = find(b'\r\n', at)
+                        if stop < 0:
+                            self._line += data[at:]
+                            self._check_line()
+                            break
+                        line = data[at:stop]
+                        at = stop + 2
+                    try:
+                        kind = line[0]
+                        if kind == 36 or kind == 33 or kind == 61:  # $ ! =
+                            size = int(line[1:])
+                            stop = at + size
+                            if size < 0 or size > self.max_bytes:
+                                value = self._nothing(kind, size)
+                            elif stop + 2 > end:
+                                self._kind, self._missing = kind, size + 2
+                                self._fill(data, at)
+                                break
+                            elif data[stop] != 13 or data[stop + 1] != 10:
+                                raise InvalidResponse(_NO_END)
+                            else:
+                                value = data[at:stop]
+                                at = stop + 2
+                                if kind != 36:
+                                    value = _error(value) if kind == 33 else value[4:]
+                        elif kind == 58:  # :
+                            value = int(line[1:])
+                        elif kind in _AGGREGATES:
+                            count = int(line[1:])
+                            if count > 0:
+                                top = self._open(kind, count)
+                                kind, line = 0, None
+                                continue
+                            if count:
+                                value = self._nothing(kind, count)
+                            elif kind == 124:  # no attributes
+                                kind, line = 0, None
+                                continue
+                            else:
+                                value = _closed(kind, [])
+                        elif len(line) > MAX_LINE:
+                            raise InvalidResponse(_LONG_LINE)
+                        else:
+                            value = _SIMPLE[kind](line[1:])
+                    except (ValueError, KeyError, IndexError):
+                        shown = (line or b'')[:40]
+                        raise InvalidResponse(f'Protocol error, got {shown!r} as a reply') from None
+                made += 1
+                # A value: the reply, or the next item of the innermost aggregate, perhaps its last one.
+                while top is not None:
+                    top.items.append(value)
+                    top.left -= 1
+                    if top.left:
+                        break
+                    stack.pop()
+                    done, top = top, stack[-1] if stack else None
+                    if done.kind == 124:
+                        break  # attributes of the value that follows: nobody asked for them
+                    value = _closed(done.kind, done.items)
+                else:
+                    replies.append(value)
+                    self._items = self._spent = 0
+                    began = at
+                kind, line = 0, None
+            self.values += made
+            if end > began:
+                self._spend(end - began)
+        except InvalidResponse as error:
+            self.failure = error
+        return replies
 
-    def _many(self, kind: bytes, count: int, at: int) -> tuple[Any, int]:
-        if count < 0:
-            return None, at
-        items: list[Any] = []
-        for _ in range(count * 2 if kind in b'%|' else count):
-            item, at = self._parse(at)
-            if item is MORE:
-                return MORE, at
-            items.append(item)
-        if kind == b'|':  # attributes of the reply that follows: nobody asked for them
-            return self._parse(at)
-        if kind == b'%':
-            return dict(zip(items[::2], items[1::2], strict=True)), at
-        return Push(items) if kind == b'>' else items, at
+    def _fill(self, data: bytes, at: int) -> int:
+        """Add to the bulk that is not whole; the position behind it."""
+        body = max(self._missing - 2, 0)
+        stop = min(at + body, len(data))
+        self._bulk += memoryview(data)[at:stop]
+        self._missing -= stop - at
+        # CR LF follows, at once or in what comes next.
+        while stop < len(data) and self._missing:
+            if data[stop] != (13 if self._missing == 2 else 10):
+                raise InvalidResponse(_NO_END)
+            stop += 1
+            self._missing -= 1
+        return stop
+
+    def _fill_line(self, data: bytes) -> int:
+        """Add to the line that is not whole; the position behind it, or -1 if it is not whole yet."""
+        line = self._line
+        if line[-1] == 13 and data[:1] == b'\n':
+            del line[-1]
+            return 1
+        stop = data.find(b'\r\n')
+        line += data if stop < 0 else data[:stop]
+        self._check_line()
+        return -1 if stop < 0 else stop + 2
+
+    def _check_line(self) -> None:
+        if len(self._line) > MAX_LINE:
+            raise InvalidResponse(_LONG_LINE)
+
+    def _open(self, kind: int, count: int) -> _Open:
+        if kind == 37 or kind == 124:  # pairs
+            count *= 2
+        self._items += count
+        if self._items > MAX_ITEMS:
+            raise InvalidResponse(f'Protocol error, a reply of more than {MAX_ITEMS} items')
+        if len(self._stack) >= MAX_DEPTH or (kind == 62 and self._stack):
+            raise InvalidResponse(f'Protocol error, nested more than {MAX_DEPTH} deep, or a push in a reply')
+        opened = _Open(kind, count)
+        self._stack.append(opened)
+        return opened
+
+    def _nothing(self, kind: int, size: int) -> Any:
+        """RESP2's null, or a size that nothing may have."""
+        if size > 0:
+            raise InvalidResponse(
+                f'Protocol error, a bulk of {size} bytes; max_message_bytes is {self.max_bytes}'
+            )
+        if size != -1 or kind not in (36, 42):  # $ *
+            raise ValueError
+        return None
+
+    def _spend(self, count: int) -> None:
+        self._spent += count
+        if self._spent + self._missing > self.max_bytes + MARGIN:
+            raise InvalidResponse(f'Protocol error, a reply of more than {self.max_bytes + MARGIN} bytes')
 
 
-_SIMPLE: dict[bytes, Callable[[bytes], Any]] = {
-    b'+': bytes,
-    b'-': _error,
-    b':': int,
-    b'_': lambda rest: None,
-    b'#': lambda rest: rest == b't',
-    b',': float,
-    b'(': int,
+def _closed(kind: int, items: list[Any]) -> Any:
+    if kind == 42:
+        return items
+    if kind == 62:
+        return Push(items)
+    if kind == 37:
+        try:
+            return dict(zip(items[::2], items[1::2], strict=True))
+        except TypeError:
+            raise InvalidResponse('Protocol error, a map with a key that is an aggregate') from None
+    return items
+
+
+def _truth(rest: bytes) -> bool:
+    return {b't': True, b'f': False}[rest]
+
+
+def _null(rest: bytes) -> None:
+    if rest:
+        raise ValueError
+
+
+#: Kinds of one line, by their first byte: + - _ # , (
+_SIMPLE: dict[int, Callable[[bytes], Any]] = {
+    43: bytes,
+    45: _error,
+    95: _null,
+    35: _truth,
+    44: float,
+    40: int,
 }
+#: * ~ > % |
+_AGGREGATES = frozenset(b'*~>%|')
 
-_PUSHES: tuple[type, ...] = (Push,) if hiredis is None else (Push, hiredis.PushNotification)
+#: The name that it had beside hiredis' reader.
+PlainParser = Parser

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from greenmq import runtime
+from greenmq import events, runtime
 from greenmq.log import get_logger
 from greenmq.transport.virtual.consumers import Subscription
+from greenmq.transport.virtual.envelope import Message, check_payload
 from greenmq.transport.virtual.parts import AbstractChannel, ChannelParts, Empty
 from greenmq.utils.uuid import uuid
 
@@ -120,11 +121,9 @@ class ConsumeMethods(ChannelParts):
         Switches: as the channel's `_get`.
         """
         self._check_open()
-        try:
-            raw = self._get_one(queue)
-        except Empty:
+        message = self._take_message(queue)
+        if message is None:
             return None
-        message = self._make_message(raw, queue)
         if not no_ack:
             self.qos.append(message, message.delivery_tag)
             if self._settling is not None:
@@ -145,6 +144,8 @@ class ConsumeMethods(ChannelParts):
         )
 
     def _make_message(self, raw: Any, queue: str) -> Any:
+        if self.Message is Message:
+            check_payload(raw)
         message = self.Message(raw, channel=self)
         tag = message.delivery_tag
         if tag is None or tag in self.qos._delivered:
@@ -156,10 +157,42 @@ class ConsumeMethods(ChannelParts):
 
     def _next_message(self, queue: str, sub: Subscription) -> Any:
         """The next message of a push channel for `sub`, or None; never switches."""
+        return self._take_message(queue)
+
+    def _take_message(self, queue: str) -> Any:
+        """The next message of a queue, or None. What is none is settled, and the next one is taken."""
+        while True:
+            try:
+                raw = self._get_one(queue)
+            except Empty:
+                return None
+            try:
+                return self._make_message(raw, queue)
+            except Exception as error:
+                self._unmade(raw, queue, error)
+
+    def _unmade(self, raw: Any, queue: str, error: Exception) -> None:
+        """What a queue gave can't become a Message: it is settled here and told once, and stops nobody.
+
+        Raising would end the fetch or the drain, and giving it back would bring it again (P40).
+        """
         try:
-            return self._make_message(self._get(queue), queue)
-        except Empty:
-            return None
+            fate = self._settle_unmade(raw, queue)
+        except Exception as failure:
+            fate = f'It could not be settled: {failure!r}.'
+        logger.error(
+            'queue %r gave what is no message (%s: %s). %s', queue, type(error).__name__, error, fate
+        )
+        events.emit('decode_error', source=self, message=None, queue=queue, error=error)
+
+    def _settle_unmade(self, raw: Any, queue: str) -> str:
+        """Settle what is no message; what became of it, as a sentence. Switches: no."""
+        properties = raw.get('properties') if isinstance(raw, dict) else None
+        tag = properties.get('delivery_tag') if isinstance(properties, dict) else None
+        if tag is None or self._settling is None or self._settle is None:
+            return 'It is dropped.'
+        self._settling.reject(tag, False)
+        return 'It is rejected.'
 
     def _receive(self, raw: Any, queue: str) -> Any:
         """Hand one payload to the next consumer of `queue` on this channel, in the caller's greenlet."""
@@ -167,8 +200,11 @@ class ConsumeMethods(ChannelParts):
         if known is not None:
             sub, message = known
             return sub.callback(message)
+        try:
+            message = self._make_message(raw, queue)
+        except Exception as error:
+            return self._unmade(raw, queue, error)
         sub = self._next_taker(queue)
-        message = self._make_message(raw, queue)
         message.delivery_info['consumer_tag'] = sub.tag
         if not sub.no_ack:
             self.qos.append(message, message.delivery_tag)
@@ -187,10 +223,8 @@ class ConsumeMethods(ChannelParts):
             return
         try:
             message = self._make_message(raw, queue)
-        except (KeyError, TypeError, AttributeError):
-            # Not a message of ours or kombu's. Raising would end the fetch, and giving it back would bring it
-            # again.
-            logger.exception('Dropped what queue %r gave, it is no message: %r', queue, raw)
+        except Exception as error:
+            self._unmade(raw, queue, error)
             return
         self._next_taker(queue).accept(message)
         if self._settling is not None:

@@ -99,6 +99,48 @@ class Message(BaseMessage):
         }
 
 
+#: Fields of a payload → what they may hold. A map that lacks one is a message all the same.
+_FIELDS: dict[str, tuple[type, ...]] = {
+    'body': (str, bytes, bytearray, memoryview, type(None)),
+    'content-type': (str, type(None)),
+    'content-encoding': (str, type(None)),
+    'headers': (dict, type(None)),
+    'properties': (dict,),
+}
+_IN_PROPERTIES: dict[str, tuple[type, ...]] = {
+    'body_encoding': (str, type(None)),
+    'delivery_info': (dict, type(None)),
+}
+_IN_DELIVERY_INFO: dict[str, tuple[type, ...]] = {
+    'exchange': (str, type(None)),
+    'routing_key': (str, type(None)),
+}
+
+
+def check_payload(payload: Any) -> None:
+    """Check that what a queue of text held is a message: fields of the right kinds.
+
+    Raises:
+        DecodeError: it names the field.
+    Switches: no.
+    """
+    if not isinstance(payload, dict):
+        raise DecodeError(f'it is no message but of type {type(payload).__name__}')
+    _check_fields(payload, _FIELDS)
+    properties = payload.get('properties')
+    if properties is None:
+        raise DecodeError('it is no message: it has no properties')
+    _check_fields(properties, _IN_PROPERTIES)
+    _check_fields(properties.get('delivery_info') or {}, _IN_DELIVERY_INFO)
+
+
+def _check_fields(fields: dict[str, Any], kinds: dict[str, tuple[type, ...]]) -> None:
+    for name, allowed in kinds.items():
+        value = fields.get(name)
+        if value is not None and not isinstance(value, allowed):
+            raise DecodeError(f'its {name} is of type {type(value).__name__}')
+
+
 def given_back(message: Any) -> dict[str, Any]:
     """Return the payload of a delivery as it goes back to its queue: marked, and counted once more.
 

@@ -5,7 +5,9 @@
 local function parts(value, tag, head, tail, sep)
     local at, name = string.match(value, '^.*(),"",(".*")%]$')
     if not at then return nil end
-    local key = head .. cjson.decode('[' .. name .. ']')[1] .. tail
+    local ok, names = pcall(cjson.decode, '[' .. name .. ']')
+    if not ok then return nil end
+    local key = head .. names[1] .. tail
     local step = string.match(tag, ':(%d+)$')
     if step and step ~= '0' then key = key .. sep .. step end
     return string.sub(value, 2, at - 1), key

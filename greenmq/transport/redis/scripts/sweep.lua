@@ -39,12 +39,15 @@ if wait == 0 then redis.call('DEL', KEYS[4]) end
 local out = { restored, wait }
 local now = redis.call('TIME')
 local overdue = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now[1] - ARGV[8], 'LIMIT', 0, 100)
+local room = 2097152
 for _, tag in ipairs(overdue) do
+    if room <= 0 then break end
     if string.sub(tag, 1, 3) ~= 'gm:' then
         local value = redis.call('HGET', KEYS[1], tag)
         if value then
             out[#out + 1] = tag
             out[#out + 1] = value
+            room = room - #value
         else
             redis.call('ZREM', KEYS[2], tag)
         end

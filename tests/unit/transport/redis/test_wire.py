@@ -1,5 +1,5 @@
-"""Replies: whole, byte by byte, cut anywhere, with what follows; hiredis and the plain parser say the
-same.
+"""Replies: whole, byte by byte, cut anywhere, with what follows; hiredis reads the same. What is too long,
+too deep or damaged ends the parser in time and at once; each byte is looked at once, which is counted.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis._parsers.base import BaseParser
 from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, ResponseError
 
 from greenmq.transport.redis import wire
@@ -29,10 +30,18 @@ REPLIES = [
 
 
 def plain():
-    return wire.PlainParser()
+    return wire.make_parser()
 
 
-PARSERS = [pytest.param(plain, id='plain'), pytest.param(wire.make_parser, id='installed')]
+def installed():
+    """hiredis: the measure of what a reply means."""
+    hiredis = pytest.importorskip('hiredis')
+    return hiredis.Reader(
+        protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=wire.MORE
+    )
+
+
+PARSERS = [pytest.param(plain, id='ours'), pytest.param(installed, id='hiredis')]
 
 
 def replies(parser):
@@ -77,8 +86,8 @@ def test_a_push_is_told_from_a_reply(make):
     parser = make()
     parser.feed(b'>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nq\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n')
     push, reply = replies(parser)
-    assert wire.is_push(push) and list(push) == [b'invalidate', [b'q']]
-    assert not wire.is_push(reply)
+    assert type(push) is not list and list(push) == [b'invalidate', [b'q']]
+    assert type(reply) is list
 
 
 @pytest.mark.parametrize('make', PARSERS)
@@ -94,3 +103,136 @@ def test_commands_are_packed_the_same_with_and_without_hiredis():
     expected = b'*5\r\n$5\r\nLPUSH\r\n$5\r\ngr\xc3\xbcn\r\n$2\r\n\x00\xff\r\n$1\r\n7\r\n$3\r\n1.5\r\n'
     assert wire._pack(command) == wire.pack(command) == expected
     assert wire.pack_many([command, ('PING',)]) == expected + b'*1\r\n$4\r\nPING\r\n'
+
+
+# ---- what a stranger may send
+
+
+def read(pieces, max_bytes=wire.MAX_BYTES):
+    """The replies of some pieces, and why it ended."""
+    parser, found = wire.make_parser(max_bytes), []
+    for piece in pieces:
+        found += parser.take(piece)
+    return found, parser.failure
+
+
+TOO_MUCH = {
+    'items': b'*2000000000\r\n:1\r\n',
+    'items within': b'*1\r\n*2000000000\r\n',
+    'items together': b'*1048000\r\n*1048000\r\n:1\r\n',
+    'pairs': b'%1048576\r\n',
+    'attributes': b'|1048576\r\n',
+    'bytes': b'$9999999999999\r\n',
+    'bytes of an error': b'!9999999999999\r\n',
+    'digits': b'$' + b'9' * 5000 + b'\r\n',
+    'depth': b'*1\r\n' * 33,
+    'depth of ten thousands': b'*1\r\n' * 50_000,
+    'a line': b'+' + b'a' * 70_000,
+    'a line of one megabyte': b'-' + b'a' * 2**20 + b'\r\n',
+}
+DAMAGED = {
+    'no number': b':abc\r\n',
+    'nothing': b'\r\n',
+    'no size': b'$\r\n',
+    'a negative size': b'$-2\r\n',
+    'a null of no kind': b'%-1\r\n',
+    'a bulk that goes on': b'$1\r\nabc\r\n',
+    'a push within': b'*1\r\n>1\r\n:1\r\n',
+    'a key that is a list': b'%1\r\n*0\r\n:1\r\n',
+    'a wrong truth': b'#x\r\n',
+    'a null with text': b'_x\r\n',
+    'a number of other digits': ':\u0660'.encode() + b'\r\n',
+    'too many digits': b':' + b'9' * 5000 + b'\r\n',
+    'a double': b',one\r\n',
+    'HTTP': b'HTTP/1.1 400\r\n',
+    'TLS': b'\x15\x03\x01\r\n',
+    'a stream': b'$?\r\n',
+    'no unicode': b'\xff\xfe\r\n',
+}
+
+
+@pytest.mark.parametrize('raw', [*TOO_MUCH.values(), *DAMAGED.values()], ids=[*TOO_MUCH, *DAMAGED])
+@pytest.mark.parametrize('cut', [0, 1, 7])
+def test_what_is_too_much_or_damaged_ends_it_and_keeps_what_came_before(raw, cut):
+    whole = b'+before\r\n' + raw
+    pieces = [whole[at : at + cut] for at in range(0, len(whole), cut)] if cut else [whole]
+    found, failure = read(pieces)
+    assert found == [b'before']
+    assert isinstance(failure, InvalidResponse) and len(str(failure)) < 200
+    parser = plain()
+    parser.feed(whole + b'+behind\r\n')
+    assert parser.gets() == b'before'
+    for _ in range(2):
+        with pytest.raises(InvalidResponse):
+            parser.gets()
+
+
+def test_the_limit_of_a_bulk_and_of_a_whole_reply():
+    assert read([b'$10\r\n0123456789\r\n'], 10) == ([b'0123456789'], None)
+    found, failure = read([b'$11\r\n'], 10)
+    assert found == [] and 'max_message_bytes is 10' in str(failure)
+    many = b'$1000\r\n' + b'a' * 1000 + b'\r\n'
+    parser = wire.make_parser(1000)
+    parser.take(b'*1000000\r\n')
+    for _ in range(wire.MARGIN // len(many) // 50 + 2):
+        parser.take(many * 50)
+    assert 'a reply of more than' in str(parser.failure)
+    # It begins anew with each reply.
+    parser = wire.make_parser(1000)
+    for _ in range(wire.MARGIN // len(many) // 50 + 2):
+        assert len(parser.take(many * 50)) == 50
+    assert parser.failure is None
+
+
+@pytest.mark.parametrize('text', ['MOVED', 'MOVED x', 'ASK 1', 'MOVED 1 2', '', ' ', '\x1b[31m', 'ERR' * 999])
+def test_an_error_of_any_text_is_a_value(text):
+    for raw in (b'-%b\r\n' % text.encode(), b'!%d\r\n%b\r\n' % (len(text), text.encode())):
+        found, failure = read([raw])
+        assert failure is None and isinstance(found[0], ResponseError)
+
+
+def test_attributes_are_passed_over_and_a_set_is_a_list():
+    raw = b'*2\r\n|1\r\n+ttl\r\n:1\r\n:5\r\n~2\r\n:1\r\n|0\r\n:2\r\n=6\r\ntxt:ab\r\n(12345678901234567890\r\n'
+    for pieces in ([raw], [raw[n : n + 1] for n in range(len(raw))]):
+        assert read(pieces) == ([[5, [1, 2]], b'ab', 12345678901234567890], None)
+
+
+class Counted(bytes):
+    """Bytes that count which of them were looked at or copied."""
+
+    looked = copied = 0
+
+    def find(self, what, start=0):
+        found = super().find(what, start)
+        Counted.looked += (found if found >= 0 else len(self)) - start
+        return found
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        Counted.copied += len(found) if isinstance(found, bytes) else 1
+        return found
+
+
+def work(raw, piece):
+    Counted.looked = Counted.copied = 0
+    found, failure = read([Counted(raw[at : at + piece]) for at in range(0, len(raw), piece)])
+    assert len(found) == 1 and failure is None
+    return Counted.looked + Counted.copied
+
+
+SHAPES = {
+    'one long bulk': lambda n: b'*2\r\n:1\r\n$%d\r\n%b\r\n' % (n, b'a' * n),
+    'many bulks': lambda n: b'*%d\r\n' % (n // 100) + b'$90\r\n%b\r\n' % (b'a' * 90) * (n // 100),
+    'many numbers': lambda n: b'*%d\r\n' % (n // 10) + b':1234567\r\n' * (n // 10),
+    'lists in a list': lambda n: b'*%d\r\n' % (n // 20) + b'*2\r\n:12345\r\n+abc\r\n' * (n // 20),
+    'an error': lambda n: b'!%d\r\n%b\r\n' % (n, b'a' * n),
+}
+
+
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize('piece', [1, 400, 65536])
+def test_each_byte_is_looked_at_a_few_times_however_long_the_reply_is(shape, piece):
+    size = 20_000 if piece == 1 else 400_000
+    once, thrice = work(shape(size), piece), work(shape(3 * size), piece)
+    assert once <= 4 * len(shape(size))
+    assert thrice <= 3.1 * once
