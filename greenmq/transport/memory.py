@@ -32,6 +32,7 @@ from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
 from greenmq.transport.virtual.local_broker import LocalBroker
 from greenmq.transport.virtual.local_queue import LocalQueue, Record
+from greenmq.transport.virtual.unmade import settle_unmade
 
 __all__ = ('Channel', 'Transport', 'reset')
 
@@ -359,14 +360,14 @@ class Channel(virtual.Channel):
         return message
 
     def _delivery(self, record: Record) -> Any:
-        """The message of a record; None if it can be made into none, and then it is settled."""
+        # None: it can be made into none, and is settled.
         try:
             if self._plain_messages:
                 return LocalMessage(record, self, next(self._tags))
             # A subclass brought a Message of its own, and expects a payload.
             message = self.Message(_payload(record, next(self._tags)), channel=self)
         except Exception as error:
-            self._unmade(record, record.queue.name, error)
+            settle_unmade(self, record, record.queue.name, error)
             return None
         message.queue = record.queue.name
         message.place = record

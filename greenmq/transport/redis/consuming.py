@@ -18,14 +18,15 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionLost, DecodeError, OperationalError, TimeoutError
 from greenmq.log import get_logger
 from greenmq.transport.redis.envelope import EXPIRES_AT, opened
+from greenmq.transport.redis.fetched import FETCH_BYTES, MORE, Orphan, is_fetched, tagged, tell_of_strangers
 from greenmq.transport.redis.keys import Home
-from greenmq.transport.redis.replies import expect
 from greenmq.transport.redis.scripts import FETCH
 from greenmq.transport.redis.settling import AGAIN, UNTOUCHED
 from greenmq.transport.redis.watches import Alarm
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT
 from greenmq.transport.virtual.settlement import SettleMethods
+from greenmq.transport.virtual.unmade import settle_unmade
 
 __all__ = ('RedisConsuming',)
 
@@ -36,10 +37,6 @@ FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 #: The same where a blocking command waits for every list: only delayed messages come without a word.
 DELAYED_LOOK = 1.0
 
-#: Bytes after which a fetch takes no more messages: what it brings is made into messages in one stretch, and
-#: nobody else on the hub has a turn meanwhile.
-FETCH_BYTES = 2 * 1024 * 1024
-
 #: Seconds that a fetch waits for one node of a cluster, before it asks the next.
 NODE_PATIENCE = 1.0
 
@@ -48,9 +45,6 @@ PATIENCE = 10.0
 
 #: Begins the tags of deliveries that are not kept in Redis (of a fanout).
 LOCAL = 'local:'
-
-#: What a fetch says in the place of a time, if not all lists were read to their end.
-MORE = -2
 
 Item = tuple[str, Any]
 
@@ -225,10 +219,10 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
                     (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
                     (
                         room, number, self._keys.consumer, transport._lease_ms, FETCH_BYTES,
-                        transport._max_message_bytes, *words,
+                        transport.max_message_bytes, *words,
                     ),
                     deadline,
-                    orphan=_Orphan(self, pairs, number),
+                    orphan=Orphan(self._settler, self._keys, pairs, number),
                     shape=partial(is_fetched, len(pairs)),
                 )
             except (ConnectionLost, TimeoutError):
@@ -245,48 +239,34 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
             if reply[0] >= 0:
                 due = min(due or 1e9, reply[0] / 1000 + 0.001)
             if reply[1]:
-                logger.error(
-                    '%d members of %r are no delayed messages; they are kept in %r',
-                    reply[1],
-                    home.delayed,
-                    f'{home.delayed}.dead',
-                )
+                tell_of_strangers(home.delayed, reply[1])
             items += self._opened(reply, pairs, number)
             more = more or reply[0] == MORE
         return due, more
 
     def _opened(self, reply: list[Any], pairs: list[tuple[str, int]], number: int) -> list[Item]:
         items: list[Item] = []
-        consumer = self._keys.consumer
-        spread = self._keys.cluster
-        at = 3 + 2 * reply[2]
-        for place in range(3, at, 2):
-            queue, step = pairs[reply[place]]
-            for raw in reply[at : at + reply[place + 1]]:
-                tag = f'gm:{consumer}:{number}:{step}'
-                at += 1
-                number += 1
-                if spread:
-                    self._queue_of[tag] = queue
-                try:
-                    message = opened(raw, tag)
-                except DecodeError as error:
-                    self._unmade(tag, queue, error)
-                    continue
-                if EXPIRES_AT in message['properties'] or self.max_deliveries:
-                    if self._is_over(message, queue, tag):
-                        continue
-                items.append((queue, message))
+        for queue, tag, raw in tagged(reply, pairs, self._keys, number):
+            if self._keys.cluster:
+                self._queue_of[tag] = queue
+            try:
+                message = opened(raw, tag)
+            except DecodeError as error:
+                settle_unmade(self, tag, queue, error)
+                continue
+            if (EXPIRES_AT in message['properties'] or self.max_deliveries) and self._is_over(
+                message, queue, tag
+            ):
+                continue
+            items.append((queue, message))
         return items
 
-    def _settle_unmade(self, raw: Any, queue: str) -> str:
-        """See `ConsumeMethods`: it is kept at the server."""
+    def _keep_unmade(self, raw: Any, queue: str) -> str:
         tag = raw if isinstance(raw, str) else raw['properties']['delivery_tag']
         if not tag.startswith('gm:'):
             return 'It was heard on a fanout exchange, and is dropped.'
         dead = self._keys.dead(queue)
-        self._queue_of.pop(tag, None)
-        self._settler.give_back(queue, tag, f'd{dead}')
+        self._give_back_tag(queue, tag, f'd{dead}')
         return f'It is kept in the list {dead!r}.'
 
     def _is_over(self, message: dict[str, Any], queue: str, tag: str) -> bool:
@@ -397,41 +377,6 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         message = self.Message(raw, channel=self)
         message.queue = queue
         return message
-
-
-class _Orphan:
-    """What becomes of a fetch's reply that nobody waits for any more: it goes back."""
-
-    __slots__ = ('_channel', '_number', '_pairs')
-
-    def __init__(self, channel: Any, pairs: list[tuple[str, int]], number: int) -> None:
-        self._channel = channel
-        self._pairs = pairs
-        self._number = number
-
-    def __call__(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            return  # an error, or the end of the link: nothing was taken, or the lease will tell
-        channel, number = self._channel, self._number
-        expect(reply, partial(is_fetched, len(self._pairs)), channel._session.name)
-        for place in range(3, 3 + 2 * reply[2], 2):
-            queue, step = self._pairs[reply[place]]
-            for _ in range(reply[place + 1]):
-                channel._settler.give_back(queue, channel._keys.tag(number, step), UNTOUCHED)
-                number += 1
-
-
-def is_fetched(lists: int, reply: Any) -> bool:
-    """Is it what `fetch.lua` returns for so many lists? Switches: no."""
-    if reply.__class__ is not list or len(reply) < 3 or set(map(type, reply[:3])) != {int}:
-        return False
-    at = 3 + 2 * reply[2]
-    runs = reply[3:at]
-    if not 3 <= at <= len(reply) or not set(map(type, runs)) <= {int} or min(runs, default=0) < 0:
-        return False
-    if max(runs[::2], default=-1) >= lists:
-        return False
-    return sum(runs[1::2]) == len(reply) - at and set(map(type, reply[at:])) <= {bytes, int}
 
 
 def _count(message: dict[str, Any]) -> int:

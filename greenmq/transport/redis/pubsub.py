@@ -23,6 +23,7 @@ from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.replies import TEXTS, expect
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.watches import Alarm
+from greenmq.transport.virtual.unmade import settle_unmade
 
 __all__ = ('Fanout', 'StreamFanout')
 
@@ -71,7 +72,7 @@ class _FanoutBase:
         try:
             message = opened(raw, tag)
         except DecodeError as error:
-            channel._unmade(tag, member.queue, error)
+            settle_unmade(channel, tag, member.queue, error)
             return
         channel._fetched(message, member.queue)
 

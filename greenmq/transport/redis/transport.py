@@ -96,7 +96,7 @@ class Transport(virtual.Transport):
         self._fanout_mode: str = value['fanout_mode']
         self._stream_maxlen: int = value['stream_maxlen']
         self._fetch_batch = max(1, min(value['fetch_batch'], 1000))
-        self._max_message_bytes: int = value['max_message_bytes'] or MAX_BYTES
+        self.max_message_bytes: int = value['max_message_bytes'] or MAX_BYTES
         visibility = float(value['visibility_timeout'] or 3600.0)
         lease = value['lease_timeout'] or min(visibility, 60.0)
         self._lease_ms = max(int(lease * 1000), 100)
@@ -180,7 +180,7 @@ class Transport(virtual.Transport):
             tracking=value['tracking'],
             interval=value['health_check_interval'] or 0.0,
             tcp=tcp,
-            max_bytes=self._max_message_bytes,
+            max_bytes=self.max_message_bytes,
             credentials=credentials_of(provider) if provider is not None else None,
         )
 

@@ -105,19 +105,16 @@ class Parser:
     Arguments:
         max_bytes (int): longest bulk that is accepted.
     Attributes:
-        values (int): how many values it has made so far, items of aggregates included.
         failure (InvalidResponse | None): why it can read no more.
     Source: the RESP3 specification of Redis.
     """
 
     __slots__ = (
         '_bulk', '_items', '_kind', '_line', '_missing', '_ready', '_spent', '_stack', 'failure', 'max_bytes',
-        'values',
     )  # fmt: skip
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
-        self.values = 0
         self._line = bytearray()  # of a line that is not whole
         self._bulk = bytearray()  # of a bulk that is not whole:
         self._kind = 0  # its kind
@@ -156,109 +153,78 @@ class Parser:
         replies: list[Any] = []
         if self.failure is not None:
             return replies
+        line = b''
         try:
+            at = began = 0
+            if self._missing or self._line:
+                data, at = self._resumed(data, replies)
+                began = at if replies else 0
             stack, find, end = self._stack, data.find, len(data)
             top = stack[-1] if stack else None
-            at = began = made = kind = 0
-            line: bytes | None = None
-            value: Any = None
-            if self._missing:
-                at = self._fill(data, 0)
-                if self._missing:
-                    self._spend(at)
-                    return replies
-                kind = self._kind
-                value, self._bulk = bytes(self._bulk), bytearray()
-                if kind != 36:
-                    value = _error(value) if kind == 33 else value[4:]
-            elif self._line:
-                at = self._fill_line(data)
-                if at < 0:
-                    self._spend(end)
-                    return replies
-                line, self._line = bytes(self._line), bytearray()
-            while True:
-                if not kind:
-                    # The next value begins with a line: its kind, then a number or the value itself.
-                    if line is None:
-                        if at >= end:
-                            break
-                        stop = find(b'\r\n', at)
-                        if stop < 0:
-                            self._line += data[at:]
-                            self._check_line()
-                            break
-                        line = data[at:stop]
+            while at < end:
+                stop = find(b'\r\n', at)
+                if stop < 0:
+                    self._keep_line(data[at:])
+                    break
+                line = data[at:stop]
+                at = stop + 2
+                kind = line[0]
+                if kind == 36:  # $
+                    size = int(line[1:])
+                    stop = at + size
+                    if 0 <= size <= self.max_bytes and stop + 2 <= end:
+                        if data[stop] != 13 or data[stop + 1] != 10:
+                            raise InvalidResponse(_NO_END)
+                        value: Any = data[at:stop]
                         at = stop + 2
-                    try:
-                        kind = line[0]
-                        if kind == 36 or kind == 33 or kind == 61:  # $ ! =
-                            size = int(line[1:])
-                            stop = at + size
-                            if size < 0 or size > self.max_bytes:
-                                value = self._nothing(kind, size)
-                            elif stop + 2 > end:
-                                self._kind, self._missing = kind, size + 2
-                                self._fill(data, at)
-                                break
-                            elif data[stop] != 13 or data[stop + 1] != 10:
-                                raise InvalidResponse(_NO_END)
-                            else:
-                                value = data[at:stop]
-                                at = stop + 2
-                                if kind != 36:
-                                    value = _error(value) if kind == 33 else value[4:]
-                        elif kind == 58:  # :
-                            value = int(line[1:])
-                        elif kind in _AGGREGATES:
-                            count = int(line[1:])
-                            if count > 0:
-                                top = self._open(kind, count)
-                                kind, line = 0, None
-                                continue
-                            if count:
-                                value = self._nothing(kind, count)
-                            elif kind == 124:  # no attributes
-                                kind, line = 0, None
-                                continue
-                            else:
-                                value = _closed(kind, [])
-                        elif len(line) > MAX_LINE:
-                            raise InvalidResponse(_LONG_LINE)
-                        else:
-                            value = _SIMPLE[kind](line[1:])
-                    except (ValueError, KeyError, IndexError):
-                        shown = (line or b'')[:40]
-                        raise InvalidResponse(f'Protocol error, got {shown!r} as a reply') from None
-                made += 1
-                # A value: the reply, or the next item of the innermost aggregate, perhaps its last one.
-                while top is not None:
-                    top.items.append(value)
-                    top.left -= 1
-                    if top.left:
+                    elif size == -1:
+                        value = None
+                    else:
+                        self._begin(kind, size, data, at, replies)
                         break
-                    stack.pop()
-                    done, top = top, stack[-1] if stack else None
-                    if done.kind == 124:
-                        break  # attributes of the value that follows: nobody asked for them
-                    value = _closed(done.kind, done.items)
+                elif kind == 58:  # :
+                    value = int(line[1:])
+                elif kind in _BULKS:
+                    at = self._begin(kind, int(line[1:]), data, at, replies)
+                    top = stack[-1] if stack else None
+                    began = began if top or self._missing else at
+                    continue
                 else:
+                    value = self._other(kind, line)
+                    if value is MORE:  # the items follow
+                        top = stack[-1] if stack else None
+                        continue
+                if top is None:
                     replies.append(value)
                     self._items = self._spent = 0
                     began = at
-                kind, line = 0, None
-            self.values += made
+                    continue
+                top.items.append(value)
+                top.left -= 1
+                if not top.left:
+                    top = self._close(replies)
+                    began = began if stack else at
             if end > began:
                 self._spend(end - began)
-        except InvalidResponse as error:
-            self.failure = error
+        except (InvalidResponse, ValueError, KeyError, IndexError) as error:
+            self.failure = _told(error, line)
         return replies
 
-    def _fill(self, data: bytes, at: int) -> int:
+    def _begin(self, kind: int, size: int, data: bytes, at: int, replies: list[Any]) -> int:
+        """A bulk that is not whole, or is no text; the position behind what there is of it."""
+        if size < 0:
+            raise ValueError
+        if size > self.max_bytes:
+            raise InvalidResponse(
+                f'Protocol error, a bulk of {size} bytes; max_message_bytes is {self.max_bytes}'
+            )
+        self._kind, self._missing = kind, size + 2
+        return self._fill(data, at, replies)
+
+    def _fill(self, data: bytes, at: int, replies: list[Any]) -> int:
         """Add to the bulk that is not whole; the position behind it."""
-        body = max(self._missing - 2, 0)
-        stop = min(at + body, len(data))
-        self._bulk += memoryview(data)[at:stop]
+        stop = min(at + max(self._missing - 2, 0), len(data))
+        self._bulk += data if stop - at == len(data) else data[at:stop]
         self._missing -= stop - at
         # CR LF follows, at once or in what comes next.
         while stop < len(data) and self._missing:
@@ -266,24 +232,36 @@ class Parser:
                 raise InvalidResponse(_NO_END)
             stop += 1
             self._missing -= 1
+        if self._missing:
+            return stop
+        value: Any = bytes(self._bulk)
+        self._bulk = bytearray()
+        if self._kind != 36:
+            value = _error(value) if self._kind == 33 else value[4:]
+        if not self._stack:
+            replies.append(value)
+            self._items = self._spent = 0
+            return stop
+        top = self._stack[-1]
+        top.items.append(value)
+        top.left -= 1
+        if not top.left:
+            self._close(replies)
         return stop
 
-    def _fill_line(self, data: bytes) -> int:
-        """Add to the line that is not whole; the position behind it, or -1 if it is not whole yet."""
-        line = self._line
-        if line[-1] == 13 and data[:1] == b'\n':
-            del line[-1]
-            return 1
-        stop = data.find(b'\r\n')
-        line += data if stop < 0 else data[:stop]
-        self._check_line()
-        return -1 if stop < 0 else stop + 2
-
-    def _check_line(self) -> None:
-        if len(self._line) > MAX_LINE:
-            raise InvalidResponse(_LONG_LINE)
-
-    def _open(self, kind: int, count: int) -> _Open:
+    def _other(self, kind: int, line: bytes) -> Any:
+        """The value of a line of a rarer kind; MORE if it only announces items."""
+        if kind not in _AGGREGATES:
+            if len(line) > MAX_LINE:
+                raise InvalidResponse(_LONG_LINE)
+            return _SIMPLE[kind](line[1:])
+        count = int(line[1:])
+        if count < 0:
+            if line != b'*-1':
+                raise ValueError
+            return None
+        if not count:
+            return MORE if kind == 124 else _closed(kind, [])
         if kind == 37 or kind == 124:  # pairs
             count *= 2
         self._items += count
@@ -291,19 +269,40 @@ class Parser:
             raise InvalidResponse(f'Protocol error, a reply of more than {MAX_ITEMS} items')
         if len(self._stack) >= MAX_DEPTH or (kind == 62 and self._stack):
             raise InvalidResponse(f'Protocol error, nested more than {MAX_DEPTH} deep, or a push in a reply')
-        opened = _Open(kind, count)
-        self._stack.append(opened)
-        return opened
+        self._stack.append(_Open(kind, count))
+        return MORE
 
-    def _nothing(self, kind: int, size: int) -> Any:
-        """RESP2's null, or a size that nothing may have."""
-        if size > 0:
-            raise InvalidResponse(
-                f'Protocol error, a bulk of {size} bytes; max_message_bytes is {self.max_bytes}'
-            )
-        if size != -1 or kind not in (36, 42):  # $ *
-            raise ValueError
-        return None
+    def _close(self, replies: list[Any]) -> _Open | None:
+        """The innermost aggregate is whole, perhaps that around it as well; the one that goes on."""
+        stack = self._stack
+        while stack and not stack[-1].left:
+            done = stack.pop()
+            if done.kind == 124:
+                break  # attributes of the value that follows: nobody asked for them
+            value = _closed(done.kind, done.items)
+            if not stack:
+                replies.append(value)
+                self._items = self._spent = 0
+            else:
+                stack[-1].items.append(value)
+                stack[-1].left -= 1
+        return stack[-1] if stack else None
+
+    def _resumed(self, data: bytes, replies: list[Any]) -> tuple[bytes, int]:
+        """Go on with the bulk or line that was cut; what to read on in, and from where."""
+        if self._missing:
+            return data, self._fill(data, 0, replies)
+        if b'\n' not in data:
+            self._keep_line(data)
+            return b'', 0
+        # Joined once for what is read at once, and a line is short.
+        line, self._line = bytes(self._line), bytearray()
+        return line + data, 0
+
+    def _keep_line(self, part: bytes) -> None:
+        self._line += part
+        if len(self._line) > MAX_LINE:
+            raise InvalidResponse(_LONG_LINE)
 
     def _spend(self, count: int) -> None:
         self._spent += count
@@ -324,6 +323,12 @@ def _closed(kind: int, items: list[Any]) -> Any:
     return items
 
 
+def _told(error: Exception, line: bytes) -> InvalidResponse:
+    if isinstance(error, InvalidResponse):
+        return error
+    return InvalidResponse(f'Protocol error, got {line[:40]!r} as a reply')
+
+
 def _truth(rest: bytes) -> bool:
     return {b't': True, b'f': False}[rest]
 
@@ -342,6 +347,8 @@ _SIMPLE: dict[int, Callable[[bytes], Any]] = {
     44: float,
     40: int,
 }
+#: ! and =, which are read like a text.
+_BULKS = frozenset(b'!=')
 #: * ~ > % |
 _AGGREGATES = frozenset(b'*~>%|')
 

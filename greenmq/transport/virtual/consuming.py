@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from greenmq import events, runtime
+from greenmq import runtime
 from greenmq.log import get_logger
 from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.envelope import Message, check_payload
 from greenmq.transport.virtual.parts import AbstractChannel, ChannelParts, Empty
+from greenmq.transport.virtual.unmade import settle_unmade
 from greenmq.utils.uuid import uuid
 
 __all__ = ('ConsumeMethods',)
@@ -122,9 +123,7 @@ class ConsumeMethods(ChannelParts):
         """
         self._check_open()
         message = self._take_message(queue)
-        if message is None:
-            return None
-        if not no_ack:
+        if message is not None and not no_ack:
             self.qos.append(message, message.delivery_tag)
             if self._settling is not None:
                 self._settling.leased()
@@ -169,30 +168,7 @@ class ConsumeMethods(ChannelParts):
             try:
                 return self._make_message(raw, queue)
             except Exception as error:
-                self._unmade(raw, queue, error)
-
-    def _unmade(self, raw: Any, queue: str, error: Exception) -> None:
-        """What a queue gave can't become a Message: it is settled here and told once, and stops nobody.
-
-        Raising would end the fetch or the drain, and giving it back would bring it again (P40).
-        """
-        try:
-            fate = self._settle_unmade(raw, queue)
-        except Exception as failure:
-            fate = f'It could not be settled: {failure!r}.'
-        logger.error(
-            'queue %r gave what is no message (%s: %s). %s', queue, type(error).__name__, error, fate
-        )
-        events.emit('decode_error', source=self, message=None, queue=queue, error=error)
-
-    def _settle_unmade(self, raw: Any, queue: str) -> str:
-        """Settle what is no message; what became of it, as a sentence. Switches: no."""
-        properties = raw.get('properties') if isinstance(raw, dict) else None
-        tag = properties.get('delivery_tag') if isinstance(properties, dict) else None
-        if tag is None or self._settling is None or self._settle is None:
-            return 'It is dropped.'
-        self._settling.reject(tag, False)
-        return 'It is rejected.'
+                settle_unmade(self, raw, queue, error)
 
     def _receive(self, raw: Any, queue: str) -> Any:
         """Hand one payload to the next consumer of `queue` on this channel, in the caller's greenlet."""
@@ -203,7 +179,7 @@ class ConsumeMethods(ChannelParts):
         try:
             message = self._make_message(raw, queue)
         except Exception as error:
-            return self._unmade(raw, queue, error)
+            return settle_unmade(self, raw, queue, error)
         sub = self._next_taker(queue)
         message.delivery_info['consumer_tag'] = sub.tag
         if not sub.no_ack:
@@ -224,7 +200,7 @@ class ConsumeMethods(ChannelParts):
         try:
             message = self._make_message(raw, queue)
         except Exception as error:
-            self._unmade(raw, queue, error)
+            settle_unmade(self, raw, queue, error)
             return
         self._next_taker(queue).accept(message)
         if self._settling is not None:
