@@ -251,17 +251,16 @@ class ProducerPool(Resource[Producer]):
         connection = shared.connection
         return parent is connection._connection or parent is connection._transport or parent is None
 
-    def force_close_all(self, close_pool: bool = True) -> None:
+    def _force_close(self) -> None:
         """Close all, and give the shared connections back.
 
         Switches: yes. Killed: the rest is closed in the background.
-        Source: kombu Resource.force_close_all.
         """
         shared, self._shared = self._shared, []
         for each in shared:
             each.gone = True
         try:
-            super().force_close_all(close_pool)
+            super()._force_close()
         finally:
             for each in shared:
                 each.released()
@@ -338,8 +337,8 @@ class PoolGroup(EqualityDict, Generic[PoolT]):
         return found
 
     def thread_ended(self) -> None:
-        """Close the pools of this thread. Switches: yes."""
-        _close_pools(list(self._by_hub.pop(runtime.hub_id(), {}).values()))
+        """Close what the pools of this thread have. Switches: yes."""
+        _each(list(self._by_hub.pop(runtime.hub_id(), {}).values()), 'thread_ended')
 
     def _after_fork(self) -> None:
         # Not closed: what is in them is the parent's. Each pool forgets its own in the same way.
@@ -543,8 +542,12 @@ def reset(*args: Any, **kwargs: Any) -> None:
 
 
 def _close_pools(pools: list[Any]) -> None:
+    _each(pools, 'force_close_all')
+
+
+def _each(pools: list[Any], method: str) -> None:
     for pool in pools:
-        close: Callable[[], Any] = pool.force_close_all
+        close: Callable[[], Any] = getattr(pool, method, pool.force_close_all)
         try:
             close()
         except Exception:  # the other pools must be closed all the same

@@ -517,9 +517,18 @@ class Resource(Generic[T]):
         Switches: yes. Killed: the rest is closed in the background.
         Source: kombu Resource.force_close_all.
         """
-        # no switch: what is closed below belongs to nobody any more
         self._closed = self._closed or close_pool
         self._others.tell('force_close_all', close_pool)
+        self._force_close()
+
+    def thread_ended(self) -> None:
+        """Close what this thread has, and be the pool of whichever uses it next. Switches: yes."""
+        self._hub = _nobody  # not closed: Celery keeps as app.pool what the first thread to send looked up
+        self._force_close()
+        self._renewals, self._opening, self._line = Errands('greenmq.pool'), 0, None
+
+    def _force_close(self) -> None:
+        # no switch: what is closed below belongs to nobody any more
         doomed = [lease.resource for lease in self._dirty.values()]
         for lease in self._dirty.values():
             lease.end()
@@ -564,22 +573,12 @@ class Resource(Generic[T]):
     # ------------------------------------------------------------------------------------------- numbers
 
     def stats(self) -> PoolStats:
-        """What the pool has and has done.
-
-        Switches: no.
-        Source: greenmq's own; psycopg_pool's get_stats.
-        """
+        """What the pool has and has done. Switches: no."""
         return PoolStats(
-            limit=self._limit,
-            size=self._size(),
-            in_use=len(self._dirty),
-            free=len(self._resource.queue),
-            opening=self._opening,
-            waiting=self._waiting(),
-            opened=self._opened,
+            limit=self._limit, size=self._size(), in_use=len(self._dirty), free=len(self._resource.queue),
+            opening=self._opening, waiting=self._waiting(), opened=self._opened,
             discarded=dict(self._discarded),
-            wait_p50=percentile(self._waits, 50),
-            wait_p99=percentile(self._waits, 99),
+            wait_p50=percentile(self._waits, 50), wait_p99=percentile(self._waits, 99),
         )
 
     def _waiting(self) -> int:

@@ -138,6 +138,25 @@ class TestGroups:
         theirs, number = green.in_thread(other)
         assert theirs is not mine and number == 1 and connections[URL] is mine
 
+    def test_a_pool_that_a_thread_left_behind_is_the_next_ones(self):
+        # Celery keeps the pool that the first thread looked up, and uses it from all.
+        kept = []
+
+        def first():
+            pool = connections[Connection('memory://')]
+            with pool.acquire(block=True) as connection:
+                connection.connect()
+            kept.extend([pool, connection])
+
+        green.in_thread(first)
+        pool, connection = kept
+        assert not connection.connected
+        green.in_thread(lambda: pool.acquire(timeout=1).release())
+        with pool.acquire(timeout=1) as mine:
+            mine.connect()
+            assert mine.connected
+        pool.force_close_all()
+
     def test_set_limit_reaches_the_pools_of_other_threads(self):
         ours = runtime.hub_id()
 

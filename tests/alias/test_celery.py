@@ -1,0 +1,226 @@
+"""Celery's own worker with greenmq in kombu's place: each pool, and kills of the broker (P24, P25)."""
+
+import collections
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.alias.child import environ, need_the_pth
+from tests.house.source import ROOT
+from tests.support.process import end, popen, wait_until
+
+pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
+
+EXAMPLE = ROOT / 'examples/celery_app'
+ROUNDS = 3 if os.environ.get('GREENMQ_SOAK') else 1
+CELERY = os.path.join(os.path.dirname(sys.executable), 'celery')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def pth():
+    need_the_pth()
+
+
+class Worker:
+    """`celery worker` as a child."""
+
+    def __init__(self, directory, pool, env, concurrency=4):
+        self.log = directory / 'worker.log'
+        self.env = env
+        with open(self.log, 'wb') as output:
+            self.process = popen(
+                [CELERY, '-A', 'tasks', 'worker', '-P', pool, '-c', str(concurrency), '-l', 'INFO',
+                 '-n', 'w@test', '--without-gossip'],
+                env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+    def text(self):
+        return self.log.read_text(errors='replace')
+
+    def wait_ready(self):
+        def ready():
+            assert self.process.poll() is None, self.text()
+            return 'w@test ready' in self.text()
+
+        wait_until(ready, 60, 'the worker to be ready')
+
+    def terminate(self):
+        """Warm shutdown; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+class Driver:
+    """`celery_driver` as a child that is talked to by lines."""
+
+    def __init__(self, directory, env, scenario):
+        self.log = directory / 'driver.log'
+        with open(self.log, 'wb') as output:
+            self.process = popen([sys.executable, '-m', 'tests.alias.celery_driver', scenario], env=env,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True)
+        self._lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def told(self, seconds=90):
+        line = self._lines.get(timeout=seconds)
+        assert line is not None, self.log.read_text(errors='replace')
+        return json.loads(line)
+
+    def go_on(self):
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+
+
+@contextlib.contextmanager
+def running(directory, broker, backend, pool, scenario):
+    """A worker of this pool, ready, and a client."""
+    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
+    env = environ(BROKER_URL=broker, RESULT_BACKEND=backend, NOTES=str(directory / 'notes'), PYTHONPATH=path)
+    worker = Worker(directory, pool, env)
+    driver = None
+    try:
+        worker.wait_ready()
+        driver = Driver(directory, env, scenario)
+        assert driver.told() == {'kombu': 'Kombu'}
+        yield worker, driver
+    except BaseException:
+        print(worker.text()[-6000:])
+        raise
+    finally:
+        end(worker.process)
+        if driver is not None:
+            end(driver.process)
+            driver.process.stdin.close()
+            driver.process.stdout.close()
+
+
+def shipped(directory):
+    path = directory / 'notes'
+    return collections.Counter(map(int, path.read_text().split())) if path.exists() else collections.Counter()
+
+
+@pytest.mark.parametrize('pool', ['gevent', 'prefork'])
+@pytest.mark.parametrize('broker', ['rabbitmq', 'redis'])
+def test_a_worker_lives_through_kills_of_its_broker(request, tmp_path, broker, pool):
+    backend = request.getfixturevalue('redis_url') if broker == 'rabbitmq' else None
+    if broker == 'rabbitmq':
+        server, url = request.getfixturevalue('rabbitmq'), request.getfixturevalue('amqp_url')
+    else:
+        server, url = request.getfixturevalue('redis_server'), request.getfixturevalue('redis_url')
+        backend = url
+    with running(tmp_path, url, backend, pool, str(ROUNDS)) as (worker, driver):
+        # When the broker is killed under load
+        while 'kill' in (told := driver.told()):
+            server.restart()
+            driver.go_on()
+        # Then everything that was taken runs, and whatever ran was sent
+        assert not told['failed'] and len(told['sent']) > 20
+        sent = set(told['sent'])
+        wait_until(lambda: sent <= set(shipped(tmp_path)), 60, 'all orders to be shipped')
+        driver.go_on()
+        # And the worker does all that it did before
+        told = driver.told()
+        assert told['ping'] == [{'ok': 'pong'}]
+        assert told['group'] == [number * 2 for number in range(20)]
+        assert told['chord'] == sum(told['group'])
+        assert told['retry'] == '7 after 2 retries'
+        assert told['eta'] == -1 and told['waited'] >= 1.5
+        assert told['expired'] == 'REVOKED'
+        assert driver.told()['limited'] >= 0.8  # six at five a second: the last waits a second, less a jitter
+        assert -2 not in shipped(tmp_path), 'it was revoked'
+        # And ends warmly, with nothing under way
+        assert worker.terminate() == 0
+        log = worker.text()
+        assert 'stands in kombu\'s place (API' in log and 'GREENMQ_AS_KOMBU=1' in log
+        assert driver.process.wait(20) == 0
+
+
+@pytest.mark.parametrize('pool', ['threads', 'solo', 'eventlet'])
+def test_each_other_pool_with_results_over_the_broker(amqp_url, tmp_path, pool):
+    with running(tmp_path, amqp_url, 'rpc://', pool, 'smoke') as (worker, driver):
+        told = driver.told()
+        assert told == {'results': list(range(5)), 'group': [number * 2 for number in range(10)],
+                        'retry': '7 after 1 retries', 'ping': [{'ok': 'pong'}]}
+        assert driver.process.wait(20) == 0
+        assert worker.terminate() == 0
+
+
+def test_an_expired_task_is_left_to_the_worker_on_redis(redis_url, tmp_path):
+    # Given a task whose second was over before any worker came
+    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
+    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=path)
+    program = 'from tasks import ship; print(ship.apply_async((1,), expires=0.5).id)'
+    identity = subprocess.run([sys.executable, '-c', program], env=env, check=True, capture_output=True,
+                              text=True, timeout=30).stdout.strip()
+    time.sleep(0.6)
+    # Then it is not lost in silence: the worker says that it was revoked
+    with running(tmp_path, redis_url, redis_url, 'solo', 'smoke'):
+        program = f'''
+from celery.exceptions import TaskRevokedError
+from tasks import app
+try:
+    app.AsyncResult({identity!r}).get(timeout=10)
+except TaskRevokedError as exc:
+    print(exc)
+'''
+        out = subprocess.run([sys.executable, '-c', program], env=env, check=True, capture_output=True,
+                             text=True, timeout=30).stdout
+    assert out == 'expired\n'
+
+
+def test_detach_and_multi_keep_the_switch(redis_url, tmp_path):
+    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
+    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=path)
+    for name, command in (('detach', ['worker', '--detach', '-n', 'detach@test']),
+                          ('multi', ['multi', 'start', 'multi', '--hostname=test'])):
+        files = [f'--pidfile={tmp_path}/{name}.pid', f'--logfile={tmp_path}/{name}.log']
+        subprocess.run([CELERY, '-A', 'tasks', *command, '-P', 'solo', '-l', 'INFO', *files], env=env,
+                       check=True, cwd=tmp_path, timeout=30, stdout=subprocess.DEVNULL)
+        log, pid = tmp_path / f'{name}.log', tmp_path / f'{name}.pid'
+        try:
+            wait_until(lambda log=log: log.exists() and 'ready' in log.read_text(), 30, f'{name} to be ready')
+            assert 'stands in kombu\'s place' in log.read_text()
+        finally:
+            number = int(pid.read_text())
+            os.kill(number, signal.SIGTERM)
+            wait_until(lambda number=number: not alive(number), 20, f'{name} to end')
+
+
+def alive(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as stat:
+            return stat.read().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
+def test_celerys_pytest_plugin(tmp_path):
+    (tmp_path / 'test_theirs.py').write_text('''
+import kombu
+
+pytest_plugins = ('celery.contrib.pytest',)
+
+def test_it(celery_app, celery_worker):
+    @celery_app.task
+    def double(x):
+        return 2 * x
+    celery_worker.reload()
+    assert double.delay(4).get(timeout=10) == 8
+    assert type(kombu).__name__ == 'Kombu'
+''')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(tmp_path)], cwd=tmp_path,
+        env=environ(), capture_output=True, text=True, timeout=60)
+    assert '1 passed' in done.stdout, done.stdout + done.stderr
