@@ -329,6 +329,14 @@ class Addressed:
         self.failover_strategy = resolve_strategy(self._failover_strategy)
         self._take_options({**params.get('url_options', {}), **copy_options(self._given_options)})
 
+    def next_host(self) -> None:
+        """Turn to the next host of the failover strategy, if there is one: for transports that recover.
+
+        Switches: no; nothing is opened or closed.
+        """
+        if self.cycle is not None:
+            self._apply(next(self.cycle))
+
     def _take_options(self, options: dict[str, Any]) -> None:
         cls = self._known_transport() if options else None
         self.transport_options = convert(options, cls, self._transport_name()) if cls is not None else options

@@ -33,6 +33,7 @@ NAMES: tuple[str, ...] = (
     'nacked',  # the broker refused a message
     'confirmed',  # the broker took responsibility for a message
     'stale_ack',  # a delivery of an earlier epoch was settled; nothing was sent
+    'lease_lost',  # the lease of a delivery ended before it was settled
     'gap',  # messages of a fanout may have been missed
     'consumer_lost',  # a consumer ended that nobody cancelled
     'paused',  # a consumer was stopped because what it fetched is not taken fast enough

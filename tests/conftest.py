@@ -134,6 +134,7 @@ def no_greenlet_left(request, hub_errors):
     with guard.Spawned() as spawned:
         yield spawned
         _forget_pools()
+        _end_fakes()
         left = [] if request.node.get_closest_marker('keeps_greenlets') else spawned.leftover()
         text = guard.describe(left)
         # Whatever the verdict, the next test starts alone.
@@ -148,6 +149,12 @@ def _forget_pools():
     pools = sys.modules.get('greenmq.pools')
     if pools is not None and hasattr(pools, 'reset'):
         pools.reset()
+
+
+def _end_fakes():
+    fakes = sys.modules.get('tests.support.fakes')
+    if fakes is not None:
+        fakes.reset()
 
 
 def _forget_broker():

@@ -44,6 +44,7 @@ from greenmq.runtime.clock import is_here as is_here
 from greenmq.runtime.clock import monotonic as monotonic
 from greenmq.runtime.clock import post as post
 from greenmq.runtime.clock import run_soon as run_soon
+from greenmq.runtime.descriptor import wait_ready as wait_ready
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.exits import at_exit as at_exit
@@ -58,6 +59,7 @@ from greenmq.runtime.offload import offload as offload
 from greenmq.runtime.once import Once as Once
 from greenmq.runtime.patching import Patched as Patched
 from greenmq.runtime.patching import patched as patched
+from greenmq.runtime.periodic import every as every
 from greenmq.runtime.seam import library as _library
 from greenmq.runtime.seam import name as name
 from greenmq.runtime.seam import use as use
@@ -90,6 +92,7 @@ from greenmq.runtime.waiter import Waiter as Waiter
 from greenmq.runtime.waiter import sleep as sleep
 from greenmq.runtime.watchdog import Ticker as Ticker
 from greenmq.runtime.watchdog import Watchdog as Watchdog
+from greenmq.runtime.worker import Worker as Worker
 
 
 def timeout_class() -> type[BaseException]:

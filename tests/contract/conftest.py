@@ -10,23 +10,18 @@ import os
 import pytest
 
 from greenmq import Connection
-from tests.support import green
+from tests.support import brokers, green
 
-#: Brokers that need no server. Those of the environment join: GREENMQ_CONTRACT_URLS, separated by blanks.
-URLS = ['memory://localhost/contract', *os.environ.get('GREENMQ_CONTRACT_URLS', '').split()]
-
-#: Brokers that the suite starts, by the fixture that gives the URL.
-REDIS = [
-    'redis_url', 'redis_tls_url', 'redis_unix_url', 'redis_untold_url', 'sentinel_url', 'redis_cluster_url',
-    'redis_six_url',
-]  # fmt: skip
-SERVERS = ['amqp_url', *REDIS]
+#: The brokers of the table; GREENMQ_CONTRACT_URLS, separated by blanks, names others instead.
+GIVEN = os.environ.get('GREENMQ_CONTRACT_URLS', '').split()
+ROWS = [brokers.Row(url.partition(':')[0], url) for url in GIVEN] or brokers.TABLE
 
 PUBSUB = 'a fanout exchange is pub/sub, as in kombu: only who consumes now hears it'
-#: What a broker rightly does otherwise: (URL scheme, test) → why. Such a test must fail there.
+#: What a broker rightly does otherwise: (row, test) → why. Such a test must fail there.
 DIFFERS: dict[tuple[str, str], str] = {
-    (broker.removesuffix('_url'), test): PUBSUB
-    for broker in REDIS
+    (row.name, test): PUBSUB
+    for row in brokers.TABLE
+    if row.mark == 'redis'
     for test in (
         'test_fanout_reaches_every_queue',
         'test_requeue_returns_to_the_one_queue',
@@ -34,28 +29,26 @@ DIFFERS: dict[tuple[str, str], str] = {
     )
 }
 
-MARKS = {broker: pytest.mark.rabbitmq if broker == 'amqp_url' else pytest.mark.redis for broker in SERVERS}
-
 _numbers = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc):
     if 'broker_url' not in metafunc.fixturenames:
         return
-    brokers = []
-    for broker in [*URLS, *SERVERS]:
-        scheme = broker.partition(':')[0].removesuffix('_url')
-        marks = [MARKS[broker]] if broker in MARKS else []
-        reason = DIFFERS.get((scheme, metafunc.function.__name__))
+    params = []
+    for row in ROWS:
+        marks = [getattr(pytest.mark, row.mark)] if row.mark else []
+        reason = DIFFERS.get((row.name, metafunc.function.__name__))
         if reason is not None:
             marks.append(pytest.mark.xfail(reason=reason, strict=True))
-        brokers.append(pytest.param(broker, id=scheme, marks=marks))
-    metafunc.parametrize('broker_url', brokers, indirect=True)
+        params.append(pytest.param(row, id=row.name, marks=marks))
+    metafunc.parametrize('broker_url', params, indirect=True)
 
 
 @pytest.fixture
 def broker_url(request):
-    return request.getfixturevalue(request.param) if request.param in SERVERS else request.param
+    row = request.param
+    return request.getfixturevalue(row.url) if row.is_fixture else row.url
 
 
 @pytest.fixture

@@ -177,6 +177,10 @@ class BrokerState:
             table.remove_target(exchange_t(exchange))
         self._changed()
 
+    def table(self, exchange: str) -> routing.Table[Any] | None:
+        """Return the bindings of an exchange as `core.routing` keeps them; None if it has none."""
+        return self._tables.get(exchange)
+
     def in_use(self, exchange: str) -> bool:
         """Tell whether anything is bound to the exchange."""
         return bool(len(self._tables.get(exchange, ())))

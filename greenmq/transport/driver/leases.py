@@ -1,0 +1,139 @@
+"""Leases of what was taken and is not settled: renewed by age, in batches, whether in work or waiting for it.
+
+A lease is renewed when a third of it is over, so one that was settled sooner costs nothing. One that could not be
+renewed in time is lost: it is never handed to a callback, and its ack is told as stale (P36).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from greenmq import events, runtime
+from greenmq.log import get_logger
+from greenmq.transport.driver.contract import Driver, Taken
+from greenmq.transport.driver.errors import bounded, is_loss, translate
+
+__all__ = ('Leases',)
+
+logger = get_logger('greenmq.transport.driver')
+
+
+class Leases:
+    """The leases of one session, the one that was renewed longest ago first.
+
+    Arguments:
+        driver (Driver): whose `extend` is called.
+        seconds (float | None): of a lease; None if there are none to keep.
+    """
+
+    def __init__(self, driver: Driver, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._driver = driver
+        self._held: OrderedDict[int, Taken] = OrderedDict()
+        self._keeper: Any = None
+        self.renewals = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, taken: Taken, session: Any) -> None:
+        """A lease to keep, from now on. Switches: no."""
+        if self.seconds is None:
+            return
+        self._held[id(taken)] = taken
+        if self._keeper is None or self._keeper.done:
+            self._keeper = runtime.every(session, self.seconds / 12, _renew, name='greenmq-lease')
+
+    def forget(self, taken: Taken) -> None:
+        """It is settled, or goes back. Switches: no."""
+        self._held.pop(id(taken), None)
+
+    def has(self, taken: Taken) -> bool:
+        """Is this lease being kept? Switches: no."""
+        return id(taken) in self._held
+
+    def due(self, now: float) -> list[Taken]:
+        """The leases of which a third is over. Switches: no."""
+        assert self.seconds is not None
+        found = []
+        for taken in self._held.values():
+            if now - taken.renewed < self.seconds / 3:
+                break
+            found.append(taken)
+        return found
+
+    def renew(self, session: Any) -> None:
+        """Renew what is due. Switches: yes, if anything is. Killed: the next round does it."""
+        assert self.seconds is not None
+        due = self.due(runtime.monotonic())
+        size = max(self._driver.settle_batch, 1)
+        for at in range(0, len(due), size):
+            part = self._extendable([taken for taken in due[at : at + size] if self.has(taken)], session)
+            if part:
+                self._extend(part, session)
+
+    def _extendable(self, takens: list[Taken], session: Any) -> list[Taken]:
+        limit, seconds = self._driver.lease_limit, self.seconds or 0.0
+        if limit is None:
+            return takens
+        now = runtime.monotonic()
+        found = []
+        for taken in takens:
+            if now + seconds - taken.since <= limit:
+                found.append(taken)
+            elif now - taken.renewed >= seconds:
+                self.end(taken, session, f'the broker lends a message for {limit:g} s at most')
+        return found
+
+    def _extend(self, takens: list[Taken], session: Any) -> None:
+        seconds, driver = self.seconds or 0.0, self._driver
+        began = runtime.monotonic()
+        deadline = runtime.Deadline.after(seconds / 3)
+        try:
+            gone = bounded('renew leases', deadline, driver.extend, takens, seconds, deadline)
+        except Exception as error:  # the next round may succeed; the drains learn of it
+            ours = translate(driver, error)[0]
+            session.lost(ours) if is_loss(ours) else session.report(ours)
+            for taken in takens:
+                if runtime.monotonic() - taken.renewed >= seconds:
+                    self.end(taken, session, str(ours))
+            return
+        self.renewals += 1
+        for taken in gone or ():
+            self.end(taken, session, 'the broker gave it to somebody else')
+        for taken in takens:
+            taken.renewed = began
+            if self.has(taken):
+                self._held.move_to_end(id(taken))
+
+    def end(self, taken: Taken, session: Any, why: str) -> None:
+        """A lease is lost. Switches: no."""
+        if self._held.pop(id(taken), None) is None:
+            return
+        taken.lost = True
+        logger.warning('%s: the lease of a message of %r is lost: %s', session, taken.queue, why)
+        events.emit('lease_lost', source=session, queue=taken.queue, reason=why)
+
+    def end_all(self) -> list[Taken]:
+        """The connection was lost, and the deliveries with it. Switches: no."""
+        held, self._held = list(self._held.values()), OrderedDict()
+        for taken in held:
+            taken.lost = True
+        return held
+
+    def stop(self) -> None:
+        """Renew no more. Switches: no."""
+        if self._keeper is not None:
+            self._keeper.kill()
+        self._held.clear()
+
+    def __repr__(self) -> str:
+        return f'<Leases: {len(self._held)} of {self.seconds} s, {self.renewals} renewals>'
+
+
+def _renew(session: Any) -> bool:
+    leases: Leases = session.leases
+    if session.state == 'open':
+        leases.renew(session)
+    return len(leases) > 0

@@ -1,0 +1,355 @@
+"""Where a message goes: exchanges, bindings and queues of one session, and the table that processes share."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from greenmq import runtime
+from greenmq.core import routing
+from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PreconditionFailed, Unroutable
+from greenmq.log import get_logger
+from greenmq.transport.driver.arrival import EXPIRES_AT
+from greenmq.transport.driver.contract import Binding
+from greenmq.transport.virtual.entities import NOT_EQUIVALENT_FMT, NotEquivalentError
+from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
+from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, UndeliverableWarning
+from greenmq.transport.virtual.state import BrokerState
+
+__all__ = ('Router',)
+
+logger = get_logger('greenmq.transport.driver')
+
+#: Seconds that a shared table is believed without the broker's word.
+BELIEVED = 1.0
+
+
+class _Shared(NamedTuple):
+    """The bindings of one exchange as the broker had them."""
+
+    table: Any
+    read_at: float
+
+
+class Router:
+    """The exchanges, bindings and queues that one session knows.
+
+    Arguments:
+        session (Session): held weakly; its `call` reaches the driver.
+        state (BrokerState): what was declared in this process.
+        deadletter_queue (str | None): where messages go that no queue is bound for.
+    """
+
+    def __init__(self, session: Any, state: BrokerState, deadletter_queue: str | None = None) -> None:
+        self.state = state
+        self._session = weakref.ref(session)
+        self._driver = session.driver
+        self._deadletter_queue = deadletter_queue
+        self._shared: dict[str, _Shared] = {}
+        self._reading = runtime.Once()
+
+    def _call(self, name: str, deadline: runtime.Deadline, fun: Any, *args: Any) -> Any:
+        session = self._session()
+        if session is None:
+            raise ConnectionClosed('nobody uses the connection any more')
+        return session.call(name, deadline, fun, *args)
+
+    # ---- exchanges
+
+    def exchange_type(self, exchange: str) -> str:
+        """The type of an exchange; direct if it is not declared. Switches: no."""
+        record = self.state.exchanges.get(exchange)
+        return (record['type'] if record else None) or 'direct'
+
+    def declare_exchange(
+        self, exchange: str, kind: str, durable: bool, auto_delete: bool, arguments: Any, vhost: str
+    ) -> None:
+        """Declare an exchange. Switches: no.
+
+        Raises:
+            InvalidArgument: no such type. NotEquivalentError: it was declared otherwise.
+        """
+        if kind not in STANDARD_EXCHANGE_TYPES:
+            known = ', '.join(sorted(STANDARD_EXCHANGE_TYPES))
+            raise InvalidArgument('exchange type', kind, f'is none of {known}')
+        known_as = self.state.exchanges.get(exchange)
+        if known_as is None:
+            self.state.exchanges[exchange] = {
+                'type': kind,
+                'durable': durable,
+                'auto_delete': auto_delete,
+                'arguments': dict(arguments or ()),
+                'table': [],
+            }
+            return
+        same = (known_as['type'], bool(known_as['durable']), bool(known_as['auto_delete']),
+                known_as['arguments'] or {})  # fmt: skip
+        if same != (kind, bool(durable), bool(auto_delete), dict(arguments or ())):
+            raise NotEquivalentError(
+                NOT_EQUIVALENT_FMT.format(exchange, vhost), (40, 10), 'Channel.exchange_declare', 406
+            )
+
+    def delete_exchange(self, exchange: str, if_unused: bool, deadline: runtime.Deadline) -> None:
+        """Delete an exchange with its bindings; none of that name is fine. Switches: if tables are shared.
+
+        Raises:
+            PreconditionFailed: `if_unused`, and something is bound to it.
+        """
+        table = self._table(exchange, deadline)
+        if if_unused and table is not None and len(table):
+            raise PreconditionFailed(
+                f'PRECONDITION_FAILED - exchange {exchange!r} in use',
+                (40, 20), 'Channel.exchange_delete', 406,
+            )  # fmt: skip
+        if self._driver.shared_bindings and table is not None:
+            kind = self.exchange_type(exchange)
+            for queue, key, arguments in list(table.bindings()):
+                binding = Binding(exchange, kind, key, queue, arguments)
+                self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+        self.state.exchange_delete(exchange)
+        self._shared.pop(exchange, None)
+
+    def bind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
+        """Let an exchange receive what another one routes so. Switches: no."""
+        self._own_table('exchange_bind')
+        for name in (destination, source):
+            if name not in self.state.exchanges:
+                raise NotFound(f'NOT_FOUND - no exchange {name!r}', (40, 30), 'Channel.exchange_bind', 404)
+        self.state.exchange_bind(destination, source, key, arguments)
+
+    def unbind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
+        """Undo `bind_exchange`. Switches: no."""
+        self._own_table('exchange_unbind')
+        self.state.exchange_unbind(destination, source, key, arguments)
+
+    def _own_table(self, method: str) -> None:
+        if self._driver.shared_bindings:
+            raise NotImplementedError(f'the bindings of this broker are shared: no {method}')
+
+    # ---- queues
+
+    def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> None:
+        """Declare a queue. Switches: yes."""
+        self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
+        self.state.queues[queue] = dict(facts)
+
+    def has_queue(self, queue: str, deadline: runtime.Deadline) -> bool:
+        """Tell whether the broker has a queue. Switches: yes."""
+        return bool(self._call('look for a queue', deadline, self._driver.has, queue, deadline))
+
+    def size(self, queue: str, deadline: runtime.Deadline) -> int:
+        """Return how many messages wait in a queue, those included that we give back. Switches: yes."""
+        session = self._session()
+        if session is not None:
+            session.settler.wait_for(queue, deadline)
+        return int(self._call('count', deadline, self._driver.size, queue, deadline) or 0)
+
+    def purge_queue(self, queue: str, deadline: runtime.Deadline) -> int:
+        """Remove the messages that nobody has taken; return how many. Switches: yes."""
+        return int(self._call('purge', deadline, self._driver.purge, queue, deadline) or 0)
+
+    def delete_queue(self, queue: str, deadline: runtime.Deadline) -> None:
+        """Delete a queue with its messages and bindings. Switches: yes."""
+        bindings = list(self.state.queue_bindings(queue))
+        if self._driver.shared_bindings:
+            for bound in bindings:
+                binding = Binding(
+                    bound.exchange, self.exchange_type(bound.exchange), bound.routing_key, queue,
+                    bound.arguments,
+                )  # fmt: skip
+                self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+                self._shared.pop(bound.exchange, None)
+        self._call('delete a queue', deadline, self._driver.delete, queue, deadline)
+        for exchange in {bound.exchange for bound in bindings}:
+            self._drop_entries(exchange, queue, None)
+        self.state.queue_bindings_delete(queue)
+        self.state.queues.pop(queue, None)
+
+    def facts(self, queue: str) -> dict[str, Any]:
+        """What a queue was declared with in this process. Switches: no."""
+        return self.state.queues.get(queue) or {}
+
+    def arguments(self, queue: str) -> dict[str, Any]:
+        """The arguments a queue was declared with in this process. Switches: no."""
+        return self.facts(queue).get('arguments') or {}
+
+    # ---- bindings
+
+    def bind(
+        self, queue: str, exchange: str, key: str, arguments: Any, vhost: str, deadline: runtime.Deadline
+    ) -> None:
+        """Bind a queue; the same binding twice is one. Switches: if tables are shared.
+
+        Raises:
+            NotFound: the exchange isn't declared.
+        """
+        record = self.state.exchanges.get(exchange)
+        if record is None:
+            raise NotFound(
+                f'NOT_FOUND - no exchange {exchange!r} in vhost {vhost!r}',
+                (50, 20), 'Channel.queue_bind', 404,
+            )  # fmt: skip
+        again = self.state.has_binding(queue, exchange, key)
+        if not again or record['type'] == 'headers':
+            self.state.binding_declare(queue, exchange, key, arguments)
+        if not again:
+            pattern = STANDARD_EXCHANGE_TYPES[record['type']](None).prepare_bind(
+                queue, exchange, key, arguments
+            )
+            record['table'].append(pattern)
+        if self._driver.shared_bindings:
+            binding = Binding(exchange, record['type'], key, queue, arguments)
+            self._call('bind', deadline, self._driver.bind, binding, deadline)
+            self._shared.pop(exchange, None)
+
+    def unbind(
+        self, queue: str, exchange: str, key: str, arguments: Any, deadline: runtime.Deadline
+    ) -> None:
+        """Remove a binding; none like it is fine. Switches: if tables are shared."""
+        self.state.binding_delete(queue, exchange, key, arguments)
+        if not self.state.has_binding(queue, exchange, key):
+            self._drop_entries(exchange, queue, key)
+        if self._driver.shared_bindings:
+            binding = Binding(exchange, self.exchange_type(exchange), key, queue, arguments)
+            self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+            self._shared.pop(exchange, None)
+
+    def _drop_entries(self, exchange: str, queue: str, key: str | None) -> None:
+        record = self.state.exchanges.get(exchange)
+        if record is not None:
+            record['table'] = [
+                entry for entry in record['table'] if entry[2] != queue or key not in (None, entry[0])
+            ]
+
+    def changed(self, exchange: str | None = None) -> None:
+        """Somebody changed the shared table of an exchange, or of any. Switches: no."""
+        if exchange is None:
+            self._shared.clear()
+        else:
+            self._shared.pop(exchange, None)
+
+    def restore(self, deadline: runtime.Deadline) -> None:
+        """Declare again what was declared here: the broker may have kept nothing. Switches: yes."""
+        for queue, facts in list(self.state.queues.items()):
+            if not facts.get('exclusive'):
+                self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
+        self._shared.clear()
+        if not self._driver.shared_bindings:
+            return
+        for key, arguments in list(self.state.bindings.items()):
+            kind = self.exchange_type(key.exchange)
+            binding = Binding(key.exchange, kind, key.routing_key, key.queue, arguments)
+            self._call('bind', deadline, self._driver.bind, binding, deadline)
+
+    # ---- routes
+
+    def route(
+        self, exchange: str, key: str, headers: Mapping[str, Any] | None, deadline: runtime.Deadline
+    ) -> list[str]:
+        """Return the queues that an exchange routes a message to, each once. Switches: if tables are shared."""
+        if not self._driver.shared_bindings:
+            return self.state.route(exchange, key, headers)
+        seen: set[str] = set()
+        while exchange not in seen:
+            seen.add(exchange)
+            table = self._table(exchange, deadline)
+            found = table.route(key, headers or {}) if table is not None else []
+            if found:
+                return list(dict.fromkeys(found))
+            arguments = self.state.exchanges.get(exchange, {}).get('arguments') or {}
+            exchange = arguments.get('alternate-exchange') or exchange
+        return []
+
+    def _table(self, exchange: str, deadline: runtime.Deadline) -> Any:
+        if not self._driver.shared_bindings:
+            return self.state.table(exchange)
+        shared = self._shared.get(exchange)
+        if shared is None or runtime.monotonic() - shared.read_at > BELIEVED:
+            shared, _ = self._reading.do(
+                exchange, lambda: self._read(exchange, deadline), 'the bindings were not read', deadline
+            )
+        return shared.table
+
+    def _read(self, exchange: str, deadline: runtime.Deadline) -> _Shared:
+        began = runtime.monotonic()
+        mark = self._shared[exchange] = self._shared.get(exchange) or _Shared(None, 0.0)
+        bindings: Iterable[Binding] = list(
+            self._call('read the bindings', deadline, self._driver.bindings, exchange, deadline) or ()
+        )
+        kind = next((binding.kind for binding in bindings if binding.kind), self.exchange_type(exchange))
+        table = routing.table(kind if kind in routing.TABLES else 'direct')
+        for binding in bindings:
+            table.add(binding.queue, binding.routing_key or '', binding.arguments)
+        shared = _Shared(table, began)
+        if self._shared.get(exchange) is mark:  # else somebody changed it while we read: read again next time
+            self._shared[exchange] = shared
+        return shared
+
+    def targets(
+        self, exchange: str, key: str, message: dict[str, Any], mandatory: bool, deadline: runtime.Deadline
+    ) -> list[str]:
+        """Return the queues that a published message goes to.
+
+        Raises:
+            Unroutable: `mandatory`, and no queue would get it.
+        Switches: if the broker must be asked.
+        """
+        if not exchange:
+            if mandatory and key not in self.state.queues and not self.has_queue(key, deadline):
+                raise Unroutable(message, exchange, key)
+            return [key]
+        queues = self.route(exchange, key, message.get('headers'), deadline)
+        if queues:
+            return queues
+        if mandatory:
+            raise Unroutable(message, exchange, key)
+        if self._deadletter_queue is None:
+            return []
+        warnings.warn(
+            UndeliverableWarning(UNDELIVERABLE_FMT.format(exchange=exchange, routing_key=key)), stacklevel=4
+        )
+        if self._deadletter_queue not in self.state.queues:
+            self.make_queue(self._deadletter_queue, {}, deadline)
+        return [self._deadletter_queue]
+
+    # ---- dead letters
+
+    def has_dead_letter(self, queue: str) -> bool:
+        """Is a message rejected from this queue kept somewhere? Switches: no."""
+        return self._driver.dead_letters or self.arguments(queue).get('x-dead-letter-exchange') is not None
+
+    def dead_letter(self, queue: str, message: dict[str, Any], reason: str) -> bool:
+        """Publish a refused message to the dead-letter exchange of its queue.
+
+        Arguments:
+            message (dict): as `Driver.decode` gave it.
+        Returns:
+            bool: False if the queue has none.
+        Switches: yes, if it has one. Raises what a publish raises.
+        """
+        arguments = self.arguments(queue)
+        exchange = arguments.get('x-dead-letter-exchange')
+        if exchange is None:
+            return False
+        info = message['properties'].get('delivery_info') or {}
+        headers = dict(message.get('headers') or ())
+        headers.setdefault('x-first-death-reason', reason)
+        headers.setdefault('x-first-death-queue', queue)
+        headers.setdefault('x-first-death-exchange', info.get('exchange', ''))
+        key = arguments.get('x-dead-letter-routing-key') or info.get('routing_key') or ''
+        # What made it expire, or it would expire again among the dead.
+        properties = {
+            name: value
+            for name, value in message['properties'].items()
+            if name not in ('expiration', EXPIRES_AT)
+        }
+        session = self._session()
+        if session is None:
+            raise ConnectionClosed('nobody uses the connection any more')
+        session.publish_again({**message, 'headers': headers, 'properties': properties}, exchange, key)
+        return True
+
+    def __repr__(self) -> str:
+        return f'<Router: {len(self.state.exchanges)} exchanges, {len(self.state.bindings)} bindings>'

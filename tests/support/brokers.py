@@ -1,0 +1,52 @@
+"""Every broker that the suites run on, one row each: contract, demo, kill tests and CI read this table.
+
+A new broker is one row, and a fixture in `tests.support.servers` if it has a server.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tests.support.fakes  # noqa: F401 - its transports get their names
+
+
+class Row(NamedTuple):
+    """One broker.
+
+    Attributes:
+        name: how tests call it: the id of a parametrized test.
+        url: where it is; or the name of the fixture that starts it and gives the URL.
+        server: the fixture of the server that kill tests stop and start; None if there is none.
+        packages: Debian packages of it, for `.ci/servers`.
+        lane: when it runs: 'quick' in every run, 'server' where its packages are.
+        mark: the mark of its tests.
+    """
+
+    name: str
+    url: str
+    server: str | None = None
+    packages: tuple[str, ...] = ()
+    lane: str = 'quick'
+    mark: str | None = None
+
+    @property
+    def is_fixture(self):
+        return '://' not in self.url
+
+
+TABLE = (
+    Row('memory', 'memory://localhost/contract'),
+    Row('fake-lease', 'fake-lease://localhost/contract'),
+    Row('fake-look', 'fake-look://localhost/contract'),
+    Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq'),
+    Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis'),
+    Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
+    Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),
+    Row('redis_untold', 'redis_untold_url', None, ('redis-server',), 'server', 'redis'),
+    Row('sentinel', 'sentinel_url', None, ('redis-server',), 'server', 'redis'),
+    Row('redis_cluster', 'redis_cluster_url', None, ('redis-server',), 'server', 'redis'),
+    Row('redis_six', 'redis_six_url', None, ('redis-server',), 'server', 'redis'),
+)
+
+
+def row(name):
+    return next(row for row in TABLE if row.name == name)
