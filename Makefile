@@ -10,13 +10,15 @@ EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
+CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
+CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
 	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'
 SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check soak bench clean
+.PHONY: help demo test unit contract check soak bench clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +35,9 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit
+
+contract: $(VENV)/.tested  ## what every broker is held to, on the in-process ones; URL=… names others, e.g. URL=redis://localhost/9
+	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(CONTRACT)
 
 check: $(VENV)/.tested  ## lint, types and the rules of the house
 	$(RUFF) $(wildcard $(SOURCES))

@@ -14,9 +14,7 @@ from greenmq.runtime.waiter import sleep
 __all__ = ('every',)
 
 
-def every(
-    owner: Any, seconds: float, step: Callable[[Any], Any], *, name: str, jitter: float = 0.0
-) -> Task:
+def every(owner: Any, seconds: float, step: Callable[[Any], Any], *, name: str, jitter: float = 0.0) -> Task:
     """Call ``step(owner)`` every so many seconds, in a task of its own, until it returns False.
 
     Arguments:
@@ -31,9 +29,7 @@ def every(
     return spawn(_run, weakref.ref(owner), seconds, step, jitter, name=name, owner=owner)
 
 
-def _run(
-    reference: Callable[[], Any], seconds: float, step: Callable[[Any], Any], jitter: float
-) -> None:
+def _run(reference: Callable[[], Any], seconds: float, step: Callable[[Any], Any], jitter: float) -> None:
     while True:
         sleep(seconds * (1.0 - jitter * random.random()))
         owner = reference()

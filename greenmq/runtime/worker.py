@@ -1,12 +1,12 @@
 """A private native thread with an inbox, for a client that blocks and belongs to the thread that made it.
 
 A database client shared by `offload`'s pool fails in a patched process: its sockets and locks are the hub
-library's and belong to the hub of the thread that made them. So one `Worker` makes and alone uses one client;
-concurrency comes from batches, and a long wait has a second worker with a second client.
+library's and belong to the hub of the thread that made them. So one `Worker` makes and alone uses one
+client; concurrency comes from batches, and a long wait has a second worker with a second client.
 
-Conditions: the thread touches nothing of the hub but `post`; its inbox is a queue of C, which is never patched; it
-is started below `threading`, so the interpreter does not wait for it; it holds the worker weakly, so one that
-nobody has any more ends.
+Conditions: the thread touches nothing of the hub but `post`; its inbox is a queue of C, which is never
+patched; it is started below `threading`, so the interpreter does not wait for it; it holds the worker
+weakly, so one that nobody has any more ends.
 """
 
 from __future__ import annotations

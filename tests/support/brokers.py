@@ -2,6 +2,7 @@
 
 A new broker is one row, and a fixture in `tests.support.servers` if it has a server.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple

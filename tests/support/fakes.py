@@ -1,12 +1,15 @@
 """Two brokers inside the process that hold the base of transports to its contract: `lease` and `look`.
 
-``fake-lease://host/name``: a long poll for one queue at a time, deliveries under a lease, at most ten messages a call,
-partial failures. It must not be cut: who kills its `take` loses the next message for a whole lease, as with SQS.
-``fake-look://host/name``: it can only be looked at, for all queues at once; what was taken belongs to the client until
-it's settled, and comes back when that is gone.
+``fake-lease://host/name``: a long poll for one queue at a time, deliveries under a lease, at most ten
+messages a call, partial failures. It must not be cut: who kills its `take` loses the next message for a
+whole lease, as with SQS.
+``fake-look://host/name``: it can only be looked at, for all queues at once; what was taken belongs to the
+client until it's settled, and comes back when that is gone.
 
-Connections to one name share one `Broker`, whose `faults` tell it to fail, stall, cut, answer late or answer twice.
+Connections to one name share one `Broker`, whose `faults` tell it to fail, stall, cut, answer late or
+answer twice.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -54,7 +57,7 @@ class Faults:
 
     def __init__(self):
         self._planned = {}
-        self.calls = []         # (operation, size), in their order
+        self.calls = []  # (operation, size), in their order
 
     def fail(self, operation, code='unavailable', times=1):
         """The call fails, and nothing was done."""
@@ -114,10 +117,10 @@ class Broker:
 
     def __init__(self):
         self.queues = {}
-        self.out = {}           # receipt → [queue, Stored, owner, until]
+        self.out = {}  # receipt → [queue, Stored, owner, until]
         self.faults = Faults()
         self.down = self.ended = False
-        self.cuts = 0           # takes that were killed while they waited at the broker
+        self.cuts = 0  # takes that were killed while they waited at the broker
         self._numbers = itertools.count(1)
         self._receipts = itertools.count(1)
         self._waiters = []
@@ -187,7 +190,7 @@ class Broker:
         found = []
         for queue in queues:
             waiting = self.queues.get(queue, [])
-            for stored in [stored for stored in waiting if stored.due <= now][:n - len(found)]:
+            for stored in [stored for stored in waiting if stored.due <= now][: n - len(found)]:
                 waiting.remove(stored)
                 receipt = next(self._receipts)
                 self.out[receipt] = [queue, stored, owner, now + lease if lease else None]
@@ -317,8 +320,11 @@ class LeaseDriver(FakeDriver):
             return gone
 
         result = self._call('settle', work, len(done) + len(back))
-        failed = [(([*done, *(taken for taken, _ in back)])[at], error)
-                  for at, error in enumerate(result) if isinstance(error, Exception)]
+        failed = [
+            (([*done, *(taken for taken, _ in back)])[at], error)
+            for at, error in enumerate(result)
+            if isinstance(error, Exception)
+        ]
         return failed or [entry for entry in result if isinstance(entry, tuple)]
 
     def extend(self, takens, seconds, deadline):
@@ -356,9 +362,11 @@ class LookDriver(FakeDriver):
             return held
 
         try:
-            return [Taken(queue, stored.payload, receipt) for queue, stored, receipt in self._call('take', work)]
+            return [
+                Taken(queue, stored.payload, receipt) for queue, stored, receipt in self._call('take', work)
+            ]
         except BaseException:
-            for _, _, receipt in held:      # killed, or cut: nobody will ever settle these
+            for _, _, receipt in held:  # killed, or cut: nobody will ever settle these
                 if receipt in self.broker.out:
                     self.broker.give_back(receipt, 0)
             raise

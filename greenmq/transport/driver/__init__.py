@@ -1,7 +1,7 @@
 """The base of transports: an author writes one `Driver`, and this package makes a broker of it.
 
-`contract` says what a driver is; the page "Write a transport" of the manual shows a whole one. Each part of the base
-is an object with public names:
+`contract` says what a driver is; the page "Write a transport" of the manual shows a whole one. Each part
+of the base is an object with public names:
 
 * `session`: one driver over all its lives, and what the connections of a hub to one URL share;
 * `router`: exchanges, bindings, dead letters; `publisher`: deadlines, and concurrent publishes gathered;
@@ -27,5 +27,6 @@ from greenmq.transport.driver.contract import (
 from greenmq.transport.driver.transport import Transport
 
 __all__ = (
-    'DEAD', 'REQUEUE', 'UNSEEN', 'Binding', 'Channel', 'Driver', 'Fault', 'Place', 'Put', 'Taken', 'Transport',
+    'DEAD', 'REQUEUE', 'UNSEEN', 'Binding', 'Channel', 'Driver', 'Fault', 'Place', 'Put', 'Taken',
+    'Transport',
 )  # fmt: skip

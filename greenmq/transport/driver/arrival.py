@@ -1,7 +1,8 @@
 """What is looked at when a message comes, before any callback sees it.
 
-In this order: is there a message in the payload at all; has it expired; was it delivered too often by consumers
-that died. What fails goes where the dead letters of its queue go, and is settled; consuming goes on.
+In this order: is there a message in the payload at all; has it expired; was it delivered too often by
+consumers that died. What fails goes where the dead letters of its queue go, and is settled; consuming
+goes on.
 """
 
 from __future__ import annotations
@@ -104,9 +105,7 @@ class Arrival:
         failure = DecodeError(f'queue {taken.queue!r} gave what is no message: {error!r}')
         failure.__cause__ = error
         kept = session.router.has_dead_letter(taken.queue)
-        logger.error(
-            '%s. It is %s: %.200r', failure, 'dead-lettered' if kept else 'put aside', taken.payload
-        )
+        logger.error('%s. It is %s: %.200r', failure, 'dead-lettered' if kept else 'put aside', taken.payload)
         events.emit('decode_error', source=session, message=taken, error=failure, dead_letter=kept)
         payload = taken.payload
         body = payload if isinstance(payload, (bytes, str)) else repr(payload)

@@ -5,10 +5,10 @@ It owns its `Books`; everything else belongs to the session, which the channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenmq import events, runtime
 from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PublishUnconfirmed, TimeoutError
@@ -17,10 +17,15 @@ from greenmq.transport import base
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.driver.arrival import DriverMessage
 from greenmq.transport.driver.books import Books, Subscription
-from greenmq.transport.driver.contract import REQUEUE, UNSEEN, Taken
+from greenmq.transport.driver.contract import Taken
+from greenmq.transport.driver.deliveries import Deliveries
+from greenmq.transport.driver.qos import QoS
 from greenmq.transport.virtual.envelope import Base64
 from greenmq.transport.virtual.state import queue_declare_ok_t
 from greenmq.utils.uuid import uuid
+
+if TYPE_CHECKING:
+    from greenmq.transport.driver.session import Session
 
 __all__ = ('Channel', 'QoS')
 
@@ -30,34 +35,6 @@ logger = get_logger('greenmq.transport.driver')
 CANCEL_SECONDS = 1.0
 
 _base64 = Base64()
-
-
-class QoS:
-    """The prefetch and the unsettled deliveries of a channel, as kombu's programs look at them.
-
-    Source: kombu virtual.QoS.
-    """
-
-    def __init__(self, books: Books) -> None:
-        self._books = books
-
-    @property
-    def prefetch_count(self) -> int:
-        """What `basic_qos` set last; 0 is unlimited."""
-        return self._books.prefetch_count
-
-    def can_consume(self) -> bool:
-        """Tell whether another message may be delivered."""
-        limit = self._books.prefetch_count
-        return not limit or len(self._books.unsettled) < limit
-
-    def can_consume_max_estimate(self) -> int | None:
-        """Return how many more messages may be delivered; None for any number."""
-        limit = self._books.prefetch_count
-        return self._books.unsettled.free(limit) if limit else None
-
-    def __repr__(self) -> str:
-        return f'<QoS: {self._books!r}>'
 
 
 class Channel(base.StdChannel):
@@ -80,11 +57,12 @@ class Channel(base.StdChannel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.connection = connection
-        self.session = connection.session
+        self.session: Session = connection.session
         settings = self.session.settings
         self.closed = False
         self.books = Books(settings['fetch_ahead'])
         self.no_ack_consumers: set[str] = set()
+        self.deliveries = Deliveries(self.books, self.session, connection.events)
         self.channel_id = connection.take_channel_id()
         self._epoch = self.session.epoch
         self._hub = runtime.hub_id()
@@ -247,10 +225,6 @@ class Channel(base.StdChannel):
         exchange = exchange or 'amq.direct'
         router = self.session.router
         router.unbind(queue, exchange, routing_key or '', arguments, self._soon())
-        record = self.state.exchanges.get(exchange)
-        if record is not None and record['auto_delete'] and not self.state.in_use(exchange):
-            if not self.session.driver.shared_bindings:
-                self.state.exchange_delete(exchange)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
         """Delete a queue, its messages and its bindings; none of that name is fine.
@@ -273,7 +247,8 @@ class Channel(base.StdChannel):
     def queue_gone(self, queue: str) -> None:
         """A queue was deleted: its consumers here end, and it is told. Switches: no."""
         for sub in [sub for sub in self.books.subscriptions.values() if sub.queue == queue]:
-            self._end(sub)
+            self._remove(sub)
+            self.deliveries.unseen(self.deliveries.discard(lambda each, sub=sub: each is sub))
             logger.warning('%r: queue %r was deleted, and consumer %r with it', self, queue, sub.tag)
             events.emit('consumer_lost', source=self, consumer_tag=sub.tag, queue=queue)
 
@@ -281,13 +256,9 @@ class Channel(base.StdChannel):
         """Delete the messages of a queue that nobody has; return how many. Switches: yes."""
         return self.session.router.purge_queue(queue, self._soon())
 
-    def list_bindings(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (queue, exchange, routing key) of every binding made here. Switches: no."""
-        return (
-            (queue, exchange, key)
-            for exchange, record in list(self.state.exchanges.items())
-            for key, _, queue in list(record.get('table') or ())
-        )
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        """Return (queue, exchange, routing key) of every binding made here. Switches: no."""
+        return self.session.router.list_bindings()
 
     def get_bindings(self) -> list[dict[str, str]]:
         """Return every binding made here as a dict of destination, source, routing_key. Switches: no."""
@@ -301,7 +272,7 @@ class Channel(base.StdChannel):
         return self.state.exchanges[exchange]['table']
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return `arguments` with a Queue's `expires`, `message_ttl`, … as RabbitMQ names them. Switches: no."""
+        """Return `arguments` with a Queue's `expires`, `message_ttl`, … as RabbitMQ names them."""
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def has_dead_letter(self, queue: str) -> bool:
@@ -368,7 +339,9 @@ class Channel(base.StdChannel):
         """
         future = runtime.Future()
         kwargs.setdefault('timeout', 30.0)
-        runtime.spawn(_publish_for, future, self, message, exchange, routing_key, kwargs, name='greenmq-publish')
+        runtime.spawn(
+            _publish_for, future, self, message, exchange, routing_key, kwargs, name='greenmq-publish'
+        )
         return future
 
     def decode_body(self, body: Any, encoding: str | None = None) -> Any:
@@ -415,36 +388,24 @@ class Channel(base.StdChannel):
         sub = self.books.subscriptions.get(consumer_tag)
         if sub is None:
             return
-        waiting, flights = self._remove(sub)
+        flights = self._remove(sub)
+        waiting = self.deliveries.discard(lambda each: each is sub)
         try:
             if not runtime.in_hub() and not self.session.driver.uncut:
                 deadline = runtime.Deadline.after(CANCEL_SECONDS)
                 for flight in flights:
                     flight.join(deadline)  # what it took goes back first, then what was delivered before it
         finally:
-            self._unseen(waiting)
+            self.deliveries.unseen(waiting)
         if self.session.router.facts(sub.queue).get('auto_delete') and not self.session.consumers(sub.queue):
             if not self.closed and self.session.state == 'open':
                 self.queue_delete(sub.queue)
 
-    def _end(self, sub: Subscription) -> None:
-        self._unseen(self._remove(sub)[0])
-
-    def _remove(self, sub: Subscription) -> tuple[list[Any], list[Any]]:
+    def _remove(self, sub: Subscription) -> list[Any]:
         self.books.remove(sub.tag)
         self.no_ack_consumers.discard(sub.tag)
-        flights = self.session.intake.refresh(self)
-        waiting = []
-        if self.connection is not None:
-            for _, message in self.connection.events.remove(self, lambda event: event[0] is sub):
-                self.books.handed(sub)
-                waiting.append(message)
-        return waiting, flights
-
-    def _unseen(self, messages: list[Any]) -> None:
-        for message in messages:
-            self.books.settle(message.delivery_tag)
-            self.session.settler.back(message.place, UNSEEN)
+        flights: list[Any] = self.session.intake.refresh(self)
+        return flights
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message now.
@@ -467,7 +428,7 @@ class Channel(base.StdChannel):
                 raw = session.arrival.envelope(taken, session)
                 if raw is None:
                     break  # expired, or no message: that was another's turn
-                message = self._message(taken, raw)
+                message = self.deliveries.message(self, taken, raw)
                 if no_ack:
                     session.settler.done(taken)
                 else:
@@ -478,33 +439,20 @@ class Channel(base.StdChannel):
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a Message of a payload; one that is a Message already stays as it is. Switches: no."""
-        return raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
-
-    def _message(self, taken: Taken, raw: dict[str, Any]) -> Any:
-        message = self.Message(raw, channel=self)
-        message.delivery_tag = self.books.next_tag()
-        message.queue = taken.queue
-        message.place = taken
-        return message
+        return (
+            raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
+        )
 
     def accept(self, taken: Taken, raw: dict[str, Any], sub: Subscription) -> None:
         """A message came for a consumer: it waits for whoever drains. Switches: no."""
-        message = self._message(taken, raw)
-        message.delivery_info['consumer_tag'] = sub.tag
-        self.books.deliver(sub, message)
-        self.connection.events.put(self, (sub, message), len(taken.payload) if _sized(taken.payload) else 0)
+        self.deliveries.accept(self, taken, raw, sub)
 
     def hand_over(self, sub: Subscription, message: Any) -> None:
         """The turn of a waiting message: give it to its callback. Switches: as the callback."""
-        self.books.handed(sub)
-        taken = message.place
-        if taken.lost:
-            self.books.settle(message.delivery_tag)  # somebody else gets it
-        elif sub.no_ack:
-            self.session.settler.done(taken, self.books.waiting)
+        ours = self.deliveries.hand_over(sub, message)
         if self.books.low():
             self._room_again()
-        if not taken.lost:
+        if ours:
             sub.callback(message)
 
     def consumes(self, consumer_tag: str) -> bool:
@@ -533,8 +481,7 @@ class Channel(base.StdChannel):
 
     def is_stale(self, delivery_tag: Any) -> bool:
         """Is a delivery not ours any more? Switches: no."""
-        message = self.books.unsettled.get(delivery_tag)
-        return self.closed or message is None or bool(message.place.lost)
+        return self.closed or self.deliveries.is_stale(delivery_tag)
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
         """Settle a message, with `multiple` also all delivered before it.
@@ -547,14 +494,9 @@ class Channel(base.StdChannel):
             return False
         if not runtime.is_here(self._hub):
             return self._at_home(self.basic_ack, delivery_tag, multiple)
-        messages = self.books.settle(delivery_tag, multiple)
-        settler, waiting = self.session.settler, self.books.waiting
-        stale = False
-        for message in messages:
-            stale = message.place.lost
-            settler.done(message.place, waiting)
+        settled = self.deliveries.ack(delivery_tag, multiple)
         self._room_again()
-        return False if stale else None
+        return settled
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
         """Refuse a message: dead-lettered or dropped, or with `requeue` back to the front of its queue.
@@ -567,22 +509,9 @@ class Channel(base.StdChannel):
             return False
         if not runtime.is_here(self._hub):
             return self._at_home(self.basic_reject, delivery_tag, requeue)
-        stale = False
-        for message in self.books.settle(delivery_tag):
-            stale = message.place.lost
-            self._refuse(message, requeue)
+        settled = self.deliveries.reject(delivery_tag, requeue)
         self._room_again()
-        return False if stale else None
-
-    def _refuse(self, message: Any, requeue: bool) -> None:
-        session, taken = self.session, message.place
-        reason = 'rejected'
-        if requeue:
-            if taken.lost or not session.arrival.too_often(taken, message.headers):
-                session.settler.back(taken, REQUEUE)
-                return
-            reason = 'delivery_limit'
-        session.arrival.bury(session, taken, message.serializable(), reason)
+        return settled
 
     def _at_home(self, settle: Callable[..., Any], *args: Any) -> bool | None:
         # Have the thread of the channel do it, soon: worker threads settle what another thread drained.
@@ -597,31 +526,8 @@ class Channel(base.StdChannel):
         """
         if not requeue:
             raise NotImplementedError('Does not support recover(requeue=False)')
-        waiting = self._discard_waiting(keep_no_ack=True)
-        self._give_back(waiting)
+        self.deliveries.give_back(self.deliveries.discard(lambda sub: not sub.no_ack))
         self._room_again()
-
-    def _discard_waiting(self, keep_no_ack: bool = False) -> set[int]:
-        """Take what waits for a callback out of the line; the tags of what was unsettled."""
-        found = set()
-        taken_out = self.connection.events.remove(self, lambda event: not (keep_no_ack and event[0].no_ack))
-        for sub, message in taken_out:
-            self.books.handed(sub)
-            if sub.no_ack:
-                self.session.settler.back(message.place, UNSEEN)
-            else:
-                found.add(message.delivery_tag)
-        return found
-
-    def _give_back(self, unseen: set[int]) -> None:
-        for message in self.books.drain():
-            taken, tag = message.place, message.delivery_tag
-            if tag in unseen:
-                self.session.settler.back(taken, UNSEEN)
-            elif self.session.arrival.too_often(taken, message.headers):
-                self.session.arrival.bury(self.session, taken, message.serializable(), 'delivery_limit')
-            else:
-                self.session.settler.back(taken, REQUEUE)
 
     # ---- closing
 
@@ -647,8 +553,8 @@ class Channel(base.StdChannel):
                 for flight in flights:
                     flight.join(deadline)
         finally:
-            self._give_back(self._discard_waiting())
-            connection.events.discard(self)
+            self.deliveries.give_back(self.deliveries.discard(lambda sub: True))
+            connection.events.discard(self.books)
             connection.close_channel(self)
         if runtime.in_hub() or session.state != 'open':
             session.settler.flush()
@@ -662,10 +568,6 @@ class Channel(base.StdChannel):
         state = 'closed' if self.closed else self.session.intake.state
         cls = type(self)
         return f'<{cls.__module__}.{cls.__name__} {self.channel_id}: {state}, {self.books!r}>'
-
-
-def _sized(payload: Any) -> bool:
-    return isinstance(payload, (str, bytes, bytearray))
 
 
 def _publish_for(

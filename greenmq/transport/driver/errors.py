@@ -77,9 +77,7 @@ class _Call:
         self.waiter.fail(error or ConnectionLost(f'{task.name} was ended'))
 
 
-def bounded(
-    name: str, deadline: runtime.Deadline, fun: Any, *args: Any, decline: Any = None
-) -> Any:
+def bounded(name: str, deadline: runtime.Deadline, fun: Any, *args: Any, decline: Any = None) -> Any:
     """Call something that might not keep its deadline, in a task that ends with the deadline.
 
     Arguments:

@@ -1,10 +1,11 @@
 """How messages come in: one poller a group fetches while there is room, and hands out what came.
 
-A group is what one `take` may be about: all queues of a channel, or one queue for all channels that consume it, as
-the driver's `groups` says. A poller reserves room in the books of its channels before a take starts, so that takes
-in flight never bring more than a prefetch allows, and it gives back what nobody wants any more. It calls no
-callback: whoever drains does that. A take that fails is told to the drains and tried again with a growing delay; one
-that is overdue is ended: a consumer is deaf for as long as the broker is, and no longer (P25).
+A group is what one `take` may be about: all queues of a channel, or one queue for all channels that
+consume it, as the driver's `groups` says. A poller reserves room in the books of its channels before a
+take starts, so that takes in flight never bring more than a prefetch allows, and it gives back what
+nobody wants any more. It calls no callback: whoever drains does that. A take that fails is told to the
+drains and tried again with a growing delay; one that is overdue is ended: a consumer is deaf for as long
+as the broker is, and no longer (P25).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ('Intake',)
 
 logger = get_logger('greenmq.transport.driver')
 
-#: Seconds to wait after a take that returned at once with nothing, although it should have waited; and the first
-#: pause between two looks.
+#: Seconds to wait after a take that returned at once with nothing, although it should have waited; and the
+#: first pause between two looks.
 HASTY = 0.01
 #: Seconds that a take may be late before it's ended.
 GRACE = 10.0
@@ -126,7 +127,7 @@ class _Poller:
                 channel.books.release(room)
 
     def use_one(self, queue: str) -> tuple[Any, Any]:
-        """The channel and subscription that get the next message of a queue; the room is used up. Switches: no."""
+        """Whose turn the next message of a queue is; the room for it is used up. Switches: no."""
         for at, entry in enumerate(self.reserved):
             channel = entry[0]()
             if entry[1] <= 0 or channel is None or channel.closed:
@@ -219,7 +220,9 @@ class _Poller:
             owner=None if driver.uncut else session,
             on_exit=lambda task, error: _ended(flight),
         )  # fmt: skip
-        flight.timer = runtime.call_later(seconds + GRACE, _overdue, weakref.ref(self), weakref.ref(flight.task))
+        flight.timer = runtime.call_later(
+            seconds + GRACE, _overdue, weakref.ref(self), weakref.ref(flight.task)
+        )
 
     def took(self, flight: _Flight, takens: list[Taken]) -> None:
         """A take ended well. Switches: no."""

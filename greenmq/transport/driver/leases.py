@@ -1,7 +1,9 @@
-"""Leases of what was taken and is not settled: renewed by age, in batches, whether in work or waiting for it.
+"""Leases of what was taken and is not settled: renewed by age, in batches, whether in work or waiting for
+it.
 
-A lease is renewed when a third of it is over, so one that was settled sooner costs nothing. One that could not be
-renewed in time is lost: it is never handed to a callback, and its ack is told as stale (P36).
+A lease is renewed when a third of it is over, so one that was settled sooner costs nothing. One that
+could not be renewed in time is lost: it is never handed to a callback, and its ack is told as stale
+(P36).
 """
 
 from __future__ import annotations

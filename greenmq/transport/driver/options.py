@@ -12,9 +12,7 @@ __all__ = ('OPTIONS', 'settings_of')
 OPTIONS: dict[str, Option] = {
     'fetch_ahead': Option(whole, 100, 'messages that may wait here while the program sets no prefetch'),
     'fetch_bytes': Option(whole, 32 * 1024 * 1024, 'bytes of payloads that one fetch asks for, about'),
-    'max_deliveries': Option(
-        whole, 0, 'deliveries of a message before it is dead-lettered; 0 is unlimited'
-    ),
+    'max_deliveries': Option(whole, 0, 'deliveries of a message before it is dead-lettered; 0 is unlimited'),
     'deadletter_queue': Option(None, None, 'where messages go that no queue is bound for'),
     'body_encoding': Option(None, None, "how bodies are written; the default is the transport's own"),
     'polling_interval': Option(

@@ -1,9 +1,9 @@
 """How messages reach the broker: one deadline a publish, concurrent ones gathered into batches.
 
-While fewer than `max_puts` calls of a group are under way, a publish leaves at once; those that come meanwhile
-gather and leave together as the next call. So one publisher never lingers, and a hundred fill the batches.
-Each publisher learns of its own message only. It waits no longer than its own deadline and then knows whether
-anything of it may have left the process.
+While fewer than `max_puts` calls of a group are under way, a publish leaves at once; those that come
+meanwhile gather and leave together as the next call. So one publisher never lingers, and a hundred fill
+the batches. Each publisher learns of its own message only. It waits no longer than its own deadline and
+then knows whether anything of it may have left the process.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class Publisher:
             raise InvalidArgument(DELAY_HEADER, given, 'is no number of milliseconds') from None
         limit = self._driver.max_delay
         if limit is not None and delay > limit:
-            raise InvalidArgument(DELAY_HEADER, given, f'is more than the {limit:g} s that this broker delays')
+            raise InvalidArgument(
+                DELAY_HEADER, given, f'is more than the {limit:g} s that this broker delays'
+            )
         return max(delay, 0.0)
 
     def _item(
@@ -326,7 +328,7 @@ class Publisher:
 
 
 class _Again(Exception):
-    """The broker surely has nothing of these messages: the connection was lost before, or a queue is missing."""
+    """The broker surely has nothing of these: the connection was lost before, or a queue is missing."""
 
     def __init__(self, items: list[Put], cause: Exception, missing: bool = False) -> None:
         super().__init__(str(cause))

@@ -204,10 +204,11 @@ class Router:
             self._call('bind', deadline, self._driver.bind, binding, deadline)
             self._shared.pop(exchange, None)
 
-    def unbind(
-        self, queue: str, exchange: str, key: str, arguments: Any, deadline: runtime.Deadline
-    ) -> None:
-        """Remove a binding; none like it is fine. Switches: if tables are shared."""
+    def unbind(self, queue: str, exchange: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+        """Remove a binding; none like it is fine. An auto_delete exchange goes with its last one.
+
+        Switches: if tables are shared.
+        """
         self.state.binding_delete(queue, exchange, key, arguments)
         if not self.state.has_binding(queue, exchange, key):
             self._drop_entries(exchange, queue, key)
@@ -215,6 +216,16 @@ class Router:
             binding = Binding(exchange, self.exchange_type(exchange), key, queue, arguments)
             self._call('unbind', deadline, self._driver.unbind, binding, deadline)
             self._shared.pop(exchange, None)
+        elif self.state.exchanges.get(exchange, {}).get('auto_delete') and not self.state.in_use(exchange):
+            self.state.exchange_delete(exchange)
+
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        """Return (queue, exchange, routing key) of every binding made here. Switches: no."""
+        return [
+            (queue, exchange, key)
+            for exchange, record in list(self.state.exchanges.items())
+            for key, _, queue in list(record.get('table') or ())
+        ]
 
     def _drop_entries(self, exchange: str, queue: str, key: str | None) -> None:
         record = self.state.exchanges.get(exchange)
@@ -248,7 +259,7 @@ class Router:
     def route(
         self, exchange: str, key: str, headers: Mapping[str, Any] | None, deadline: runtime.Deadline
     ) -> list[str]:
-        """Return the queues that an exchange routes a message to, each once. Switches: if tables are shared."""
+        """Return the queues that get a message, each once. Switches: if tables are shared."""
         if not self._driver.shared_bindings:
             return self.state.route(exchange, key, headers)
         seen: set[str] = set()

@@ -1,18 +1,18 @@
 """One driver over all its lives, and what the channels of all its connections share.
 
-There is one session for a process, a hub and a URL. States: *new*, *open*, *lost* (a task opens the driver again,
-at once and then after growing pauses, walking the hosts), *closing*, *closed*. Calls made meanwhile wait within
-their deadline. A forked child has none of the parent's sessions: they are *foreign* there.
+There is one session for a process, a hub and a URL. States: *new*, *open*, *lost* (a task opens the
+driver again, at once and then after growing pauses, walking the hosts), *closing*, *closed*. Calls made
+meanwhile wait within their deadline. A forked child has none of the parent's sessions: they are *foreign*
+there.
 """
 
 from __future__ import annotations
 
-import atexit
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from greenmq import events, runtime
+from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
 from greenmq.log import get_logger
@@ -282,7 +282,8 @@ class Session:
         self, message: dict[str, Any], exchange: str, key: str, mandatory: bool, deadline: runtime.Deadline
     ) -> None:
         """Route a message and put it; see `publisher`. Switches: yes."""
-        native = exchange and self.driver.fanout == 'native' and self.router.exchange_type(exchange) == 'fanout'
+        fans_out = bool(exchange) and self.driver.fanout == 'native'
+        native = fans_out and self.router.exchange_type(exchange) == 'fanout'
         queues = [''] if native else self.router.targets(exchange, key, message, mandatory, deadline)
         if queues:
             items = self.publisher.items(message, exchange, key, queues, self.router.arguments)
@@ -478,13 +479,3 @@ def _close_later(flying: list[Any], driver: Driver) -> None:
     for take in flying:
         take.join()
     _close_driver(driver, runtime.Deadline.after(ATTEMPT))
-
-
-def _flush_all() -> None:
-    """At interpreter exit: what was settled leaves, within a bound."""
-    for session in list(_sessions.values()):
-        if session.settler.pending and session.state == 'open' and session.is_here and not runtime.in_hub():
-            session.settler.wait(runtime.Deadline.after(1.0))
-
-
-atexit.register(_flush_all)

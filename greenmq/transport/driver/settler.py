@@ -1,9 +1,10 @@
-"""Settlements of all channels of a session: collected, sent together, and kept until the driver has returned.
+"""Settlements of all channels of a session: collected, sent together, and kept until the driver has
+returned.
 
-They are collected by group (the queue, or one for all, as the driver's `groups` says) and leave in the order
-in which they were given: when a batch is full, when the channel has no more deliveries waiting for a callback,
-when the first has waited `settle_hold`, when the channel closes and at the end of the interpreter. A call that
-fails or is killed is repeated: settling twice does no harm.
+They are collected by group (the queue, or one for all, as the driver's `groups` says) and leave in the
+order in which they were given: when a batch is full, when the channel has no more deliveries waiting for
+a callback, when the first has waited `settle_hold`, when the channel closes and at the end of the
+interpreter. A call that fails or is killed is repeated: settling twice does no harm.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Settler:
         if group is None:
             group = self._groups[key] = _Group(key)
         group.entries.append((taken, fate))
-        if not more or fate is not None or len(group.entries) >= driver.settle_batch or not driver.settle_hold:
+        full = len(group.entries) >= driver.settle_batch
+        if full or not more or fate is not None or not driver.settle_hold:
             self._send_soon(group)
         elif group.timer is None and group.task is None:
             group.timer = runtime.call_later(driver.settle_hold, _held, weakref.ref(self), key)
@@ -156,7 +158,7 @@ class Settler:
             self._wake()
 
     def failed(self, group: _Group, error: Exception) -> float | None:
-        """A call failed: the seconds until the next; None if the session's recovery sends it. Switches: no."""
+        """A call failed: seconds until the next; None if the recovery sends it. Switches: no."""
         group.failures += 1
         session = self._session()
         if session is not None:
@@ -289,4 +291,3 @@ def _send(ref: Callable[[], Settler | None], group: _Group, driver: Driver, seco
             return
         if pause:
             runtime.sleep(pause)
-

@@ -172,9 +172,7 @@ class Transport(base.Transport):
         deadline = self.closing = runtime.Deadline.after(session.settings['close_timeout'] or 5.0)
         try:
             # All at once, and each to its end even if we are killed while we wait for them.
-            closing = [
-                runtime.spawn(channel.close, name='greenmq-close') for channel in [*self.channels]
-            ]
+            closing = [runtime.spawn(channel.close, name='greenmq-close') for channel in [*self.channels]]
             for task in closing:
                 task.join(deadline)
             if session.state == 'open':
@@ -254,7 +252,7 @@ class Transport(base.Transport):
         Switches: yes, unless an event waits.
         """
         if channel is not None:
-            self.events.drain_lane(channel, self._dispatch, timeout)
+            self.events.drain_lane(channel.books, self._dispatch, timeout)
             return
         session = self.session
         if session is None or session.driver.delivery != 'poll' or self.events.pending or self.events.failed:
@@ -271,7 +269,7 @@ class Transport(base.Transport):
 
     def drain_waiting(self, channel: Any) -> bool:
         """As `drain_events` of a channel; False where that would have to wait."""
-        return self.events.drain_waiting(channel, self._dispatch)
+        return self.events.drain_waiting(channel.books, self._dispatch)
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event

@@ -1,0 +1,124 @@
+"""The deliveries of one channel, from the moment they came until they are settled.
+
+Nothing here switches, but for the callbacks: what is settled is collected by the session's settler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenmq.transport.driver.books import Books, Subscription
+from greenmq.transport.driver.contract import REQUEUE, UNSEEN, Taken
+
+__all__ = ('Deliveries',)
+
+
+class Deliveries:
+    """What came for one channel.
+
+    Arguments:
+        books (Books): the channel's.
+        session (Session): whose settler and arrival checks are used.
+        events (Drain): where deliveries wait for whoever drains, under the channel's books.
+    """
+
+    def __init__(self, books: Books, session: Any, events: Any) -> None:
+        self._books = books
+        self._session = session
+        self._events = events
+
+    # ---- coming
+
+    def message(self, channel: Any, taken: Taken, raw: dict[str, Any]) -> Any:
+        """Make the Message of what was taken."""
+        message = channel.Message(raw, channel=channel)
+        message.delivery_tag = self._books.next_tag()
+        message.queue = taken.queue
+        message.place = taken
+        return message
+
+    def accept(self, channel: Any, taken: Taken, raw: dict[str, Any], sub: Subscription) -> None:
+        """A message came for a consumer: it waits for whoever drains."""
+        message = self.message(channel, taken, raw)
+        message.delivery_info['consumer_tag'] = sub.tag
+        self._books.deliver(sub, message)
+        payload = taken.payload
+        self._events.put(
+            self._books, (sub, message), len(payload) if isinstance(payload, (str, bytes)) else 0
+        )
+
+    def hand_over(self, sub: Subscription, message: Any) -> bool:
+        """The turn of a waiting message: False if it's not ours any more, and no callback is to see it."""
+        self._books.handed(sub)
+        taken = message.place
+        if taken.lost:
+            self._books.settle(message.delivery_tag)  # somebody else gets it
+            return False
+        if sub.no_ack:
+            self._session.settler.done(taken, self._books.waiting)
+        return True
+
+    # ---- settling
+
+    def is_stale(self, tag: Any) -> bool:
+        """Is a delivery not ours any more?"""
+        message = self._books.unsettled.get(tag)
+        return message is None or bool(message.place.lost)
+
+    def ack(self, tag: Any, multiple: bool) -> bool | None:
+        """Settle one, or all up to one; False if it was not ours any more."""
+        stale = False
+        settler, waiting = self._session.settler, self._books.waiting
+        for message in self._books.settle(tag, multiple):
+            stale = message.place.lost
+            settler.done(message.place, waiting)
+        return False if stale else None
+
+    def reject(self, tag: Any, requeue: bool) -> bool | None:
+        """Refuse one; False if it was not ours any more."""
+        stale = False
+        for message in self._books.settle(tag):
+            stale = message.place.lost
+            self._refuse(message, requeue, 'rejected')
+        return False if stale else None
+
+    def _refuse(self, message: Any, requeue: bool, reason: str) -> None:
+        session, taken = self._session, message.place
+        if requeue and not session.arrival.too_often(taken, message.headers):
+            session.settler.back(taken, REQUEUE)
+        elif not taken.lost:
+            reason = 'delivery_limit' if requeue else reason
+            session.arrival.bury(session, taken, message.serializable(), reason)
+
+    # ---- going back
+
+    def discard(self, wanted: Any) -> list[Any]:
+        """Take out of the line what waits for a callback and is wanted, by its subscription; oldest first."""
+        found = []
+        for sub, message in self._events.remove(self._books, lambda event: wanted(event[0])):
+            self._books.handed(sub)
+            found.append(message)
+        return found
+
+    def unseen(self, messages: list[Any]) -> None:
+        """Give back what no callback has had."""
+        for message in messages:
+            self._books.settle(message.delivery_tag)
+            self._session.settler.back(message.place, UNSEEN)
+
+    def give_back(self, waiting: list[Any]) -> None:
+        """Give back all that is unsettled, the oldest first; what was `waiting` as if never seen."""
+        unseen = {message.delivery_tag for message in waiting}
+        held = self._books.drain()
+        known = {message.delivery_tag for message in held}
+        # Those that need no ack are in no book.
+        held += [message for message in waiting if message.delivery_tag not in known]
+        for message in sorted(held, key=_tag):
+            if message.delivery_tag in unseen:
+                self._session.settler.back(message.place, UNSEEN)
+            else:
+                self._refuse(message, True, 'delivery_limit')
+
+
+def _tag(message: Any) -> Any:
+    return message.delivery_tag
