@@ -16,13 +16,12 @@ from math import inf
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from greenmq import events, runtime
+from greenmq import events, messaging, runtime
 from greenmq.connection import Connection
 from greenmq.connectionpool import ConnectionPool, is_closed
 from greenmq.errands import Errands
 from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
-from greenmq.messaging import Producer
 from greenmq.resource import Resource
 from greenmq.sharedconnection import SharedConnection, close_channel
 from greenmq.utils.collections import EqualityDict, eqhash
@@ -52,7 +51,7 @@ _NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict(
 SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
 
 
-class ProducerPool(Resource[Producer]):
+class ProducerPool(Resource[messaging.Producer]):
     """A pool of producers, each with a channel of its own, on a few connections that they share.
 
     A subclass that overrides `create_producer` or `prepare` gets whole connections: one each, as in kombu.
@@ -65,7 +64,7 @@ class ProducerPool(Resource[Producer]):
     Source: kombu.pools.ProducerPool; differs: channels are leased, not connections.
     """
 
-    Producer: Any = Producer
+    Producer: Any = messaging.Producer
     close_after_fork = True
     discards_on_error = True
     #: How many connections all producers share at most.
@@ -90,7 +89,7 @@ class ProducerPool(Resource[Producer]):
     def setup(self) -> None:
         """Nothing: producers are made when they are acquired. Switches: no."""
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Producer:
+    def acquire(self, block: bool = False, timeout: float | None = None) -> messaging.Producer:
         """Take a producer; its channel is opened when it publishes.
 
         Arguments:
@@ -107,7 +106,7 @@ class ProducerPool(Resource[Producer]):
         if self._shares and not self._shared:
             other = self._enter()
             if other is not None:
-                return other.acquire(block, timeout)
+                return other.acquire(block, timeout)  # type: ignore[no-any-return]
             if timeout is None and block:
                 timeout = self.default_timeout
             deadline = runtime.Deadline.after(timeout)
@@ -124,7 +123,7 @@ class ProducerPool(Resource[Producer]):
         else:
             connection.release()
 
-    def create_producer(self) -> Producer:
+    def create_producer(self) -> messaging.Producer:
         """Make a producer on a connection of its own.
 
         Switches: yes, if it has to wait for a connection.
@@ -132,7 +131,7 @@ class ProducerPool(Resource[Producer]):
         """
         connection = self.connections.acquire(block=True)
         try:
-            return self.Producer(connection)
+            return self.Producer(connection)  # type: ignore[no-any-return]
         except BaseException:
             connection.release()
             raise
