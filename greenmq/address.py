@@ -33,7 +33,10 @@ from greenmq.utils.url import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from greenmq.transport.base import Transport
+    from greenmq.types import NoOptions
 
 logger = get_logger('greenmq.connection')
 
@@ -269,7 +272,7 @@ class Addressed:
         failover_strategy: Any = 'round-robin',
         alternates: Sequence[str] | None = None,
         credential_provider: Any = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NoOptions],
     ) -> None:
         self._given: dict[str, Any] = {
             'hostname': 'localhost',

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     'Callback', 'Channel', 'ChannelLike', 'ConsumerOptions', 'DrainOptions', 'ExchangeOptions',
-    'Future', 'PoolOptions', 'ProducerOptions', 'Properties', 'PublishOptions', 'QueueOptions', 'Queues',
-    'Received', 'SimpleOptions',
+    'Future', 'NoOptions', 'PoolOptions', 'ProducerOptions', 'Properties', 'PublishOptions',
+    'QueueOptions', 'Queues', 'Received', 'SimpleOptions',
 )  # fmt: skip
 
 _ChannelT = TypeVar('_ChannelT', bound='Channel')
@@ -371,6 +371,10 @@ class PoolOptions(TypedDict, total=False):
     close_after_fork: bool | None
     max_idle: float | None
     max_age: float | None
+
+
+class NoOptions(TypedDict):
+    """For what takes any keyword, since kombu's does, and reads none of them."""
 
 
 class DrainOptions(TypedDict, total=False):

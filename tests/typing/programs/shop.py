@@ -218,7 +218,9 @@ def small_parts() -> None:
 
 
 class Till(log.LogMixin):
-    logger_name = 'shop.till'
+    @property
+    def logger_name(self) -> str:
+        return 'shop.till'
 
 
 class Door(log.Log):

@@ -6,7 +6,7 @@ from greenmq import Connection, Consumer, Exchange, Queue, connections, producer
 from greenmq.mixins import ConsumerMixin
 from greenmq.types import Channel
 
-connection = Connection('memory://', conect_timeout=3)  # no mistake to mypy: transports add keywords
+connection = Connection('memory://', conect_timeout=3)  # typo
 
 
 def publish() -> None:
