@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_OID, uuid3, uuid4
 
 from greenmq import runtime
@@ -17,6 +17,13 @@ from greenmq.exceptions import ChannelError, RecoverableConnectionError, Timeout
 from greenmq.log import get_logger
 from greenmq.serialization import registry as serializers
 from greenmq.utils.uuid import uuid
+
+if TYPE_CHECKING:
+    from greenmq.abstract import MaybeChannelBound
+    from greenmq.connection import Connection
+    from greenmq.message import Message
+    from greenmq.messaging import Consumer
+    from greenmq.types import Channel
 
 __all__ = (
     'Broadcast', 'QoS', 'collect_replies', 'declaration_cached', 'drain_consumer', 'eventloop',
@@ -112,7 +119,7 @@ def declaration_cached(entity: Any, channel: Any) -> bool:
     return hash(entity) in channel.connection.client.declared_entities
 
 
-def maybe_declare(entity: Any, channel: Any = None, retry: bool = False, **retry_policy: Any) -> bool:
+def maybe_declare(entity: MaybeChannelBound, channel: Any = None, retry: bool = False, **retry_policy: Any) -> bool:
     """Declare an entity unless that was done in this epoch of the connection (P20).
 
     Arguments:
@@ -210,11 +217,11 @@ def _declare(entity: Any, channel: Any) -> bool:
 
 
 def drain_consumer(
-    consumer: Any,
+    consumer: Consumer,
     limit: int | None = 1,
     timeout: float | None = None,
     callbacks: list[Callable[..., Any]] | None = None,
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Any, Message]]:
     """Consume, and give what arrives.
 
     Arguments:
@@ -247,14 +254,14 @@ def drain_consumer(
 
 
 def itermessages(
-    conn: Any,
-    channel: Any,
-    queue: Any,
+    conn: Connection,
+    channel: Channel | None,
+    queue: Queue,
     limit: int | None = 1,
     timeout: float | None = None,
     callbacks: list[Callable[..., Any]] | None = None,
     **kwargs: Any,
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Any, Message]]:
     """Consume from a queue, and give what arrives.
 
     Arguments:
@@ -267,7 +274,7 @@ def itermessages(
 
 
 def eventloop(
-    conn: Any, limit: int | None = None, timeout: float | None = None, ignore_timeouts: bool = False
+    conn: Connection, limit: int | None = None, timeout: float | None = None, ignore_timeouts: bool = False
 ) -> Iterator[Any]:
     """Drain events again and again.
 
@@ -330,7 +337,9 @@ def send_reply(
     )
 
 
-def collect_replies(conn: Any, channel: Any, queue: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def collect_replies(
+    conn: Connection, channel: Channel, queue: Queue, *args: Any, **kwargs: Any
+) -> Iterator[Any]:
     """Give the bodies of replies that arrive in `queue`.
 
     Arguments:

@@ -229,6 +229,9 @@ class Channel(Protocol):
     ) -> object:
         """Limit how many messages may be in hand unacknowledged."""
 
+    def after_reply_message_received(self, queue: str) -> object:
+        """Called when a reply has come: the queue of replies may go."""
+
     def flow(self, active: bool) -> object:
         """Pause deliveries, or go on."""
 
