@@ -119,7 +119,9 @@ def declaration_cached(entity: Any, channel: Any) -> bool:
     return hash(entity) in channel.connection.client.declared_entities
 
 
-def maybe_declare(entity: MaybeChannelBound, channel: Any = None, retry: bool = False, **retry_policy: Any) -> bool:
+def maybe_declare(
+    entity: MaybeChannelBound, channel: Any = None, retry: bool = False, **retry_policy: Any
+) -> bool:
     """Declare an entity unless that was done in this epoch of the connection (P20).
 
     Arguments:
