@@ -17,6 +17,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
     certificates,
+    file_url,
     rabbitmq,
     rabbitmq_cluster,
     redis_cluster,

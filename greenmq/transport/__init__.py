@@ -31,6 +31,8 @@ TRANSPORT_ALIASES: dict[str, str] = {
     'zookeeper': 'greenmq.transport.zookeeper:Transport',
     'azurestoragequeues': 'greenmq.transport.azurestoragequeues:Transport',
     'azureservicebus': 'greenmq.transport.azureservicebus:Transport',
+    'sqlite': 'greenmq.transport.sqlite:Transport',
+    'file': 'greenmq.transport.sqlite:FileTransport',
     'pyro': 'greenmq.transport.pyro:Transport',
     'qpid': 'greenmq.transport.qpid:Transport',
 }

@@ -37,7 +37,7 @@ NOT_FOR_TRANSPORTS = {'entity'}
 MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
-SHARED_BY_TRANSPORTS = {'', 'base', 'virtual', 'driver', 'drain', 'http', 'options', 'outbox'}
+SHARED_BY_TRANSPORTS = {'', 'base', 'virtual', 'driver', 'drain', 'http', 'limits', 'options', 'outbox'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},

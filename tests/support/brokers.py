@@ -38,6 +38,7 @@ TABLE = (
     Row('memory', 'memory://localhost/contract'),
     Row('fake-lease', 'fake-lease://localhost/contract'),
     Row('fake-look', 'fake-look://localhost/contract'),
+    Row('file', 'file_url', None, (), 'quick'),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq'),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis'),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),

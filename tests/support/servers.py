@@ -74,6 +74,12 @@ def redis_tls_url(redis_server):
 
 
 @pytest.fixture
+def file_url(tmp_path):
+    """A broker in a folder of its own."""
+    return f'file://{tmp_path}/broker'
+
+
+@pytest.fixture
 def redis_unix_url(redis_server):
     return redis_server.unix_url()
 

@@ -72,6 +72,15 @@ class Arrival:
         count = max(taken.deliveries or 0, delivery_count(headers))
         return bool(self._max_deliveries) and count + 1 >= self._max_deliveries
 
+    def refused(self, session: Any, taken: Taken, reason: str) -> None:
+        """The broker gave a message for the dead letters of its queue, and for nobody else."""
+        try:
+            message = self._driver.decode(taken)
+        except Exception as error:  # it is no message, and goes there all the same
+            self._refuse(session, self._bury_payload, taken, error)
+        else:
+            self._refuse(session, self.dead_letter, taken, message, reason)
+
     @staticmethod
     def _refuse(session: Any, way: Any, *args: Any) -> None:
         runtime.spawn(way, session, *args, name='greenmq-refuse')

@@ -374,6 +374,7 @@ class Channel(base.StdChannel):
         self._check_open()
         if consumer_tag in self.books.subscriptions:
             self.basic_cancel(consumer_tag)
+        self.session.router.learn(queue, self._soon())
         exclusive, arguments = bool(kwargs.get('exclusive')), kwargs.get('arguments')
         self.books.add(Subscription(consumer_tag, queue, bool(no_ack), callback, exclusive, arguments))
         if no_ack:

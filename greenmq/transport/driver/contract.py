@@ -144,6 +144,13 @@ class Owner(Protocol):
     def arrived(self, takens: Iterable[Taken]) -> None:
         """Messages came that the base had asked for with `want`."""
 
+    def refused(self, taken: Taken, reason: str) -> None:
+        """The broker will not keep a message that we hold: it goes where the dead letters of its queue go.
+
+        Arguments:
+            reason (str): as in `x-death`: "maxlen", "expired".
+        """
+
     def look(self, queue: str | None = None) -> None:
         """There may be messages in a queue (None: in any): take again now."""
 
@@ -305,6 +312,13 @@ class Driver:
     def has(self, queue: str, deadline: runtime.Deadline) -> bool:
         """Tell whether a queue exists."""
         raise NotImplementedError(f'{type(self).__name__}.has')
+
+    def facts(self, queue: str, deadline: runtime.Deadline) -> Mapping[str, Any] | None:
+        """Return what another process made a queue with, as `make` gets it; None if it is not known.
+
+        The base asks where it consumes a queue that was not declared here, for its place for dead letters.
+        """
+        return None
 
     def size(self, queue: str, deadline: runtime.Deadline) -> int:
         """Return how many messages wait in a queue, about; 0 if there is no such queue."""

@@ -12,7 +12,7 @@ from greenmq.core import routing
 from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PreconditionFailed, Unroutable
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
-from greenmq.transport.driver.contract import Binding
+from greenmq.transport.driver.contract import Binding, Driver
 from greenmq.transport.virtual.entities import NOT_EQUIVALENT_FMT, NotEquivalentError
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, UndeliverableWarning
@@ -48,6 +48,7 @@ class Router:
         self._driver = session.driver
         self._deadletter_queue = deadletter_queue
         self._shared: dict[str, _Shared] = {}
+        self._learned: dict[str, dict[str, Any]] = {}
         self._reading = runtime.Once()
 
     def _call(self, name: str, deadline: runtime.Deadline, fun: Any, *args: Any) -> Any:
@@ -166,10 +167,17 @@ class Router:
             self._drop_entries(exchange, queue, None)
         self.state.queue_bindings_delete(queue)
         self.state.queues.pop(queue, None)
+        self._learned.pop(queue, None)
 
     def facts(self, queue: str) -> dict[str, Any]:
-        """What a queue was declared with in this process. Switches: no."""
-        return self.state.queues.get(queue) or {}
+        """What a queue was declared with, in this process or as far as it was learned. Switches: no."""
+        return self.state.queues.get(queue) or self._learned.get(queue) or {}
+
+    def learn(self, queue: str, deadline: runtime.Deadline) -> None:
+        """Ask the broker what a queue was made with that was not declared here. Switches: if it must ask."""
+        if queue not in self.state.queues and type(self._driver).facts is not Driver.facts:
+            found = self._call('look at a queue', deadline, self._driver.facts, queue, deadline)
+            self._learned[queue] = dict(found or ())
 
     def arguments(self, queue: str) -> dict[str, Any]:
         """The arguments a queue was declared with in this process. Switches: no."""

@@ -52,6 +52,11 @@ class _Told:
         if session is not None:
             session.intake.arrived(takens, session)
 
+    def refused(self, taken: Taken, reason: str) -> None:
+        session = self._session()
+        if session is not None:
+            session.arrival.refused(session, taken, reason)
+
     def look(self, queue: str | None = None) -> None:
         session = self._session()
         if session is not None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from greenmq.exceptions import InvalidArgument
+from greenmq.transport.limits import QueueLimits
 
 __all__ = ('LocalQueue', 'Record')
 
@@ -83,17 +83,14 @@ class LocalQueue:
         self.auto_delete = auto_delete
         self.owner = owner
         self.locked = locked
-        self.ttl = self._seconds('x-message-ttl', 0)
-        self.expires = self._seconds('x-expires', 1)
-        self.max_length = self._limit('x-max-length')
-        self.max_bytes = self._limit('x-max-length-bytes')
-        self.max_priority = self._limit('x-max-priority', 255)
-        self.overflow = self.arguments.get('x-overflow') or 'drop-head'
-        if self.overflow not in ('drop-head', 'reject-publish', 'reject-publish-dlx'):
-            raise InvalidArgument(
-                'x-overflow', self.overflow, 'is none of drop-head, reject-publish, reject-publish-dlx'
-            )
-        self.limited = self.max_length is not None or self.max_bytes is not None
+        limits = QueueLimits.of(self.arguments)
+        self.ttl = limits.ttl
+        self.expires = limits.expires
+        self.max_length = limits.max_length
+        self.max_bytes = limits.max_bytes
+        self.max_priority = limits.max_priority
+        self.overflow = limits.overflow
+        self.limited = limits.limited
         self.plain = not self.limited and self.ttl is None
         self.ready = 0
         self.ready_bytes = 0
@@ -105,22 +102,6 @@ class LocalQueue:
         self._sorted: list[deque[Record]] = [self._zero]
         self._dead = 0
         self._due: list[tuple[float, int, Record]] = []
-
-    def _seconds(self, name: str, least: int) -> float | None:
-        value = self._limit(name, least=least)
-        return None if value is None else value / 1000
-
-    def _limit(self, name: str, most: int | None = None, least: int = 0) -> int | None:
-        value = self.arguments.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidArgument(name, value, 'is not a whole number')
-        if value < least:
-            raise InvalidArgument(name, value, f'is below {least}')
-        if most is not None and value > most:
-            raise InvalidArgument(name, value, f'is above {most}')
-        return value
 
     # --------------------------------------------------------------- put, take
 

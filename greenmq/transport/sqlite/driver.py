@@ -1,0 +1,278 @@
+"""The broker in a file: what the base needs of it, on the engine's thread."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from json import dumps, loads
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import InvalidArgument
+from greenmq.transport.driver import REQUEUE, Binding, Driver, Place, Put, Taken
+from greenmq.transport.driver.contract import Owner
+from greenmq.transport.limits import QueueLimits
+from greenmq.transport.options import Option, seconds
+from greenmq.transport.sqlite.engine import Engine
+from greenmq.transport.sqlite.owners import read_wake
+from greenmq.transport.sqlite.store import Row, Store
+
+__all__ = ('SQLiteDriver',)
+
+#: Property in which the base keeps when a message is over, in ms since 1970.
+_EXPIRES_AT = 'expires_at'
+#: Seconds for what the base gives no deadline.
+_OPERATION = 30.0
+
+
+def _durability(value: Any) -> str:
+    if value not in ('disk', 'process', 'none'):
+        raise InvalidArgument('durability', value, "is none of 'disk', 'process', 'none'")
+    return str(value)
+
+
+class SQLiteDriver(Driver):
+    """Queues in a SQLite file on a local disk, for any number of processes of one machine.
+
+    A delivery belongs to the process that took it until it is settled or the process ends.
+    """
+
+    delivery = 'wait'
+    groups = 'all'
+    wait_seconds = 30.0
+    take_batch = 1000
+    settle_batch = 1000
+    settle_hold = 0.01
+    put_batch = 1000
+    max_puts = 2  # one is being committed, the next gathers
+    survives_loss = False
+    max_delay = None
+    max_payload = 512 * 1024 * 1024
+    shared_bindings = True
+    body_encoding = None
+    options = {
+        'durability': Option(
+            _durability, 'disk', "what a confirmed message survives: the loss of power, 'process', or 'none'"
+        ),
+        'sweep_interval': Option(seconds, 2.0, 'seconds between two looks for what dead processes hold'),
+    }
+
+    def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
+        super().__init__(place, settings, owner)
+        self._engine: Engine | None = None
+        self._waiting: dict[str, set[runtime.Waiter]] = {}
+        self._listener: runtime.Task | None = None
+
+    # ---- the connection
+
+    def open(self, deadline: runtime.Deadline) -> None:
+        self._leave()
+        told = weakref.WeakMethod(self._told)
+        engine = Engine(
+            self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what)
+        )
+        try:
+            engine.open(deadline)
+        except BaseException:
+            engine.close()
+            raise
+        self._engine = engine
+        self._listener = runtime.spawn(
+            _listen, weakref.ref(self), engine.mark.socket, name='sqlite-wake', owner=self
+        )
+
+    def close(self, deadline: runtime.Deadline) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.kill()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def forget(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.forget()
+
+    def ping(self, deadline: runtime.Deadline) -> None:
+        self._do(lambda store: store.topology, deadline)
+
+    def version(self) -> str:
+        import sqlite3
+
+        return sqlite3.sqlite_version
+
+    def _do(self, fun: Any, deadline: runtime.Deadline, abandon: Any = None) -> Any:
+        assert self._engine is not None
+        return self._engine.do(fun, deadline, abandon)
+
+    @property
+    def _owner(self) -> int:
+        assert self._engine is not None
+        return self._engine.owner
+
+    def _told(self, queues: set[str] | None, changed: bool) -> None:
+        # In the hub: of our own transactions, and of other processes'.
+        if changed:
+            self.owner.changed()
+        for name in self._waiting if queues is None else queues & self._waiting.keys():
+            for waiter in self._waiting[name]:
+                waiter.wake()
+
+    # ---- messages
+
+    def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None]:
+        now = time.time()
+        rows = [
+            (item.queue, item.priority, now + item.delay if item.delay else None, item.expires, item.payload)
+            for item in items
+        ]
+        me = self._owner
+        outcomes: list[Exception | None]
+        outcomes, dropped = self._do(lambda store: store.put(rows, me), deadline)
+        for row in dropped:
+            self.owner.refused(_taken(row), 'maxlen')
+        return outcomes
+
+    def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
+        deadline = runtime.Deadline.after(seconds)
+        while True:
+            waiter = runtime.Waiter()
+            for name in queues:
+                self._waiting.setdefault(name, set()).add(waiter)
+            try:
+                rows, due = self._take(queues, n, max_bytes)
+                if rows:
+                    return [_taken(row) for row in rows]
+                if not self._wait(waiter, deadline, due):
+                    return []
+            finally:
+                for name in queues:
+                    self._waiting[name].discard(waiter)
+                    if not self._waiting[name]:
+                        del self._waiting[name]
+
+    def _take(self, queues: list[str], n: int, max_bytes: int) -> tuple[list[Row], float | None]:
+        me = self._owner
+
+        def take(store: Store) -> tuple[list[Row], float | None]:
+            rows = store.take(me, queues, n, max_bytes)
+            return rows, None if rows else store.next_due()
+
+        def abandon(store: Store, taken: tuple[list[Row], float | None]) -> None:
+            store.settle(me, (), [(row.id, False) for row in taken[0]])
+
+        result: tuple[list[Row], float | None] = self._do(take, runtime.Deadline.after(_OPERATION), abandon)
+        return result
+
+    def _wait(self, waiter: runtime.Waiter, deadline: runtime.Deadline, due: float | None) -> bool:
+        # False when it is over; a delayed message that is due is a reason to look again.
+        try:
+            waiter.wait(deadline if due is None else deadline.within(max(due - time.time(), 0.001)))
+        except TimeoutError:
+            if not waiter.expired:
+                raise
+            return not deadline.expired()
+        return True
+
+    def settle(
+        self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
+    ) -> Iterable[tuple[Taken, Exception | None]]:
+        me = self._owner
+        finished = [taken.receipt.id for taken in done]
+        returned = [(taken.receipt.id, fate == REQUEUE) for taken, fate in back]
+        gone = set(self._do(lambda store: store.settle(me, finished, returned), deadline))
+        return [(taken, None) for taken in [*done, *(taken for taken, _ in back)] if taken.receipt.id in gone]
+
+    # ---- queues
+
+    def make(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> None:
+        arguments = dict(facts.get('arguments') or {})
+        limits = QueueLimits.of(arguments)
+        owner = self._owner if facts.get('exclusive') else None
+        self._do(lambda store: store.make(queue, arguments, owner, limits.expires), deadline)
+
+    def has(self, queue: str, deadline: runtime.Deadline) -> bool:
+        return bool(self._do(lambda store: store.has(queue), deadline))
+
+    def facts(self, queue: str, deadline: runtime.Deadline) -> Mapping[str, Any] | None:
+        arguments = self._do(lambda store: store.arguments(queue), deadline)
+        return None if arguments is None else {'arguments': arguments}
+
+    def size(self, queue: str, deadline: runtime.Deadline) -> int:
+        return int(self._do(lambda store: store.size(queue), deadline))
+
+    def purge(self, queue: str, deadline: runtime.Deadline) -> int:
+        return int(self._do(lambda store: store.purge(queue), deadline))
+
+    def delete(self, queue: str, deadline: runtime.Deadline) -> None:
+        self._do(lambda store: store.delete(queue), deadline)
+
+    def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._do(lambda store: store.queues(), deadline)
+        return found
+
+    # ---- bindings
+
+    def bindings(self, exchange: str, deadline: runtime.Deadline) -> list[Binding]:
+        found = self._do(lambda store: store.bindings(exchange), deadline)
+        return [Binding(exchange, kind, key, queue, arguments) for kind, key, queue, arguments in found]
+
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
+        exchange, kind, key, queue, arguments = binding
+        self._do(lambda store: store.bind(exchange, kind, key, queue, arguments), deadline)
+
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
+        exchange, _, key, queue, arguments = binding
+        self._do(lambda store: store.unbind(exchange, key, queue, arguments), deadline)
+
+    # ---- now and then
+
+    def sweep(self, deadline: runtime.Deadline) -> None:
+        if self._engine is not None:
+            self._engine.sweep(deadline)
+
+    def stats(self) -> dict[str, Any]:
+        return {'commits': 0 if self._engine is None else self._engine.commits}
+
+    # ---- the payload: a JSON head, and the body's own bytes behind it
+
+    def encode(self, message: dict[str, Any]) -> bytes:
+        body = message['body']
+        head = dumps({**message, 'body': None}).encode()
+        tail = body.encode() if isinstance(body, str) else body or b''
+        return b'%d\n' % len(head) + head + tail
+
+    def decode(self, taken: Taken) -> dict[str, Any]:
+        length, _, rest = bytes(taken.payload).partition(b'\n')
+        message: dict[str, Any] = loads(rest[: int(length)])
+        message['body'] = rest[int(length) :].decode()
+        if taken.receipt.expires is not None:
+            message['properties'][_EXPIRES_AT] = int(taken.receipt.expires * 1000)
+        return message
+
+
+def _taken(row: Row) -> Taken:
+    return Taken(row.queue, row.payload, row, row.deliveries)
+
+
+def _call(told: Any, *what: Any) -> None:
+    function = told()
+    if function is not None:
+        function(*what)
+
+
+def _listen(driver: Any, socket: Any) -> None:
+    # Waits for other processes' words; holds the driver only while it tells it.
+    while True:
+        runtime.wait_ready(socket)
+        queues, changed = read_wake(socket)
+        found = driver()
+        if found is None:
+            return
+        found._told(queues, changed)
+        del found

@@ -1,0 +1,564 @@
+"""The store: queues, messages, bindings and owners as tables of one SQLite file. Statements only, no waiting.
+
+One native thread of a process uses it; other processes have their own. Every method runs inside a transaction
+that the engine has begun with BEGIN IMMEDIATE (a deferred one that turns to writing later fails at once when
+somebody else writes), and is in force when the engine has committed.
+
+A message that somebody has taken names its owner, a row of `owner`. Who is dead is told by the kernel, by the
+lock on the owner's file (see `owners.py`): no clock, no lease. A message that goes back gets its old place,
+since the order of a queue is that of `id`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from json import dumps, loads
+from typing import Any, NamedTuple
+
+from greenmq.exceptions import InconsistencyError, NotFound, PublishNacked
+from greenmq.transport.limits import QueueLimits
+
+__all__ = ('Queue', 'Row', 'Store', 'connect')
+
+#: Of the tables below. A file of a newer version is refused: what it means is not known here.
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE owner (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, host TEXT NOT NULL,
+    name TEXT NOT NULL UNIQUE, socket TEXT NOT NULL, since REAL NOT NULL
+);
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL,
+    owner INTEGER, unused_for REAL, used REAL
+);
+CREATE TABLE binding (
+    exchange TEXT NOT NULL, kind TEXT NOT NULL, routing_key TEXT NOT NULL, queue TEXT NOT NULL,
+    arguments TEXT NOT NULL, PRIMARY KEY (exchange, routing_key, queue, arguments)
+) WITHOUT ROWID;
+CREATE INDEX binding_queue ON binding (queue);
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, priority INTEGER NOT NULL, due REAL,
+    expires REAL, deliveries INTEGER NOT NULL DEFAULT 0, owner INTEGER, payload BLOB NOT NULL
+);
+CREATE INDEX message_ready ON message (queue, priority DESC, id) WHERE owner IS NULL AND due IS NULL;
+CREATE INDEX message_owned ON message (owner) WHERE owner IS NOT NULL;
+CREATE INDEX message_due ON message (due) WHERE due IS NOT NULL;
+CREATE INDEX message_expires ON message (expires) WHERE expires IS NOT NULL;
+INSERT INTO meta VALUES ('version', 1), ('topology', 0), ('owners', 0);
+"""
+
+_SYNCHRONOUS = {'disk': 'FULL', 'process': 'NORMAL', 'none': 'OFF'}
+
+
+class Queue(NamedTuple):
+    """A queue as the store has it.
+
+    Attributes:
+        arguments (dict): as it was declared with them; `limits` is what they say.
+    """
+
+    id: int
+    name: str
+    arguments: dict[str, Any]
+    limits: QueueLimits
+
+
+class Row(NamedTuple):
+    """A message that was taken.
+
+    Attributes:
+        deliveries (int): how often it was delivered before.
+        payload (bytes): as it was put.
+        expires (float | None): when its time is over, in seconds since 1970.
+    """
+
+    id: int
+    queue: str
+    deliveries: int
+    payload: bytes
+    expires: float | None = None
+
+
+def connect(path: str, durability: str, seconds: float) -> sqlite3.Connection:
+    """Open the file, and make the tables if there are none.
+
+    Arguments:
+        durability (str): what a commit survives. 'disk': the loss of power. 'process': a killed process.
+            'none': nothing but its own end.
+        seconds (float): how long to wait for somebody who is making the tables.
+    Raises:
+        InconsistencyError: no database, one of a newer version, or a file system that cannot do it.
+        sqlite3.Error: not readable.
+    """
+    connection = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
+    try:
+        mode = connection.execute('PRAGMA journal_mode=WAL').fetchone()[0]
+        if mode != 'wal':
+            raise InconsistencyError(
+                f'{path}: no write-ahead log (journal_mode is {mode}): is it on a network file system?'
+            )
+        connection.execute(f'PRAGMA synchronous={_SYNCHRONOUS[durability]}')
+        connection.execute('PRAGMA temp_store=MEMORY')
+        connection.execute('PRAGMA cache_size=-16384')
+        _make_tables(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_tables(connection: sqlite3.Connection, path: str) -> None:
+    connection.execute('BEGIN IMMEDIATE')
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            if connection.execute('SELECT 1 FROM sqlite_master').fetchone():
+                raise InconsistencyError(f'{path}: a database of something else')
+            for statement in _TABLES.split(';'):
+                if statement.strip():
+                    connection.execute(statement)
+        version = connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()[0]
+        if version > VERSION:
+            raise InconsistencyError(
+                f'{path}: its tables are of version {version}, and this greenmq knows up to {VERSION}'
+            )
+        connection.execute('COMMIT')
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute('ROLLBACK')
+        raise
+
+
+class Store:
+    """The tables, and what is remembered of them between two transactions.
+
+    Arguments:
+        connection (sqlite3.Connection): of `connect`.
+        clock (Callable[[], float]): seconds since 1970.
+    Attributes:
+        topology (int), owners (int): counted up in the file by whoever changes queues or bindings, or comes
+            and goes.
+        touched (set[str]): queues that got messages in this transaction.
+        changed (bool): queues or bindings were changed in it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float] = time.time) -> None:
+        self._db = connection
+        self._clock = clock
+        self._queues: dict[str, Queue] = {}
+        self._names: dict[int, str] = {}
+        self.topology = -1
+        self.owners = -1
+        self.touched: set[str] = set()
+        self.changed = False
+
+    def begin(self) -> None:
+        """Begin a transaction: forget what others have changed since the last one."""
+        self._db.execute('BEGIN IMMEDIATE')
+        topology = self.topology
+        self.touched = set()
+        self.changed = False
+        for name, value in self._db.execute("SELECT name, value FROM meta WHERE name != 'version'"):
+            setattr(self, name, value)
+        if topology != self.topology:
+            self._queues.clear()
+            self._names.clear()
+
+    def commit(self) -> None:
+        """End it: from now on it holds."""
+        self._db.execute('COMMIT')
+
+    def begin_step(self) -> None:
+        """Begin a part of a transaction that may be undone alone."""
+        self._db.execute('SAVEPOINT step')
+
+    def end_step(self) -> None:
+        """It belongs to the transaction."""
+        self._db.execute('RELEASE step')
+
+    def undo_step(self) -> None:
+        """It has not happened."""
+        self._queues.clear()
+        self._names.clear()
+        self._db.execute('ROLLBACK TO step')
+        self._db.execute('RELEASE step')
+
+    def rollback(self) -> None:
+        """End it: nothing of it has happened."""
+        self._queues.clear()
+        self._names.clear()
+        if self._db.in_transaction:
+            self._db.execute('ROLLBACK')
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _count_up(self, name: str) -> None:
+        self._db.execute('UPDATE meta SET value = value + 1 WHERE name = ?', (name,))
+        setattr(self, name, getattr(self, name) + 1)
+        self.changed = self.changed or name == 'topology'
+        self._queues.clear()
+        self._names.clear()
+
+    # ---- owners
+
+    def enter(self, pid: int, host: str, name: str, socket: str) -> int:
+        """Register an owner and return its number."""
+        cursor = self._db.execute(
+            'INSERT INTO owner (pid, host, name, socket, since) VALUES (?, ?, ?, ?, ?)',
+            (pid, host, name, socket, self._clock()),
+        )
+        self._count_up('owners')
+        return int(cursor.lastrowid or 0)
+
+    def all_owners(self) -> list[tuple[int, str, str]]:
+        """Return (number, name, path of the socket) of every owner."""
+        return self._db.execute('SELECT id, name, socket FROM owner').fetchall()
+
+    def leave(self, owner: int) -> None:
+        """Give back all that an owner holds, delete its exclusive queues, and forget it."""
+        held = self._db.execute('SELECT DISTINCT queue FROM message WHERE owner = ?', (owner,))
+        for (queue,) in held.fetchall():
+            self._touch(queue)
+        self._db.execute(
+            'UPDATE message SET owner = NULL, deliveries = deliveries + 1 WHERE owner = ?', (owner,)
+        )
+        for (name,) in self._db.execute('SELECT name FROM queue WHERE owner = ?', (owner,)).fetchall():
+            self.delete(name)
+        self._db.execute('DELETE FROM owner WHERE id = ?', (owner,))
+        self._count_up('owners')
+
+    def _touch(self, queue: int) -> None:
+        name = self._name(queue)
+        if name is not None:
+            self.touched.add(name)
+
+    def held(self, owner: int) -> int:
+        """Return how many messages an owner holds."""
+        return int(self._db.execute('SELECT count(*) FROM message WHERE owner = ?', (owner,)).fetchone()[0])
+
+    # ---- queues
+
+    def make(
+        self, name: str, arguments: dict[str, Any], owner: int | None = None, unused_for: float | None = None
+    ) -> None:
+        """Make a queue; one that exists keeps its messages and gets these arguments.
+
+        Arguments:
+            owner (int): whose exclusive queue it is: deleted with it.
+            unused_for (float): seconds after which it is deleted if nobody uses it; None for never.
+        """
+        text = dumps(arguments, sort_keys=True, default=str)
+        known = self._find(name)
+        now = self._clock()
+        if known is None:
+            self._db.execute(
+                'INSERT INTO queue (name, arguments, owner, unused_for, used) VALUES (?, ?, ?, ?, ?)',
+                (name, text, owner, unused_for, now),
+            )
+            self._count_up('topology')
+        elif dumps(known.arguments, sort_keys=True, default=str) != text:
+            self._db.execute(
+                'UPDATE queue SET arguments = ?, unused_for = ?, used = ? WHERE id = ?',
+                (text, unused_for, now, known.id),
+            )
+            self._count_up('topology')
+        else:
+            self.use(name)
+
+    def use(self, name: str) -> None:
+        """Note that somebody uses a queue: it expires later."""
+        self._db.execute(
+            'UPDATE queue SET used = ? WHERE name = ? AND unused_for IS NOT NULL', (self._clock(), name)
+        )
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a queue."""
+        return self._find(name) is not None
+
+    def arguments(self, name: str) -> dict[str, Any] | None:
+        """Return what a queue was made with; None if there is none."""
+        queue = self._find(name)
+        return None if queue is None else queue.arguments
+
+    def _find(self, name: str) -> Queue | None:
+        queue = self._queues.get(name)
+        if queue is None:
+            row = self._db.execute('SELECT id, arguments FROM queue WHERE name = ?', (name,)).fetchone()
+            if row is not None:
+                arguments = loads(row[1])
+                queue = self._queues[name] = Queue(row[0], name, arguments, QueueLimits.of(arguments))
+                self._names[row[0]] = name
+        return queue
+
+    def _name(self, queue: int) -> str | None:
+        name = self._names.get(queue)
+        if name is None:
+            row = self._db.execute('SELECT name FROM queue WHERE id = ?', (queue,)).fetchone()
+            if row is not None:
+                name = self._names[queue] = row[0]
+        return name
+
+    def size(self, name: str) -> int:
+        """Return how many messages wait in a queue and may be taken now."""
+        queue = self._find(name)
+        if queue is None:
+            return 0
+        self._release_due()
+        return self._ready(queue.id)
+
+    def _ready(self, queue: int) -> int:
+        return int(
+            self._db.execute(
+                'SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL AND due IS NULL', (queue,)
+            ).fetchone()[0]
+        )
+
+    def purge(self, name: str) -> int:
+        """Remove the messages that nobody has taken, delayed ones too; return how many."""
+        queue = self._find(name)
+        if queue is None:
+            return 0
+        return self._db.execute(
+            'DELETE FROM message WHERE queue = ? AND owner IS NULL', (queue.id,)
+        ).rowcount
+
+    def delete(self, name: str) -> None:
+        """Delete a queue with its messages and bindings; none of that name is fine."""
+        queue = self._find(name)
+        if queue is not None:
+            self._db.execute('DELETE FROM message WHERE queue = ?', (queue.id,))
+            self._db.execute('DELETE FROM queue WHERE id = ?', (queue.id,))
+            self._db.execute('DELETE FROM binding WHERE queue = ?', (name,))
+            self._count_up('topology')
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return what there is to know of each queue, by name; for people."""
+        self._release_due()
+        now = self._clock()
+        found = self._db.execute(
+            'SELECT name, arguments, '
+            '(SELECT count(*) FROM message m WHERE m.queue = q.id AND m.owner IS NULL AND m.due IS NULL), '
+            '(SELECT count(*) FROM message m WHERE m.queue = q.id AND m.owner IS NOT NULL), '
+            '(SELECT count(*) FROM message m '
+            'WHERE m.queue = q.id AND m.owner IS NULL AND m.due IS NOT NULL), '
+            '(SELECT min(m.id) FROM message m WHERE m.queue = q.id) FROM queue q ORDER BY name'
+        ).fetchall()
+        return [
+            {'name': name, 'arguments': loads(arguments), 'ready': ready, 'unacked': held, 'delayed': delayed,
+             'oldest': oldest, 'at': now}
+            for name, arguments, ready, held, delayed, oldest in found
+        ]  # fmt: skip
+
+    # ---- bindings
+
+    def bindings(self, exchange: str) -> list[tuple[str, str, str, Any]]:
+        """Return (kind, routing key, queue, arguments) of each binding of an exchange."""
+        return [
+            (kind, key, queue, loads(arguments))
+            for kind, key, queue, arguments in self._db.execute(
+                'SELECT kind, routing_key, queue, arguments FROM binding WHERE exchange = ?', (exchange,)
+            )
+        ]
+
+    def bind(self, exchange: str, kind: str, key: str, queue: str, arguments: Any) -> bool:
+        """Keep a binding; return whether it is new."""
+        changed = self._db.execute(
+            'INSERT OR IGNORE INTO binding VALUES (?, ?, ?, ?, ?)',
+            (exchange, kind, key, queue, _text(arguments)),
+        ).rowcount
+        if changed:
+            self._count_up('topology')
+        return bool(changed)
+
+    def unbind(self, exchange: str, key: str, queue: str, arguments: Any) -> bool:
+        """Forget a binding; return whether there was one."""
+        changed = self._db.execute(
+            'DELETE FROM binding WHERE exchange = ? AND routing_key = ? AND queue = ? AND arguments = ?',
+            (exchange, key, queue, _text(arguments)),
+        ).rowcount
+        if changed:
+            self._count_up('topology')
+        return bool(changed)
+
+    # ---- messages
+
+    def put(
+        self, items: Sequence[tuple[str, int, float | None, float | None, bytes]], owner: int
+    ) -> tuple[list[Exception | None], list[Row]]:
+        """Put messages, each (queue, priority, due, expires, payload), into their queues.
+
+        Returns:
+            tuple[list[Exception | None], list[Row]]: what each met: NotFound, or PublishNacked of a queue
+                that is full; and the messages that had to go because a queue was full, taken for the owner if
+                their queue has a place for dead letters. Others that had to go are not told.
+        """
+        rows: list[tuple[int, int, float | None, float | None, bytes]] = []
+        outcomes: list[Exception | None] = []
+        room: dict[int, list[float]] = {}
+        full: dict[int, Queue] = {}
+        for name, priority, due, expires, payload in items:
+            queue = self._find(name)
+            if queue is None:
+                outcomes.append(NotFound(f'no queue {name!r}'))
+                continue
+            if queue.limits.limited:
+                if queue.limits.rejects and not self._fits(queue, len(payload), room):
+                    outcomes.append(PublishNacked(f'queue {name!r} is full'))
+                    continue
+                full[queue.id] = queue
+            if queue.limits.ttl is not None:
+                over = self._clock() + queue.limits.ttl
+                expires = over if expires is None else min(expires, over)
+            rows.append((queue.id, priority, due, expires, payload))
+            self.touched.add(name)
+            outcomes.append(None)
+        self._db.executemany(
+            'INSERT INTO message (queue, priority, due, expires, payload) VALUES (?, ?, ?, ?, ?)', rows
+        )
+        dropped = [
+            row for queue in full.values() if not queue.limits.rejects for row in self._drop(queue, owner)
+        ]
+        return outcomes, dropped
+
+    def _held(self, queue: int) -> tuple[int, int]:
+        count, size = self._db.execute(
+            'SELECT count(*), total(length(payload)) FROM message '
+            'WHERE queue = ? AND owner IS NULL AND due IS NULL',
+            (queue,),
+        ).fetchone()
+        return count, int(size)
+
+    def _fits(self, queue: Queue, size: int, room: dict[int, list[float]]) -> bool:
+        # Counted once a transaction, by which it is bounded: a queue with a limit is no longer than that.
+        left = room.get(queue.id)
+        if left is None:
+            count, held = self._held(queue.id)
+            most, most_bytes = queue.limits.max_length, queue.limits.max_bytes
+            left = room[queue.id] = [
+                float('inf') if most is None else most - count,
+                float('inf') if most_bytes is None else most_bytes - held,
+            ]
+        if left[0] < 1 or left[1] < size:
+            return False
+        left[0] -= 1
+        left[1] -= size
+        return True
+
+    def _drop(self, queue: Queue, owner: int) -> list[Row]:
+        # The oldest of the lowest priority goes, as long as there are too many, or too large ones together.
+        count, held = self._held(queue.id)
+        most = float('inf') if queue.limits.max_length is None else queue.limits.max_length
+        most_bytes = float('inf') if queue.limits.max_bytes is None else queue.limits.max_bytes
+        dropped: list[Row] = []
+        if count > most or held > most_bytes:
+            for number, deliveries, payload in self._db.execute(
+                'SELECT id, deliveries, payload FROM message '
+                'WHERE queue = ? AND owner IS NULL AND due IS NULL ORDER BY priority, id',
+                (queue.id,),
+            ):
+                if count <= most and held <= most_bytes:
+                    break
+                dropped.append(Row(number, queue.name, deliveries, payload))
+                count -= 1
+                held -= len(payload)
+        if queue.limits.dead_exchange is not None:
+            # Not deleted before they are where the dead letters go: whoever does that may die first.
+            self._db.executemany(
+                'UPDATE message SET owner = ? WHERE id = ?', [(owner, row.id) for row in dropped]
+            )
+            return dropped
+        self._db.executemany('DELETE FROM message WHERE id = ?', [(row.id,) for row in dropped])
+        return []
+
+    def take(self, owner: int, names: Iterable[str], n: int, max_bytes: int) -> list[Row]:
+        """Take messages for an owner: of each queue in turn, those of higher priority first, then the oldest.
+
+        Arguments:
+            n (int): at most so many.
+            max_bytes (int): stop when so many bytes are there; one message is always taken.
+        """
+        self._release_due()
+        taken: list[Row] = []
+        room = max_bytes
+        for name in names:
+            queue = self._find(name)
+            if queue is None or len(taken) >= n or room <= 0:
+                continue
+            for number, deliveries, payload, expires in self._db.execute(
+                'SELECT id, deliveries, payload, expires FROM message '
+                'WHERE queue = ? AND owner IS NULL AND due IS NULL ORDER BY priority DESC, id LIMIT ?',
+                (queue.id, n - len(taken)),
+            ):
+                taken.append(Row(number, name, deliveries, payload, expires))
+                room -= len(payload)
+                if room <= 0:
+                    break
+        self._db.executemany(
+            'UPDATE message SET owner = ? WHERE id = ?', [(owner, row.id) for row in taken]
+        )
+        return taken
+
+    def settle(self, owner: int, done: Sequence[int], back: Sequence[tuple[int, bool]]) -> list[int]:
+        """Forget messages that are done, and give others back to their old places.
+
+        Arguments:
+            done (Sequence[int]): their numbers.
+            back (Sequence[tuple[int, bool]]): numbers, and whether the delivery is counted.
+        Returns:
+            list[int]: those that are not the owner's any more.
+        """
+        gone = [
+            number for number in done
+            if not self._db.execute(
+                'DELETE FROM message WHERE id = ? AND owner = ?', (number, owner)
+            ).rowcount
+        ]  # fmt: skip
+        for number, counted in back:
+            queue = self._db.execute(
+                'SELECT queue FROM message WHERE id = ? AND owner = ?', (number, owner)
+            ).fetchone()
+            if queue is None:
+                gone.append(number)
+                continue
+            self._db.execute(
+                'UPDATE message SET owner = NULL, deliveries = deliveries + ? WHERE id = ?',
+                (int(counted), number),
+            )
+            self._touch(queue[0])
+        return gone
+
+    def _release_due(self) -> None:
+        now = self._clock()
+        first = self.next_due()
+        if first is not None and first <= now:
+            self._db.execute('UPDATE message SET due = NULL WHERE due IS NOT NULL AND due <= ?', (now,))
+
+    def next_due(self) -> float | None:
+        """Return when the next delayed message may be taken, in seconds since 1970; None if there is none."""
+        found = self._db.execute('SELECT min(due) FROM message WHERE due IS NOT NULL').fetchone()[0]
+        return None if found is None else float(found)
+
+    def has_expired(self) -> bool:
+        """Tell whether `expire_queues` has anything to do. Needs no transaction."""
+        return self._db.execute(
+            'SELECT 1 FROM queue WHERE unused_for IS NOT NULL AND used + unused_for <= ? LIMIT 1',
+            (self._clock(),),
+        ).fetchone() is not None
+
+    def expire_queues(self) -> list[str]:
+        """Delete the queues that nobody has used for as long as they said; return their names."""
+        found = self._db.execute(
+            'SELECT name FROM queue WHERE unused_for IS NOT NULL AND used + unused_for <= ?', (self._clock(),)
+        ).fetchall()
+        for (name,) in found:
+            self.delete(name)
+        return [name for (name,) in found]
+
+
+def _text(arguments: Any) -> str:
+    return dumps(arguments, sort_keys=True, default=str)
