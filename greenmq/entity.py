@@ -50,6 +50,20 @@ _FROM_DICT = frozenset({
 #: Texts of so many characters are within 255 bytes of UTF-8, whatever they are.
 _SURELY_SHORT = validate.SHORT_STRING_BYTES // 4
 
+
+def _number(value: Any) -> Any:
+    # What is no number is left as it is: the declaration says what is wrong with it, and whose it is.
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+def _whole(value: Any) -> Any:
+    number = _number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
 _QueueT = TypeVar('_QueueT', bound='Queue')
 
 
@@ -102,11 +116,11 @@ class Queue(MaybeChannelBound):
         ('alias', None),
         ('bindings', list),
         ('no_declare', bool),
-        ('expires', float),
-        ('message_ttl', float),
-        ('max_length', int),
-        ('max_length_bytes', int),
-        ('max_priority', int),
+        ('expires', _number),
+        ('message_ttl', _number),
+        ('max_length', _whole),
+        ('max_length_bytes', _whole),
+        ('max_priority', _whole),
     )
 
     def __init__(

@@ -229,6 +229,8 @@ class SerializerRegistry:
         if self._plugins:
             self._load_plugins()
         content_type = bytes_to_str(content_type) if content_type else 'application/data'
+        if content_type.__class__ is not str and not isinstance(content_type, str):
+            raise DecodeError(f'a content type is a text, not of type {type(content_type).__name__}')
         if accept is None:
             if not force:
                 self._check_enabled(content_type)

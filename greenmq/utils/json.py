@@ -58,6 +58,8 @@ class JSONEncoder(json.JSONEncoder):
             return _bytes(o)
         if isinstance(o, lazy):
             return o.evaluate()
+        if isinstance(o, (bytearray, memoryview)):
+            return _bytes(bytes(o))
         if isinstance(o, textual_types) or _is_django_promise(o):
             return str(o)
         return super().default(o)

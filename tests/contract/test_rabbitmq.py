@@ -13,6 +13,7 @@ from amqp.exceptions import AMQPNotImplementedError
 from greenmq import Connection, Consumer, Exchange, Queue, binding
 from greenmq.exceptions import (
     AccessRefused,
+    DecodeError,
     InvalidArgument,
     PreconditionFailed,
     ResourceLocked,
@@ -22,6 +23,7 @@ from greenmq.transport import native_delayed_delivery as delayed
 from tests.contract.conftest import text
 from tests.support import green
 from tests.support.process import run
+from tests.support.raw_senders import AMQP
 
 HERE = pathlib.Path(__file__).parent
 
@@ -537,3 +539,38 @@ def test_a_body_is_text_if_its_encoding_says_how_to_read_it(here, connection):
         bodies.append(here.channel.basic_get('q', no_ack=True).body)
     assert bodies[1:] == [b'\xff', b'\xff', 'grün', b'{"a": 1}'] and json.loads(bodies[0]) == {'a': 'grün'}
     assert [type(body) for body in bodies] == [str, bytes, bytes, str, bytes]
+
+
+@pytest.mark.parametrize('how', ['consumer', 'get', 'basic_get', 'no_ack'])
+def test_what_cannot_be_read_goes_to_the_dead_letter_place(amqp_url, name, how, caplog):
+    with Connection(amqp_url) as connection:
+        channel = connection.channel()
+        dead = Queue(f'{name}-dead', durable=False)(channel)
+        dead.declare()
+        arguments = {'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead.name}
+        queue = Queue(name, durable=False, queue_arguments=arguments)(channel)
+        queue.declare()
+        stranger = AMQP(amqp_url)
+        stranger.send(name, AMQP.cases['a time of 2^63'], b'kept')
+        stranger.close()
+        if how == 'consumer':
+            with Consumer(channel, [queue], callbacks=[lambda body, message: message.ack()]):
+                with pytest.raises(DecodeError):
+                    connection.drain_events(timeout=5)
+        else:
+            take = {
+                'get': queue.get,
+                'basic_get': lambda: channel.basic_get(name),
+                'no_ack': lambda: channel.basic_get(name, no_ack=True),
+            }[how]
+            with pytest.raises(DecodeError):
+                take()
+        if how == 'no_ack':
+            assert 'settled twice' not in caplog.text and 'Cannot decode message' in caplog.text
+        else:
+            with green.Timeout(10):
+                while dead.queue_declare(passive=True).message_count != 1:
+                    green.sleep(0.01)
+        assert queue.queue_declare(passive=True).message_count == 0
+        queue.delete()
+        dead.delete()

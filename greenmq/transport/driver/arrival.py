@@ -59,7 +59,8 @@ class Arrival:
         if count:
             headers[DELIVERY_COUNT] = count
             message['redelivered'] = True
-        if expires_at is not None and time.time() * 1000 >= expires_at:
+        # Strangers write it, too: what is no number is no expiry.
+        if isinstance(expires_at, (int, float)) and time.time() * 1000 >= expires_at:
             self._refuse(session, self.dead_letter, taken, message, 'expired')
             return None
         if self._max_deliveries and count >= self._max_deliveries:

@@ -150,7 +150,12 @@ def test_a_mapping_that_only_looks_alike_stays(text):
     assert json.loads(text) == stdlib.loads(text)
 
 
-@pytest.mark.parametrize('value', [{1, 2}, object(), timedelta(1), {(1,): 2}, {b'a': 1}, bytearray(b'x')])
+@pytest.mark.parametrize('value', [bytearray(b'x\xff'), memoryview(b'x\xff'), bytearray(b'x')])
+def test_what_holds_bytes_travels_as_bytes(value):
+    assert json.loads(json.dumps(value)) == bytes(value)
+
+
+@pytest.mark.parametrize('value', [{1, 2}, object(), timedelta(1), {(1,): 2}, {b'a': 1}])
 def test_unknown_types(value):
     with pytest.raises(TypeError):
         json.dumps(value)

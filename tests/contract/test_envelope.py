@@ -1,0 +1,213 @@
+"""What a stranger writes into a queue costs at most itself (P40): each field of a message with a wrong type.
+
+Each case drives good, bad, good over one connection: the good ones arrive, the bad one arrives as what it can
+be or is settled as an error of decode, nothing stays unsettled and nothing reconnects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from queue import Empty
+
+import pytest
+
+from greenmq import Consumer, Producer, Queue, events
+from greenmq.exceptions import ContentDisallowed, SerializationError
+from greenmq.mixins import ConsumerMixin
+from tests.support import green
+from tests.support.raw_senders import Insider, sender
+
+#: The bodies of strangers: a mark, to tell them from the good ones.
+BAD = b'"bad"'
+
+#: What may be wrong with one message.
+FAULTS = (SerializationError, ContentDisallowed)
+
+pytestmark = [pytest.mark.green_timeout(240), pytest.mark.one_of_a_kind]
+
+
+class Stage:
+    """A queue, somebody who publishes to it, and a stranger; counts losses of the consuming connection."""
+
+    def __init__(self, connection, other, url, name):
+        self.connection, self.name = connection, name
+        self.channel = connection.channel()
+        self.other = other.channel()
+        self.queue = Queue(name, durable=False)(self.channel)
+        self.queue.declare()
+        self.producer = Producer(self.other, serializer='json')
+        self.stranger = sender(url, self.other)
+        self.numbers = itertools.count(1)
+        self.lost = []
+        self.epoch = getattr(connection.connection, 'epoch', 0)
+        self._losses = events.subscribe('lost', self.lost.append, connection)
+
+    def good(self):
+        number = next(self.numbers)
+        self.producer.publish({'good': number}, routing_key=self.name)
+        return number
+
+    def bad(self, case):
+        """False if the broker, or the transport where it is published, takes no such thing."""
+        try:
+            self.stranger.send(self.name, self.stranger.cases[case], BAD)
+        except Exception as exc:
+            if isinstance(self.stranger, Insider):
+                return False  # refused in the very process that made it
+            raise AssertionError(f'{case}: the stranger could not send it') from exc
+        return True
+
+    def check_alive(self):
+        assert not self.lost and self.connection.connected
+        assert getattr(self.connection.connection, 'epoch', 0) == self.epoch
+
+    def check_empty(self):
+        """Nothing is left: neither waiting nor given back when the channel goes."""
+        self.channel.close()
+        with green.Timeout(10):
+            left = self.other.queue_declare(queue=self.name, passive=True, durable=False, auto_delete=False)
+        assert left.message_count == 0
+        self.check_alive()
+
+    def close(self):
+        self._losses.cancel()
+        self.stranger.close()
+        with contextlib.suppress(Exception):
+            self.other.queue_delete(queue=self.name)
+
+
+@pytest.fixture
+def stage(connect, broker_url, name):
+    stage = Stage(connect(), connect(), broker_url, name)
+    yield stage
+    stage.close()
+
+
+def drain_until(stage, case, condition):
+    """Handle events; what is wrong with a message comes as an error of decode, and as no other."""
+    faults = 0
+    with green.Timeout(10, AssertionError(f'{case}: the good message behind it did not arrive')):
+        while not condition():
+            try:
+                stage.connection.drain_events(timeout=5)
+            except FAULTS:
+                faults += 1
+    return faults
+
+
+@pytest.mark.parametrize('how', ['callbacks', 'on_message', 'on_decode_error'])
+def test_a_consumer(stage, how):
+    seen, faults = [], []
+
+    def received(body, message):
+        seen.append(body)
+        message.ack()
+
+    def arrived(message):
+        with contextlib.suppress(*FAULTS):
+            seen.append(message.payload)
+        message.ack()
+
+    def undecodable(message, exc):
+        faults.append(exc)
+        message.ack()
+
+    options = {
+        'callbacks': {'callbacks': [received]},
+        'on_message': {'on_message': arrived},
+        'on_decode_error': {'callbacks': [received], 'on_decode_error': undecodable},
+    }[how]
+    with Consumer(stage.channel, [stage.queue], accept=['json'], auto_declare=False, **options):
+        for case in stage.stranger.cases:
+            stage.good()
+            stage.bad(case)
+            last = stage.good()
+            drain_until(stage, case, lambda last=last: {'good': last} in seen)
+            assert {'good': last - 1} in seen, case
+            stage.check_alive()
+        drain_until(stage, 'end', lambda: True)
+    stage.check_empty()
+    assert all(isinstance(exc, FAULTS) for exc in faults)
+    if how == 'on_decode_error':
+        assert len(faults) >= stage.stranger.undecodable
+
+
+@pytest.mark.parametrize('no_ack', [False, True])
+@pytest.mark.parametrize('how', ['Queue.get', 'basic_get', 'SimpleQueue', 'SimpleQueue, not blocking'])
+def test_getting_one_by_one(stage, how, no_ack):
+    simple = None
+    if how.startswith('SimpleQueue'):
+        simple = stage.connection.SimpleQueue(stage.queue, no_ack=no_ack, channel=stage.channel)
+
+    def get():
+        if how == 'Queue.get':
+            return stage.queue.get(no_ack=no_ack)
+        if how == 'basic_get':
+            raw = stage.channel.basic_get(queue=stage.name, no_ack=no_ack)
+            return None if raw is None else stage.channel.message_to_python(raw)
+        return simple.get(timeout=5) if how == 'SimpleQueue' else simple.get(block=False)
+
+    def get_good():
+        with green.Timeout(10):
+            while True:
+                try:
+                    message = get()
+                    if message is None:
+                        green.sleep(0.002)
+                        continue
+                except Empty:
+                    green.sleep(0.002)
+                    continue
+                except FAULTS:
+                    continue
+                try:
+                    found = message.payload
+                except FAULTS:
+                    found = None
+                if not no_ack:
+                    message.ack()
+                if isinstance(found, dict) and 'good' in found:
+                    return found['good']
+
+    for case in stage.stranger.cases:
+        first = stage.good()
+        stage.bad(case)
+        last = stage.good()
+        assert {get_good(), get_good()} == {first, last}, case
+        stage.check_alive()
+    if simple is not None:
+        simple.close()
+    stage.check_empty()
+
+
+def test_a_worker(stage):
+    """All of it at once, in a ConsumerMixin: it never reconnects."""
+    seen, broken = set(), []
+
+    class Worker(ConsumerMixin):
+        connection = stage.connection
+
+        def get_consumers(self, consumer, channel):
+            return [consumer([stage.queue], callbacks=[self.received], accept=['json'], auto_declare=False)]
+
+        def received(self, body, message):
+            message.ack()
+            if isinstance(body, dict) and 'good' in body:
+                seen.add(body['good'])
+                if seen >= wanted:
+                    self.should_stop = True
+
+        def on_connection_error(self, exc, interval):
+            broken.append(exc)
+
+    wanted = {stage.good()}
+    for case in stage.stranger.cases:
+        stage.bad(case)
+        wanted.add(stage.good())
+    worker = Worker()
+    running = green.spawn(worker.run)
+    with green.Timeout(60, AssertionError('a good message did not arrive')):
+        running.join()
+    assert seen == wanted and not broken
+    stage.check_empty()
