@@ -419,3 +419,35 @@ def tcp_pair():
     theirs.setblocking(False)
     listener.close()
     return ours, Stream(theirs, 'us')
+
+
+def test_the_deadline_of_the_tls_handshake_holds_while_bytes_keep_coming():
+    class Endless:
+        """A handshake that takes all it is given, and wants more."""
+
+        fed = 0
+
+        def handshake(self):
+            return False
+
+        def outgoing(self):
+            return b''
+
+        def feed(self, data):
+            self.fed += len(data)
+
+    def flood():
+        try:
+            while True:
+                theirs.write(b'\x16\x03\x03\x0f\xfb' + b'x' * 4091)  # records of TLS, as far as can be seen
+        except (ConnectionLost, ConnectionClosed):
+            return
+
+    ours, theirs = plain_pair()
+    codec = Endless()
+    task = runtime.spawn(flood, name='flood')
+    with pytest.raises(TimeoutError, match='within 0.2 s'):
+        ours.start_tls(codec, 0.2)
+    assert codec.fed and ours.closed
+    assert task.join(LONG)
+    theirs.close()
