@@ -37,7 +37,7 @@ unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit
 
 contract: $(VENV)/.tested  ## what every broker is held to, on the in-process ones; URL=… names others, e.g. URL=redis://localhost/9
-	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(CONTRACT)
+	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(if $(MODULE),-p $(MODULE)) $(CONTRACT)
 
 check: $(VENV)/.tested  ## lint, types and the rules of the house
 	$(RUFF) $(wildcard $(SOURCES))

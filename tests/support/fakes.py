@@ -83,6 +83,10 @@ class Faults:
         """One entry of the batch fails."""
         self._plan(operation, 'partly', (at, code), times)
 
+    def clear(self):
+        """Nothing goes wrong from now on."""
+        self._planned.clear()
+
     def _plan(self, operation, kind, value, times):
         self._planned.setdefault(operation, []).append(Planned(kind, value, times))
 

@@ -518,6 +518,10 @@ class Channel(base.StdChannel):
         # Have the thread of the channel do it, soon: worker threads settle what another thread drained.
         return None if runtime.post(self._hub, partial(settle, *args)) else False
 
+    def lose(self) -> None:
+        """The connection was lost, and the broker gave back all that was out. Switches: no."""
+        self.deliveries.lose()
+
     def basic_recover(self, requeue: bool = False) -> Any:
         """Give back all that is unsettled on this channel.
 

@@ -67,7 +67,7 @@ class Deliveries:
 
     def ack(self, tag: Any, multiple: bool) -> bool | None:
         """Settle one, or all up to one; False if it was not ours any more."""
-        stale = False
+        stale = True  # what is in no book was lost
         settler, waiting = self._session.settler, self._books.waiting
         for message in self._books.settle(tag, multiple):
             stale = message.place.lost
@@ -76,7 +76,7 @@ class Deliveries:
 
     def reject(self, tag: Any, requeue: bool) -> bool | None:
         """Refuse one; False if it was not ours any more."""
-        stale = False
+        stale = True
         for message in self._books.settle(tag):
             stale = message.place.lost
             self._refuse(message, requeue, 'rejected')
@@ -89,6 +89,11 @@ class Deliveries:
         elif not taken.lost:
             reason = 'delivery_limit' if requeue else reason
             session.arrival.bury(session, taken, message.serializable(), reason)
+
+    def lose(self) -> None:
+        """The connection was lost, and the broker gave back all that was out."""
+        for message in [*self.discard(lambda sub: True), *self._books.drain()]:
+            message.place.lost = True
 
     # ---- going back
 

@@ -10,6 +10,7 @@ as the broker is, and no longer (P25).
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +33,8 @@ HASTY = 0.01
 GRACE = 10.0
 #: Seconds that a take waits where queues must share a prefetch that is smaller than their number.
 CROWDED = 1.0
+
+_turns = itertools.count(1)
 
 #: What keeps a channel in a poller's list without keeping it alive, and the room that is reserved there.
 Reserved = list[Any]
@@ -72,6 +75,7 @@ class _Poller:
         self.asks = intake.driver.take_batch  # messages to ask for, where queues share a prefetch
         self.proved = 0.0  # when a take last ended well
         self.looks = 0  # takes that ended
+        self.full_since = 0  # a number that grows: who has waited longest for room comes first
         self._failures = 0
         self._pause = HASTY
         self._timer: Any = None
@@ -173,7 +177,9 @@ class _Poller:
         n, crowded = self._reserve(session)
         if not n:
             self.release()
-            self.state = 'full'
+            if self.state != 'full':
+                self.state = 'full'
+                self.full_since = next(_turns)
             return
         driver: Driver = session.driver
         if driver.delivery == 'push':
@@ -456,9 +462,9 @@ class Intake:
 
     def kick_others(self, poller: _Poller) -> None:
         """Room was given back: those that had none come before who had it. Switches: no."""
-        for other in list(self._pollers.values()):
-            if other is not poller and other.state == 'full':
-                other.kick()
+        others = [other for other in self._pollers.values() if other.state == 'full' and other is not poller]
+        for other in sorted(others, key=_full_since) if len(others) > 1 else others:
+            other.kick()
 
     def arrived(self, takens: Iterable[Taken], session: Any) -> None:
         """Delivery 'push': messages came. Switches: no."""
@@ -551,6 +557,10 @@ def _give_back(driver: Driver, takens: list[Taken]) -> None:
         bounded('give back', deadline, driver.settle, [], [(taken, UNSEEN) for taken in takens], deadline)
     except Exception as error:  # the lease will tell
         logger.warning('%d messages that came too late could not be given back: %r', len(takens), error)
+
+
+def _full_since(poller: _Poller) -> int:
+    return poller.full_since
 
 
 def _ended(flight: _Flight) -> None:

@@ -22,7 +22,7 @@ logger = get_logger('greenmq.transport.driver')
 
 
 class Leases:
-    """The leases of one session, the one that was renewed longest ago first.
+    """The leases of one session, the one that was renewed longest ago first: all that is out and not settled.
 
     Arguments:
         driver (Driver): whose `extend` is called.
@@ -41,10 +41,8 @@ class Leases:
 
     def hold(self, taken: Taken, session: Any) -> None:
         """A lease to keep, from now on. Switches: no."""
-        if self.seconds is None:
-            return
         self._held[id(taken)] = taken
-        if self._keeper is None or self._keeper.done:
+        if self.seconds is not None and (self._keeper is None or self._keeper.done):
             self._keeper = runtime.every(session, self.seconds / 12, _renew, name='greenmq-lease')
 
     def forget(self, taken: Taken) -> None:

@@ -169,6 +169,8 @@ class Session:
         self.failure = error
         logger.warning('%s: the connection was lost: %s', self.name, error)
         if not self.driver.survives_loss:
+            for channel in self.channels:
+                channel.lose()
             self.leases.end_all()
         self.settler.lost()
         self.intake.lost()
