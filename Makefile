@@ -18,7 +18,7 @@ RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-versi
 SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit contract check soak bench clean
+.PHONY: help demo test unit contract check soak bench others clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -51,8 +51,12 @@ soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minute
 bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html
 	$(BIN)/python -m benchmarks --html bench.html --json bench.json
 
+others: $(VENV)/.tested  ## kombu's and Celery's own tests, downloaded, with greenmq in kombu's place: half an hour
+	@.ci/servers
+	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery
+
 clean:  ## take away what these targets made
-	rm -rf $(VENV) .bench-venv bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made once, and again when what they are made from has changed.

@@ -1,7 +1,7 @@
-"""One figure of Celery on one package: `python -m benchmarks.probes.celery PACKAGE {worker|send} {JSON settings}`.
+"""One figure of Celery on one package: `python -m benchmarks.probes.celery PACKAGE {worker|send} SETTINGS`.
 
-The worker is `celery worker -P gevent` itself, started with the variable that puts greenmq in kombu's place, or
-without it; what it runs is in the text below, as a module of a folder of its own.
+SETTINGS is JSON. The worker is `celery worker -P gevent` itself, with or without the variable that puts greenmq
+in kombu's place; what it runs is in the text below, as a module of a folder of its own.
 """
 from __future__ import annotations
 
@@ -59,14 +59,15 @@ print(json.dumps({'rate': count / seconds, 'cpu_us': 1e6 * (time.process_time() 
 
 
 def main(package: str, what: str, settings: str) -> None:
-    environment = {**os.environ, 'SETTINGS': settings, 'GREENMQ_AS_KOMBU': '1' if package == 'greenmq' else '0'}
+    switch = '1' if package == 'greenmq' else '0'
+    environment = {**os.environ, 'SETTINGS': settings, 'GREENMQ_AS_KOMBU': switch}
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, 'bench.py').write_text(APPLICATION)
         environment['PYTHONPATH'] = folder
         purge = 'from bench import app; app.control.purge()'
         if what == 'worker':
-            send = purge + "; from bench import nothing, settings; [nothing.delay() for _ in range(settings['tasks'])]"
-            _python(send, folder, environment)
+            send = "from bench import nothing, settings; [nothing.delay() for _ in range(settings['tasks'])]"
+            _python(f'{purge}; {send}', folder, environment)
             result = _work(pathlib.Path(folder), environment)
         else:
             program = 'import json, os, time\nsettings = json.loads(os.environ["SETTINGS"])\n' + SENDER
@@ -84,8 +85,8 @@ def _python(program: str, folder: str, environment: dict[str, str]) -> str:
 
 
 def _work(folder: pathlib.Path, environment: dict[str, str]) -> str:
-    command = [sys.executable, '-m', 'celery', '-A', 'bench', 'worker', '-P', 'gevent', '-c', '20', '-l', 'WARNING',
-               '--without-mingle', '--without-gossip']
+    command = [sys.executable, '-m', 'celery', '-A', 'bench', 'worker', '-P', 'gevent', '-c', '20',
+               '-l', 'WARNING', '--without-mingle', '--without-gossip']
     with open(folder / 'log', 'wb') as log:
         worker = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:

@@ -1,1 +1,1 @@
-"""kombu's and Celery's own tests, with greenmq in kombu's place: downloaded, and run where they were unpacked."""
+"""kombu's and Celery's own tests, with greenmq in kombu's place: downloaded, and run where they lie."""

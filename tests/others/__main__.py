@@ -1,9 +1,9 @@
 """`python -m tests.others [SUITE…] [--only PART]`, or `make others`: other people's tests through the alias.
 
-Their source distributions are downloaded into `.others/`, never copied into this repository, and their tests are
-run file by file in an environment of their own. Each failure must stand in `insides.txt`, with the reason why it
-is none of greenmq's; what stands there and passes is told too. Not for CI: it needs the network, and it takes half
-an hour.
+Their source distributions are downloaded into `.others/`, never copied into this repository, and their tests
+are run file by file in an environment of their own. Each failure must stand in `insides.txt`, with the reason
+why it is none of greenmq's; what stands there and passes is told too. Not for CI: it needs the network, and
+takes half an hour.
 """
 import argparse
 import collections
@@ -23,9 +23,9 @@ FOLDER = ROOT / '.others'
 PYTHON = FOLDER / 'venv/bin/python'
 
 #: What the tests of both need, besides greenmq with its extras.
-NEEDS = ('pytest', 'pytest-timeout', 'pytest-freezer', 'pytest-subtests', 'pytest-click', 'pytest-order', 'freezegun',
-         'hypothesis', 'Pyro4', 'celery[redis,gevent,eventlet]', 'pytest-celery', 'sqlalchemy', 'pymongo', 'moto',
-         'cryptography', 'setuptools<81')
+NEEDS = ('pytest', 'pytest-timeout', 'pytest-freezer', 'pytest-subtests', 'pytest-click', 'pytest-order',
+         'freezegun', 'hypothesis', 'Pyro4', 'celery[redis,gevent,eventlet]', 'pytest-celery', 'sqlalchemy',
+         'pymongo', 'moto', 'cryptography', 'setuptools<81')
 SECONDS = {'test': 60, 'file': 900}
 
 #: The files of kombu's own that are about what greenmq has: the insides of its transports and its event loop
@@ -41,9 +41,10 @@ INI = '[pytest]\npython_classes = test_*\n'
 class Suite:
     """One distribution's tests, and which files of them."""
 
-    def __init__(self, package, version, folder, patterns=('**/test_*.py',), but=(), **environment):
-        self.package, self.version = package, version
-        self.folder, self.patterns, self.but, self.environment = folder, patterns, but, environment
+    def __init__(self, package, version, folder, patterns=('**/test_*.py',), but=(), server=None):
+        self.package, self.version, self.folder = package, version, folder
+        self.patterns, self.but, self.environment = patterns, but, {}
+        self.server = server or (lambda: contextlib.nullcontext({}))
 
     @property
     def source(self):
@@ -51,17 +52,10 @@ class Suite:
 
     def files(self):
         top = self.source / self.folder
-        found = {path for pattern in self.patterns for path in top.glob(pattern) if path.name.startswith('test_')}
+        found = {path for pattern in self.patterns for path in top.glob(pattern)
+                 if path.name.startswith('test_')}
         return sorted(path for path in found
                       if not any(fnmatch.fnmatch(str(path.relative_to(top)), each) for each in self.but))
-
-
-SUITES = {
-    'kombu': Suite('kombu', '5.7.0', 't/unit', KOMBU, NOT_KOMBU),
-    'kombu-amqp': Suite('kombu', '5.7.0', 't/integration', ('test_py_amqp.py',)),
-    'kombu-redis': Suite('kombu', '5.7.0', 't/integration', ('test_redis.py',)),
-    'celery': Suite('celery', '5.7.0', 't/unit'),
-}
 
 
 def prepare(suite):
@@ -88,11 +82,12 @@ def run(suite, file, on_kombu, keyword):
     """What became of each test of a file: name → 'passed', 'skipped' or the failure's last line."""
     report = FOLDER / 'report.xml'
     report.unlink(missing_ok=True)
-    environment = {**os.environ, **suite.environment, 'GREENMQ_AS_KOMBU': '0' if on_kombu else '1', 'TZ': 'UTC'}
+    switch = '0' if on_kombu else '1'
+    environment = {**os.environ, **suite.environment, 'GREENMQ_AS_KOMBU': switch, 'TZ': 'UTC'}
     name = str(file.relative_to(suite.source))
     command = [PYTHON, '-m', 'pytest', '-q', '-c', FOLDER / 'pytest.ini', '--rootdir', suite.source,
-               '-p', 'no:rerunfailures', '-p', 'no:cacheprovider', '--tb', 'line', '--timeout', str(SECONDS['test']),
-               '--junit-xml', report, name]
+               '-p', 'no:rerunfailures', '-p', 'no:cacheprovider', '--tb', 'line',
+               '--timeout', str(SECONDS['test']), '--junit-xml', report, name]
     if suite.package != 'celery':
         command += ['-p', 'no:celery', '-p', 'no:pytest_celery']
     if keyword:
@@ -130,7 +125,8 @@ def excuses():
 
 def excused(name, patterns):
     # Not fnmatch: names of parametrised tests have brackets.
-    return next((each for each in patterns if name == each or each.endswith('*') and name.startswith(each[:-1])), None)
+    return next((each for each in patterns
+                 if name == each or each.endswith('*') and name.startswith(each[:-1])), None)
 
 
 def main(arguments):
@@ -139,29 +135,40 @@ def main(arguments):
     parser.add_argument('--only', default='', help='files whose path has this in it')
     parser.add_argument('-k', dest='keyword', default='', help="as pytest's")
     parser.add_argument('--on-kombu', action='store_true', help='the same tests on kombu itself, to compare')
-    parser.add_argument('--amqp', metavar='HOST:PORT', help='a RabbitMQ for the integration tests (guest, /)')
-    parser.add_argument('--redis', metavar='HOST:PORT', help='a Redis for the integration tests')
     parser.add_argument('--afresh', action='store_true', help='download and install again')
     options = parser.parse_args(arguments)
     if options.afresh:
         shutil.rmtree(FOLDER, ignore_errors=True)
-    for variable, given in (('RABBITMQ', options.amqp), ('REDIS', options.redis)):
-        if given:
-            os.environ[f'{variable}_HOST'], _, os.environ[f'{variable}_5672_TCP'] = given.partition(':')
-            os.environ[f'{variable}_PORT'] = os.environ[f'{variable}_6379_TCP'] = given.partition(':')[2]
-    known, unexplained = excuses(), 0
+    unexplained = 0
     for name in options.suites or ('kombu', 'celery'):
-        suite = SUITES[name]
+        suite, outcomes = SUITES[name], {}
         prepare(suite)
-        outcomes = {}
-        for file in suite.files():
-            if options.only in str(file):
-                found = run(suite, file, options.on_kombu, options.keyword)
-                outcomes.update(found)
-                bad = sum(each not in ('passed', 'skipped') for each in found.values())
-                print(f'{file.relative_to(suite.source)}: {len(found) - bad} of {len(found)}', flush=True)
-        unexplained += tell(name, outcomes, known)
+        with suite.server() as server:
+            suite.environment.update(server)
+            for file in suite.files():
+                if options.only in str(file):
+                    found = run(suite, file, options.on_kombu, options.keyword)
+                    outcomes.update(found)
+                    bad = sum(each not in ('passed', 'skipped') for each in found.values())
+                    print(f'{file.relative_to(suite.source)}: {len(found) - bad} of {len(found)}', flush=True)
+        unexplained += tell(name, outcomes, excuses())
     return int(bool(unexplained))
+
+
+@contextlib.contextmanager
+def rabbitmq():
+    from tests.support.rabbitmq import RabbitMQ
+
+    with RabbitMQ() as server:
+        yield {'RABBITMQ_HOST': '127.0.0.1', 'RABBITMQ_5672_TCP': str(server.port)}
+
+
+@contextlib.contextmanager
+def redis():
+    from tests.support.redis_server import Redis
+
+    with Redis(durable=False) as server:
+        yield {'REDIS_HOST': '127.0.0.1', 'REDIS_6379_TCP': str(server.port)}
 
 
 def tell(name, outcomes, known):
@@ -179,6 +186,14 @@ def tell(name, outcomes, known):
         if touched and not any(test in failed for test in touched):
             print(f'  passes, and stands in insides.txt: {pattern}')
     return len(without)
+
+
+SUITES = {
+    'kombu': Suite('kombu', '5.7.0', 't/unit', KOMBU, NOT_KOMBU),
+    'kombu-amqp': Suite('kombu', '5.7.0', 't/integration', ('test_py_amqp.py',), server=rabbitmq),
+    'kombu-redis': Suite('kombu', '5.7.0', 't/integration', ('test_redis.py',), server=redis),
+    'celery': Suite('celery', '5.7.0', 't/unit'),
+}
 
 
 if __name__ == '__main__':
