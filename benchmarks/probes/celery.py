@@ -1,7 +1,7 @@
 """One figure of Celery on one package: `python -m benchmarks.probes.celery PACKAGE {worker|send} SETTINGS`.
 
-SETTINGS is JSON. The worker is `celery worker -P gevent` itself, with or without the variable that puts greenmq
-in kombu's place; what it runs is in the text below, as a module of a folder of its own.
+SETTINGS is JSON. The worker is `celery worker -P gevent` itself, with or without the variable that puts
+greenmq in kombu's place; what it runs is in the text below, as a module of a folder of its own.
 """
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def test_the_readme_is_whole():
     readme = (ROOT / 'README.rst').read_text()
     headings = re.findall(r'^(.+)\n-+$', readme, re.M)
     assert headings == ['Transports', 'A worker daemon in five minutes', 'Goals', 'Non-goals',
-                        'What differs from kombu', 'What works where', 'Under gunicorn', 'Installing',
+                        'What differs from kombu', 'What works where', "In kombu's place",
+                        'Under gunicorn', 'Installing',
                         'Running the tests']
     tables = re.findall(r'^(=+(?:  =+)+)\n.+\n(=.*)\n(?:.+\n)+?(=.*)\n\n', readme, re.M)
     assert len(tables) == 2 and all(len(set(table)) == 1 for table in tables), tables

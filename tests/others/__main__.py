@@ -131,7 +131,8 @@ def excused(name, patterns):
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog='python -m tests.others')
-    parser.add_argument('suites', nargs='*', choices=[*SUITES, []], help='which; kombu and celery without one')
+    parser.add_argument('suites', nargs='*', metavar='SUITE',
+                        help=f'of {", ".join(SUITES)}; kombu and celery without one')
     parser.add_argument('--only', default='', help='files whose path has this in it')
     parser.add_argument('-k', dest='keyword', default='', help="as pytest's")
     parser.add_argument('--on-kombu', action='store_true', help='the same tests on kombu itself, to compare')
@@ -140,6 +141,8 @@ def main(arguments):
     if options.afresh:
         shutil.rmtree(FOLDER, ignore_errors=True)
     unexplained = 0
+    if unknown := [each for each in options.suites if each not in SUITES]:
+        parser.error(f'no suite {", ".join(unknown)}')
     for name in options.suites or ('kombu', 'celery'):
         suite, outcomes = SUITES[name], {}
         prepare(suite)
