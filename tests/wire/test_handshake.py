@@ -123,3 +123,20 @@ def test_credentials_and_terms_reach_the_broker(peer):
     assert connection.connection.link.frame_max == 8192
     broker.sock.close()
     connection.collect()
+
+
+@pytest.mark.parametrize(('asked', 'offered', 'agreed'), [
+    (8192, 131072, 8192), (131072, 8192, 8192), (8192, 0, 8192), (None, 262144, 262144), (None, 0, 131072),
+])  # fmt: skip
+def test_the_smaller_frame_counts(peer, asked, offered, agreed):
+    connection = Connection(peer.url, heartbeat=0, transport_options={'frame_max': asked} if asked else {})
+    opening = Doing(connection.connect)
+    broker = peer.accept()
+    broker.start()
+    assert broker.tune(frame_max=offered).read('BlB')[1] == agreed
+    broker.recv(spec.Connection.Open)
+    broker.send(0, spec.Connection.OpenOk, 's', ('',))
+    opening.result()
+    assert connection.connection.link.frame_max == agreed
+    broker.sock.close()
+    connection.collect()

@@ -10,7 +10,7 @@ import pytest
 from amqp import exceptions, spec
 
 from greenmq import Connection
-from greenmq.exceptions import ConnectionError, TimeoutError
+from greenmq.exceptions import ConnectionError, InvalidArgument, TimeoutError
 from tests.support import green
 from tests.support.amqp_frames import HEARTBEAT, frame, method
 from tests.support.amqp_peer import PROTOCOL_HEADER
@@ -147,3 +147,9 @@ def test_methods_that_nobody_asked_for_are_said_once(talk, caplog):
     assert asking.result() == 7
     said = [record for record in caplog.records if 'nobody asked for' in record.getMessage()]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize('size', [1, 4095, -1])
+def test_nor_do_we_propose_frames_that_small(size):
+    with pytest.raises(InvalidArgument, match='frame_max'):
+        Connection('amqp://localhost:1//', transport_options={'frame_max': size}).connect()

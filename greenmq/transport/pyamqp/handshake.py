@@ -21,11 +21,9 @@ from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.utils.text import printable
 
 from . import wire
+from .settings import FRAME_MIN
 
 _head = struct.Struct('>BHI')
-
-#: The smallest frame_max that may be proposed (frame-min-size of the specification).
-FRAME_MIN = 4096
 
 
 class Wire:
@@ -111,6 +109,7 @@ class Handshake(amqp.Connection):  # type: ignore[misc]
     ) -> None:
         self.wire = Wire(stream, deadline)
         self.wanted_heartbeat = wanted_heartbeat
+        self.asked_frame_max: int | None = settings.get('frame_max')
         super().__init__(frame_writer=self._make_writer, heartbeat=wanted_heartbeat or 0, **settings)
 
     def Transport(self, *args: Any, **kwargs: Any) -> Wire:
@@ -130,6 +129,8 @@ class Handshake(amqp.Connection):  # type: ignore[misc]
             self.client_heartbeat = server_heartbeat
         if channel_max and self.channel_max:
             channel_max = min(channel_max, self.channel_max)  # amqp forgets what was asked for
+        if frame_max and self.asked_frame_max:
+            frame_max = min(frame_max, self.asked_frame_max)
         if 0 < frame_max < FRAME_MIN:
             raise FrameError(
                 f'the broker proposes frames of at most {frame_max} bytes; AMQP asks for {FRAME_MIN} at least'

@@ -9,6 +9,22 @@ from greenmq.transport.options import Option, seconds, tcp_options, truth, whole
 
 __all__ = ['OPTIONS', 'Settings']
 
+#: The smallest frame_max that may be proposed (frame-min-size of the specification).
+FRAME_MIN = 4096
+
+
+def frame_size(value: Any) -> int:
+    """Convert to the size of a frame: 0 for no limit, or what the protocol allows.
+
+    Raises:
+        ValueError: negative, or smaller than AMQP's frame-min-size.
+    """
+    size = whole(value)
+    if 0 < size < FRAME_MIN:
+        raise ValueError(f'below {FRAME_MIN}, the least of AMQP')
+    return size
+
+
 OPTIONS: dict[str, Option] = {
     'confirm_publish': Option(truth, True, 'publish() returns when the broker has taken responsibility'),
     'operation_timeout': Option(seconds, 30.0, 'seconds that a declare, bind, consume, get … may take'),
@@ -26,7 +42,7 @@ OPTIONS: dict[str, Option] = {
     'recover': Option(truth, True, 'reopen a lost connection, with its entities and consumers'),
     'recovery_interval': Option(seconds, 0.2, 'seconds that each retry of a recovery waits longer'),
     'recovery_interval_max': Option(seconds, 2.0, 'longest wait in seconds between retries of a recovery'),
-    'frame_max': Option(whole, None, 'largest frame in bytes to propose'),
+    'frame_max': Option(frame_size, None, 'largest frame in bytes to propose'),
     'channel_max': Option(whole, None, 'most channels to propose'),
     'socket_settings': Option(tcp_options, None, 'TCP socket options: {optname: value}'),
     'login_response': Option(None, None, 'raw SASL response, with login_method'),
