@@ -20,6 +20,8 @@ class Row(NamedTuple):
         packages: Debian packages of it, for `.ci/servers`.
         lane: when it runs: 'quick' in every run, 'server' where its packages are.
         mark: the mark of its tests.
+        brisk: transport options with which what a dead process held comes back within a second or two, for
+            kill tests; None if no other process can share the broker.
     """
 
     name: str
@@ -28,19 +30,22 @@ class Row(NamedTuple):
     packages: tuple[str, ...] = ()
     lane: str = 'quick'
     mark: str | None = None
+    brisk: dict | None = None
 
     @property
     def is_fixture(self):
         return '://' not in self.url
 
 
+REDIS_BRISK = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 1}
+
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
     Row('fake-lease', 'fake-lease://localhost/contract'),
     Row('fake-look', 'fake-look://localhost/contract'),
-    Row('file', 'file_url', None, (), 'quick'),
-    Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq'),
-    Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis'),
+    Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
+    Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
+    Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_untold', 'redis_untold_url', None, ('redis-server',), 'server', 'redis'),
