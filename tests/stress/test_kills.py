@@ -64,7 +64,8 @@ def lines(folder, pattern):
 def worker(url, options, path, seconds=0):
     path.touch()
     child = popen([
-        sys.executable, '-m', 'tests.support.redis_worker', url, 'kills', str(path), json.dumps(options), str(seconds),
+        sys.executable, '-m', 'tests.support.redis_worker', url, 'kills', str(path), json.dumps(options),
+        str(seconds),
     ])
     wait_until(lambda: 'ready' in path.read_text(), 30, 'a worker')
     return child

@@ -1,0 +1,226 @@
+"""The broker in a file: several processes at once, forks, a file that cannot be written, and idle silence."""
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+
+import pytest
+
+from greenmq import Connection, Consumer, Queue
+from greenmq.exceptions import InconsistencyError, InvalidArgument, OperationalError, PublishUnconfirmed
+from tests.stress import FACTOR
+from tests.support import green
+from tests.support.process import end, popen, wait_until
+
+WRITERS, SECONDS = (16, 300) if FACTOR > 1 else (6, 1.5)
+
+WRITER = """
+import sys, time
+from greenmq import Connection
+url, name, seconds = sys.argv[1:]
+producer = Connection(url).Producer(serializer='json', routing_key='many')
+until, number, longest = time.monotonic() + float(seconds), 0, 0.0
+while time.monotonic() < until:
+    began = time.monotonic()
+    producer.publish(f'{name}-{number}')
+    longest = max(longest, time.monotonic() - began)
+    number += 1
+print(number, longest)
+"""
+
+
+def healthy(folder):
+    with sqlite3.connect(f'{folder}/broker/broker.db') as db:
+        found = db.execute('PRAGMA integrity_check').fetchall()
+    db.close()
+    return found == [('ok',)]
+
+
+def note(seen, body, message):
+    seen.append(body)
+    message.ack()
+
+
+def statements(connection):
+    return connection.transport.session.driver.stats()['commits']
+
+
+@pytest.mark.slow
+@pytest.mark.green_timeout(400 if FACTOR > 1 else 60)
+def test_many_writers_take_turns(file_url, tmp_path):
+    """No "database is locked", and nothing lost."""
+    with Connection(file_url) as connection:
+        Queue('many', routing_key='many')(connection.default_channel).declare()
+        writers = [popen([sys.executable, '-c', WRITER, file_url, f'w{n}', str(SECONDS)], stdout=-1, text=True)
+                   for n in range(WRITERS)]
+        told = []
+        for writer in writers:
+            wait_until(lambda writer=writer: writer.poll() is not None, SECONDS + 50, 'a writer')
+            assert writer.returncode == 0
+            told.append(writer.stdout.read().split())
+            writer.stdout.close()
+        total = sum(int(number) for number, _ in told)
+        print(f'{total} messages, longest wait {max(float(longest) for _, longest in told):.3f} s')
+        assert Queue('many')(connection.default_channel).queue_declare(passive=True).message_count == total
+    assert healthy(tmp_path)
+
+
+def test_a_hundred_greenlets_share_commits(file_url):
+    with Connection(file_url) as connection:
+        producer = connection.Producer(routing_key='q')
+        producer.publish('first')
+        before = statements(connection)
+        green.joinall([green.spawn(producer.publish, str(n)) for n in range(100)], raise_error=True)
+        assert statements(connection) - before <= 10
+
+
+def test_consuming_takes_and_settles_in_batches(file_url):
+    with Connection(file_url) as connection:
+        producer, seen = connection.Producer(routing_key='q', serializer='json'), []
+        green.joinall([green.spawn(producer.publish, n) for n in range(500)], raise_error=True)
+        before = statements(connection)
+
+        def on_message(body, message):
+            seen.append(body)
+            message.ack()
+
+        with Consumer(connection, [Queue('q')], callbacks=[on_message], prefetch_count=100):
+            while len(seen) < 500:
+                connection.drain_events(timeout=5)
+        assert statements(connection) - before <= 30
+
+
+@pytest.mark.slow
+def test_an_idle_consumer_asks_nothing(file_url):
+    with Connection(file_url) as connection:
+        with Consumer(connection, [Queue('q')], callbacks=[lambda body, message: message.ack()]):
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.3)
+            before = statements(connection)
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=3)
+            assert statements(connection) == before
+
+
+def test_a_publish_in_one_process_wakes_the_consumer_in_another(file_url):
+    seen = []
+    with Connection(file_url) as connection:
+        Queue('q', routing_key='q')(connection.default_channel).declare()
+        program = (
+            'import sys; from greenmq import Connection\n'
+            "producer = Connection(sys.argv[1]).Producer(routing_key='q')\n"
+            "for line in sys.stdin: producer.publish(line.strip())\n"
+        )
+        child = popen([sys.executable, '-c', program, file_url], stdin=-1, text=True)
+        with Consumer(connection, [Queue('q')], callbacks=[lambda body, message: note(seen, body, message)]):
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.2)
+            child.stdin.write('hello\n')
+            child.stdin.flush()
+            connection.drain_events(timeout=10)
+        assert seen == ['hello']
+        child.stdin.close()
+        end(child)
+
+
+def test_a_delayed_message_wakes_who_waits(file_url):
+    seen = []
+    with Connection(file_url) as connection:
+        producer = connection.Producer(routing_key='q')
+        with Consumer(connection, [Queue('q')], callbacks=[lambda body, message: note(seen, body, message)]):
+            producer.publish('later', headers={'x-delay': 200})
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.1)
+            connection.drain_events(timeout=5)
+        assert seen == ['later']
+
+
+@pytest.mark.own_process
+def test_fork_under_load(file_url, tmp_path):
+    """The child has an owner of its own, the parent's deliveries and its file stay what they were."""
+    program = """
+import os, sys
+from greenmq import Connection, Queue, runtime
+url = sys.argv[1]
+connection = Connection(url)
+producer = connection.Producer(routing_key='q')
+producer.publish('first')
+held = Queue('q')(connection.default_channel).get()
+running = [True]
+def load():
+    while running:
+        producer.publish('parent')
+tasks = [runtime.spawn(load, name='load') for _ in range(5)]
+for turn in range(5):
+    runtime.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        mine = Connection(url)
+        mine.Producer(routing_key='children').publish(str(turn))
+        mine.close()
+        os._exit(0)
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        runtime.sleep(0.01)
+running.clear()
+for task in tasks:
+    task.join(5)
+held.ack()
+connection.close()
+print('done')
+"""
+    quiet = ['-W', 'ignore::DeprecationWarning']
+    child = popen([sys.executable, *quiet, '-c', program, file_url], stdout=-1, text=True)
+    wait_until(lambda: child.poll() is not None, 30, 'the program')
+    assert child.stdout.read() == 'done\n' and child.returncode == 0
+    child.stdout.close()
+    with Connection(file_url) as connection:
+        assert Queue('children')(connection.default_channel).queue_declare(passive=True).message_count == 5
+    assert healthy(tmp_path) and os.listdir(tmp_path / 'broker' / 'broker.db.owners') == []
+
+
+# what cannot be
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / 'x.db').write_bytes(b'hello, this is no database at all' * 100)
+    with pytest.raises(OperationalError, match='not a database'):
+        Connection(f'sqlite:///{tmp_path}/x.db').ensure_connection(max_retries=1, interval_start=0)
+
+
+def test_a_database_of_something_else(tmp_path):
+    with sqlite3.connect(tmp_path / 'x.db') as db:
+        db.execute('CREATE TABLE theirs (a)')
+    db.close()
+    with pytest.raises(InconsistencyError, match='something else'):
+        Connection(f'sqlite:///{tmp_path}/x.db').connect()
+
+
+@pytest.mark.parametrize('url', ['file://host/dir', 'sqlite://server/a.db', 'file:///', 'sqlite://'])
+def test_urls_that_name_no_file(url):
+    with pytest.raises(InvalidArgument, match='file:///dir'):
+        Connection(url).connect()
+
+
+def test_a_full_disk_is_a_publish_that_was_not_confirmed(file_url):
+    """As the system says it, and it works again when there is room."""
+    with Connection(file_url) as connection:
+        producer = connection.Producer(routing_key='q')
+        producer.publish('before')
+        side = connection.transport.session.driver._engine._thread.side
+        pages = side._store._db.execute('PRAGMA page_count').fetchone()[0]
+        side._store._db.execute(f'PRAGMA max_page_count={pages + 2}')
+        with pytest.raises(PublishUnconfirmed, match='full'):
+            producer.publish('x' * 100_000, timeout=2)
+        producer.publish('after', timeout=10)
+        channel = connection.default_channel
+        assert Queue('q')(channel).queue_declare(passive=True).message_count == 2
+
+
+def test_relative_and_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url, path in (('sqlite:///here.db', 'here.db'), (f'sqlite:///{tmp_path}/there.db', 'there.db'),
+                      (f'file://{tmp_path}/folder', 'folder/broker.db')):
+        with Connection(url) as connection:
+            connection.Producer(routing_key='q').publish('x')
+        assert (tmp_path / path).exists()
