@@ -50,6 +50,7 @@ from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.exits import at_exit as at_exit
 from greenmq.runtime.fork import after_fork as after_fork
 from greenmq.runtime.fork import fork_epoch as fork_epoch
+from greenmq.runtime.fork import fork_guard as fork_guard
 from greenmq.runtime.future import Future as Future
 from greenmq.runtime.limits import Limits as Limits
 from greenmq.runtime.losses import DialError as DialError

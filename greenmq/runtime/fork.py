@@ -11,7 +11,7 @@ from typing import Any
 
 from greenmq.runtime.seam import chosen, library
 
-__all__ = ('after_fork', 'fork_epoch')
+__all__ = ('after_fork', 'fork_epoch', 'fork_guard')
 
 logger = logging.getLogger('greenmq.runtime')
 
@@ -28,6 +28,9 @@ epoch = _Epoch()
 # In order of registration; each gives what is to be called, or None when its owner is gone.
 _callbacks: dict[object, Callable[[], Callable[[], Any] | None]] = {}
 _installed = False
+# Locks that a fork waits for, and those of them that it holds now.
+_guards: weakref.WeakSet[Any] = weakref.WeakSet()
+_held: list[Any] = []
 
 
 def fork_epoch() -> int:
@@ -62,6 +65,33 @@ def after_fork(callback: Callable[[], Any]) -> None:
         _callbacks[key] = lambda: callback
 
 
+def fork_guard() -> Any:
+    """Make a native lock that a fork of this process waits for.
+
+    For libraries of C that have locks of their own: a child in which another thread held one at the moment of
+    the fork waits for it for ever. A thread holds the guard while it is inside of such a library, for some
+    milliseconds and never while it waits for others.
+
+    Returns:
+        threading.Lock: the original one, whatever is patched. It is the fork's as long as it is referred to.
+    """
+    install()
+    lock = library.original('_thread', 'allocate_lock')()
+    _guards.add(lock)
+    return lock
+
+
+def _before() -> None:
+    for lock in list(_guards):
+        lock.acquire()
+        _held.append(lock)
+
+
+def _after() -> None:
+    while _held:
+        _held.pop().release()
+
+
 def install() -> None:
     """Register the hook of the child, once a process.
 
@@ -72,11 +102,12 @@ def install() -> None:
     if not _installed:
         _installed = True
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=_in_child)
+            os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_child)
 
 
 def _in_child() -> None:
     epoch.number += 1
+    _after()
     if chosen():
         from greenmq.runtime.dial import forget_lookups
         from greenmq.runtime.net import forget_streams

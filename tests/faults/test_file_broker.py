@@ -52,8 +52,8 @@ def test_many_writers_take_turns(file_url, tmp_path):
     """No "database is locked", and nothing lost."""
     with Connection(file_url) as connection:
         Queue('many', routing_key='many')(connection.default_channel).declare()
-        writers = [popen([sys.executable, '-c', WRITER, file_url, f'w{n}', str(SECONDS)], stdout=-1, text=True)
-                   for n in range(WRITERS)]
+        command = [sys.executable, '-c', WRITER, file_url]
+        writers = [popen([*command, f'w{n}', str(SECONDS)], stdout=-1, text=True) for n in range(WRITERS)]
         told = []
         for writer in writers:
             wait_until(lambda writer=writer: writer.poll() is not None, SECONDS + 50, 'a writer')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterable, Mapping
-from json import dumps, loads
 from typing import Any
 
 from greenmq import runtime
@@ -17,6 +16,7 @@ from greenmq.transport.options import Option, seconds
 from greenmq.transport.sqlite.engine import Engine
 from greenmq.transport.sqlite.owners import read_wake
 from greenmq.transport.sqlite.store import Row, Store
+from greenmq.utils.json import dumps, loads
 
 __all__ = ('SQLiteDriver',)
 
@@ -67,7 +67,7 @@ class SQLiteDriver(Driver):
     # ---- the connection
 
     def open(self, deadline: runtime.Deadline) -> None:
-        self._leave()
+        self._leave(deadline)
         told = weakref.WeakMethod(self._told)
         engine = Engine(
             self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what)
@@ -75,7 +75,7 @@ class SQLiteDriver(Driver):
         try:
             engine.open(deadline)
         except BaseException:
-            engine.close()
+            engine.close(deadline)
             raise
         self._engine = engine
         self._listener = runtime.spawn(
@@ -83,15 +83,15 @@ class SQLiteDriver(Driver):
         )
 
     def close(self, deadline: runtime.Deadline) -> None:
-        self._leave()
+        self._leave(deadline)
 
-    def _leave(self) -> None:
+    def _leave(self, deadline: runtime.Deadline) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.kill()
         engine, self._engine = self._engine, None
         if engine is not None:
-            engine.close()
+            engine.close(deadline)
 
     def forget(self) -> None:
         engine, self._engine = self._engine, None

@@ -133,12 +133,19 @@ class Engine:
         """Give back what dead owners hold, and delete queues that nobody has used for too long."""
         self._thread.worker.call(self._thread.side.sweep, deadline=deadline)
 
-    def close(self) -> None:
-        """Leave, after all that was asked for: what we hold is given back."""
+    def close(self, deadline: runtime.Deadline) -> None:
+        """Leave, after all that was asked for: what we hold is given back. Not in time: later, by itself."""
         entry, self._entry = self._entry, None
-        if entry is not None:
-            self._thread.worker.tell(self._thread.side.leave, entry)
-        self._thread.part(self._key)
+        try:
+            if entry is not None:
+                self._thread.worker.call(self._thread.side.leave, entry, deadline=deadline)
+        except BaseException as exc:
+            self._thread.worker.tell(self._thread.side.leave, entry)  # it may not have begun
+            if not isinstance(exc, TimeoutError):
+                raise
+            logger.warning('%s: could not leave in time', self._file)
+        finally:
+            self._thread.part(self._key)
 
     def forget(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
@@ -196,6 +203,7 @@ class _Side:
         self._durability = durability
         self._gate = -1
         self._store: Store | None = None
+        self._guard = runtime.fork_guard()  # held inside of SQLite: it has locks of its own
         self._topology = -1
         self._owners = -1
         self._entries: list[_Entry] = []
@@ -225,7 +233,8 @@ class _Side:
             check_local(folder)
             if self._gate < 0:
                 self._gate = os.open(f'{self._file}.gate', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._store = Store(connect(self._file, self._durability, seconds))
+            with self._guard:
+                self._store = Store(connect(self._file, self._durability, seconds))
 
     def perform(self, job: _Job) -> Any:
         # An earlier call may have run it in its own transaction: then only the answer is left.
@@ -272,27 +281,34 @@ class _Side:
         try:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             try:
-                store.begin()
-                result = fun(store)
-                if store.owners != self._owners:
-                    self._owners = store.owners
-                    here = {entry.owner for entry in self._entries}
-                    self._others = [
-                        (name, where) for number, name, where in store.all_owners() if number not in here
-                    ]
-                store.commit()
-            except BaseException:
-                store.rollback()
-                raise
+                with self._guard:
+                    result = self._commit(store, fun)
             finally:
                 fcntl.flock(self._gate, fcntl.LOCK_UN)
         except (OSError, sqlite3.Error) as exc:
             # Opened anew by who recovers: the file may be another one by then.
             self._store = None
-            store.close()
+            with self._guard:
+                store.close()
             raise Unusable(f'{self._file}: {exc}') from exc
         self.commits += 1
         self._tell(store)
+        return result
+
+    def _commit(self, store: Store, fun: Callable[[Store], Any]) -> Any:
+        try:
+            store.begin()
+            result = fun(store)
+            if store.owners != self._owners:
+                self._owners = store.owners
+                here = {entry.owner for entry in self._entries}
+                self._others = [
+                    (name, where) for number, name, where in store.all_owners() if number not in here
+                ]
+            store.commit()
+        except BaseException:
+            store.rollback()
+            raise
         return result
 
     def _tell(self, store: Store) -> None:
@@ -315,17 +331,22 @@ class _Side:
             for name in store.expire_queues():
                 logger.info('%s: queue %r was not used for so long that it has expired', self._file, name)
 
-        if dead or (self._store is not None and self._store.has_expired()):
+        if dead or self._has_expired():
             self._transact(clean)
 
+    def _has_expired(self) -> bool:
+        with self._guard:
+            return self._store is not None and self._store.has_expired()
+
     def leave(self, entry: _Entry) -> None:
+        if entry not in self._entries:
+            return
         self.run()
         try:
             self._transact(lambda store: store.leave(entry.owner))
         except ConnectionLost as exc:
             logger.warning('%s: could not leave in order: %s', self._file, exc)
-        if entry in self._entries:
-            self._entries.remove(entry)
+        self._entries.remove(entry)
         entry.mark.close()
 
     def close(self) -> None:
@@ -333,7 +354,8 @@ class _Side:
             self.leave(self._entries[-1])
         store, self._store = self._store, None
         if store is not None:
-            store.close()
+            with self._guard:
+                store.close()
         if self._gate >= 0:
             os.close(self._gate)
             self._gate = -1
