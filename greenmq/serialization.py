@@ -239,7 +239,9 @@ class SerializerRegistry:
         elif content_type in EXECUTABLE and content_type in self._disabled_content_types:
             raise self._disallowed(content_type, 'disabled', accept)
         if not data:
-            return data
+            # A text without characters is a text: who carries bytes has none.
+            text = content_type.startswith('text/') and content_encoding not in (None, '', 'binary')
+            return '' if text else data
         decode = self._decoders.get(content_type)
         try:
             if decode is not None:

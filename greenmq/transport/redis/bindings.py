@@ -179,6 +179,8 @@ class Bindings:
             expires_ms (int): `x-expires` of the queue, if it has that.
         Switches: yes.
         """
+        for what, name in (('exchange', exchange), ('routing_key', routing_key or ''), ('queue', queue)):
+            self._keys.check(what, name)
         key, member = self.key(exchange), self._sep.join((routing_key or '', pattern or '', queue or ''))
         permanent, deadlines = (self._keys.binding(name) for name in (PERMANENT % (exchange,), DEADLINES))
         with self._changing(exchange):

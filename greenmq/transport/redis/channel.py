@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -100,6 +101,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
     exchange_types: Any = {'direct': DirectExchange, 'fanout': FanoutExchange, 'topic': TopicExchange}
     #: What is unsettled goes back when the channel closes, all at once: see `close`.
     do_restore = True
+    _writes_times = True
 
     keyprefix_queue = '_kombu.binding.%s'
     keyprefix_binding_permanent = '_kombu.binding_permanent.%s'
@@ -163,6 +165,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         self._burying: dict[str, str] = {}
         self._envelopes = Envelopes(f'{uuid()}-')
         self.auto_delete_queues: set[str] = set()
+        self._consumed: list[str] = []  # when it closed
         self._prepare_consuming()
         super().__init__(*args, **kwargs)
         self.connection_errors = connection.connection_errors
@@ -191,6 +194,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
         key = self._keys.queues
+        self._keys.list_of(queue)  # refuses what can be the name of no queue
         self._session.execute(('HSET', key, queue, declaration(kwargs)), key, self._soon())
         expires = (kwargs.get('arguments') or {}).get('x-expires')
         if expires is not None:
@@ -295,14 +299,16 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
 
     # ----------------------------------------------------------------- fanout
 
-    def _fanout_channel(self, exchange: str, routing_key: str = '') -> str:
+    def _fanout_channel(self, exchange: str, routing_key: str = '', pattern: bool = False) -> str:
+        """Where an exchange is heard; as a pattern, in which only a routing key's star means any text."""
         prefix = self.keyprefix_fanout if self.fanout_prefix is True else self.fanout_prefix or ''
-        prefix = str(prefix).format(db=self.connection._db)
+        place = f'{self._keys.prefix}{str(prefix).format(db=self.connection._db)}{exchange}'
         key = f'/{routing_key}' if routing_key and self.fanout_patterns else ''
-        return f'{self._keys.prefix}{prefix}{exchange}{key}'
+        return _escaped(place, '*') + _escaped(key) if pattern else f'{place}{key}'
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """See `virtual.Channel.basic_consume`. Switches: only if the queue is bound to a fanout exchange."""
+        self._keys.list_of(queue)  # refuses what can be the name of no queue
         super().basic_consume(queue, *args, **kwargs)
         # (no_ack, callback, consumer_tag): the newest of its queue's takers has it.
         consumer_tag = self._takers[queue][-1].tag
@@ -311,7 +317,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         bound = self._fanout_queues.get(queue)
         if bound is not None and len(self._takers[queue]) == 1:
             try:
-                self._fanout.add(self, queue, bound[0], self._fanout_channel(*bound))
+                self._fanout.add(self, queue, bound[0], self._fanout_channel(*bound, pattern=True))
             except BaseException:
                 self.basic_cancel(consumer_tag)
                 raise
@@ -324,6 +330,21 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         finally:
             if queue is not None and queue not in self._takers:
                 self._fanout.remove(self, queue)
+        if queue is not None and not self.closed:
+            self._drop_unused([queue])  # a channel that closes gives back first
+
+    def _drop_unused(self, queues: Iterable[str]) -> None:
+        """Delete those that are auto_delete and that nobody consumes here any more."""
+        transport = self.connection
+        for queue in queues:
+            declared = self.state.queues.get(queue) or {}
+            if not declared.get('auto_delete') or self._consumer_count(queue):
+                continue
+            if transport.session.connected and not runtime.in_hub():
+                try:
+                    self.queue_delete(queue)
+                except (AMQPError, OperationalError, OSError) as error:
+                    logger.debug('%r: queue %r was not deleted: %s', self, queue, error)
 
     @property
     def active_queues(self) -> set[str]:
@@ -359,21 +380,24 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         """
         if self.closed:
             return
-        transport, session = self.connection, self._session
-        doomed = [queue for queue in self.auto_delete_queues if queue in self._takers]
-        deadline = transport._closing or runtime.Deadline.after(self._close_timeout)
+        session = self._session
+        self._consumed = list(self._takers)
         super().close()
         session.unwatch(self._watched, self._alarm)
-        if not session.connected:
-            return  # the lease will tell, or the next life of the connection
+
+    def _let_go(self) -> None:
+        # What was unsettled has gone back by now.
+        deadline = self.connection._closing or runtime.Deadline.after(self._close_timeout)
         try:
-            for queue in doomed:
-                if not any(queue in channel._takers for channel in transport.channels):
-                    lists = self._keys.lists(queue)
-                    session.execute(('DEL', *lists), lists[0], deadline)
-                    session.execute(('HDEL', self._keys.queues, queue), self._keys.queues, deadline)
-        except (AMQPError, OperationalError, OSError) as error:
-            logger.debug('%r: closing: %s', self, error)
+            with self.within(deadline):
+                self._drop_unused(self._consumed)
+        finally:
+            super()._let_go()
+
+
+def _escaped(text: str, more: str = '') -> str:
+    """Text as it stands in a pattern of Redis."""
+    return ''.join(f'\\{char}' if char in '[]?\\' or char in more else char for char in text)
 
 
 class SentinelChannel(Channel):

@@ -272,7 +272,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
     def _is_over(self, message: dict[str, Any], queue: str, tag: str) -> bool:
         """Has it expired, or was it delivered too often by consumers that died? Then it's settled here."""
         expires_at = message['properties'].get(EXPIRES_AT)
-        if isinstance(expires_at, (int, float)) and time.time() * 1000 >= expires_at:
+        if type(expires_at) in (int, float) and time.time() * 1000 >= expires_at:
             reason = 'expired'
         elif self.max_deliveries and _count(message) >= self.max_deliveries:
             reason = 'delivery_limit'

@@ -48,6 +48,12 @@ from greenmq.exceptions import InvalidArgument
 __all__ = ('Home', 'Keys')
 
 
+#: Queues of which it is remembered that their names are fit; then the memory starts anew.
+MAX_NAMES = 10_000
+#: Names of queues may not begin so: those are keys of ours and kombu's; but dead letters may be consumed.
+_RESERVED = ('greenmq.', '_kombu.binding')
+
+
 class Home(NamedTuple):
     """The keys that a queue shares with all queues of its home: of the database, or in a cluster its own."""
 
@@ -101,6 +107,7 @@ class Keys:
         self.queues = f'{prefix}greenmq.queues'
         self._step_of: list[int] = [max(step for step in self.steps if step <= n) for n in range(256)]
         self._bases: dict[str, str] = {}
+        self._reserved = {unacked, index, 'unacked_mutex'}
 
     def _make_home(self, prefix: str) -> Home:
         return Home(
@@ -138,8 +145,28 @@ class Keys:
 
     def list_of(self, queue: str, step: int = 0) -> str:
         """The list of a queue and step. Switches: no."""
-        base = f'{self.head}{queue}{self.tail}'
+        base = self._bases.get(queue) or self._base_of(queue)
         return f'{base}{self.sep}{step}' if step else base
+
+    def _base_of(self, queue: str) -> str:
+        self.check('queue', queue)
+        if not self.cluster and (queue in self._reserved or queue.startswith(_RESERVED)):
+            if not queue.startswith('greenmq.dead.'):
+                raise InvalidArgument('queue', queue, 'is the name of a key that this transport needs')
+        if len(self._bases) >= MAX_NAMES:
+            self._bases.clear()
+        base = self._bases[queue] = f'{self.head}{queue}{self.tail}'
+        return base
+
+    def check(self, what: str, name: str) -> None:
+        """Refuse a name that would be taken apart in another place than where it was put together.
+
+        Raises:
+            InvalidArgument: it holds the separator.
+        Switches: no.
+        """
+        if self.sep in name:
+            raise InvalidArgument(what, name, f'holds {self.sep!r}, which separates names in Redis')
 
     def lists(self, queue: str) -> list[str]:
         """All lists of a queue, step 0 first. Switches: no."""

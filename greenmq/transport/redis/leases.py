@@ -149,7 +149,7 @@ class Leases:
         for home in keys.homes():
             reply = session.run(
                 SWEEP,
-                (home.unacked, home.times, home.consumers, home.sweep, home.expiring),
+                (home.unacked, home.times, home.consumers, home.sweep, home.expiring, home.expires),
                 (
                     keys.head, keys.tail, keys.sep, self.lock_ms, SWEEP_LIMIT, home.lease_of, home.tags_of,
                     self.visibility, 'force' if force else '',

@@ -22,6 +22,9 @@ __all__ = ('PublishBatch', 'RedisPublishing')
 #: Header that holds a message back for so many ms, as RabbitMQ's plugin for delayed messages has it.
 DELAY_HEADER = 'x-delay'
 
+#: Milliseconds: what a score of Redis holds exactly.
+MAX_DELAY = 2**52
+
 Command = tuple[Any, ...]
 
 
@@ -146,6 +149,9 @@ class RedisPublishing(ChannelParts):
             if mandatory and not self._has_queue(routing_key):
                 raise Unroutable(message, exchange, routing_key)
             return [self._push(routing_key, message, exchange, routing_key)]
+        if self._keys.sep in routing_key or self._keys.sep in exchange:
+            self._keys.check('routing_key', routing_key)
+            self._keys.check('exchange', exchange)
         kind = self.typeof(exchange)
         if type(kind) is not STANDARD_EXCHANGE_TYPES.get(kind.type):
             queues = kind.lookup(self.get_table(exchange), exchange, routing_key, self.deadletter_queue)
@@ -176,9 +182,9 @@ class RedisPublishing(ChannelParts):
         if expires or (arguments and 'x-message-ttl' in arguments):
             message = _with_expiry(message, arguments or {}, expires)
         text = self._envelopes.write(message, exchange, routing_key, self.body_encoding)
-        delay = message['headers'].get(DELAY_HEADER) if message['headers'] else None
+        delay = delay_of(message['headers']) if message['headers'] else 0
         if delay:
-            return self._delay(queue, key, text, int(delay))
+            return self._delay(queue, key, text, delay)
         if arguments and 'x-expires' in arguments:
             return key, ('EVAL', PUSH.text, 1, key, text, int(arguments['x-expires']))
         return key, ('LPUSH', key, text)
@@ -293,6 +299,20 @@ class PublishBatch:
     def close(self) -> None:
         """As `discard`. Switches: no."""
         self.discard()
+
+
+def delay_of(headers: Mapping[str, Any]) -> int:
+    """Milliseconds that a message is to be held back. What is no number is no delay, as RabbitMQ has it.
+
+    Switches: no.
+    """
+    given = headers.get(DELAY_HEADER)
+    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        return 0
+    try:
+        return min(max(int(given), 0), MAX_DELAY)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _with_expiry(message: dict[str, Any], arguments: Mapping[str, Any], own: bool) -> dict[str, Any]:

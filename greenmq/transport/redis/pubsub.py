@@ -208,7 +208,7 @@ class Fanout(_FanoutBase):
             for member in list(self._by_key.get(push[1], ())):
                 self._deliver(member, push[3])
         elif kind == b'psubscribe':
-            expect(push[1:2], TEXTS, self._name)
+            expect(list(push[1:2]), TEXTS, self._name)
             for waiter in self._confirmed.pop(push[1], ()) if len(push) > 1 else ():
                 waiter.wake()
 

@@ -13,6 +13,7 @@ and what it takes meanwhile is lost: so one more connection hears ``+switch-mast
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from redis.sentinel import SentinelManagedSSLConnection
@@ -22,10 +23,11 @@ from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, Inva
 from greenmq.transport.options import Option
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.channel import SentinelChannel
-from greenmq.transport.redis.dialling import Place, dial_place
-from greenmq.transport.redis.errors import ServerUnfit, raised
+from greenmq.transport.redis.dialling import Place, dial_place, tls_of
+from greenmq.transport.redis.errors import AuthenticationFailed, NotPermitted, ServerUnfit, raised
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.options import SENTINEL_OPTIONS
+from greenmq.transport.redis.replies import TEXTS, expect, is_facts
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.transport import Transport
 from greenmq.utils.url import parse_url
@@ -54,6 +56,7 @@ class SentinelTransport(Transport):
         if not self._master_name:
             raise InvalidArgument('master_name', None, 'is missing: sentinel:// needs that transport option')
         self._sentinels = _sentinels(client)
+        self._own = _sentinel_options(self._given['sentinel_kwargs'])
         self._watch: SwitchWatch | None = None
 
     def establish_connection(self) -> Any:
@@ -100,10 +103,13 @@ class SentinelTransport(Transport):
 
     def _ask_sentinels(self, deadline: runtime.Deadline) -> tuple[str, int]:
         met: list[str] = []
+        refused: Exception | None = None
         for number, (host, port) in enumerate(self._sentinels):
             try:
                 found = self._ask(host, port, deadline.within(PATIENCE))
             except (AMQPError, OSError, OperationalError) as error:
+                if isinstance(error, (AuthenticationFailed, NotPermitted)):
+                    refused = error
                 met.append(f'{host}:{port}: {error}')
                 deadline.check(f'sentinels of {self._master_name!r}: no answer ({"; ".join(met)})')
                 continue
@@ -113,16 +119,18 @@ class SentinelTransport(Transport):
             # Who answered is asked first the next time.
             self._sentinels.insert(0, self._sentinels.pop(number))
             return found
-        raise ConnectionLost(f'no sentinel names a primary {self._master_name!r}: {"; ".join(met)}')
+        text = f'no sentinel names a primary {self._master_name!r}: {"; ".join(met)}'
+        # What one says of our login is its word, and no dial in a second's time changes that.
+        raise ConnectionLost(text) if refused is None else type(refused)(text)
 
     def _sentinel_place(self, host: str, port: int, interval: float = 0.0) -> Place:
-        given = self._given['sentinel_kwargs'] or {}
+        given = self._own
         return Place(
             host=host,
             port=port,
-            username=given.get('username'),
-            password=given.get('password'),
-            tls=given.get('ssl') or self.client.ssl,
+            username=given['username'],
+            password=given['password'],
+            tls=tls_of(self.client) if given['ssl'] is None else given['ssl'],
             tracking=False,
             scripts=False,
             interval=interval,
@@ -132,12 +140,12 @@ class SentinelTransport(Transport):
         link = dial_place(self._sentinel_place(host, port), _NOBODY, deadline)
         try:
             if self._given['min_other_sentinels']:
-                facts = _pairs(
-                    raised(link.call(('SENTINEL', 'MASTER', self._master_name), deadline), link.name)
-                )
-                if int(facts.get(b'num-other-sentinels', 0)) < self._given['min_other_sentinels']:
+                reply = link.call(('SENTINEL', 'MASTER', self._master_name), deadline)
+                facts = _pairs(raised(link.expect(reply, is_facts), link.name))
+                if _number(facts.get(b'num-other-sentinels')) < self._given['min_other_sentinels']:
                     return None
             reply = link.call(('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._master_name), deadline)
+            reply = link.expect(reply, _is_place)
             answer = raised(reply, link.name)
         finally:
             link.close()
@@ -180,7 +188,8 @@ class SwitchWatch:
         transport = self._transport()
         if transport is None or push[0] != b'message':
             return
-        words = bytes(push[2]).decode().split()
+        texts = expect(list(push[2:3]), TEXTS, session.name)
+        words = texts[0].decode(errors='replace').split() if texts else []
         if words and words[0] == transport._master_name and words != self._known:
             self._known = words
             transport.switched()
@@ -201,6 +210,41 @@ _NOBODY = _Nobody()
 
 def _pairs(reply: Any) -> dict[Any, Any]:
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
+
+
+def _number(text: Any) -> int:
+    return int(text) if isinstance(text, bytes) and text.isdigit() and len(text) < 20 else 0
+
+
+def _is_place(reply: Any) -> bool:
+    # Host and port, or that there is no such primary.
+    return reply is None or (
+        reply.__class__ is list
+        and list(map(type, reply)) == [bytes, bytes]
+        and reply[0].isascii()
+        and 0 < _number(reply[1]) < 65536
+    )
+
+
+def _sentinel_options(given: Any) -> dict[str, Any]:
+    """`sentinel_kwargs`: username, password and ssl. redis-py's ``ssl_…`` stand beside ``ssl`` or in it."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidArgument('sentinel_kwargs', None, 'must be a mapping: username, password, ssl, ssl_…')
+    found: dict[str, Any] = {'username': None, 'password': None, 'ssl': None}
+    words: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        if name in found:
+            found[name] = value
+        elif isinstance(name, str) and name.startswith('ssl_'):
+            words[name] = value
+        else:
+            raise InvalidArgument('sentinel_kwargs', name, 'is none of username, password, ssl, ssl_…')
+    if words and found['ssl'] in (None, True):
+        found['ssl'] = words
+    elif words and isinstance(found['ssl'], Mapping):
+        found['ssl'] = {**found['ssl'], **words}
+    runtime.TLSOptions.of(found['ssl'])
+    return found
 
 
 def _sentinels(client: Any) -> list[tuple[str, int]]:

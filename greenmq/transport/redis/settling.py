@@ -155,7 +155,8 @@ class Settler:
         home = parcel.books.home
         keys = self._keys
         words: list[Any] = ['EVAL', SETTLE.text] if load else ['EVALSHA', SETTLE.digest]
-        words += [3, home.unacked, home.times, home.own, keys.head, keys.tail, keys.sep, len(parcel.acks)]
+        words += [4, home.unacked, home.times, home.own, home.expires]
+        words += [keys.head, keys.tail, keys.sep, len(parcel.acks)]
         words += parcel.acks
         for _, tag, fate in parcel.back:
             words += (tag, fate)

@@ -7,13 +7,13 @@ switches.
 
 from __future__ import annotations
 
-import datetime
 import heapq
 from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument, PublishNacked, ResourceLocked
 from greenmq.transport.virtual.consumers import Board
+from greenmq.transport.virtual.deaths import died
 from greenmq.transport.virtual.local_queue import LocalQueue, Record
 from greenmq.transport.virtual.state import MAX_ROUTES, BrokerState
 
@@ -366,34 +366,11 @@ def _whole(what: str, value: Any) -> Any:
 
 
 def _dead(record: Record, reason: str) -> dict[str, Any]:
-    """The message as it goes to the dead-letter exchange, with its history in the headers as RabbitMQ
-    writes it.
-    """
     message = record.message
-    headers = dict(message['headers'] or ())
-    properties = dict(message['properties'])
-    queue = record.queue.name
-    deaths = [dict(entry) for entry in headers.get('x-death') or ()]
-    entry = next((e for e in deaths if e.get('queue') == queue and e.get('reason') == reason), None)
-    if entry is None:
-        entry = {'reason': reason, 'queue': queue, 'count': 0}
-    else:
-        deaths.remove(entry)
-    entry.update(
-        {
-            'count': entry['count'] + 1,
-            'time': datetime.datetime.now(tz=datetime.timezone.utc),
-            'exchange': record.exchange,
-            'routing-keys': [record.routing_key],
-        }
-    )
-    expiration = properties.pop('expiration', None)
-    if expiration is not None:
-        entry['original-expiration'] = expiration
-    headers['x-death'] = [entry, *deaths]
-    headers.setdefault('x-first-death-reason', reason)
-    headers.setdefault('x-first-death-queue', queue)
-    headers.setdefault('x-first-death-exchange', record.exchange)
+    headers, properties = died(
+        message['headers'], message['properties'], record.queue.name, reason, record.exchange,
+        record.routing_key,
+    )  # fmt: skip
     return {**message, 'headers': headers, 'properties': properties}
 
 
@@ -401,6 +378,6 @@ def _goes_round(headers: dict[str, Any], queue: str) -> bool:
     # A message that comes back to a queue it died in, without anybody having rejected it, would do so for
     # ever.
     deaths = headers['x-death']
-    return any(entry['queue'] == queue for entry in deaths) and all(
-        entry['reason'] != 'rejected' for entry in deaths
+    return any(entry.get('queue') == queue for entry in deaths) and all(
+        entry.get('reason') != 'rejected' for entry in deaths
     )

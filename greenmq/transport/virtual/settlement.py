@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from greenmq import runtime
+from greenmq.transport.virtual.deaths import died
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT, given_back
 from greenmq.transport.virtual.parts import ChannelParts
 
@@ -15,6 +16,9 @@ __all__ = ('SettleMethods',)
 
 class SettleMethods(ChannelParts):
     """basic_ack, basic_reject, basic_recover."""
+
+    #: Can a header hold a datetime, as in AMQP?
+    _writes_times = False
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
         """Settle a message, with `multiple` also all delivered before it.
@@ -106,12 +110,14 @@ class SettleMethods(ChannelParts):
             return
         payload = message.serializable()
         info = message.delivery_info
-        headers = payload['headers']
-        headers.setdefault('x-first-death-reason', reason)
-        headers.setdefault('x-first-death-queue', queue)
-        headers.setdefault('x-first-death-exchange', info.get('exchange', ''))
-        key = arguments.get('x-dead-letter-routing-key') or info.get('routing_key') or ''
-        properties = {name: value for name, value in payload['properties'].items() if name != 'expiration'}
+        came_by = info.get('exchange') or '', info.get('routing_key') or ''
+        headers, properties = died(payload['headers'], payload['properties'], str(queue), reason, *came_by)
+        if not self._writes_times:
+            first = headers['x-death'][0]
+            first['time'] = int(first['time'].timestamp())  # a broker of plain JSON
+        key = arguments.get('x-dead-letter-routing-key') or came_by[1]
+        if not isinstance(properties.get('priority') or 0, int):
+            del properties['priority']  # a stranger's
         body = self.decode_body(payload['body'], properties.get('body_encoding'))
         fresh = self.prepare_message(
             body, None, payload['content-type'], payload['content-encoding'], headers, properties

@@ -10,7 +10,13 @@ local function parts(value, tag, head, tail, sep)
     local key = head .. names[1] .. tail
     local step = string.match(tag, ':(%d+)$')
     if step and step ~= '0' then key = key .. sep .. step end
-    return string.sub(value, 2, at - 1), key
+    return string.sub(value, 2, at - 1), key, names[1]
+end
+
+-- A list that was empty has begun anew: that of a queue with x-expires ends by itself again.
+local function keep_ttl(key, expires, name)
+    local ms = redis.pcall('HGET', expires, name)
+    if type(ms) == 'string' and redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, ms) end
 end
 
 -- Counts, in front of the message, how often it was given back.

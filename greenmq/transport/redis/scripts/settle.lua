@@ -1,5 +1,5 @@
 -- Settles deliveries. What is settled already is passed over, so a repeated call does no harm.
--- KEYS 1 unacked  2 unacked_index  3 own tags
+-- KEYS 1 unacked  2 unacked_index  3 own tags  4 expires
 -- ARGV 1 head  2 tail  3 sep of the lists' names  4 how many are done with  5.. their tags, then pairs of
 --      tag and fate: 'r' back to the front and counted, 'u' back to the front untouched, 'd<list>'
 --      to that list of dead letters; the newest first
@@ -17,7 +17,7 @@ for at = 5 + done, #ARGV, 2 do
     local tag = ARGV[at]
     local value = redis.call('HGET', KEYS[1], tag)
     if value then
-        local raw, key = parts(value, tag, ARGV[1], ARGV[2], ARGV[3])
+        local raw, key, name = parts(value, tag, ARGV[1], ARGV[2], ARGV[3])
         -- Freed first: a server without memory refuses to store otherwise.
         redis.call('HDEL', KEYS[1], tag)
         if raw then
@@ -27,6 +27,7 @@ for at = 5 + done, #ARGV, 2 do
             else
                 if fate == 'r' then raw = marked(raw) end
                 reply = redis.pcall('RPUSH', key, raw)
+                keep_ttl(key, KEYS[4], name)
             end
             if type(reply) == 'table' and reply.err then
                 redis.call('HSET', KEYS[1], tag, value)

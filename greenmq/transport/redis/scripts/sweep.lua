@@ -1,6 +1,6 @@
 -- Gives back what dead consumers have, the newest first, so that the old order comes out (P28).
 -- Bounded by a number of messages and, over all workers, by the lock (P28: no stampede).
--- KEYS 1 unacked  2 unacked_index  3 consumers  4 lock  5 expiring queues
+-- KEYS 1 unacked  2 unacked_index  3 consumers  4 lock  5 expiring queues  6 expires
 -- ARGV 1 head  2 tail  3 sep  4 lock in ms  5 at most so many messages  6 start of a lease's key  7 of a tag set's
 --      8 seconds after which a tag without a lease (kombu's) is overdue  9 'force': whatever the lock says
 -- Returns { restored, ms until the next sweep (0: there is more), overdue tag, its value, … }, and for each queue
@@ -17,8 +17,11 @@ for _, consumer in ipairs(redis.call('SMEMBERS', KEYS[3])) do
         for _, tag in ipairs(tags) do
             local value, reply = redis.call('HGET', KEYS[1], tag), nil
             if value then
-                local raw, key = parts(value, tag, ARGV[1], ARGV[2], ARGV[3])
-                if raw then reply = redis.pcall('RPUSH', key, marked(raw)) end
+                local raw, key, name = parts(value, tag, ARGV[1], ARGV[2], ARGV[3])
+                if raw then
+                    reply = redis.pcall('RPUSH', key, marked(raw))
+                    keep_ttl(key, KEYS[6], name)
+                end
             end
             -- One that can't go back (its list's key holds something else) waits, and holds up no other.
             if type(reply) ~= 'table' then
