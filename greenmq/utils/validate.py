@@ -27,6 +27,8 @@ SHORT_STRING_BYTES = 255
 MAX_PRIORITY = 255
 #: Expirations and TTLs travel as unsigned 32 bit milliseconds.
 MAX_MILLISECONDS = 2**32 - 1
+#: Those of a queue may be longer: RabbitMQ takes ten years.
+MAX_QUEUE_MILLISECONDS = 10 * 365 * 86_400_000
 
 _PLAIN = (str, int, float, bytes, bytearray, memoryview, datetime.date, Decimal, UUID)
 #: Of difflib's ratio: one letter of four is missing, or one of eight is another.
@@ -143,8 +145,8 @@ def expiration_ms(value: Any) -> str:
 _DURATIONS = {'expires': 1, 'message_ttl': 0}
 #: RabbitMQ's queue arguments that are whole numbers → the least and the most of them.
 _WHOLE_ARGUMENTS = {
-    'x-expires': (1, MAX_MILLISECONDS),
-    'x-message-ttl': (0, MAX_MILLISECONDS),
+    'x-expires': (1, MAX_QUEUE_MILLISECONDS),
+    'x-message-ttl': (0, MAX_QUEUE_MILLISECONDS),
     'x-max-length': (0, None),
     'x-max-length-bytes': (0, None),
     'x-max-priority': (0, MAX_PRIORITY),
@@ -172,8 +174,8 @@ def queue_limits(owner: str, **given: Any) -> None:
             ms = int(at_least_zero(what, value) * 1000)
             if ms < _DURATIONS[name]:
                 raise InvalidArgument(what, value, 'is less than a millisecond, the least there is')
-            if ms > MAX_MILLISECONDS:
-                raise InvalidArgument(what, value, f'is above {MAX_MILLISECONDS // 1000} seconds')
+            if ms > MAX_QUEUE_MILLISECONDS:
+                raise InvalidArgument(what, value, f'is above {MAX_QUEUE_MILLISECONDS // 1000} seconds')
         elif name == 'max_priority':
             whole_number(what, value, 0, MAX_PRIORITY)
         elif at_least_zero(what, value) % 1:

@@ -574,3 +574,16 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_place(amqp_url, name, how, 
         assert queue.queue_declare(passive=True).message_count == 0
         queue.delete()
         dead.delete()
+
+
+@pytest.mark.parametrize('argument', ['x-message-ttl', 'x-expires'])
+def test_the_longest_time_of_a_queue_is_the_brokers(amqp_url, name, argument):
+    most = 10 * 365 * 86_400_000
+    with Connection(amqp_url) as connection:
+        queue = Queue(name, queue_arguments={argument: most})(connection.default_channel)
+        queue.declare()
+        queue.delete()
+        with pytest.raises(PreconditionFailed):
+            connection.default_channel.queue_declare(name, arguments={argument: most + 1})
+        with pytest.raises(InvalidArgument, match=argument):
+            Queue(name, queue_arguments={argument: most + 1})(connection.default_channel).declare()
