@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from glob import escape
 from typing import Any
 
 from greenmq import messaging
+from greenmq.core.commands import check_command, number_of, reply_place
+from greenmq.exceptions import ConnectionError, InvalidArgument, OperationalError, SerializationError
 from greenmq.log import get_logger
 from greenmq.matcher import match
 from greenmq.utils.functional import reprcall
+from greenmq.utils.text import printable
 
 __all__ = ('Node',)
 
@@ -147,11 +151,20 @@ class Node:
             error('pidbox command error: %r', exc, exc_info=True)
             reply = {'error': repr(exc)}
         if reply_to:
-            self.reply(
-                {self.hostname: reply}, exchange=reply_to['exchange'], routing_key=reply_to['routing_key'],
-                ticket=ticket,
-            )  # fmt: skip
+            self._answer(reply, reply_to, ticket)
         return reply
+
+    def _answer(self, reply: Any, reply_to: Mapping[str, Any], ticket: str | None) -> None:
+        where = {name: reply_to[name] for name in ('exchange', 'routing_key')}
+        try:
+            try:
+                self.reply({self.hostname: reply}, ticket=ticket, **where)
+            except SerializationError as exc:  # what the handler returned can't be written
+                self.reply({self.hostname: {'error': repr(exc)}}, ticket=ticket, **where)
+        except (ConnectionError, OperationalError, OSError):
+            raise
+        except Exception as exc:  # an exchange of another type, say: whoever asked gets no answer
+            error('pidbox reply to %s failed: %s', printable(where), printable(repr(exc)))
 
     def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
         """Run a command; `handle_call` and `handle_cast` are this with and without a reply.
@@ -183,20 +196,47 @@ class Node:
     def handle_message(self, body: dict[str, Any], message: Any = None) -> Any:
         """Run the command of a message, if it is for this node.
 
+        A message that is no command is answered by an error if it says where to, in any case logged, and
+        settled: it never ends the consumer of the mailbox.
+
         Switches: as `dispatch`.
-        Source: kombu Node.handle_message.
+        Source: kombu Node.handle_message; differs: what is malformed raises nothing, and replies go to
+            exchanges of replies only, see `Mailbox.reply_exchanges`.
         """
         if message is not None:
-            self.adjust_clock(message.headers.get('clock') or 0)
+            self.adjust_clock(int(number_of(message.headers, 'clock')))
+        try:
+            check_command(body, self._reply_exchanges)
+            if not self._is_meant(body):
+                return None
+        except Exception as exc:  # a matcher may raise anything
+            self._refuse(body, message, exc)
+            return None
+        return self.dispatch(**{name: value for name, value in body.items() if name != 'self'})
+
+    @property
+    def _reply_exchanges(self) -> tuple[str, ...]:
+        mailbox = self.mailbox
+        return (*mailbox.reply_exchanges, escape(mailbox.reply_exchange.name))
+
+    def _is_meant(self, body: dict[str, Any]) -> bool:
         destination = body.get('destination')
         pattern, matcher = body.get('pattern'), body.get('matcher')
         if destination:
-            meant = self.hostname in destination
-        elif pattern and matcher:
-            meant = bool(match(self.hostname or '', pattern, matcher))
-        else:
-            meant = True
-        return self.dispatch(**body) if meant else None
+            return self.hostname in destination
+        return not (pattern and matcher) or bool(match(self.hostname or '', pattern, matcher))
+
+    def _refuse(self, body: Any, message: Any, exc: Exception) -> None:
+        error('pidbox command error: %s', printable(repr(exc)))
+        if message is not None and message.channel is not None and not message.acknowledged:
+            message.ack()
+        try:
+            reply_to = reply_place(body, self._reply_exchanges) if isinstance(body, dict) else None
+        except InvalidArgument:
+            return
+        if reply_to:
+            ticket = body.get('ticket')
+            self._answer({'error': repr(exc)}, reply_to, ticket if isinstance(ticket, str) else None)
 
     dispatch_from_message = handle_message
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from greenmq import runtime
 from greenmq.clocks import LamportClock
 from greenmq.common import maybe_declare, oid_from
+from greenmq.core.commands import number_of
 from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import InconsistencyError, InvalidArgument, TimeoutError
 from greenmq.matcher import match
@@ -21,6 +22,7 @@ from greenmq.messaging import Consumer, Producer
 from greenmq.node import W_PIDBOX_IN_USE, Node, debug, error
 from greenmq.utils.functional import maybe_evaluate
 from greenmq.utils.objects import cached_property
+from greenmq.utils.text import printable
 from greenmq.utils.uuid import uuid
 
 __all__ = ('REPLY_QUEUE_EXPIRES', 'W_PIDBOX_IN_USE', 'Mailbox', 'Node', 'debug', 'error', 'match')
@@ -58,6 +60,9 @@ class Mailbox:
     node_cls = Node
     exchange_fmt = '%s.pidbox'
     reply_exchange_fmt = 'reply.%s.pidbox'
+    #: Names or shell patterns of the exchanges, beside the mailbox's own one, to which a command may have its
+    #: node reply. A sender could name any other one in `reply_to`.
+    reply_exchanges: tuple[str, ...] = ('reply.*.pidbox',)
 
     namespace: str | None = None
     connection: Any = None
@@ -379,6 +384,7 @@ class Mailbox:
         queue = self.reply_queue
         responses: list[Any] = []
         consumer = Consumer(channel, [queue], accept=self.accept if accept is None else accept, no_ack=True)
+        consumer.on_decode_error = _undecodable  # a stranger's: ours still come
         consumer.register_callback(partial(self._on_reply, ticket, responses, callback))
         try:
             with consumer:
@@ -396,11 +402,14 @@ class Mailbox:
         message: Any,
     ) -> None:
         headers = message.headers
-        self.clock.adjust(headers.get('clock') or 0)
-        expires = headers.get('expires')
+        self.clock.adjust(int(number_of(headers, 'clock')))
+        expires = number_of(headers, 'expires')
         if expires and time() > expires:
             return
         answered = headers.get('ticket', ticket)
+        if not isinstance(answered, str):
+            debug('a reply to no ticket: %s', printable(answered, 80))
+            return
         if answered == ticket:
             if callback:
                 callback(body)
@@ -447,3 +456,7 @@ class Mailbox:
     def producer_pool(self) -> Any:
         """The pool to publish with, or None. Deleted, as in a forked child, it is asked for anew."""
         return maybe_evaluate(self._producer_pool)
+
+
+def _undecodable(message: Any, exc: Exception) -> None:
+    debug('a reply that cannot be read: %r', exc)

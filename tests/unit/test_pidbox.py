@@ -2,6 +2,7 @@ import pytest
 
 from greenmq.common import maybe_declare
 from greenmq.connection import Connection
+from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import InvalidArgument, TimeoutError
 from greenmq.pidbox import Mailbox
 from tests.support import green
@@ -195,3 +196,95 @@ def test_both_queues_follow_the_mailbox():
         mailbox = Mailbox('m', queue_durable=durable, queue_exclusive=exclusive)
         for queue in (mailbox.get_queue('n'), mailbox.get_reply_queue()):
             assert (queue.durable, queue.exclusive, queue.auto_delete) == (durable, exclusive, not durable)
+
+
+# ---- what strangers may send
+
+COMMAND = {'method': 'echo', 'arguments': {'n': 1}}
+REPLY = {'exchange': 'reply.test.pidbox', 'routing_key': 'k'}
+NO_COMMANDS = [
+    5, [], 'x', None, True, {}, {'method': 5}, {'arguments': {}},
+    *({**COMMAND, name: wrong}
+      for name in ('arguments', 'destination', 'pattern', 'matcher', 'reply_to', 'ticket')
+      for wrong in (5, 'x', [1], {'a': [1]}, True, 1.5)
+      if not (isinstance(wrong, str) and name in ('pattern', 'matcher', 'ticket'))
+      and not (isinstance(wrong, dict) and name == 'arguments')),
+    {**COMMAND, 'pattern': '*', 'matcher': 'nobody has it'},
+    {**COMMAND, 'pattern': '(', 'matcher': 'pcre'},
+    {**COMMAND, 'reply_to': {**REPLY, 'exchange': 'orders'}},
+    {**COMMAND, 'reply_to': {**REPLY, 'routing_key': 'k' * 300}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('no_ack', [True, False])
+def test_what_is_no_command_is_logged_settled_and_ends_nothing(connection, caplog, no_ack):
+    worker = Worker('node')
+    if not no_ack:
+        worker.consumer.cancel()
+        worker.consumer = worker.node.Consumer(no_ack=False, callbacks=[worker.node.handle_message])
+        worker.consumer.consume()
+    try:
+        publish = connection.Producer().publish
+        for command in NO_COMMANDS:
+            publish(command, exchange='test.pidbox', routing_key='', serializer='json')
+        publish({**COMMAND, 'self': 1, 'more': 2}, exchange='test.pidbox', routing_key='', serializer='json')
+        with green.Timeout(10):
+            while not worker.seen:
+                green.sleep(0.005)
+        assert worker.seen == [{'n': 1}] and worker.task
+        told = [record for record in caplog.records if record.getMessage().startswith('pidbox command error')]
+        assert len(told) == len(NO_COMMANDS)
+        if not no_ack:
+            assert worker.consumer.channel.qos._delivered.keys() - {None} and len(
+                worker.consumer.channel.qos._delivered) == 1  # the good one, which its callback settles
+    finally:
+        worker.stop()
+
+
+def test_clocks_that_are_none_move_nothing(workers, mailbox, connection):
+    for clock in ('x', [], {}, True, -5, 1e300):
+        headers = {'clock': clock}
+        connection.Producer().publish(COMMAND, exchange='test.pidbox', routing_key='', headers=headers)
+    assert len(mailbox.multi_call('echo', {'n': 2}, limit=2, timeout=5)) == 2
+    assert mailbox.clock.value < 1000
+
+
+def test_a_command_that_names_no_matcher_is_answered_by_an_error(workers, mailbox):
+    replies = mailbox._broadcast('echo', reply=True, pattern='*', matcher='nobody has it', limit=2, timeout=5)
+    assert len(replies) == 2
+    assert all('MatcherNotInstalled' in reply['error'] for each in replies for reply in each.values())
+
+
+def test_a_reply_goes_where_it_is_allowed_only(connection):
+    worker = Worker('node')
+    try:
+        got = []
+        Exchange('reply.fan.pidbox', 'fanout')(connection.channel()).declare()
+        queue = Queue('answers', Exchange('elsewhere', 'direct', durable=False, delivery_mode=1), 'k')
+        with connection.Consumer([queue], callbacks=[lambda body, message: got.append(body)], no_ack=True):
+            publish = connection.Producer().publish
+            for exchange in ('elsewhere', 'reply.fan.pidbox'):
+                place = {'exchange': exchange, 'routing_key': 'k'}
+                publish({**COMMAND, 'reply_to': place}, exchange='test.pidbox', routing_key='')
+            publish({**COMMAND, 'arguments': {'n': 3}}, exchange='test.pidbox', routing_key='')
+            with green.Timeout(10):
+                while {'n': 3} not in worker.seen:
+                    green.sleep(0.005)
+            assert not got and worker.task
+            worker.node.mailbox.reply_exchanges = ('elsewhere',)
+            place = {'exchange': 'elsewhere', 'routing_key': 'k'}
+            publish({**COMMAND, 'reply_to': place}, exchange='test.pidbox', routing_key='')
+            connection.drain_events(timeout=10)
+        assert got == [{'node': {'from': 'node', 'n': 1}}]
+    finally:
+        worker.stop()
+
+
+def test_replies_of_strangers_end_no_collecting(workers, mailbox, connection):
+    publish = connection.Producer().publish
+    mailbox.reply_queue(connection.channel()).declare()
+    for headers in ({'ticket': []}, {'ticket': {'a': 1}}, {'clock': 'x'}, {'expires': 'soon'}):
+        headers = {'ticket': 'other', **headers}
+        publish('x', exchange='reply.test.pidbox', routing_key=mailbox.oid, headers=headers)
+        publish(1, exchange='reply.test.pidbox', routing_key=mailbox.oid, headers=headers, serializer='json')
+    assert len(mailbox.multi_call('echo', {'n': 2}, limit=2, timeout=5)) == 2

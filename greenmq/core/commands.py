@@ -1,0 +1,83 @@
+"""What a mailbox takes for a command, whoever wrote it: fields of the right kinds, and a place for the reply
+that is one for replies. Nothing here switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from greenmq.exceptions import InvalidArgument
+
+__all__ = ('check_command', 'number_of', 'reply_place')
+
+#: Kinds of the fields; each may be missing or None, except the method.
+_KINDS: dict[str, tuple[type, ...]] = {
+    'method': (str,),
+    'arguments': (dict,),
+    'destination': (list, tuple),
+    'pattern': (str,),
+    'matcher': (str,),
+    'reply_to': (dict,),
+    'ticket': (str,),
+}
+#: Clocks and times beyond this are no clocks and times.
+_MOST = 2**53
+
+
+def check_command(body: Any, exchanges: Sequence[str]) -> None:
+    """Check a message's body before it is run.
+
+    Arguments:
+        exchanges (Sequence[str]): as for `reply_place`.
+    Raises:
+        InvalidArgument: it is no command; the error names the field.
+    """
+    if not isinstance(body, dict):
+        raise InvalidArgument('command', type(body), 'is no map')
+    if not all(isinstance(name, str) for name in body):
+        raise InvalidArgument('command', type(body), 'has names that are no text')
+    if not body.get('method'):
+        raise InvalidArgument('method', body.get('method'), 'is missing')
+    for name, kinds in _KINDS.items():
+        value = body.get(name)
+        if value is not None and not isinstance(value, kinds):
+            raise InvalidArgument(name, type(value), f'is no {kinds[0].__name__}')
+    for what, names in (('arguments', body.get('arguments')), ('destination', body.get('destination'))):
+        if not all(isinstance(name, str) for name in names or ()):
+            raise InvalidArgument(what, type(names), 'has names that are no text')
+    reply_place(body, exchanges)
+
+
+def reply_place(body: dict[str, Any], exchanges: Sequence[str]) -> dict[str, str] | None:
+    """Where the sender of a command wants its reply, None if he wants none.
+
+    Arguments:
+        exchanges (Sequence[str]): names or shell patterns of the exchanges that replies may go to: a sender
+            must not have a node publish, and declare, just anywhere.
+    Raises:
+        InvalidArgument: it is no exchange and routing key, or another exchange.
+    """
+    place = body.get('reply_to')
+    if place is None or place == {}:
+        return None
+    names: dict[str, str] = {}
+    for name in ('exchange', 'routing_key'):
+        value = place.get(name) if isinstance(place, dict) else None
+        if not isinstance(value, str):
+            raise InvalidArgument('reply_to', type(place), 'has no exchange and routing_key of text')
+        if len(value.encode(errors='replace')) > 255:
+            raise InvalidArgument('reply_to', value[:40], 'is longer than 255 bytes')
+        names[name] = value
+    if not any(fnmatchcase(names['exchange'], pattern) for pattern in exchanges):
+        raise InvalidArgument('reply_to', names['exchange'], f'is none of {", ".join(exchanges)}')
+    return names
+
+
+def number_of(headers: Any, name: str) -> float:
+    """A clock or a time in the headers of a command or reply; 0 for what is none."""
+    value = headers.get(name) if isinstance(headers, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
+        return 0
+    return value
