@@ -57,6 +57,13 @@ def _keywords(cls: type[Object]) -> frozenset[str]:
     return frozenset(known)
 
 
+def is_closed(channel: Any) -> bool:
+    """True if the channel says that it is closed."""
+    if getattr(channel, 'closed', False):
+        return True
+    return getattr(channel, 'is_open', True) is False
+
+
 class Object:
     """A value whose fields are listed in `attrs`: it can be copied and pickled, and becomes a dictionary.
 

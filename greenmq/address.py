@@ -28,6 +28,7 @@ from greenmq.utils.url import (
     maybe_sanitize_url,
     parse_url,
     sanitize_url,
+    secret,
     split_host,
     url_to_parts,
 )
@@ -420,6 +421,8 @@ class Addressed:
         path = quote(virtual_host or '')
         if not include_password and not self._may_be_shown(virtual_host):
             path = mask or ''
+        if include_password:
+            password = secret(password)
         return as_url(
             scheme, hostname, port, userid, password, path, sanitize=not include_password, mask=mask
         )

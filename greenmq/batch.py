@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument
+from greenmq.log import get_logger
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ('DEFAULT_BATCH_SIZE', 'BatchState', 'ProducerBatch')
+
+logger = get_logger('greenmq.batch')
 
 #: Messages that `Producer.batch()` collects before it flushes by itself.
 DEFAULT_BATCH_SIZE = 1000
@@ -28,16 +31,20 @@ class BatchState:
         self.max_size = max_size
         self.channel: Any = None
         self.batch: Any = None
+        #: An exception left a block: nothing more is collected or sent, also not by the blocks around it.
+        self.aborted = False
 
     def publisher(self, channel: Any) -> Callable[..., Any]:
         """Give what to publish with instead of `channel.basic_publish`.
 
         Raises:
-            RuntimeError: the producer has another channel than the messages collected so far.
+            RuntimeError: the producer has another channel than the messages collected so far, or a block
+                inside was left by an exception.
         Switches: no.
         """
+        self._check()
         if self.channel is None:
-            if not getattr(channel, 'supports_batch_publish', False):
+            if not can_batch(channel):
                 return channel.basic_publish  # type: ignore[no-any-return]
             self.channel = channel
             self.batch = channel.create_publish_batch(max_size=self.max_size)
@@ -47,21 +54,56 @@ class BatchState:
 
     def flush(self) -> Any:
         """Send what was collected. Switches: yes."""
+        self._check()
         return self.batch.flush() if self.batch is not None else None
 
-    def end(self, send: bool) -> None:
-        """Send or forget what was collected, and give the transport's batch back. Switches: yes with
-        `send`."""
+    def abort(self, exc: BaseException) -> None:
+        """An exception leaves a block: forget what was collected. What that says is logged: the first error
+        counts. Switches: no.
+        """
+        if not self.aborted:
+            self.aborted = True
+            if self.batch is not None:
+                _after_error(self.batch.discard, exc)
+
+    def end(self, exc: BaseException | None) -> None:
+        """Send what was collected, if no block failed, and give the transport's batch back.
+
+        Switches: yes if it is sent.
+        """
         batch, self.batch, self.channel = self.batch, None, None
         if batch is None:
             return
         try:
-            if send:
+            if not self.aborted:
                 batch.flush()
-            else:
-                batch.discard()
-        finally:
-            batch.close()
+        except BaseException as failure:
+            _after_error(batch.close, failure)
+            raise
+        _after_error(batch.close, exc)
+
+    def _check(self) -> None:
+        if self.aborted:
+            raise RuntimeError('Publish batch was aborted by an exception: what it collected is discarded')
+
+
+def can_batch(channel: Any) -> bool:
+    """Whether a channel collects publishes: it has the method, and does not say that it is of no use.
+
+    Switches: no.
+    Source: kombu's batch context, by which channels of other transports are recognised.
+    """
+    made = getattr(channel, 'create_publish_batch', None) is not None
+    return made and bool(getattr(channel, 'supports_batch_publish', True))
+
+
+def _after_error(call: Callable[[], Any], first: BaseException | None) -> None:
+    try:
+        call()
+    except Exception as exc:
+        if first is None:
+            raise
+        logger.warning('a batch that was given up: %r', exc, exc_info=exc)
 
 
 class ProducerBatch:
@@ -112,7 +154,10 @@ class ProducerBatch:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.active = False
+        if exc is not None and self.state is not None:
+            # Caught by the program outside of this block, it leaves what was collected by half all the same.
+            self.state.abort(exc)
         if self.is_outermost and self.state is not None:
             del self._states[self._owner]
-            self.state.end(send=kind is None)
+            self.state.end(exc)
         self._owner = None

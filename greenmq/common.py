@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_OID, uuid3, uuid4
 
 from greenmq import runtime
+from greenmq.abstract import is_closed
 from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import ChannelError, RecoverableConnectionError, TimeoutError
 from greenmq.log import get_logger
@@ -126,7 +127,7 @@ def maybe_declare(
 
     Arguments:
         entity (Exchange | Queue): bound or not; an unbound one is not changed, but for the name of a
-            nameless queue.
+            nameless queue. With `retry`, one that is bound to a closed channel moves to `channel`.
         channel (Channel): to declare on; default: the one it is bound to.
         retry (bool): try again after connection errors.
         **retry_policy: as for `Connection.ensure`.
@@ -160,7 +161,12 @@ def declare_within(
     """
     policy = retry_policy or {}
     if entity.is_bound:
-        channel = entity.channel if channel is None else channel
+        own = entity.channel
+        if channel is None:
+            channel = own
+        elif retry and channel is not own and is_closed(own) and not is_closed(channel):
+            # A retried publish passes the exchange that it declared before the reconnect.
+            entity.revive(channel)
         return _ensure_declared(entity, channel, retry, policy, deadline)
     if channel is None:
         raise ChannelError(f'Cannot bind channel {channel} to entity {entity!r}')
@@ -179,13 +185,10 @@ def _ensure_declared(
     deadline: runtime.Deadline | None,
 ) -> bool:
     if channel.connection is None:
-        if not retry:
-            raise RecoverableConnectionError('channel disconnected')
-        client = None
-    elif _is_declared(entity, channel):
+        raise RecoverableConnectionError('channel disconnected')
+    if _is_declared(entity, channel):
         return False
-    else:
-        client = channel.connection.client
+    client = channel.connection.client
 
     def declare() -> bool:
         if not retry:
@@ -228,31 +231,43 @@ def drain_consumer(
 
     Arguments:
         consumer (Consumer): entered here, and cancelled at the end.
-        limit (int | None): end after that many messages; None: never.
-        timeout (float | None): seconds to wait for each.
-        callbacks (list): called with (body, message) before the message is given.
+        limit (int | None): end after that many messages, or waits in vain, together; None: never.
+        timeout (float | None): seconds to wait for each. Nothing in that time counts as one of `limit`.
+        callbacks (list): called with (body, message) when it arrives.
     Returns:
-        Iterator[tuple[object, Message]]: body and message.
-    Raises:
-        TimeoutError: nothing came in time.
+        Iterator[tuple[object, Message]]: body and message; fewer than `limit` when fewer came in time.
     Switches: yes.
-    Source: kombu.common.drain_consumer; differs: `limit` counts messages, not turns of the loop, since a
-        turn may deliver another greenlet's message.
+    Source: kombu.common.drain_consumer; differs: an event that was another greenlet's counts for nothing, but
+        for the time.
     """
     arrived: deque[tuple[Any, Any]] = deque()
 
     def on_message(body: Any, message: Any) -> None:
         arrived.append((body, message))
 
-    consumer.callbacks = [*(callbacks or ()), on_message]
-    given = 0
+    consumer.callbacks = [on_message, *(callbacks or ())]
     with consumer:
-        for _ in eventloop(consumer.channel.connection.client, timeout=timeout, ignore_timeouts=True):
-            while arrived:
+        conn = consumer.channel.connection.client
+        turns = 0
+        while not limit or turns < limit:
+            if not arrived:
+                _drain_until(conn, arrived, timeout)
+            turns += 1
+            if arrived:
                 yield arrived.popleft()
-                given += 1
-                if limit and given >= limit:
-                    return
+
+
+def _drain_until(conn: Any, arrived: deque[Any], timeout: float | None) -> None:
+    """Until something arrived, or not in time."""
+    # One deadline: events for others who share the connection must not prolong the wait.
+    deadline = runtime.Deadline.after(timeout)
+    while not arrived:
+        try:
+            conn.drain_events(timeout=deadline.remaining())
+        except TimeoutError:
+            return
+        if deadline.expired():
+            return
 
 
 def itermessages(

@@ -24,6 +24,7 @@ from greenmq.exceptions import (
     DecompressionLimit,
     InvalidArgument,
     KombuError,
+    also,
 )
 from greenmq.utils.encoding import ensure_bytes
 
@@ -88,12 +89,12 @@ def get_encoder(t: Any) -> tuple[Encoder, str]:
 
     Raises:
         InvalidArgument: there is no such compression, or its package is not installed.
-    Source: kombu.compression.get_encoder; differs: a typed error where kombu has a KeyError.
+    Source: kombu.compression.get_encoder; differs: the KeyError is a typed error as well.
     """
     content_type = _aliases.get(t, t)
     encoder = _encoders.get(content_type)
     if encoder is None:
-        raise InvalidArgument('compression', t, _unknown(t))
+        raise also(InvalidArgument, KeyError)('compression', t, _unknown(t))
     return encoder, content_type
 
 
@@ -102,11 +103,11 @@ def get_decoder(t: Any) -> Callable[[bytes], bytes]:
 
     Raises:
         DecodeError: there is no such compression, or its package is not installed.
-    Source: kombu.compression.get_decoder; differs: a typed error where kombu has a KeyError.
+    Source: kombu.compression.get_decoder; differs: the KeyError is a typed error as well.
     """
     decoder = _decoders.get(_aliases.get(t, t))
     if decoder is None:
-        raise DecodeError(f'compression {_unknown(t)}: {t!r}')
+        raise also(DecodeError, KeyError)(f'compression {_unknown(t)}: {t!r}')
     return decoder
 
 
@@ -143,7 +144,8 @@ def decompress(body: str | bytes, content_type: str, limit: float | None = None)
         limit (int): bytes the body may grow to; None is `max_decoded_bytes`, inf is no limit.
     Raises:
         DecompressionLimit: it would grow beyond the limit (a DecodeError).
-        DecodeError: the body is damaged or cut short, or the compression is not known.
+        DecodeError: the body is damaged or cut short, or the compression is not known; what the decompressor
+            raised (zlib.error, say) catches it as well.
     Switches: no.
     Source: kombu.compression.decompress; differs: the limit, and one type of error for all compressions.
     """
@@ -159,7 +161,8 @@ def decompress(body: str | bytes, content_type: str, limit: float | None = None)
     except KombuError:
         raise
     except Exception as exc:
-        raise DecodeError(f'cannot decompress {len(body)} bytes of {content_type}: {exc}') from exc
+        failure = also(DecodeError, type(exc))
+        raise failure(f'cannot decompress {len(body)} bytes of {content_type}: {exc}') from exc
     if len(decoded) > most:
         raise _over(content_type, most)
     return decoded
@@ -183,7 +186,8 @@ _STEP = 64 * 1024
 MAX_STREAMS = 1000
 
 
-def _collect(make: Callable[[], Any], body: bytes, most: float) -> bytes:
+def _collect(make: Callable[[], Any], body: bytes, most: float, cut: type[Exception]) -> bytes:
+    # `cut`: what the module itself raises for a body that ends too early.
     # Streams may follow one another, as in files that were put together; each has to be whole. Given all
     # that follows, each decoder would copy it: time by the square of the length, for no output at all.
     parts: list[bytes] = []
@@ -203,10 +207,10 @@ def _collect(make: Callable[[], Any], body: bytes, most: float) -> bytes:
                 raise _TooLarge
             parts.append(part)
             if not part and not given and stream.needs_input and not stream.eof:
-                raise EOFError('it is cut short')
+                raise cut('it is cut short')
         position -= len(stream.unused_data)
     if not parts:
-        raise EOFError('it is empty')
+        raise cut('it is empty')
     return b''.join(parts)
 
 
@@ -237,13 +241,15 @@ class _ZlibStream:
 
 
 def _zlib_decompress(body: bytes, most: float = float('inf')) -> bytes:
-    return _collect(_ZlibStream, body, most)
+    import zlib
+
+    return _collect(_ZlibStream, body, most, zlib.error)
 
 
 def _bz2_decompress(body: bytes, most: float = float('inf')) -> bytes:
     import bz2
 
-    return _collect(bz2.BZ2Decompressor, body, most)
+    return _collect(bz2.BZ2Decompressor, body, most, ValueError)
 
 
 #: A header of a few bytes may ask for a dictionary of gigabytes; the highest preset needs 65 MiB.
@@ -253,7 +259,9 @@ _LZMA_MEMORY = 128 * 1024 * 1024
 def _lzma_decompress(body: bytes, most: float = float('inf')) -> bytes:
     import lzma
 
-    return _collect(lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, most)
+    return _collect(
+        lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, most, lzma.LZMAError
+    )
 
 
 def _brotli_decompress(body: bytes, most: float = float('inf')) -> bytes:
@@ -269,7 +277,7 @@ def _brotli_decompress(body: bytes, most: float = float('inf')) -> bytes:
             raise _TooLarge
         parts.append(part)
         if not part and stream.can_accept_more_data() and not stream.is_finished():
-            raise EOFError('it is cut short')
+            raise brotli.error('it is cut short')
         body = b''
     return b''.join(parts)
 
@@ -299,7 +307,7 @@ def _zstd_decompress(body: bytes, most: float = float('inf')) -> bytes:
         parts.append(part)
         if stream.eof:
             return b''.join(parts)
-    raise EOFError('it is cut short')
+    raise zstandard.ZstdError('it is cut short')
 
 
 # ------------------------------------------------------------------ what comes with greenmq

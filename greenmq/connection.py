@@ -12,7 +12,7 @@ without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle as roundrobin_failover
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -60,7 +60,7 @@ T = TypeVar('T')
 SelfT = TypeVar('SelfT', bound='Connection')
 PooledT = TypeVar('PooledT', bound='PooledConnection')
 
-RETRY_TIMEOUT = 30.0  # seconds: what an implicit connect (default_channel) tries at most by default
+RETRY_TIMEOUT = 30.0  # seconds: what an implicit connect (default_channel) tries at most after a loss
 
 _RETRY_OPTIONS = ('max_retries', 'interval_start', 'interval_step', 'interval_max', 'errback', 'callback')
 
@@ -141,14 +141,14 @@ class Connection(Opening):
         again.
 
         Arguments:
-            channel: the first one to use; None opens one.
-            ensure_options: as for `ensure`.
+            channel: the first one to use; None: the default channel.
+            ensure_options: as for `ensure`; they hold for the first connect too.
         Returns:
             Callable: returns (what `fun` returned, the channel it was called with last).
         Switches: the function does.
         Source: kombu Connection.autoretry.
         """
-        retried = AutoRetry(self, fun, channel)
+        retried = AutoRetry(self, fun, channel, ensure_options)
         return self.ensure(retried, retried, **ensure_options)
 
     def _reraise_as_library_errors(
@@ -186,8 +186,7 @@ class Connection(Opening):
         """The channel that is used where a connection is given instead of one; opened when first asked for.
 
         Raises:
-            OperationalError: no broker could be reached within 30 s, or as the transport options max_retries,
-                interval_start, interval_step, interval_max and connect_retries_timeout say.
+            OperationalError: no broker could be reached; see `wait_open`.
         Switches: yes, if it must be opened.
         Source: kombu Connection.default_channel.
         """
@@ -212,22 +211,42 @@ class Connection(Opening):
                 self.maybe_close_channel(opened)  # another greenlet was faster
         return self._default_channel  # type: ignore[no-any-return]
 
-    def wait_open(self, deadline: runtime.Deadline | float | None = None) -> None:
-        """Open the connection, trying again as the transport options say: what each implicit use of it does.
+    def wait_open(
+        self,
+        deadline: runtime.Deadline | float | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the connection, trying again: what each implicit use of it does.
+
+        How often and how long, say `policy` and below it the transport options of the same names:
+        max_retries, interval_start, interval_step, interval_max, errback, callback. One that was not open
+        before is given up when all hosts were tried and connect_retries_timeout (a transport option; default:
+        `connect_timeout`) has passed: a wrong address is told in seconds. One that was lost is worth waiting
+        for: 30 seconds, or connect_retries_timeout.
 
         Arguments:
-            deadline (Deadline | float): when to stop at the latest; None: the transport option
-                connect_retries_timeout, 30 seconds if it is not given.
+            deadline (Deadline | float): when to stop at the latest.
+            policy (Mapping[str, object]): the retry policy of the caller, as for `ensure`.
         Raises:
             OperationalError: not within the deadline or the retries.
         Switches: yes, unless it is open.
         Source: greenmq's own.
         """
+        if self.connected:
+            self._enter()
+            return
         options = self.transport_options
-        if deadline is None:
-            deadline = runtime.Deadline.after(options.get('connect_retries_timeout', RETRY_TIMEOUT))
-        policy = {name: options[name] for name in _RETRY_OPTIONS if options.get(name) is not None}
-        self._ensure_connection(**policy, timeout=deadline)
+        given = {**options, **(policy or {})}
+        retries = {name: given[name] for name in _RETRY_OPTIONS if given.get(name) is not None}
+        patience = options.get('connect_retries_timeout')
+        if self._connection is None and not self._lost:
+            patience = self.connect_timeout if patience is None else patience
+            first = runtime.Deadline.after(patience or None)
+        else:
+            first = runtime.NEVER
+        if deadline is None and first is runtime.NEVER:
+            deadline = runtime.Deadline.after(RETRY_TIMEOUT if patience is None else patience)
+        self._ensure_connection(**retries, timeout=deadline, patience=first)
 
     def maybe_close_channel(self, channel: Channel) -> None:
         """Close a channel; errors of a channel or connection that is gone are no errors then.
@@ -336,8 +355,8 @@ class Connection(Opening):
 
     @property
     def qos_semantics_matches_spec(self) -> bool:
-        """True if prefetch counts are meant as AMQP 0-9-1 has them."""
-        return bool(self.transport.qos_semantics_matches_spec(self._connection))
+        """True if prefetch counts are meant as AMQP 0-9-1 has them. Opened if need be: the broker tells."""
+        return bool(self.transport.qos_semantics_matches_spec(self.connection))
 
     def supports_exchange_type(self, exchange_type: str) -> bool:
         """True if exchanges of that type can be declared.

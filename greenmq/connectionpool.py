@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from greenmq import events
+from greenmq.abstract import is_closed
 from greenmq.exceptions import ChannelLimitExceeded, ConnectionLimitExceeded
 from greenmq.resource import Resource
 
@@ -149,10 +150,3 @@ def _told_of_loss(pool: weakref.ref[ConnectionPool], event: events.Event) -> Non
     found, connection = pool(), event.source
     if found is not None and connection is not None:
         found.lost(connection)
-
-
-def is_closed(channel: Any) -> bool:
-    """True if the channel says that it is closed."""
-    if getattr(channel, 'closed', False):
-        return True
-    return getattr(channel, 'is_open', True) is False

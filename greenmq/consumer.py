@@ -124,6 +124,8 @@ class Consumer:
         self.tag_prefix = tag_prefix
         self._queues: dict[str, Queue] = {each.name: each for each in map(_queue, maybe_list(queues) or ())}
         self._active_tags: dict[str, str] = {}
+        #: What is to be consumed, with the no_ack of each: still known when a `revive` fails half way.
+        self._consumed: dict[str, bool | None] = {}
         self.no_ack = self.no_ack if no_ack is None else no_ack
         if auto_declare is not None:
             self.auto_declare = auto_declare
@@ -148,8 +150,8 @@ class Consumer:
         self._queues = {queue.name: queue for queue in map(_queue, maybe_list(queues) or ())}
 
     def revive(self, channel: ChannelLike) -> None:
-        """Move to another channel: bind the queues to it, declare them, set the prefetch. `consume` comes
-        after.
+        """Move to another channel: bind the queues to it, declare them, set the prefetch, and go on consuming
+        from those that were consumed, each with the `no_ack` it had.
 
         On the channel it has already, if that one restores its consumers by itself, nothing changes.
 
@@ -164,10 +166,17 @@ class Consumer:
         self._active_tags.clear()
         self.channel = channel
         self._queues = {name: queue(channel) for name, queue in self._queues.items()}
+        # The queue itself, too: one that the broker names has another name on another connection.
+        again = [(name, self._queues.get(name)) for name in self._consumed]
         if self.auto_declare:
             self.declare()
         if self.prefetch_count is not None:
             self.qos(prefetch_count=self.prefetch_count)
+        for name, queue in again:
+            no_ack = self._consumed.pop(name)
+            if queue is not None:
+                self._consumed[queue.name] = no_ack
+                self._basic_consume(queue, no_ack, nowait=name != again[-1][0])
 
     def declare(self) -> None:
         """Declare the queues, their exchanges and bindings.
@@ -239,6 +248,7 @@ class Consumer:
         for queue in waiting:
             # One answer is enough: the broker does these in order.
             self._basic_consume(queue, no_ack, nowait=queue is not waiting[-1])
+            self._consumed[queue.name] = no_ack
 
     def _basic_consume(self, queue: Any, no_ack: bool | None, nowait: bool) -> None:
         if queue.name in self._active_tags:
@@ -262,6 +272,7 @@ class Consumer:
         while active:
             name = next(iter(active))
             tag = active.pop(name)
+            self._consumed.pop(name, None)
             try:
                 channel.basic_cancel(tag)
             except BaseException as exc:
@@ -282,6 +293,7 @@ class Consumer:
         """
         name = queue.name if isinstance(queue, Queue) else queue
         self._queues.pop(name, None)
+        self._consumed.pop(name, None)
         tag = self._active_tags.pop(name, None)
         if tag is not None:
             self.channel.basic_cancel(tag)

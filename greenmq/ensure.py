@@ -24,6 +24,7 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
     TimeoutError,
 )
+from greenmq.transport.base import names_errors_only
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,11 +94,14 @@ def reconnect(
     policy: Policy,
     deadline: runtime.Deadline,
     retries: int = 0,
+    patience: runtime.Deadline = runtime.NEVER,
 ) -> Any:
     """Open `connection`, again and again as `policy` says, over all its hosts.
 
     Arguments:
         dial (SharedDial): the one that was there when the caller came; when it is closed, recovery ends.
+        deadline (Deadline): ends an attempt and a pause under way.
+        patience (Deadline): ends neither, but after it no further round of hosts begins.
     Returns:
         object: the transport's connection.
     Raises:
@@ -119,6 +123,8 @@ def reconnect(
             interval = 0.0
             # hosts not yet tried in this round are tried at once
             if connection.completes_cycle(attempts - 1):
+                if patience.expired():
+                    raise
                 rounds += 1
                 interval = schedule.delay(rounds)
             if policy.errback is not None:
@@ -170,6 +176,7 @@ def ensured_call(
     """
     with LibraryErrors(connection):
         retries = 0
+        recovered = False
         unknown: PublishUnconfirmed | None = None
         while True:
             epoch, dial = connection.epoch, connection._dial
@@ -182,6 +189,8 @@ def ensured_call(
                     if unknown is not None and isinstance(exc, (PublishUnconfirmed, ConnectionBlocked)):
                         raise unknown from exc  # nor is that the last try was not sent
                     raise
+                if lost and recovered and names_errors_only(connection.transport):
+                    raise  # it cannot tell what a new connection helps against, and that one did not
                 if isinstance(exc, PublishUnconfirmed) and exc.sent != 'no':
                     unknown = exc
                 dial = dial or connection._enter()
@@ -189,6 +198,7 @@ def ensured_call(
                     dial.pause(_next_try(exc, policy, retries, deadline, told), deadline)
                     if lost:
                         _recover(connection, dial, obj, exc, epoch, policy, retries, deadline)
+                        recovered = True
                 except connection.recoverable_connection_errors as final:
                     if unknown is None or final is unknown:
                         raise
@@ -283,10 +293,13 @@ class Ensured:
 class AutoRetry:
     """What Connection.autoretry makes `ensure` call and revive: a function and the channel it gets."""
 
-    def __init__(self, connection: Connection, fun: Callable[..., Any], channel: Any) -> None:
+    def __init__(
+        self, connection: Connection, fun: Callable[..., Any], channel: Any, options: Mapping[str, Any]
+    ) -> None:
         self.connection = connection
         self.fun = fun
         self.channel = channel
+        self.options = options
         self.__name__ = getattr(fun, '__name__', type(fun).__name__)
         self.__doc__ = getattr(fun, '__doc__', None)
 
@@ -297,5 +310,6 @@ class AutoRetry:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Call the function; returns what it returned, and the channel."""
         if self.channel is None:
-            self.channel = self.connection.channel()
+            self.connection.wait_open(self.options.get('timeout'), self.options)
+            self.channel = self.connection.default_channel
         return self.fun(*args, channel=self.channel, **kwargs), self.channel

@@ -159,6 +159,46 @@ class _Portable:
         return self.__dict__
 
 
+#: (ours, foreign) → the class below both.
+_both: dict[tuple[Any, Any], type[Any]] = {}
+
+
+def also(ours: type[Exception], foreign: type[Exception]) -> type[Any]:
+    """The class of an error of ours that stands where kombu lets a foreign one out: each `except` catches it.
+
+    Arguments:
+        ours (type): e.g. DecodeError.
+        foreign (type): e.g. zlib.error.
+    Returns:
+        type: below both, with the name, the constructor and the text of `ours`; its objects can be pickled.
+            Where `foreign` is an OSError, `ours` itself.
+    Switches: no.
+    """
+    # An OSError would pass for the loss of the connection, and be taken for one.
+    if issubclass(ours, foreign) or issubclass(foreign, OSError):
+        return ours
+    found = _both.get((ours, foreign))
+    if found is not None:
+        return found
+    members: dict[str, Any] = {
+        '__doc__': ours.__doc__, '__module__': ours.__module__, '__str__': ours.__str__,
+        '__reduce__': lambda self: (_rebuild_both, (ours, foreign, self.args, _state_of(self))),
+    }  # fmt: skip
+    if ours.__init__ is Exception.__init__:
+        members['__init__'] = Exception.__init__  # a foreign one may want more than a text
+    return _both.setdefault((ours, foreign), type(ours.__name__, (ours, foreign), members))
+
+
+def _state_of(error: Any) -> dict[str, Any]:
+    return error._state() if isinstance(error, _Portable) else error.__dict__
+
+
+def _rebuild_both(
+    ours: type[Exception], foreign: type[Exception], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    return _rebuild(also(ours, foreign), args, state)
+
+
 class KombuError(Exception):
     """Base of all errors that are neither amqp's nor an HTTP server's.
 

@@ -278,8 +278,12 @@ class Exchange(MaybeChannelBound):
         Source: kombu Exchange.Message; differs: the caller's `properties` stay as they are.
         """
         mode = maybe_delivery_mode(delivery_mode or self.delivery_mode)
-        if isinstance(body, str) and kwargs.get('content_encoding') is None:
-            kwargs['content_encoding'] = 'utf-8'
+        if kwargs.get('content_encoding') is None:
+            if isinstance(body, str):
+                kwargs['content_encoding'] = 'utf-8'
+            elif isinstance(body, (bytes, bytearray, memoryview)) and not kwargs.get('content_type'):
+                # Read as they were written: without a word they would be taken for text.
+                kwargs['content_type'], kwargs['content_encoding'] = 'application/data', 'binary'
         return self.channel.prepare_message(
             body, properties={**(properties or {}), 'delivery_mode': mode}, **kwargs
         )

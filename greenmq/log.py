@@ -136,6 +136,10 @@ def safeify_format(
         yield make(arg) if make else arg
 
 
+def _shown_as_text(found: re.Match[str]) -> str:
+    return f'{found[0][:-1]}s' if found[1] == 'r' else found[0]
+
+
 class LogMixin:
     """Methods of a logger on an object; `annotate` can put something before each message.
 
@@ -186,7 +190,9 @@ class LogMixin:
             self.logger.log(severity, self.annotate(text), values[0], **kwargs)
         else:
             expanded = [maybe_evaluate(value) for value in values]
-            self.logger.log(severity, self.annotate(text), *safeify_format(text, expanded), **kwargs)
+            # The arguments of %r are their representations by now: once more would quote them twice.
+            shown = _CONVERSION.sub(_shown_as_text, text)
+            self.logger.log(severity, self.annotate(shown), *safeify_format(text, expanded), **kwargs)
 
     def get_logger(self) -> logging.Logger:
         """Return the logger to use; the attribute `logger` keeps it."""

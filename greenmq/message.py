@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenmq import events
 from greenmq.compression import decompress
-from greenmq.exceptions import DecodeError, MessageStateError, SerializationError, StaleDelivery, reraise
+from greenmq.exceptions import (
+    DecodeError,
+    MessageStateError,
+    SerializationError,
+    StaleDelivery,
+    also,
+    reraise,
+)
 from greenmq.log import get_logger
 from greenmq.serialization import loads
 from greenmq.utils.functional import dictfilter
@@ -60,7 +67,8 @@ class Message:
         content_type (str), content_encoding (str): how to decode the body.
         delivery_info (dict[str, object]): consumer_tag, exchange, routing_key, redelivered, …
         properties (dict[str, object]): AMQP properties.
-        headers (dict[str, object]): the publisher's; `compression` names how the body is compressed.
+        headers (dict[str, object]): the publisher's; `compression` names how the body is compressed, and is
+            gone once that is inflated.
         postencode (str): encode a str body with this.
         accept (set[str]): content types that may be decoded; None: all that are enabled.
         channel (Channel): where it is to be settled.
@@ -109,6 +117,7 @@ class Message:
             # `body` is left unset, so that the first look at it comes to `__getattr__`.
             self._broken = True
             self._packed = body, headers['compression'], postencode
+            self.headers = dict(headers)  # changed below, and the transport may deliver its own again
         else:
             self.body = body
             if postencode and isinstance(body, str):
@@ -136,6 +145,8 @@ class Message:
         if not self.__dict__.get('errors'):  # or it is lost already
             try:
                 self.body = decompress(body, compression, limit=_max_decoded_bytes(self.channel))
+                # It said how the body travelled. Published again with these headers, it is not compressed.
+                self.headers.pop('compression', None)
             except Exception as exc:
                 self._record(_as_decode_error(exc, f'body compressed as {_SHORT.repr(compression)}'))
         if postencode and isinstance(self.body, str):
@@ -348,7 +359,7 @@ class Message:
 def _as_decode_error(exc: Exception, what: str) -> Exception:
     if isinstance(exc, SerializationError):
         return exc
-    failure = DecodeError(f'{what}: {type(exc).__name__}: {exc}')
+    failure: Exception = also(DecodeError, type(exc))(f'{what}: {type(exc).__name__}: {exc}')
     failure.__cause__ = exc
     return failure
 

@@ -191,7 +191,9 @@ class ConsumerMixin:
     # -------------------------------------------------------------------------------------------- the loop
 
     def run(self, _tokens: int = 1, **kwargs: Any) -> None:
-        """Consume until `should_stop` or `stop`. A lost connection is opened again, at most once a second.
+        """Consume until `should_stop` or `stop`. After a lost connection, and after an error of a channel
+        that is no callback's (a queue that is not there, or not ours yet), it starts anew, at most once a
+        second.
 
         Arguments:
             kwargs: for `consume` (timeout, safety_interval) and `on_consume_ready`.
@@ -218,7 +220,9 @@ class ConsumerMixin:
                     else:
                         self._bell.clear()
                         self._bell.wait(bucket.expected_time(_tokens))
-                except self.connection_errors as exc:
+                except (*self.connection_errors, *self.channel_errors) as exc:
+                    # Of a channel too: the queue that is not there yet, or is held by the predecessor, may be
+                    # free in a second.
                     if self._ends():
                         debug('the connection ended with the run: %r', exc)
                     else:

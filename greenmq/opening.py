@@ -98,6 +98,7 @@ class Opening(Addressed):
         callback: Callable[[], Any] | None = None,
         reraise_as_library_errors: bool = True,
         timeout: runtime.Deadline | float | None = None,
+        patience: runtime.Deadline = runtime.NEVER,
     ) -> Any:
         if self.connected:
             self._enter()
@@ -106,9 +107,9 @@ class Opening(Addressed):
         deadline = runtime.Deadline.of(timeout)
         whole = cast('Connection', self)
         if not reraise_as_library_errors:
-            return reconnect(whole, self._enter(), policy, deadline)
+            return reconnect(whole, self._enter(), policy, deadline, patience=patience)
         with LibraryErrors(whole):
-            return reconnect(whole, self._enter(), policy, deadline)
+            return reconnect(whole, self._enter(), policy, deadline, patience=patience)
 
     def _enter(self) -> SharedDial[Any]:
         """The dial of this hub; from now on the connection is this hub's."""
@@ -266,6 +267,11 @@ class Opening(Addressed):
 
     def _drop(self, error: BaseException | None = None) -> None:
         """Let go of a connection that is lost; those who wait for the next one go on waiting."""
+        if self._connection is None:
+            # Nothing was open: the transport has seen nothing, and what the program has set on it stays.
+            self._default_channel = None
+            self.declared_entities.clear()
+            return
         parts = self._take()
         if parts is not None:
             self._lost = True

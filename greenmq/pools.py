@@ -24,6 +24,7 @@ from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
 from greenmq.resource import Resource
 from greenmq.sharedconnection import SharedConnection, close_channel
+from greenmq.utils import validate
 from greenmq.utils.collections import EqualityDict, eqhash
 from greenmq.utils.functional import ChannelPromise, lazy
 
@@ -503,7 +504,7 @@ def set_limit(
     Switches: only with `reset_after`.
     Source: kombu.pools.set_limit.
     """
-    limit = limit or 0
+    limit = validate.pool_limit(limit) or 0
     if limit == _limit[0] and not (force or reset_after):
         return limit
     _limit[0] = limit

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import events, runtime
 from greenmq.abstract import maybe_channel
-from greenmq.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch
+from greenmq.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch, can_batch
 from greenmq.common import declare_within, maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
-from greenmq.entity import DELIVERY_MODES, Exchange, maybe_delivery_mode
+from greenmq.entity import DELIVERY_MODES, Exchange, Queue, maybe_delivery_mode
 from greenmq.exceptions import (
     ChannelError,
     ConnectionClosed,
-    EncodeError,
     InvalidArgument,
     OperationalError,
     PublishUnconfirmed,
@@ -31,10 +30,9 @@ from greenmq.exceptions import (
     WrongHub,
 )
 from greenmq.nowait import Backlog
-from greenmq.serialization import dumps
+from greenmq.serialization import dumps, encoded
 from greenmq.types import PUBLISH_KEYWORDS, RECEIVED
 from greenmq.utils import validate
-from greenmq.utils.encoding import text_encoding
 from greenmq.utils.functional import ChannelPromise
 
 if TYPE_CHECKING:
@@ -185,7 +183,7 @@ class Producer:
             compression (str): by name; '' for none. Default: the producer's.
             exchange (Exchange | str): Default: the producer's.
             retry (bool): try again after connection errors, within `timeout`.
-            retry_policy (dict[str, object]): as for `Connection.ensure`.
+            retry_policy (dict[str, object]): as for `Connection.ensure`; it holds for the first connect too.
             declare (Iterable[Exchange | Queue]): declared first, unless that was done in this epoch.
             expiration (float): seconds after which the broker may drop it.
             timeout (float): seconds, 0 or more, for all of it: connecting, declaring, sending, confirming.
@@ -219,19 +217,27 @@ class Producer:
         )  # fmt: skip
         policy = {**(retry_policy or {}), 'timeout': deadline} if retry else None
         try:
-            return self._publish(*args) if policy is None else self._send(args, policy)
+            return self._publish(*args) if policy is None else self._send(args, policy, deadline)
         except WrongHub:
-            other = self._of_this_thread(args[5], deadline)
+            other = self._of_this_thread(args[5], deadline, policy)
             if other is None:
                 raise
-        return other._send(args, policy)
+        return other._send(args, policy, deadline)
 
-    def _send(self, args: tuple[Any, ...], policy: dict[str, Any] | None) -> Any:
+    def _send(
+        self, args: tuple[Any, ...], policy: dict[str, Any] | None, deadline: runtime.Deadline
+    ) -> Any:
         if policy is None:
             return self._publish(*args)
+        client = self.__connection__
+        if client is not None and (self._channel is None or self._channel.__class__ is ChannelPromise):
+            # The caller's policy holds for the first connect as well: a limit counts in every phase (P17).
+            client.wait_open(deadline, policy)
         return self.connection.ensure(self, self._publish, **policy)(*args)
 
-    def _of_this_thread(self, properties: dict[str, Any], deadline: runtime.Deadline) -> Producer | None:
+    def _of_this_thread(
+        self, properties: dict[str, Any], deadline: runtime.Deadline, policy: Mapping[str, Any] | None
+    ) -> Producer | None:
         """This producer for another thread than its connection's, which refused it before anything was sent.
 
         None for what belongs to the very channel: a transaction, and who asks for a direct reply.
@@ -246,7 +252,7 @@ class Producer:
         ):
             return None
         sibling = client.sibling()
-        sibling.wait_open(deadline)
+        sibling.wait_open(deadline, policy)
         other = copy.copy(self)
         other._batches, other._backlog, other.__connection__ = {}, None, sibling
         # Nobody drains that connection: what comes back is told by the publish itself.
@@ -339,6 +345,8 @@ class Producer:
             delivery_mode = delivery_mode or default.delivery_mode
             exchange = default.name
         properties['delivery_mode'] = _delivery_mode(delivery_mode) if delivery_mode else 2
+        if 'reply_to' in properties:
+            _name_reply_queue(properties)
         if routing_key is None:
             routing_key = self.routing_key
         if routing_key.__class__ is not str or len(routing_key) > _SURELY_SHORT:
@@ -352,8 +360,10 @@ class Producer:
             headers = dict(headers)
         else:
             headers = {}
+        if 'compression' in headers and not content_type:
+            del headers['compression']  # how *this* body travels is told below
         if content_type:
-            body, content_encoding = _encoded(body, content_type, content_encoding)
+            body, content_encoding = encoded(body, content_type, content_encoding)
         else:
             content_type, content_encoding, body = dumps(body, serializer=serializer or self.serializer)
         if compression is None:
@@ -448,8 +458,8 @@ class Producer:
     def batch(self, max_size: int = DEFAULT_BATCH_SIZE) -> ProducerBatch:
         """Collect what this greenlet publishes inside the `with` block and send it together.
 
-        On a transport that cannot, each message is published at once. An exception that leaves the block
-        discards what was not sent yet.
+        On a transport that cannot, each message is published at once. An exception that leaves the block, or
+        one inside it, discards what was not sent yet; nothing more can be published in them then.
 
         Arguments:
             max_size (int): messages after which it is flushed by itself.
@@ -465,7 +475,7 @@ class Producer:
     @property
     def supports_batch_publish(self) -> bool:
         """Whether the transport sends a batch together."""
-        return bool(getattr(self.channel, 'supports_batch_publish', False))
+        return can_batch(self.channel)
 
     @property
     def channel(self) -> Channel:
@@ -540,6 +550,14 @@ def _seconds(value: Any) -> float | None:
     return None if value is None else validate.at_least_zero('publish_timeout', value)
 
 
+def _name_reply_queue(properties: dict[str, Any]) -> None:
+    reply_to = properties['reply_to']
+    if isinstance(reply_to, Queue):
+        if not reply_to.name:  # the broker has not named it yet: nobody could reply
+            raise InvalidArgument('reply_to', reply_to, 'is a queue without a name: declare it first')
+        properties['reply_to'] = reply_to.name
+
+
 def _delivery_mode(mode: Any) -> int:
     if mode.__class__ is int:
         if mode in (1, 2):
@@ -547,23 +565,6 @@ def _delivery_mode(mode: Any) -> int:
     elif mode in DELIVERY_MODES:
         return int(maybe_delivery_mode(mode))
     raise InvalidArgument('delivery_mode', mode, "is not one of 1, 2, 'transient', 'persistent'")
-
-
-def _encoded(body: Any, content_type: str, content_encoding: str | None) -> tuple[Any, str]:
-    if isinstance(body, str):
-        encoding = content_encoding or 'utf-8'
-        try:
-            return body.encode(text_encoding(encoding)), encoding
-        except (LookupError, UnicodeError) as exc:
-            raise EncodeError(
-                f'a body of type {content_type} cannot be encoded as {encoding!r}: {exc}'
-            ) from exc
-    if not isinstance(body, (bytes, bytearray, memoryview)):
-        raise EncodeError(
-            f'with content_type {content_type!r} the body must be encoded already: '
-            f'a str or bytes, not {type(body).__name__}'
-        )
-    return body, content_encoding or 'binary'
 
 
 def _return_handlers(channel: Any) -> Any:

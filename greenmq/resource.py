@@ -21,12 +21,12 @@ from typing import Any, Generic, TypeVar
 
 from greenmq import exceptions, runtime
 from greenmq.errands import Errands
-from greenmq.exceptions import TimeoutError
 from greenmq.lease import Lease, Shelf
 from greenmq.log import get_logger
 from greenmq.othersets import OtherSets
 from greenmq.poolstats import PoolStats, nothing_free, percentile
 from greenmq.reaper import Reaper
+from greenmq.utils import validate
 from greenmq.utils.functional import lazy
 
 __all__ = ('Lease', 'PoolStats', 'Resource', 'Shelf')
@@ -76,7 +76,7 @@ class Resource(Generic[T]):
         max_idle: float | None = None,
         max_age: float | None = None,
     ) -> None:
-        self._limit = limit
+        self._limit: int | None = validate.pool_limit(limit)
         self.max_idle = self.max_idle if max_idle is None else max_idle
         self.max_age = self.max_age if max_age is None else max_age
         self.preload = preload or 0
@@ -230,7 +230,7 @@ class Resource(Generic[T]):
         began = runtime.monotonic()
         try:
             grant = self._line.wait(deadline, decline=self._decline)
-        except TimeoutError:
+        except exceptions.TimeoutError:
             raise self._limit_exceeded(timeout) from None
         finally:
             self._waits.append(runtime.monotonic() - began)
@@ -495,7 +495,7 @@ class Resource(Generic[T]):
         Switches: only with `reset`.
         Source: kombu Resource.resize.
         """
-        in_use = len(self._dirty) + self._opening
+        in_use, limit = len(self._dirty) + self._opening, validate.pool_limit(limit)
         if limit and in_use > limit and not (force or ignore_errors):
             was = f'was={self._limit} now={limit}, {in_use} in use'
             raise RuntimeError(f"Can't shrink pool when in use: {was}")

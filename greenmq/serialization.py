@@ -6,11 +6,12 @@ name     content type                    decoded
 json     application/json                yes; this is the default
 yaml     application/x-yaml              if the consumer accepts it, or it was enabled; greenmq[yaml]
 msgpack  application/x-msgpack           if the consumer accepts it, or it was enabled; greenmq[msgpack]
-pickle   application/x-python-serialize  only if enabled *and* accepted by the consumer (P41)
+pickle   application/x-python-serialize  only if the consumer names it in `accept` (P41)
 raw      application/data                bytes, as they are
 =======  ==============================  =============================================================
 
-Reading a pickle runs whatever code its author put in, so neither a message nor a default ever turns it on.
+Reading a pickle runs whatever code its author put in, so no message, no default and no switch of the process
+turns it on: only a consumer that names it.
 
 Nothing here switches.
 
@@ -32,6 +33,7 @@ from greenmq.exceptions import (
     EncodeError,
     KombuError,
     SerializerNotInstalled,
+    also,
 )
 from greenmq.utils import json
 from greenmq.utils.compat import load_entrypoints
@@ -44,6 +46,12 @@ NOTSET = object()
 
 #: Content encodings whose content is handed out as bytes.
 SKIP_DECODE = frozenset(['binary', 'ascii-8bit'])
+
+#: Content encodings with which a body need not be converted: what decoders of text read by themselves.
+_UTF8 = frozenset(['utf-8', 'utf8', 'UTF-8', 'us-ascii', 'ascii', *SKIP_DECODE])
+
+#: Stands for "neither content type nor content encoding": nobody has said that it is text.
+_UNSAID = 'unsaid'
 
 #: Content types that are accepted everywhere: nothing is decoded in them but text.
 TRUSTED_CONTENT = frozenset(['application/data', 'application/text'])
@@ -84,6 +92,7 @@ class SerializerRegistry:
         self._default_content_type: str | None = None
         self._default_content_encoding: str | None = None
         self._disabled_content_types: set[str] = set()
+        self._textual: set[str] = set()  # content types whose bodies are text, in some charset
         self.type_to_name: dict[str, str] = {}
         self.name_to_type: dict[str, str] = {}
         # Entry points still to be looked through.
@@ -111,6 +120,10 @@ class SerializerRegistry:
             self._decoders[content_type] = decoder
         self.type_to_name[content_type] = name
         self.name_to_type[name] = content_type
+        if content_encoding.lower() in SKIP_DECODE:
+            self._textual.discard(content_type)
+        else:
+            self._textual.add(content_type)
 
     def unregister(self, name: str) -> None:
         """Forget a serializer, both ways.
@@ -128,17 +141,25 @@ class SerializerRegistry:
         """Allow content of this serializer (or content type) to consumers that accept everything.
 
         Raises:
-            SerializerNotInstalled: there is none of that name.
+            SerializerNotInstalled: there is none of that name; a KeyError as well.
         """
-        self._disabled_content_types.discard(name if '/' in name else self._type_of(name))
+        self._disabled_content_types.discard(self._known_type(name))
 
     def disable(self, name: str) -> None:
         """Refuse content of this serializer (or content type) to consumers that do not name it in `accept`.
 
         Raises:
-            SerializerNotInstalled: there is none of that name.
+            SerializerNotInstalled: there is none of that name; a KeyError as well.
         """
-        self._disabled_content_types.add(name if '/' in name else self._type_of(name))
+        self._disabled_content_types.add(self._known_type(name))
+
+    def _known_type(self, name: str) -> str:
+        if '/' in name:
+            return name
+        try:
+            return self._type_of(name)
+        except SerializerNotInstalled as exc:
+            raise also(SerializerNotInstalled, KeyError)(str(exc)) from None
 
     def _type_of(self, name: str) -> str:
         self._load_plugins()
@@ -216,8 +237,9 @@ class SerializerRegistry:
         Arguments:
             data (str or bytes): empty or None comes back as it is.
             content_type (str): of the message; None is application/data. For one that nobody has registered
-                the text or the bytes are returned.
-            content_encoding (str): of the message; None is utf-8.
+                the text or the bytes are returned. Case and parameters make no difference.
+            content_encoding (str): of the message; None is utf-8. Without a content type too, what is no
+                UTF-8 comes back as bytes.
             accept (set[str]): content types to decode; None: all that are not disabled, and no pickle.
             force (bool): with `accept` None, decode whatever it is. For programs that know what they read.
         Raises:
@@ -228,16 +250,21 @@ class SerializerRegistry:
         """
         if self._plugins:
             self._load_plugins()
-        content_type = bytes_to_str(content_type) if content_type else 'application/data'
-        if content_type.__class__ is not str and not isinstance(content_type, str):
-            raise DecodeError(f'a content type is a text, not of type {type(content_type).__name__}')
+        if content_type:
+            content_type = bytes_to_str(content_type)
+            if not isinstance(content_type, str):
+                raise DecodeError(f'a content type is a text, not of type {type(content_type).__name__}')
+            if content_type not in self.type_to_name and (accept is None or content_type not in accept):
+                content_type = self.canonical(content_type)
+        elif content_encoding:
+            content_type = 'application/data'
+        else:
+            content_type, content_encoding = 'application/data', _UNSAID
         if accept is None:
             if not force:
                 self._check_enabled(content_type)
         elif content_type not in accept and content_type not in _trusted_content:
             raise self._disallowed(content_type, 'untrusted', accept)
-        elif content_type in EXECUTABLE and content_type in self._disabled_content_types:
-            raise self._disallowed(content_type, 'disabled', accept)
         if not data:
             # A text without characters is a text: who carries bytes has none.
             text = content_type.startswith('text/') and content_encoding not in (None, '', 'binary')
@@ -245,12 +272,28 @@ class SerializerRegistry:
         decode = self._decoders.get(content_type)
         try:
             if decode is not None:
+                if content_encoding and content_encoding not in _UTF8 and content_type in self._textual:
+                    data = _in_charset(data, content_encoding)
                 return decode(data)
             return _text(data, content_encoding or 'utf-8')
         except KombuError:
             raise
         except Exception as exc:
             raise DecodeError(f'cannot decode {_size(data)} of {content_type}: {exc}') from exc
+
+    def canonical(self, content_type: str) -> str:
+        """The registered content type that a message means: case and parameters make no other one (RFC 9110).
+
+        Arguments:
+            content_type (str): e.g. ``Application/JSON; charset=utf-8``.
+        Returns:
+            str: as it was registered; one that nobody has registered comes back as it is.
+        Switches: no.
+        """
+        bare = content_type.partition(';')[0].strip().lower()
+        if bare in self.type_to_name or bare in TRUSTED_CONTENT:
+            return bare
+        return next((known for known in self.type_to_name if known.lower() == bare), content_type)
 
     def _check_enabled(self, content_type: str) -> None:
         if content_type in self._disabled_content_types:
@@ -262,8 +305,7 @@ class SerializerRegistry:
         name = parenthesize_alias(self.type_to_name.get(content_type, content_type), content_type)
         hint = '' if accept is None else f' (accepted: {", ".join(sorted(map(str, accept))) or "nothing"})'
         if content_type in EXECUTABLE:
-            hint += '; reading it runs code of its sender, so it takes '
-            hint += 'both enable_insecure_serializers() and `accept`'
+            hint += '; reading it runs code of its sender: only a consumer that names it in `accept` does'
         return ContentDisallowed(f'Refusing to deserialize {why} content of type {name}{hint}')
 
     def _load_plugins(self) -> None:
@@ -295,9 +337,23 @@ def _utf8(text: str) -> bytes:
         raise _cannot_encode('raw', text, exc) from exc
 
 
+def _in_charset(data: Any, content_encoding: str) -> Any:
+    # A content encoding is often no charset at all (identity, gzip): then the decoder looks for itself.
+    try:
+        return _text(data, content_encoding)
+    except LookupError:
+        return data
+
+
 def _text(data: Any, content_encoding: str) -> Any:
     if isinstance(data, str) or content_encoding.lower() in SKIP_DECODE:
         return data
+    if content_encoding is _UNSAID:
+        # As kombu, text if it can be; what another client wrote without a word about it may be anything.
+        try:
+            return bytes(data).decode('utf-8')
+        except UnicodeDecodeError:
+            return data
     return bytes(data).decode(text_encoding(content_encoding))
 
 
@@ -315,6 +371,29 @@ def raw_encode(data: Any) -> tuple[str, str, bytes]:
     if isinstance(data, (bytearray, memoryview)):
         return 'application/data', 'binary', bytes(data)
     raise EncodeError(f'serializer raw cannot encode this {type(data).__name__}: only bytes and str are raw')
+
+
+def encoded(body: Any, content_type: str, content_encoding: str | None) -> tuple[Any, str]:
+    """A body that its publisher has encoded already, as it is to be sent, and its content encoding.
+
+    Raises:
+        EncodeError: it is neither bytes nor a text that can be encoded so.
+    Switches: no.
+    """
+    if isinstance(body, str):
+        encoding = content_encoding or 'utf-8'
+        try:
+            return body.encode(text_encoding(encoding)), encoding
+        except (LookupError, UnicodeError) as exc:
+            raise EncodeError(
+                f'a body of type {content_type} cannot be encoded as {encoding!r}: {exc}'
+            ) from exc
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise EncodeError(
+            f'with content_type {content_type!r} the body must be encoded already: '
+            f'a str or bytes, not {type(body).__name__}'
+        )
+    return body, content_encoding or 'binary'
 
 
 def parenthesize_alias(first: str, second: str) -> str:
@@ -343,7 +422,7 @@ def register_json() -> None:
 
 
 def register_pickle() -> None:
-    """Register 'pickle', which is decoded only where both program and consumer ask for it."""
+    """Register 'pickle', which is decoded only where the consumer asks for it by name."""
 
     def pickle_dumps(obj: Any) -> bytes:
         return pickle.dumps(obj, protocol=pickle_protocol)
@@ -368,7 +447,10 @@ def register_yaml() -> None:
     """Register 'yaml', read by the safe loader: plain values only."""
 
     def dump(obj: Any) -> Any:
-        return _module('yaml', 'yaml').safe_dump(obj)
+        text = _module('yaml', 'yaml').safe_dump(obj)
+        if '? -' in text or '? [' in text:  # perhaps a list for a key, written where a tuple was one
+            load(text)
+        return text
 
     def load(body: Any) -> Any:
         return _module('yaml', 'yaml').safe_load(body if isinstance(body, (str, bytes)) else bytes(body))
@@ -376,14 +458,29 @@ def register_yaml() -> None:
     registry.register('yaml', dump, load, 'application/x-yaml', 'utf-8')
 
 
+def _with_tuples_for_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_hashable(key): value for key, value in pairs}
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(map(_hashable, key)) if isinstance(key, list) else key
+
+
 def register_msgpack() -> None:
     """Register 'msgpack'."""
+
+    # Whatever `pack` takes for a key `unpack` has to give back: numbers, and tuples, which travel as lists.
 
     def pack(obj: Any) -> Any:
         return _module('msgpack', 'msgpack').packb(obj, use_bin_type=True)
 
     def unpack(body: Any) -> Any:
-        return _module('msgpack', 'msgpack').unpackb(str_to_bytes(body), raw=False)
+        unpackb = _module('msgpack', 'msgpack').unpackb
+        body = str_to_bytes(body)
+        try:
+            return unpackb(body, raw=False, strict_map_key=False)
+        except TypeError:
+            return unpackb(body, raw=False, strict_map_key=False, object_pairs_hook=_with_tuples_for_keys)
 
     registry.register('msgpack', pack, unpack, 'application/x-msgpack', 'binary')
 
@@ -399,12 +496,13 @@ unregister = registry.unregister
 def enable_insecure_serializers(choices: Any = NOTSET) -> None:
     """Allow serializers that are off by default, in this process.
 
-    Consumers that accept everything decode them from now on; pickle still wants the consumer's own `accept`.
+    Consumers that accept everything decode them from now on; but for pickle, which the consumer has to name
+    in its own `accept`.
 
     Arguments:
         choices (list[str]): names or content types; default: pickle, yaml, msgpack.
     Raises:
-        SerializerNotInstalled: there is none of that name.
+        SerializerNotInstalled: there is none of that name; a KeyError as well.
     Source: kombu.serialization.enable_insecure_serializers; differs: an unknown name is an error.
     """
     for choice in INSECURE if choices is NOTSET else _names(choices):
@@ -417,7 +515,7 @@ def disable_insecure_serializers(allowed: Any = NOTSET) -> None:
     Arguments:
         allowed (list[str]): names or content types; default: json.
     Raises:
-        SerializerNotInstalled: there is none of that name.
+        SerializerNotInstalled: there is none of that name; a KeyError as well.
     Source: kombu.serialization.disable_insecure_serializers.
     """
     names = ['json'] if allowed is NOTSET else _names(allowed)
@@ -450,7 +548,10 @@ def prepare_accept_content(
     if content_types is None:
         return None
     if name_to_type is None:
-        return {name if '/' in name else registry._type_of(name) for name in _names(content_types)}
+        return {
+            registry.canonical(name) if '/' in name else registry._type_of(name)
+            for name in _names(content_types)
+        }
     try:
         return {name if '/' in name else name_to_type[name] for name in _names(content_types)}
     except KeyError as exc:

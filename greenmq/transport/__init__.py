@@ -9,8 +9,9 @@ from greenmq.utils.text import fmatch_best
 
 __all__ = ('TRANSPORT_ALIASES', 'get_transport_cls', 'resolve_transport', 'supports_librabbitmq')
 
-#: Scheme → 'module:class'. A module of ours that this version lacks gives an error that says so.
-TRANSPORT_ALIASES: dict[str, str] = {
+#: Scheme → 'module:class', or a function that returns that, or the class. A module of ours that
+#: this version lacks gives an error that says so.
+TRANSPORT_ALIASES: dict[str, Any] = {
     'amqp': 'greenmq.transport.pyamqp:Transport',
     'amqps': 'greenmq.transport.pyamqp:SSLTransport',
     'pyamqp': 'greenmq.transport.pyamqp:Transport',
@@ -83,6 +84,10 @@ def resolve_transport(transport: Any = None) -> Any:
     if not isinstance(transport, str):
         return transport
     path = TRANSPORT_ALIASES.get(transport)
+    if callable(path):
+        path = path()
+        if not isinstance(path, str):
+            return path
     if path is None:
         if '.' in transport or ':' in transport:
             return symbol_by_name(transport)

@@ -218,6 +218,43 @@ class Management:
         raise _missing(self, 'get_bindings')
 
 
+class _Recoverable:
+    # The errors worth another try, of a transport that does not name them. One that names only what means
+    # a broken connection or channel was written before kombu told them apart (and some of kombu's are): all
+    # that can be done after any of these is to open it again.
+    def __init__(
+        self,
+        ours: tuple[type[BaseException], ...],
+        theirs: Callable[[Any], tuple[type[BaseException], ...]],
+    ) -> None:
+        self._ours = ours
+        self._theirs = theirs
+
+    def __get__(self, transport: Any, owner: type[Any]) -> tuple[type[BaseException], ...]:
+        source = owner if transport is None else transport
+        return self._theirs(source) if names_errors_only(source) else self._ours
+
+
+def names_errors_only(transport: Any) -> bool:
+    """Tell whether a transport names its errors, and not which of them a new connection helps against.
+
+    Arguments:
+        transport (Transport): or its class; written for kombu, it need not be below ours.
+    Switches: no.
+    """
+    owner = transport if isinstance(transport, type) else type(transport)
+    if not issubclass(owner, Transport):
+        return not hasattr(transport, 'recoverable_connection_errors')
+    if 'recoverable_connection_errors' in getattr(transport, '__dict__', ()):
+        return False
+    if next(c for c in owner.__mro__ if 'recoverable_connection_errors' in c.__dict__) is not Transport:
+        return False
+    return any(
+        getattr(transport, name) is not Transport.__dict__[name]
+        for name in ('connection_errors', 'channel_errors')
+    )
+
+
 class Transport:
     """One kind of broker, and the way to one of its servers.
 
@@ -239,13 +276,12 @@ class Transport:
     #: What means that the channel is broken.
     channel_errors: tuple[type[BaseException], ...] = (ChannelError,)
     #: Connection errors after which a new connection may work.
-    recoverable_connection_errors: tuple[type[BaseException], ...] = (
-        RecoverableConnectionError,
-        OSError,
-        socket.timeout,
+    recoverable_connection_errors: Any = _Recoverable(
+        (RecoverableConnectionError, OSError, socket.timeout),
+        lambda transport: (*transport.connection_errors, *transport.channel_errors),
     )
     #: Channel errors after which a new channel may work.
-    recoverable_channel_errors: tuple[type[BaseException], ...] = ()
+    recoverable_channel_errors: Any = _Recoverable((), lambda transport: ())
     driver_type = 'N/A'
     driver_name = 'N/A'
     #: Capabilities.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from typing import IO, Any
@@ -21,8 +22,10 @@ def emergency_dump_state(
 
     Arguments:
         state (object): pickled, or pretty-printed if that fails.
-        open_file (Callable): opens the file for writing.
-        dump (Callable): writes the state, called as `pickle.dump` is.
+        open_file (Callable): opens a path for writing; called with path and mode. It need not be a file that
+            can seek.
+        dump (Callable): writes the state, called as `pickle.dump` is. The file is opened for text then,
+            unless `open_file` does otherwise.
         stderr (file): where to say it; default: the log, where nothing else shows it on stderr.
     Returns:
         str: the path of the file.
@@ -40,17 +43,28 @@ def emergency_dump_state(
             print(text, file=stderr)
 
     handle, path = mkstemp()
+    os.close(handle)
     report(f'EMERGENCY DUMP STATE TO FILE -> {path} <-')
-    with open_file(handle, 'wb') as target:
+    target = open_file(path, 'wb' if dump is None else 'w')
+    try:
         try:
             (dump or pickle.dump)(state, target, protocol=0)
         except Exception as exc:  # whatever it is, the messages must be saved somehow
             report(f'Cannot pickle state. Falling back to pformat. {exc!r}')
-            target.seek(0)
-            target.truncate()
+            _rewind(target)
             text = pformat(state)
             try:
                 target.write(text.encode('utf-8', 'backslashreplace'))
             except TypeError:
-                target.write(text)  # `open_file` opened it for text
+                target.write(text)  # it was opened for text
+    finally:
+        target.close()
     return path
+
+
+def _rewind(target: Any) -> None:
+    try:
+        target.seek(0)
+        target.truncate()
+    except (OSError, ValueError) as exc:  # a pipe: the half that is written stays before the text
+        logger.debug('what was written to %r before stays there: %r', target, exc)

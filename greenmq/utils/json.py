@@ -66,7 +66,31 @@ class JSONEncoder(json.JSONEncoder):
 
 
 def _inherited(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None:
+    # The nearest class; what is only registered with an ABC comes in the order of registration.
+    for parent in type(o).__mro__:
+        if parent in _encoders:
+            return _encoders[parent]
     return next((known for t, known in _encoders.items() if isinstance(o, t)), None)
+
+
+def _refuse_lookalikes(o: Any) -> None:
+    """Raise ValueError if a mapping of the caller's would be read as a marked value: as another object."""
+    seen: set[int] = set()
+    pending = [o]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen or not isinstance(value, (dict, list, tuple)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            if len(value) == 2 and '__type__' in value and '__value__' in value:
+                raise ValueError(
+                    'a mapping of __type__ and __value__ is how JSON carries other types: '
+                    f'it would be read as {str(value["__type__"])[:40]!r}'
+                )
+            pending.extend(value.values())
+        else:
+            pending.extend(value)
 
 
 def _marked(marker: str, value: Any) -> dict[str, Any]:
@@ -103,9 +127,12 @@ def _one_shot() -> Callable[[Any], str]:
 
     def fast(o: Any) -> str:
         try:
-            return ''.join(write(o, 0))
+            text = ''.join(write(o, 0))
         except RecursionError:
             return plain.encode(o)  # tells a circle (ValueError) from mere depth
+        if '"__type__"' in text:
+            _refuse_lookalikes(o)
+        return text
 
     return fast
 
@@ -128,13 +155,16 @@ def dumps(
         default_kwargs (dict[str, Any]): options of `json.dumps`, below those in `kwargs`.
     Raises:
         TypeError: an object inside has a type that is not known.
-        ValueError: an object contains itself.
+        ValueError: an object contains itself, or a mapping would be read as a marked value.
     Switches: no.
-    Source: kombu.utils.json.dumps.
+    Source: kombu.utils.json.dumps; differs: kombu writes such a mapping, and reads another object.
     """
     if not kwargs and not default_kwargs and cls is JSONEncoder and _dumps is json.dumps:
         return encode(s)
-    return _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
+    text = _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
+    if '"__type__"' in text:
+        _refuse_lookalikes(s)
+    return text
 
 
 def object_hook(o: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
-from greenmq.exceptions import InvalidArgument
+from greenmq.exceptions import InvalidArgument, also
 
 #: Whether the ssl module is there; Python without it is not supported.
 ssl_available = True
@@ -114,13 +114,14 @@ def parse_ssl_cert_reqs(query_value: str) -> ssl.VerifyMode:
 
     Raises:
         InvalidArgument: no such mode.
-    Source: kombu.utils.url.parse_ssl_cert_reqs; differs: a typed error where kombu has a KeyError.
+    Source: kombu.utils.url.parse_ssl_cert_reqs; differs: the KeyError is an InvalidArgument as well.
     """
     try:
         return _CERT_REQS[query_value]
     except (KeyError, TypeError):
         known = ', '.join(_CERT_REQS)
-        raise InvalidArgument('ssl_cert_reqs', query_value, f'must be one of {known}') from None
+        refusal = also(InvalidArgument, KeyError)
+        raise refusal('ssl_cert_reqs', query_value, f'must be one of {known}') from None
 
 
 def url_to_parts(url: str) -> urlparts:
@@ -229,6 +230,15 @@ def split_host(text: str) -> tuple[str, int | None]:
 
 #: Name of an older API; Celery's Redis backend uses it.
 _parse_url = url_to_parts
+
+
+def secret(password: Any) -> Any:
+    """A password, which may be given as a function: then what it returns now.
+
+    Switches: as that function.
+    Source: greenmq's own: kombu 5.7 takes a callable, called at each connect.
+    """
+    return password() if callable(password) else password
 
 
 def as_url(

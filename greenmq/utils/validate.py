@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
-from greenmq.exceptions import InvalidArgument
+from greenmq.exceptions import InvalidArgument, also
 
 __all__ = (
     'at_least_zero', 'expiration_ms', 'headers', 'keywords', 'names', 'priority', 'queue_arguments',
@@ -286,3 +286,15 @@ def _meant(name: str, known: frozenset[str]) -> str | None:
     plain = {each.replace('_', '').lower(): each for each in likely}
     found = get_close_matches(name.replace('_', '').lower(), plain, 1, _NEAR)
     return plain[found[0]] if found else None
+
+
+def pool_limit(limit: Any) -> Any:
+    """The limit of a pool as it was given: a number or None.
+
+    Raises:
+        InvalidArgument: a bool, which would pass for 1 or 0; a TypeError too, as kombu's.
+    Switches: no.
+    """
+    if isinstance(limit, bool):
+        raise also(InvalidArgument, TypeError)('limit', limit, 'must be an int, not bool')
+    return limit

@@ -125,3 +125,51 @@ def test_use_outside_of_the_block(producer):
 def test_sizes(producer, size):
     with pytest.raises(InvalidArgument, match='max_size must be a positive integer'):
         producer.batch(size)
+
+
+def test_an_exception_inside_ends_the_blocks_around_it(channel, producer):
+    with producer.batch() as outer:
+        producer.publish('1', routing_key='a')
+        with pytest.raises(ValueError, match='inner'), producer.batch():
+            raise ValueError('inner')
+        for call in (lambda: producer.publish('2', routing_key='b'), outer.flush):
+            with pytest.raises(RuntimeError, match='aborted by an exception'):
+                call()
+    assert channel.log == [('batch', 1000), ('publish', 'a'), 'discard', 'close']
+    producer.publish('3', routing_key='c')
+    assert channel.names()[-1] == 'basic_publish'
+
+
+@pytest.mark.parametrize('broken', [('discard',), ('close',), ('discard', 'close')])
+def test_the_first_error_is_the_one_that_counts(channel, producer, monkeypatch, caplog, broken):
+    def fail(self):
+        raise OSError('while cleaning up')
+
+    for name in broken:
+        monkeypatch.setattr(Batch, name, fail)
+    with pytest.raises(KeyError, match='body'), producer.batch():
+        producer.publish('1', routing_key='a')
+        raise KeyError('body')
+    assert caplog.text.count('a batch that was given up') == len(broken)
+
+
+def test_an_error_of_close_alone_is_raised(channel, producer, monkeypatch):
+    monkeypatch.setattr(Batch, 'close', lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError), producer.batch():
+        producer.publish('1', routing_key='a')
+
+
+@pytest.mark.parametrize('says, batched', [(None, True), (True, True), (False, False)])
+def test_a_channel_is_known_by_its_method(says, batched):
+    class Other(Recorder):
+        def create_publish_batch(self, max_size):
+            return Batch(log)
+
+    log, channel = [], Other()
+    if says is not None:
+        channel.supports_batch_publish = says
+    producer = Producer(channel)
+    assert producer.supports_batch_publish is batched
+    with producer.batch():
+        producer.publish('1', routing_key='a')
+    assert log == ([('publish', 'a'), 'flush', 'close'] if batched else [])

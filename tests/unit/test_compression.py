@@ -122,12 +122,12 @@ def test_what_decoders_are_given_grows_with_the_body(content_type, monkeypatch):
         body, counts = part * streams, {'given': 0, 'made': 0}
         original = compression._collect
 
-        def collect(make, body, most):
+        def collect(make, body, most, cut):
             def counting():
                 counts['made'] += 1
                 return Counting(make(), counts)
 
-            return original(counting, body, most)
+            return original(counting, body, most, cut)
 
         with monkeypatch.context() as patch:
             patch.setattr(compression, '_collect', collect)

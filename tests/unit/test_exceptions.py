@@ -2,13 +2,16 @@
 
 import builtins
 import inspect
+import lzma
 import pickle
 import socket
+import zlib
 
 import amqp
 import pytest
 
-from greenmq import exceptions
+from greenmq import compression, exceptions, serialization
+from greenmq.connection import ConnectionPool
 from greenmq.exceptions import (
     BufferFull,
     ConnectionBlocked,
@@ -33,6 +36,8 @@ from greenmq.exceptions import (
     WrongHub,
     reraise,
 )
+from greenmq.message import Message
+from greenmq.utils.url import parse_ssl_cert_reqs
 
 OURS = [
     (ConnectionLost('amqp://h: reset by peer'), (amqp.RecoverableConnectionError,), ['amqp://h']),
@@ -234,3 +239,43 @@ def _chain(tb):
     while tb is not None:
         yield tb
         tb = tb.tb_next
+
+
+@pytest.mark.parametrize(
+    'do, kind, kombus', [
+        (lambda: parse_ssl_cert_reqs('bad'), exceptions.InvalidArgument, KeyError),
+        (lambda: serialization.registry.enable('nope'), exceptions.SerializerNotInstalled, KeyError),
+        (lambda: serialization.registry.disable('nope'), exceptions.SerializerNotInstalled, KeyError),
+        (
+            lambda: serialization.disable_insecure_serializers(['nope']),
+            exceptions.SerializerNotInstalled, KeyError,
+        ),
+        (lambda: compression.get_encoder('nope'), exceptions.InvalidArgument, KeyError),
+        (lambda: compression.get_decoder('nope'), exceptions.DecodeError, KeyError),
+        (lambda: compression.decompress(b'xx', 'zlib'), exceptions.DecodeError, zlib.error),
+        (lambda: compression.decompress(b'', 'zlib'), exceptions.DecodeError, zlib.error),
+        (lambda: compression.decompress(b'x', 'lzma'), exceptions.DecodeError, lzma.LZMAError),
+        (lambda: Message(b'x', headers={'compression': 'zlib'}).decode(), exceptions.DecodeError, zlib.error),
+        (lambda: Message('x', postencode='nope').decode(), exceptions.DecodeError, LookupError),
+        (lambda: Message('\udcff', postencode='ascii').decode(), exceptions.DecodeError, UnicodeEncodeError),
+        (lambda: ConnectionPool(None, True), exceptions.InvalidArgument, TypeError),
+    ],
+)  # fmt: skip
+def test_an_except_line_written_for_kombu_catches_it(do, kind, kombus):
+    registered = set(serialization.registry._disabled_content_types)
+    try:
+        with pytest.raises(kombus) as caught:
+            do()
+    finally:
+        serialization.registry._disabled_content_types = registered
+    error = caught.value
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(error, kind) and type(error).__name__ == kind.__name__
+    assert type(copy) is type(error) and str(copy) == str(error) and vars(copy) == vars(error)
+
+
+def test_a_bad_message_is_never_an_error_of_the_connection():
+    # bz2 raises OSError, which is what a lost connection is: the loop would take it for one.
+    with pytest.raises(exceptions.DecodeError) as caught:
+        compression.decompress(b'xx', 'bzip2')
+    assert not isinstance(caught.value, OSError)

@@ -220,13 +220,32 @@ class TestConsumer:
 
     def test_revive_starts_anew_on_another_channel(self, channel):
         consumer = self.make(channel, 'a', prefetch_count=3)
-        consumer.consume()
+        consumer.consume(no_ack=True)
+        consumer.add_queue(Queue('b'))
         new = Recorder()
         consumer.revive(new)
-        assert new.names() == ['prepare_queue_arguments', 'queue_declare', 'basic_qos']
-        assert not consumer.consuming_from('a')
-        consumer.consume()
+        declared = ['prepare_queue_arguments', 'queue_declare']
+        assert new.names() == [*declared, *declared, 'basic_qos', 'basic_consume']
+        assert consumer.consuming_from('a') and not consumer.consuming_from('b')
+        assert [call[2]['no_ack'] for call in new.calls if call[0] == 'basic_consume'] == [True]
         assert consumer.queues[0].channel is new
+        consumer.cancel()
+        third = Recorder()
+        consumer.revive(third)
+        assert 'basic_consume' not in third.names()
+
+    def test_a_revive_that_fails_is_made_up_for_by_the_next(self, channel):
+        class Broken(Recorder):
+            def queue_declare(self, *args, **kwargs):
+                raise OSError('lost again')
+
+        consumer = self.make(channel, 'a')
+        consumer.consume()
+        with pytest.raises(OSError, match='lost again'):
+            consumer.revive(Broken())
+        assert not consumer.consuming_from('a')
+        consumer.revive(Recorder())
+        assert consumer.consuming_from('a')
 
     def test_revive_changes_nothing_where_the_channel_replays(self, channel):
         channel.connection.client.transport = type('Transport', (), {'keeps_channels': True})()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -23,6 +24,7 @@ from greenmq.serialization import (
     prepare_accept_content,
     registry,
 )
+from greenmq.utils.encoding import bytes_to_str
 
 PICKLE = 'application/x-python-serialize'
 JSON = 'application/json'
@@ -193,13 +195,74 @@ class TestLoads:
             loads(b'x', 'application/x-kill', 'utf-8')
 
 
+class TestWhatIsWrittenCanBeRead:
+    @pytest.mark.parametrize('encoding', ['latin-1', 'ISO-8859-1', 'utf-16'])
+    @pytest.mark.parametrize('name', ['json', 'yaml'])
+    def test_text_is_read_in_its_charset(self, name, encoding):
+        content_type, text = registry.name_to_type[name], '["é"]'
+        assert loads(text.encode(encoding), content_type, encoding, accept={content_type}) == ['é']
+
+    @pytest.mark.parametrize('encoding', ['gzip', 'identity', '8bit', 'zip', None, 'binary', 'UTF8'])
+    def test_a_content_encoding_that_is_no_charset_is_not_looked_at(self, encoding):
+        assert loads('["é"]'.encode(), JSON, encoding) == ['é']
+
+    def test_what_nobody_calls_text_may_be_bytes(self):
+        assert loads(b'\xff', None, None) == b'\xff' and loads(b'a', None, None) == 'a'
+        with pytest.raises(DecodeError):
+            loads(b'\xff', None, 'utf-8')
+
+    @pytest.mark.parametrize(
+        'body', [{1: 'a'}, {None: 1}, {1.5: {True: [1]}}, {(1, (2, 'x')): {b'k': 1}}, {b'a': [{2: 3}]}]
+    )
+    def test_whatever_may_be_a_key_of_msgpack_comes_back(self, body):
+        content_type, encoding, data = dumps(body, 'msgpack')
+        assert loads(data, content_type, encoding, accept={content_type}) == body
+
+    def test_yaml_refuses_a_key_that_it_cannot_read(self):
+        with pytest.raises(EncodeError):
+            dumps({(1, 2): 'a'}, 'yaml')
+        content_type, encoding, data = dumps({'q': '? - x ? [a]'}, 'yaml')
+        assert loads(data, content_type, encoding, accept={content_type}) == {'q': '? - x ? [a]'}
+
+    @pytest.mark.parametrize(
+        'body', [
+            {'__type__': 'user', '__value__': 1}, [{'a': ({'__type__': 'bytes', '__value__': 'abc'},)}],
+            {'__type__': None, '__value__': 1},
+        ],
+    )  # fmt: skip
+    def test_data_that_look_like_a_marked_value_are_refused(self, body):
+        with pytest.raises(EncodeError, match='a mapping of __type__ and __value__'):
+            dumps(body)
+
+    @pytest.mark.parametrize(
+        'body', [
+            ['__type__'], {'__type__': 1}, [b'"__type__"', 2], {'__type__': 1, '__value__': 2, 'more': 3},
+            {'"__type__"': [datetime(2020, 1, 2)]},
+        ],
+    )  # fmt: skip
+    def test_data_that_only_speak_of_it_pass(self, body):
+        content_type, encoding, data = dumps(body)
+        assert loads(data, content_type, encoding) == body
+
+
 class TestAccept:
     @pytest.mark.parametrize(
-        'content_type', ['text/plain', 'application/x-unheard-of', 'json', 'APPLICATION/JSON']
+        'content_type', ['text/plain', 'application/x-unheard-of', 'json', 'application/jsonx; a=b']
     )
     def test_refuses_the_rest(self, content_type):
         with pytest.raises(ContentDisallowed, match=f'{content_type}.*accepted: application/json'):
             loads(b'x', content_type, 'utf-8', accept={JSON})
+
+    @pytest.mark.parametrize(
+        'content_type', ['APPLICATION/JSON', 'application/json; charset=utf-8', ' Application/Json;a=b']
+    )
+    def test_case_and_parameters_make_no_other_type(self, content_type):
+        assert loads(b'[1]', content_type, 'utf-8', accept={JSON}) == [1]
+        assert loads(b'[1]', content_type, 'utf-8', accept=prepare_accept_content([content_type])) == [1]
+        assert loads(b'[1]', content_type, 'utf-8') == [1]
+        registry.disable('json')
+        with pytest.raises(ContentDisallowed):
+            loads(b'[1]', content_type, 'utf-8')
 
     @pytest.mark.parametrize('accept', [set(), [], frozenset()])
     def test_nothing_is_accepted(self, accept):
@@ -266,7 +329,7 @@ class Malicious:
 
 
 class TestPickleNeverRunsUnasked:
-    """P41: it takes the program's enabling and the consumer's accept; a message can do neither."""
+    """P41: only the consumer's accept turns it on; no message, no default and no enabling does."""
 
     BODY = pickle.dumps(Malicious())
     ALIASES = (
@@ -308,10 +371,23 @@ class TestPickleNeverRunsUnasked:
 
     @pytest.mark.parametrize('encoding', ['binary', 'utf-8', 'pickle', None])
     @pytest.mark.parametrize('content_type', ALIASES)
-    def test_not_enabled(self, ran, content_type, encoding):
-        for accept in (None, {JSON}, {PICKLE}, {JSON, PICKLE}, {content_type}):
+    def test_not_accepted(self, ran, content_type, encoding):
+        for accept in (None, set(), {JSON}, {'application/x-yaml', 'application/x-msgpack', 'pickle'}):
             self.attempt(content_type, encoding, accept)
         assert ran == []
+
+    @pytest.mark.parametrize('encoding', ['binary', 'utf-8', 'pickle', None])
+    @pytest.mark.parametrize('content_type', ALIASES)
+    def test_accepted_and_not_enabled(self, ran, content_type, encoding):
+        # Only what says that it is a pickle (RFC 9110: in any case, with any parameters) is read as one.
+        named = bytes_to_str(content_type or '').partition(';')[0].strip().lower() == PICKLE
+        for accept in ({PICKLE}, {JSON, PICKLE}):
+            self.attempt(content_type, encoding, accept)
+            assert ran == ['reduced'] * named
+            ran.clear()
+        if not named:
+            self.attempt(content_type, encoding, {content_type})
+            assert ran == []
 
     @pytest.mark.parametrize('content_type', ALIASES)
     def test_enabled_but_not_accepted(self, ran, content_type):
@@ -321,12 +397,16 @@ class TestPickleNeverRunsUnasked:
         assert ran == []
 
     def test_the_refusal_says_what_it_takes(self):
-        for accept in (None, {PICKLE}):
-            with pytest.raises(ContentDisallowed, match=r'enable_insecure_serializers\(\) and `accept`'):
+        for accept in (None, {JSON}):
+            with pytest.raises(ContentDisallowed, match='only a consumer that names it in `accept` does'):
                 loads(self.BODY, PICKLE, 'binary', accept=accept)
 
-    def test_enabled_and_accepted(self):
-        enable_insecure_serializers(['pickle'])
+    @pytest.mark.parametrize('enabled', [False, True])
+    def test_accepted(self, enabled):
+        if enabled:
+            enable_insecure_serializers(['pickle'])
+        else:
+            disable_insecure_serializers()
         data = pickle.dumps({'a': 1})
         assert loads(data, PICKLE, 'binary', accept={PICKLE}) == {'a': 1}
         with pytest.raises(ContentDisallowed):

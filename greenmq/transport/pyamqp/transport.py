@@ -13,6 +13,7 @@ from greenmq.exceptions import AccessRefused, AMQPError, ConnectionLost, NotAllo
 from greenmq.transport import base
 from greenmq.transport.options import Option, convert, options_table
 from greenmq.utils.amq_manager import get_manager
+from greenmq.utils.url import secret
 
 from . import methods
 from .channel import Channel as AMQPChannel
@@ -284,7 +285,7 @@ def _refused(error: AMQPError, place: dict[str, Any], user: str | None) -> AMQPE
 
 def _login(client: Any, options: dict[str, Any]) -> dict[str, Any]:
     provider = getattr(client, 'credential_provider', None)
-    userid, password = client.userid or 'guest', client.password or 'guest'
+    userid, password = client.userid or 'guest', secret(client.password) or 'guest'
     if provider is not None:
         found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()
         userid, password = found if isinstance(found, tuple) and len(found) == 2 else (userid, found)

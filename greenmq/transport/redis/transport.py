@@ -29,6 +29,7 @@ from greenmq.transport.redis.settling import Settler
 from greenmq.transport.redis.wire import MAX_BYTES
 from greenmq.transport.virtual import transport as virtual
 from greenmq.utils.text import printable
+from greenmq.utils.url import secret
 from greenmq.utils.uuid import uuid
 
 __all__ = ('DEFAULT_DB', 'DEFAULT_PORT', 'Transport')
@@ -174,7 +175,7 @@ class Transport(virtual.Transport):
             path=unquote(unix.path) if unix else '',
             db=self._db,
             username=unquote((unix and unix.username) or '') or client.userid or value['username'],
-            password=unquote((unix and unix.password) or '') or client.password,
+            password=unquote((unix and unix.password) or '') or secret(client.password),
             client_name=value['client_name'],
             tls=tls_of(client),
             tracking=value['tracking'],

@@ -258,3 +258,19 @@ class TestRegisterType:
     def test_without_a_marker(self):
         json.register_type(Point, None, lambda p: p.x)
         assert json.dumps(Point('bare')) == '"bare"'
+
+
+def test_the_nearest_registered_class_is_taken(monkeypatch):
+    class When(datetime):
+        pass
+
+    class Sooner(When):
+        pass
+
+    monkeypatch.setattr(json, '_encoders', dict(json._encoders))
+    monkeypatch.setattr(json, '_decoders', dict(json._decoders))
+    json.register_type(When, 'when', lambda value: value.year, lambda year: When(year, 1, 1))
+    assert json.loads(json.dumps([Sooner(2020, 1, 1), datetime(2020, 1, 1)])) == [
+        When(2020, 1, 1), datetime(2020, 1, 1),
+    ]  # fmt: skip
+    assert '"when"' in json.dumps(Sooner(2020, 1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import pickle
@@ -238,14 +239,37 @@ class TestEmergencyDumpState:
         assert 'Cannot pickle' in report.getvalue()
 
     def test_a_file_for_text_will_do_and_the_log_is_told(self, dumped, caplog):
-        def text_file(handle, mode):
-            os.close(handle)
+        def text_file(path, mode):
+            opened.append((path, mode))
             return open(dumped_to.name, 'w')
 
+        opened = []
         with tempfile.NamedTemporaryFile() as dumped_to:
             dumped.append(div.emergency_dump_state({'a': 'x'}, open_file=text_file))
             assert dumped_to.read() == b"{'a': 'x'}"
         assert dumped[0] in caplog.text and 'Cannot pickle' in caplog.text
+        assert opened == [(dumped[0], 'wb')]
+
+    def test_a_dump_of_ones_own_writes_text(self, dumped):
+        def dump(state, file, **options):
+            json.dump(state, file)
+
+        dumped.append(div.emergency_dump_state({'a': 1}, dump=dump))
+        with open(dumped[0]) as file:
+            assert json.load(file) == {'a': 1}
+
+    def test_a_stream_that_cannot_seek(self, dumped):
+        class Pipe(io.BytesIO):
+            def seek(self, *args):
+                raise io.UnsupportedOperation('a pipe')
+
+            def close(self):
+                written.append(self.getvalue())
+                super().close()
+
+        written = []
+        dumped.append(div.emergency_dump_state({'a': lambda: 1}, open_file=lambda path, mode: Pipe()))
+        assert b"{'a': <function" in written[0]
 
 
 class TestSymbolByName:
