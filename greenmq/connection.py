@@ -123,8 +123,7 @@ class Connection(Opening):
             timeout (float): seconds for all tries of one call; None: no limit.
         Returns:
             Callable: takes what `fun` takes. It raises OperationalError when it gave up, with the
-                transport's error
-            as the cause, and passes ConnectionClosed and what a retry can't help.
+                transport's error as the cause, and passes ConnectionClosed and what a retry can't help.
         Switches: the function does.
         Source: kombu Connection.ensure; differs: `timeout`, and repeated failures are paced.
         """

@@ -115,8 +115,7 @@ class ConsumerMixin:
 
         Arguments:
             Consumer (Callable): makes one; takes what `greenmq.Consumer` takes after the channel. The first
-            is
-                made on `channel`, each later one on a channel of its own with the same prefetch.
+                is made on `channel`, each later one on a channel of its own with the same prefetch.
             channel: of the connection that `run` opened; ``channel.connection.client`` gives more of them.
                 Consumers that you make on one channel yourself share a greenlet.
         Returns:

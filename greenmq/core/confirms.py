@@ -1,5 +1,4 @@
-"""Publishes that the broker has not answered for yet: sequence numbers, acks and nacks in any order, returned
-messages."""
+"""Publishes that wait for the broker's answer: sequence numbers, acks and nacks in any order, returns."""
 
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ class ConfirmLedger(Generic[Waiter]):
         return self._next - 1
 
     def publish(self, waiter: Waiter, key: Hashable = None) -> int:
-        """Enter a publish; call it in the moment, without a switch, in which the message enters the
-        out-buffer.
+        """Enter a publish: called without a switch between this and the message entering the out-buffer.
 
         Arguments:
             waiter: whatever `confirm` shall give back.
@@ -79,8 +77,7 @@ class ConfirmLedger(Generic[Waiter]):
         return seq
 
     def returned(self, key: Hashable, info: Any) -> bool:
-        """Note that a message came back; its confirm, which the broker sends later, will carry `info` as
-        outcome.
+        """Note that a message came back; its confirm, which the broker sends later, has `info` as outcome.
 
         Arguments:
             key (Hashable): as given to `publish`.
@@ -110,8 +107,7 @@ class ConfirmLedger(Generic[Waiter]):
             ack (bool): False for a nack.
         Returns:
             list[tuple[waiter, outcome]]: in the order of publishing. The outcome is True (acked), False
-            (nacked), or the
-                `info` of `returned` if the message came back.
+                (nacked), or the `info` of `returned` if the message came back.
         Switches: no.
         """
         waiting = self._waiting
@@ -146,8 +142,7 @@ class ConfirmLedger(Generic[Waiter]):
         return True
 
     def fail_all(self) -> list[Waiter]:
-        """Take all waiters out, in the order of publishing: the wire channel is gone, their outcome stays
-        unknown.
+        """Take all waiters out, in the order of publishing: the wire channel is gone, nobody knows the outcome.
 
         The ledger is as new after it: the next wire channel counts from 1 again.
         """
@@ -161,23 +156,20 @@ class ConfirmLedger(Generic[Waiter]):
             return []
         self._low = seq + 1
         if seq == self._next - 1 and not self._keys:
-            # All of it, which is what a broker that keeps up says: no look-up by number. A dict keeps its
-            # order.
+            # All of it, which is what a broker that keeps up says: no look-up by number, a dict has an order.
             everything = [(waiter, ack) for waiter in waiting.values()]
             waiting.clear()
             return everything
         numbers = [number for number in range(low, seq + 1) if number in waiting]
         if not self._keys:
             return [(waiting.pop(number), ack) for number in numbers]
-        # From the end: equal messages of which some come back are mostly those published after their queue
-        # went.
+        # From the end: of equal messages those come back, mostly, that were published after their queue went.
         resolved = [(waiting.pop(number), self._outcome(number, ack, True)) for number in reversed(numbers)]
         resolved.reverse()
         return resolved
 
     def _outcome(self, seq: int, ack: bool, last: bool = False) -> Any:
-        # Called once for each number that leaves `_waiting` while keys are about, and drops what is kept for
-        # it.
+        # Called once for each number that leaves `_waiting` while keys are about; drops what is kept for it.
         key = self._keys.pop(seq, None)
         if key is None:
             return ack

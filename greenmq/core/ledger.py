@@ -1,5 +1,4 @@
-"""Deliveries that are out and not settled, how many more fit into the prefetch, and acks said in few
-words."""
+"""Deliveries that are not settled, how many more fit into the prefetch, and acks said in few words."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ class DeliveryLedger(Generic[Item]):
     """
 
     # OrderedDict and not dict: the first key of a dict is found by walking over all that was deleted before
-    # it, so that settling from the front, which is what consumers do, would be quadratic (1 M outstanding:
-    # minutes).
+    # it, so that settling from the front, which is what consumers do, would be quadratic (1 M: minutes).
     __slots__ = ('_items',)
 
     def __init__(self) -> None:
@@ -133,8 +131,7 @@ class AckBuffer(Generic[Item]):
     a flush, all acked tags below the oldest one that is still out are one ``basic.ack(multiple)``; the others
     need one each.
 
-    A reject must be written before the next flush, or a multiple ack sent in between would take its tag
-    along.
+    A reject must be written before the next flush, or a multiple ack between them takes its tag along.
     """
 
     # Nothing is kept per outstanding delivery, only per buffered ack: what is out is asked of the ledger,
@@ -202,8 +199,7 @@ class AckBuffer(Generic[Item]):
         return frames
 
     def clear(self) -> list[int]:
-        """Forget the buffered acks: their epoch has ended, and the broker will deliver those messages again
-        (P36).
+        """Forget the buffered acks: their epoch has ended, and the broker delivers those messages again (P36).
 
         Returns:
             list[int]: the tags that were acked and never sent.

@@ -18,9 +18,9 @@ class ConnectionState:
     CONNECTING: a dial or handshake is under way. Calls wait for it, within their deadlines.
     OPEN: everything works.
     BLOCKED: as OPEN, but the broker has stopped reading what we publish. Publishes wait within their
-    deadlines. LOST: the other side ended it. Who waited has been told; recovery goes on; later calls wait for
-    it. Tags, consumers
-        and declarations of the old epoch mean nothing any more.
+        deadlines.
+    LOST: the other side ended it. Who waited has been told; recovery goes on; later calls wait for it.
+        Tags, consumers and declarations of the old epoch mean nothing any more.
     CLOSING: we are ending it. New calls are refused, what is buffered is sent, within a bound.
     CLOSED: we ended it. Calls are refused until somebody opens it again, as kombu allows.
     """
@@ -94,8 +94,7 @@ CHANNEL: Mapping[str, frozenset[str]] = {
 
 
 class IllegalTransition(RuntimeError):
-    """A state was to be followed by one that its table does not allow. A bug in greenmq, not in the
-    program."""
+    """A state was to be followed by one that its table does not allow: a bug in greenmq, not in the program."""
 
 
 class Lifecycle:

@@ -26,8 +26,7 @@ Arguments = Mapping[str, Any]
 def freeze(arguments: Arguments | None) -> Hashable:
     """Make a hashable value of binding arguments, equal for equal arguments only.
 
-    None and no arguments at all are the same. True and 1 are not, nor 1 and 1.0: to a broker those are other
-    types.
+    None and no arguments at all are the same. True and 1 are not, nor 1 and 1.0: brokers tell these types apart.
     """
     return _freeze(arguments) if arguments else None
 
@@ -336,8 +335,7 @@ class _HeadersMatch:
 
 
 def _same(wanted: Any, given: Any) -> bool:
-    # Python's 1 == True == 1.0; on the wire those are a long, a bit and a double, and match only their own
-    # kind.
+    # Python's 1 == True == 1.0; on the wire these are a long, a bit and a double, and match their own kind.
     return bool(wanted == given) and _kind(wanted) is _kind(given)
 
 

@@ -23,8 +23,7 @@ class Topology:
     """Exchanges, queues, bindings and consumers of one connection.
 
     Each is kept under its name with the facts it was declared with. Declaring it again replaces the facts and
-    keeps its place. Strong references, by intent: an entity that its program has dropped is still declared at
-    the broker.
+    keeps its place. Strong references, by intent: what the program has dropped is still declared there.
     """
 
     __slots__ = ('_bindings', '_consumers', '_consuming', '_exchanges', '_queues', '_touching')
@@ -58,9 +57,7 @@ class Topology:
         self._exchanges[name] = facts
 
     def queue(self, name: str, /, **facts: Any) -> None:
-        """Record a declared queue under the name that the broker gave. `auto_delete` among the facts is
-        heeded.
-        """
+        """Record a declared queue under the name that the broker gave, and whether it is `auto_delete`."""
         self._queues[name] = facts
 
     def bind_queue(
@@ -149,11 +146,10 @@ class Topology:
         The entries are copies, taken when the iteration begins, so that what changes meanwhile does no harm.
 
         Returns:
-            Iterator[tuple[str, dict]]: first ('exchange', {'name', facts…}), then ('queue', {'name',
-            facts…}), then
-                ('binding', {'kind': 'queue' | 'exchange', 'destination', 'source', 'routing_key',
-                'arguments'}), then ('consumer', {'tag', 'queue', facts…}); within each kind in the order of
-                declaration.
+            Iterator[tuple[str, dict]]: first ('exchange', {'name', facts…}), then
+                ('queue', {'name', facts…}), then ('binding', {'kind': 'queue' | 'exchange', 'destination',
+                'source', 'routing_key', 'arguments'}), then ('consumer', {'tag', 'queue', facts…}); each kind
+                in the order of declaring.
         """
         entries: list[tuple[str, Facts]] = []
         entries += [('exchange', {**facts, 'name': name}) for name, facts in self._exchanges.items()]

@@ -32,8 +32,7 @@ STAGGER = 0.25
 _REMEMBERED = 512  # hosts
 _BACKLOG_POLL = 0.01  # a unix socket cannot say when its backlog has room again
 
-# (host, port) → the address that answered last. Used when the look-up is slow or fails, and tried first
-# otherwise.
+# (host, port) → the address that answered last. Tried first, and used when the look-up is slow or fails.
 _good: dict[tuple[str, int], Address] = {}
 # Look-ups under way, so that a hundred dials to one host cost one thread: (hub, host, port) → future of
 # addresses.
@@ -327,8 +326,7 @@ class _Race:
                 raise _dial_error(self.name, self._errors)
             running = len(self._attempts)
             if self._pause(deadline):
-                # An attempt that failed, or none running: the next starts at once. Otherwise only after the
-                # stagger.
+                # An attempt that failed, or none running: the next starts at once, else after the stagger.
                 start_next = len(self._attempts) < running or not running
             else:
                 if deadline.expired():

@@ -115,8 +115,7 @@ def _in_child() -> None:
         from greenmq.runtime.tasks import end_all
         from greenmq.runtime.waiter import tell_waiters
 
-        # The hub first: stopping a watcher before it would be done on the poll set that we share with the
-        # parent.
+        # The hub first: stopping a watcher before it would change the poll set that the parent uses.
         steps = (library.reinit, forget_streams, forget_threads, forget_lookups, end_all, tell_waiters)
         for step in steps:
             _attempt(step)

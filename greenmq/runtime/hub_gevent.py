@@ -34,8 +34,7 @@ _LOOP, _FORMAT = gevent.config.loop, gevent.config.format_context
 
 
 def spawn(run: Callable[[], None], ended: Callable[[], None], name: str) -> Any:
-    # A whole gevent.Greenlet and no bare one: tools and test suites that watch gevent's spawning see our
-    # tasks too.
+    # A whole gevent.Greenlet and no bare one: who watches gevent's spawning sees our tasks too.
     task = gevent.Greenlet(run)
     task.name = name
     task.rawlink(lambda _task: ended())
@@ -68,8 +67,7 @@ def post(hub: Any, callback: Callable[..., None], *args: Any) -> None:
 
 def timer(hub: Any, seconds: float, callback: Callable[..., None], *args: Any) -> Any:
     handle = hub.loop.timer(max(0.0, seconds))
-    # The loop's idea of now is as old as its round: without the update a timer made late in a long round
-    # fires early.
+    # The loop's idea of now is as old as its round: without the update a timer made late fires early.
     handle.start(callback, *args, update=True)
     return handle
 

@@ -15,8 +15,7 @@ _LOST = {
     errno.EPIPE: 'the other side closed the connection',
     errno.ESHUTDOWN: 'the connection was shut down',
     errno.ENOTCONN: 'the connection is gone',
-    # No deadline of ours: the kernel gave up. Python's class for it is TimeoutError, which would mean the
-    # opposite.
+    # No deadline of ours: the kernel gave up. Python's TimeoutError for it would mean the opposite.
     errno.ETIMEDOUT: 'the other side has not answered for so long that the system gave up',
     errno.EHOSTUNREACH: 'no route to the host',
     errno.ENETUNREACH: 'no route to the network',

@@ -60,8 +60,7 @@ class Patched:
             return False
         if driver not in sys.modules:
             return True
-        # sys.modules keeps the order of imports, and patching a module imports the library's counterpart of
-        # it.
+        # sys.modules keeps the order of imports, and patching a module imports its counterpart.
         order = {module: place for place, module in enumerate(sys.modules)}
         counterparts = [f'{self.by}{_green(self.by)}.{module}' for module in _WAITED_IN]
         return all(order.get(part, len(order)) < order[driver] for part in counterparts)

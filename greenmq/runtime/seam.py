@@ -93,8 +93,7 @@ class Library:
 
 class _Undecided(Library):
     # The first name that anybody asks for decides. After that this object is a plain `Library` whose names
-    # sit in its own dict, so that the hot paths pay one attribute look-up for the late choice and nothing
-    # else.
+    # sit in its own dict, so that the hot paths pay for the late choice with one attribute look-up.
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute not in Library.__annotations__:

@@ -3,11 +3,9 @@
 Conditions that hold beyond those of `net`:
 
 1. Every touch of the socket for writing, of the TLS codec and of the bytes that wait stands under one
-original lock,
-   which is never held across a switch.
+   original lock, which is never held across a switch.
 2. A write is taken as a whole: what the kernel does not take at once waits here, and nothing but its own
-rest can
-   follow it. So whatever stands between two writes is a boundary of whatever was written.
+   rest can follow it. So whatever stands between two writes is a boundary of whatever was written.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class Lock:
         if self._owner is None:
             raise RuntimeError('release of a lock that nobody holds')
         heir = wake_first(self._line) if self._line else None
-        # The heir owns it from now on, before it runs: who asks in between must not think that it is still
-        # ours.
+        # The heir owns it from now on, before it runs: who asks in between must not take it for ours.
         self._owner = None if heir is None else heir.task
 
     def locked(self) -> bool:
@@ -210,8 +209,7 @@ class Condition:
         Raises:
             RuntimeError: the lock is not held.
         Switches: yes. Killed while waiting: the lock is taken again before the kill goes on, and a
-            notification that had come is passed to the next. Taking it again is not cut short, not even by a
-            second kill.
+            notification that had come is passed to the next. Not even a second kill cuts taking it short.
         Source: threading.Condition.wait.
         """
         self._check_held()

@@ -68,15 +68,13 @@ class Task:
 
         Any number of times, from any thread.
 
-        It has not ended when this returns; see `join`. A kill of the running task takes effect where it waits
-        next.
+        It has not ended when this returns; see `join`. The running task is killed where it waits next.
 
         Switches: no.
         Source: gevent.Greenlet.kill(block=False).
         """
         if self._greenlet is not None:
-            # Two kills before the first arrives are one: the second would cut the clean-up that the first
-            # began.
+            # Two kills before the first arrives are one: the second would cut the clean-up of the first.
             self._kills += 1
             if self._kills == 1:
                 post(self._hub, self._throw)
@@ -139,8 +137,7 @@ class Task:
         on_exit, self._on_exit = self._on_exit, None
         ended, self._ended = self._ended, None
         if self._epoch != fork.epoch.number:
-            # A copy in a forked child: the owner's after_fork hook has told it, and there is nothing to
-            # restart here.
+            # A copy in a forked child: the owner's after_fork hook has told it; nothing restarts here.
             on_exit = None
         if on_exit is not None:
             try:

@@ -103,8 +103,7 @@ class TLSOptions:
         Switches: no. Blocks for the time it takes to read some files.
         Source: ssl.create_default_context.
         """
-        # Looked up now: a context of a class from before a late monkey patch recurses without end in its
-        # setters.
+        # Looked up now: a context of a class from before a late monkey patch calls itself without end.
         import ssl
 
         for name in ('ca_certs', 'certfile', 'keyfile'):

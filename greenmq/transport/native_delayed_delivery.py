@@ -146,8 +146,7 @@ def calculate_routing_key(countdown: int, routing_key: str) -> str:
         ValueError: a countdown out of range, or no routing key.
     Switches: no.
     Source: kombu.transport.native_delayed_delivery.calculate_routing_key; differs: a countdown that is too
-    long is
-        refused; its first digit would be taken for the routing key.
+        long is refused; its first digit would be taken for the routing key.
     """
     if countdown < 1:
         raise ValueError(f'countdown must be a positive number, not {countdown!r}')

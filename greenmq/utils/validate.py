@@ -1,5 +1,4 @@
-"""Checks of what a caller gave, made before anything is sent: each failure names the argument, the value and
-the limit.
+"""Checks of what a caller gave, made before anything is sent: errors name argument, value and limit.
 
 The hot paths call these only when a cheap look says that there is something to check.
 """
