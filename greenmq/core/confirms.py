@@ -142,7 +142,7 @@ class ConfirmLedger(Generic[Waiter]):
         return True
 
     def fail_all(self) -> list[Waiter]:
-        """Take all waiters out, in the order of publishing: the wire channel is gone, nobody knows the outcome.
+        """Take all waiters out, in the order of publishing: the wire channel is gone, the outcome unknown.
 
         The ledger is as new after it: the next wire channel counts from 1 again.
         """

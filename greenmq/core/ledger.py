@@ -199,7 +199,7 @@ class AckBuffer(Generic[Item]):
         return frames
 
     def clear(self) -> list[int]:
-        """Forget the buffered acks: their epoch has ended, and the broker delivers those messages again (P36).
+        """Forget the buffered acks: their epoch has ended, and the broker delivers those again (P36).
 
         Returns:
             list[int]: the tags that were acked and never sent.

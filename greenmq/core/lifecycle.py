@@ -94,7 +94,7 @@ CHANNEL: Mapping[str, frozenset[str]] = {
 
 
 class IllegalTransition(RuntimeError):
-    """A state was to be followed by one that its table does not allow: a bug in greenmq, not in the program."""
+    """A state was to be followed by one that its table does not allow: a bug in greenmq."""
 
 
 class Lifecycle:

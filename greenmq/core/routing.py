@@ -26,7 +26,7 @@ Arguments = Mapping[str, Any]
 def freeze(arguments: Arguments | None) -> Hashable:
     """Make a hashable value of binding arguments, equal for equal arguments only.
 
-    None and no arguments at all are the same. True and 1 are not, nor 1 and 1.0: brokers tell these types apart.
+    None and no arguments at all are the same. True and 1 are not, nor 1 and 1.0: brokers tell them apart.
     """
     return _freeze(arguments) if arguments else None
 
