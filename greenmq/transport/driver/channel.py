@@ -422,7 +422,7 @@ class Channel(base.StdChannel):
             session.settler.wait_for(queue, deadline)
             takens = session.call(
                 'get', deadline, session.driver.take, [queue], 1, session.intake.max_bytes, 0.0,
-                decline=session.give_back,
+                decline=session.give_back, uncut=session.driver.uncut,
             )  # fmt: skip
             for taken in takens or ():
                 session.leases.hold(taken, session)

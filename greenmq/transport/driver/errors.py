@@ -77,19 +77,23 @@ class _Call:
         self.waiter.fail(error or ConnectionLost(f'{task.name} was ended'))
 
 
-def bounded(name: str, deadline: runtime.Deadline, fun: Any, *args: Any, decline: Any = None) -> Any:
+def bounded(
+    name: str, deadline: runtime.Deadline, fun: Any, *args: Any, decline: Any = None, uncut: bool = False
+) -> Any:
     """Call something that might not keep its deadline, in a task that ends with the deadline.
 
     Arguments:
         decline (Callable): gets a result that came when nobody waited any more. Must not switch.
+        uncut (bool): the call must not be killed: it ends alone, and `decline` gets what it brings.
 
     Raises:
         TimeoutError: not in time; the call was killed. Others: from `fun`.
-    Switches: yes. Killed: the call is killed too.
+    Switches: yes. Killed: the call is killed too, unless it's `uncut`.
     """
     call = _Call(fun, args, runtime.Waiter(f'{name}: no answer'), decline)
     task = runtime.spawn(call.run, name=f'greenmq {name}', on_exit=call.ended)
     try:
         return call.waiter.wait(deadline, decline)
     finally:
-        task.kill()
+        if not uncut:
+            task.kill()

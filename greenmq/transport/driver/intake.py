@@ -134,7 +134,7 @@ class _Poller:
         """Whose turn the next message of a queue is; the room for it is used up. Switches: no."""
         for at, entry in enumerate(self.reserved):
             channel = entry[0]()
-            if entry[1] <= 0 or channel is None or channel.closed:
+            if entry[1] <= 0 or channel is None or channel.closed or not channel.books.flowing:
                 continue
             sub = channel.books.next_taker(queue)
             if sub is None:
@@ -520,6 +520,11 @@ class Intake:
         self._pollers.clear()
         left = [flight for flight in flights if flight is not None]
         return [flight for flight in left if self.driver.uncut or not flight.join(deadline)]
+
+    @property
+    def flying(self) -> int:
+        """How many takes are under way."""
+        return sum(poller.flight is not None for poller in self._pollers.values())
 
     @property
     def state(self) -> str:

@@ -251,12 +251,18 @@ class Session:
     # ---- the seam
 
     def call(
-        self, what: str, deadline: runtime.Deadline, fun: Callable[..., Any], *args: Any, decline: Any = None
+        self,
+        what: str,
+        deadline: runtime.Deadline,
+        fun: Callable[..., Any],
+        *args: Any,
+        decline: Any = None,
+        uncut: bool = False,
     ) -> Any:
         """Make one call of the driver, within a deadline that holds whatever the driver does.
 
         Arguments:
-            decline (Callable): as for `errors.bounded`.
+            decline (Callable), uncut (bool): as for `errors.bounded`.
 
         Raises:
             Exception: as `errors.translate` has it; a loss begins the recovery. TimeoutError: not in time.
@@ -266,7 +272,7 @@ class Session:
         if self.state != 'open':
             self.wait_open(deadline)
         try:
-            return bounded(what, deadline, fun, *args, decline=decline)
+            return bounded(what, deadline, fun, *args, decline=decline, uncut=uncut)
         except Exception as error:
             ours, _ = translate(self.driver, error)
             if is_loss(ours):

@@ -261,9 +261,12 @@ class Transport(base.Transport):
         # kombu looks when it is called and once more at the end, and programs rely on either.
         deadline = runtime.Deadline.of(timeout)
         session.intake.kick()
+        handled = self.events.handled
         try:
             self.events.drain(self._dispatch, deadline)
         except TimeoutError:
+            if self.events.handled != handled:
+                raise  # a callback's own
             session.intake.look(runtime.Deadline.after(LAST_LOOK))
             self.events.drain(self._dispatch, 0)
 
