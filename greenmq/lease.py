@@ -22,10 +22,11 @@ class Lender(Protocol):
 class Shelf:
     """The free resources. Has the few methods of a queue that `setup` of kombu's subclasses calls."""
 
-    __slots__ = ('queue',)
+    __slots__ = ('_pool', 'queue')
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Callable[[], Any]) -> None:
         self.queue: list[Any] = []
+        self._pool = pool
 
     def put_nowait(self, resource: Any) -> None:
         """Put one on top."""
@@ -40,8 +41,13 @@ class Shelf:
         return self.queue.pop()
 
     def qsize(self) -> int:
-        """How many there are."""
-        return len(self.queue)
+        """How many can be had at once: those here, and those that the limit leaves room for.
+
+        kombu's pools begin full, of promises; who asks for this number means the same.
+        """
+        pool = self._pool()
+        limit = None if pool is None else pool._limit
+        return len(self.queue) + (max(0, limit - pool._size()) if limit else 0)
 
     def empty(self) -> bool:
         """True if there is none."""

@@ -91,7 +91,7 @@ class Resource(Generic[T]):
         limited = self.max_idle is not None or self.max_age is not None
         self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
         self._others, self._renewals = OtherSets(), Errands('greenmq.pool')
-        self._resource = Shelf()
+        self._resource = Shelf(weakref.ref(self))
         self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
         self._opening = 0
         self._line: runtime.Handoff | None = None

@@ -50,7 +50,8 @@ class ChannelPromise:
         try:
             return self.__value__
         except AttributeError:
-            return self.__dict__.setdefault('__value__', self.__contract__())
+            pass  # below, so that an error of the contract does not seem to come of this one
+        return self.__dict__.setdefault('__value__', self.__contract__())
 
     def __repr__(self) -> str:
         try:
@@ -322,7 +323,7 @@ def retry_over_time(
     Arguments:
         catch (type or tuple): errors after which to try again; others pass.
         errback (Callable): called after each failure with (error, iterator over the coming delays, failures
-            before this one); returns the seconds to sleep now.
+            before this one); returns the seconds to sleep now, at most `interval_max`.
         max_retries (int): calls after the first; 0 is none, None no limit.
         interval_start (float): seconds of the first sleep.
         interval_step (float): seconds added for each further one.
@@ -349,7 +350,8 @@ def retry_over_time(
                 raise
             if callback is not None:
                 callback()
-            delay = float(errback(exc, delays, retries) if errback else next(delays))
+            # However long the errback would sleep: `interval_max` is the caller's word.
+            delay = min(float(errback(exc, delays, retries) if errback else next(delays)), interval_max)
         retries += 1
         remaining = deadline.remaining()
         _sleep(delay if remaining is None else min(delay, remaining), callback)
@@ -397,6 +399,8 @@ def accepts_argument(func: Callable[..., Any], argument_name: str) -> bool:
         parameters = inspect.signature(func).parameters
     except (TypeError, ValueError):
         raise TypeError(f'unsupported callable: {safe_repr(func)}') from None
+    if inspect.ismethod(func) and argument_name == next(iter(func.__code__.co_varnames), None):
+        return True  # `self`, which the signature of a bound method leaves out
     found = parameters.get(argument_name)
     return found is not None and found.kind not in (found.VAR_POSITIONAL, found.VAR_KEYWORD)
 

@@ -138,6 +138,17 @@ class TestGroups:
         theirs, number = green.in_thread(other)
         assert theirs is not mine and number == 1 and connections[URL] is mine
 
+    def test_the_size_of_the_shelf_is_what_can_be_had(self, connection):
+        # Programs that watch kombu's pools ask for it: these begin full.
+        pool = connection.Pool(3)
+        assert pool._resource.qsize() == 3
+        with pool.acquire():
+            assert pool._resource.qsize() == 2
+        assert pool._resource.qsize() == 3
+        pool.resize(5)
+        assert pool._resource.qsize() == 5
+        pool.force_close_all()
+
     def test_a_pool_that_a_thread_left_behind_is_the_next_ones(self):
         # Celery keeps the pool that the first thread looked up, and uses it from all.
         kept = []

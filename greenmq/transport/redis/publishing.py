@@ -154,7 +154,9 @@ class RedisPublishing(ChannelParts):
             self._keys.check('exchange', exchange)
         kind = self.typeof(exchange)
         if type(kind) is not STANDARD_EXCHANGE_TYPES.get(kind.type):
-            queues = kind.lookup(self.get_table(exchange), exchange, routing_key, self.deadletter_queue)
+            # Somebody's own type, which may return a set, as kombu's do.
+            table = self.get_table(exchange)
+            queues = tuple(kind.lookup(table, exchange, routing_key, self.deadletter_queue))
         elif kind.type == 'fanout' and self._fanout_mode != 'queues':
             return [self._fan_out(message, exchange, routing_key)]
         else:

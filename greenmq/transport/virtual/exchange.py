@@ -37,7 +37,7 @@ class ExchangeType:
         self.channel = channel
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
-        """Return the queues of `table` that get a message with this key.
+        """Return the queues of `table` that get a message with this key: any iterable; here a set in order.
 
         Raises:
             NotImplementedError: in this base.
@@ -76,7 +76,7 @@ class DirectExchange(ExchangeType):
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
         """Return the queues bound with the key, each once. Switches: no."""
-        return list({queue: None for rkey, _, queue in table if rkey == routing_key})
+        return dict.fromkeys(queue for rkey, _, queue in table if rkey == routing_key).keys()
 
 
 class TopicExchange(ExchangeType):
@@ -91,7 +91,7 @@ class TopicExchange(ExchangeType):
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
         """Return the queues whose pattern matches, each once. Switches: no."""
-        return list({queue: None for rkey, _, queue in table if match_topic(rkey, routing_key)})
+        return dict.fromkeys(queue for rkey, _, queue in table if match_topic(rkey, routing_key)).keys()
 
     def prepare_bind(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> Binding:
         """Return the table's entry with the regular expression of kombu. Switches: no."""
@@ -114,7 +114,7 @@ class FanoutExchange(ExchangeType):
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
         """Return the queues bound, each once. Switches: no."""
-        return list({queue: None for _, _, queue in table})
+        return dict.fromkeys(queue for _, _, queue in table).keys()
 
     def deliver(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
         """Hand over to the channel's `_put_fanout` if the broker fans out itself. Switches: as that."""

@@ -13,6 +13,13 @@ RESTORING_FMT = 'Giving back {0!r} unacknowledged message(s)'
 RESTORE_PANIC_FMT = 'CANNOT GIVE BACK {0} MESSAGES: {1}'
 
 
+class Finalizer:
+    """Stands where kombu has one, for those who cancel it. Switches: no."""
+
+    def cancel(self) -> None:
+        """Nothing is to be done: who closes the channel, or ends the process, gives back."""
+
+
 class QoS:
     """The unsettled deliveries of one channel, oldest first, and its prefetch.
 
@@ -28,6 +35,8 @@ class QoS:
 
     #: Unsettled messages allowed; 0 for any number.
     prefetch_count = 0
+    #: kombu's finalizer, which programs cancel; at the end of the process `runtime` gives back here.
+    _on_collect = Finalizer()
     #: Give back what is unsettled when the channel closes.
     restore_at_shutdown = True
 
