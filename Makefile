@@ -11,7 +11,8 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker 
 	$(wildcard tests/unit/test_*.py)
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
-CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract
+CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \
+	fake-push://localhost/contract
 # ruff has no place in setup.cfg, so its few settings stand here.
 RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-version py310 \
 	--select E,F,W,I,B,UP,C4,PIE,RUF100 --config 'lint.isort.known-first-party = ["greenmq", "tests"]'

@@ -43,6 +43,7 @@ TABLE = (
     Row('memory', 'memory://localhost/contract'),
     Row('fake-lease', 'fake-lease://localhost/contract'),
     Row('fake-look', 'fake-look://localhost/contract'),
+    Row('fake-push', 'fake-push://localhost/contract'),
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),

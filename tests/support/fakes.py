@@ -1,10 +1,12 @@
-"""Two brokers inside the process that hold the base of transports to its contract: `lease` and `look`.
+"""Three brokers inside the process that hold the base of transports to its contract: `lease`, `look`, `push`.
 
 ``fake-lease://host/name``: a long poll for one queue at a time, deliveries under a lease, at most ten
 messages a call, partial failures. It must not be cut: who kills its `take` loses the next message for a
 whole lease, as with SQS.
 ``fake-look://host/name``: it can only be looked at, for all queues at once; what was taken belongs to the
 client until it's settled, and comes back when that is gone.
+
+``fake-push://host/name``: it pushes as much as it was asked for; a lost connection gives back what was out.
 
 Connections to one name share one `Broker`, whose `faults` tell it to fail, stall, cut, answer late or
 answer twice.
@@ -14,11 +16,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import weakref
 
 from greenmq import runtime
 from greenmq.exceptions import AccessRefused, ConnectionLost, NotFound
 from greenmq.transport import TRANSPORT_ALIASES
 from greenmq.transport.driver import REQUEUE, UNSEEN, Driver, Fault, Taken, Transport
+from greenmq.transport.driver.errors import bounded
 
 LEASE = 5.0
 
@@ -122,6 +126,7 @@ class Broker:
     def __init__(self):
         self.queues = {}
         self.out = {}  # receipt → [queue, Stored, owner, until]
+        self.bindings = []
         self.faults = Faults()
         self.down = self.ended = False
         self.cuts = 0  # takes that were killed while they waited at the broker
@@ -350,6 +355,29 @@ class LookDriver(FakeDriver):
     delivery = 'poll'
     groups = 'all'
     survives_loss = False
+    shared_bindings = True
+
+    def bindings(self, exchange, deadline):
+        known = self.broker.bindings
+        return self._call('bindings', lambda: [each for each in known if each.exchange == exchange])
+
+    def bind(self, binding, deadline):
+        def work():
+            if binding not in self.broker.bindings:
+                self.broker.bindings.append(binding)
+
+        self._call('bind', work)
+
+    def unbind(self, binding, deadline):
+        def work():
+            self.broker.bindings[:] = [
+                each for each in self.broker.bindings
+                if (each.exchange, each.routing_key, each.queue) != (
+                    binding.exchange, binding.routing_key, binding.queue)
+                or binding.arguments and each.arguments != binding.arguments
+            ]
+
+        self._call('unbind', work)
 
     def open(self, deadline):
         super().open(deadline)
@@ -387,9 +415,75 @@ class LookDriver(FakeDriver):
         self._call('settle', work, len(done) + len(back))
 
 
+class PushDriver(FakeDriver):
+    """Pushes within a credit for each queue; publishes go out by the publisher's own greenlet."""
+
+    delivery = 'push'
+    survives_loss = False
+    put_direct = True
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.credit = {}
+        self.task = None
+
+    def open(self, deadline):
+        super().open(deadline)
+        self.broker.owner_gone(self)
+        self.credit.clear()
+        if self.task is not None:
+            self.task.kill()
+        self.task = runtime.spawn(_push, weakref.ref(self), self.broker, name='fake-push', owner=self)
+
+    def close(self, deadline):
+        self.task.kill()
+        self.task.join(deadline)
+        self.broker.owner_gone(self)
+
+    def forget(self):
+        self.credit.clear()
+
+    def want(self, queue, n):
+        self.credit[queue] = n
+        self.broker._wake()
+
+    def put(self, items, deadline):
+        put = super().put
+        return bounded('put', deadline, put, items, deadline)  # it keeps its deadline by itself
+
+    def take(self, queues, n, max_bytes, seconds):
+        return LookDriver.take(self, queues, n, max_bytes, seconds)
+
+    settle = LookDriver.settle
+
+    def push(self):
+        for queue, credit in list(self.credit.items()):
+            found = self.broker.take([queue], credit, self) if credit else ()
+            self.credit[queue] = credit - len(found)
+            self.broker.faults.calls.extend(('push', 1) for _ in found)
+            self.owner.arrived([Taken(queue, stored.payload, receipt) for queue, stored, receipt in found])
+
+
+def _push(ref, broker):
+    while not broker.ended:
+        driver = ref()
+        if driver is None:
+            return
+        if not broker.down:
+            driver.push()
+        del driver
+        broker.wait(0.05)
+
+
 class LeaseTransport(Transport):
     Driver = LeaseDriver
     driver_type = driver_name = 'fake-lease'
+    default_port = 1
+
+
+class PushTransport(Transport):
+    Driver = PushDriver
+    driver_type = driver_name = 'fake-push'
     default_port = 1
 
 
@@ -400,4 +494,5 @@ class LookTransport(Transport):
 
 
 TRANSPORT_ALIASES['fake-lease'] = 'tests.support.fakes:LeaseTransport'
+TRANSPORT_ALIASES['fake-push'] = 'tests.support.fakes:PushTransport'
 TRANSPORT_ALIASES['fake-look'] = 'tests.support.fakes:LookTransport'

@@ -176,6 +176,8 @@ class _Poller:
             return
         n, crowded = self._reserve(session)
         if not n:
+            if any(entry[1] for entry in self.reserved):
+                return  # delivery 'push': what was asked for may still come
             self.release()
             if self.state != 'full':
                 self.state = 'full'

@@ -205,7 +205,7 @@ class Publisher:
         try:
             outcomes = list(self._driver.put(items, deadline) or ())
         except Exception as error:  # translated, and raised
-            raise self._failure(error, items) from error
+            raise self._failure(error, items)  # noqa: B904 - its cause is set
         self.calls += 1
         self.published += len(items)
         self._raise_first(items, outcomes)

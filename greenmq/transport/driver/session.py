@@ -387,6 +387,9 @@ class Session:
         # The parent goes on using the broker; nothing of its deliveries is ours.
         self._drop_out()
         self.state = 'foreign'
+        for channel in self.channels:
+            channel.lose()
+            channel.closed = True
         self.leases.stop()
         self.driver.forget()
 

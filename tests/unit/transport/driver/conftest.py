@@ -6,7 +6,7 @@ import pytest
 from greenmq import Connection, Producer
 from tests.support import fakes, green
 
-FAKES = ['fake-lease', 'fake-look']
+FAKES = ['fake-lease', 'fake-look', 'fake-push']
 
 
 class Bench:

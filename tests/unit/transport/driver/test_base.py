@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -179,7 +180,9 @@ def test_what_surely_did_not_arrive_is_put_again(either):
     assert either.left() == ['x']
 
 
-def test_a_partial_failure_is_its_own_publishers(either):
+@pytest.mark.parametrize('kind', ['fake-lease', 'fake-look'])
+def test_a_partial_failure_is_its_own_publishers(bench, kind):
+    either = bench(kind)
     either.queue()
     either.faults.stall('put', 0.05)  # meanwhile the others gather
     either.faults.partly('put', 1, 'forbidden')
@@ -413,7 +416,7 @@ def test_a_message_that_expired_is_not_delivered(either):
     assert seen == ['fresh'] and not either.broker.out
 
 
-@pytest.mark.parametrize('kind', ['fake-lease', 'fake-look'])
+@pytest.mark.parametrize('kind', ['fake-lease', 'fake-look', 'fake-push'])
 def test_deliveries_are_counted_and_limited(bench, kind):
     bench = bench(kind, max_deliveries=3)
     bench.queue('dead')
@@ -488,7 +491,9 @@ def test_consumers_go_on_after_a_loss(either):
     assert either.connection.epoch == epoch + 1
 
 
-def test_a_take_that_fails_is_told_and_tried_again(either):
+@pytest.mark.parametrize('kind', ['fake-lease', 'fake-look'])
+def test_a_take_that_fails_is_told_and_tried_again(bench, kind):
+    either = bench(kind)
     either.queue()
     either.faults.fail('take', times=3)
     channel, held = either.consume()
@@ -526,6 +531,49 @@ def test_deliveries_that_a_loss_gave_back_are_stale(bench):
     assert held[0].ack() is False
     bench.until(lambda: len(held) == 2, told=ConnectionLost)
     held[1].ack()
+
+
+def test_a_recovery_walks_the_hosts():
+    connection = Connection('fake-look://one/hosts;fake-look://two/hosts').connect()
+    session = connection.transport.session
+    assert session.driver.place.host == 'one'
+    fakes.broker_of('hosts').faults.fail('open')
+    session.lost(ConnectionLost('gone'))
+    wait_until(lambda: session.state == 'open', 10, 'the connection to come back')
+    assert session.driver.place.host == connection.hostname == 'two'
+    assert connection.ping() >= 0
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_a_forked_child_leaves_the_parents_deliveries_alone(either):
+    either.queue()
+    either.publish('x')
+    channel, held = either.consume()
+    either.until(lambda: held)
+    calls = len(either.faults.calls)
+    pid = runtime.fork_child()
+    if not pid:
+        status = 1
+        try:
+            refused = held[0].ack() is False and held[0].redelivery_expected
+            either.connection.connect()  # a session of its own
+            either.channel = either.connection.channel()
+            either.publish('child', timeout=5)
+            new = either.connection.transport.session.epoch == 1
+            status = 0 if refused and new and either.left() == ['child'] else 2
+        finally:
+            os._exit(status)
+    done = []
+    while not done:
+        code = runtime.exit_code(pid)
+        if code is not None:
+            done.append(code)
+        green.sleep(0.01)
+    assert done == [0]
+    assert not [name for name, _ in either.faults.calls[calls:] if name in ('settle', 'open')]
+    held[0].ack()
+    wait_until(lambda: not either.broker.out, 5, 'the ack of the parent')
 
 
 def test_one_session_serves_the_connections_of_a_hub(either):
