@@ -5,7 +5,7 @@ of the base is an object with public names:
 
 * `session`: one driver over all its lives, and what the connections of a hub to one URL share;
 * `router`: exchanges, bindings, dead letters; `publisher`: deadlines, and concurrent publishes gathered;
-* `intake`: who fetches, and how much; `arrival`: what is looked at before a callback sees a message;
+* `intake`, `poller`: who fetches, how much; `arrival`: what is looked at before a callback sees a message;
 * `settler`: settlements in batches; `leases`: renewals by age; `errors`: the seam for a client's errors;
 * `books`: what one channel consumes and holds; `channel`, `transport`: kombu's API on top.
 """

@@ -1,0 +1,429 @@
+"""What fetches for one group while there is room; `intake` says how pollers come and go.
+
+A poller is no task: it is kicked, starts a take in a task of its own, and hears of its end. So nothing waits
+but takes, and a poller that nobody has any more leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any
+
+from greenmq import runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.exceptions import TimeoutError
+from greenmq.log import get_logger
+from greenmq.transport.driver.contract import UNSEEN, Driver, Taken
+from greenmq.transport.driver.errors import bounded, is_loss, translate
+
+__all__ = ('Flight', 'Poller', 'full_since')
+
+logger = get_logger('greenmq.transport.driver')
+
+#: Seconds to wait after a take that returned at once with nothing, although it should have waited; and the
+#: first pause between two looks.
+HASTY = 0.01
+#: Seconds that a take may be late before it's ended.
+GRACE = 10.0
+#: Seconds that a take waits where queues must share a prefetch that is smaller than their number.
+CROWDED = 1.0
+
+_turns = itertools.count(1)
+
+#: What keeps a channel in a poller's list without keeping it alive, and the room that is reserved there.
+Reserved = list[Any]
+
+
+class Flight:
+    """One take under way. Outlives its poller where a take must not be cut."""
+
+    __slots__ = ('began', 'driver', 'poller', 'task', 'timer')
+
+    def __init__(self, poller: Poller, driver: Driver) -> None:
+        self.poller: Poller | None = poller
+        self.driver = driver
+        self.began = runtime.monotonic()
+        self.task: Any = None
+        self.timer: Any = None
+
+    def join(self, deadline: runtime.Deadline | None = None) -> bool:
+        """Wait for its end. Switches: yes."""
+        return self.task is None or bool(self.task.join(deadline))
+
+
+class Poller:
+    """What fetches for one group.
+
+    Attributes:
+        state (str): idle, taking, full (no room), resting (between two looks), backoff (it failed), paused
+            (there is no connection).
+    """
+
+    def __init__(self, intake: Any, key: Any, channel: Any) -> None:
+        self._intake = weakref.ref(intake)
+        self._channel = None if channel is None else weakref.ref(channel)
+        self.key = key
+        self.state = 'idle'
+        self.flight: Flight | None = None
+        self.reserved: list[Reserved] = []
+        self.asks = intake.driver.take_batch  # messages to ask for, where queues share a prefetch
+        self.proved = 0.0  # when a take last ended well
+        self.looks = 0  # takes that ended
+        self.full_since = 0  # a number that grows: who has waited longest for room comes first
+        self._failures = 0
+        self._pause = HASTY
+        self._timer: Any = None
+        self._again = False
+        self._stopped = False
+
+    # ---- whose
+
+    def channels(self, session: Any) -> list[Any]:
+        """The channels that it fetches for. Switches: no."""
+        if self._channel is not None:
+            channel = self._channel()
+            return [] if channel is None or channel.closed else [channel]
+        return [channel for channel in session.channels if channel.books.takes(self.key)]
+
+    def queues(self, session: Any) -> list[str]:
+        """The queues that it fetches from. Switches: no."""
+        if self._channel is None:
+            return [self.key]
+        channel = self._channel()
+        return [] if channel is None or channel.closed else channel.books.queues
+
+    # ---- room
+
+    def _reserve(self, session: Any) -> tuple[int, bool]:
+        """Reserve room for one take: how many messages, and whether queues share too small a prefetch."""
+        driver: Driver = session.driver
+        total, crowded = 0, False
+        limit = max(driver.take_batch, 1)
+        for channel in self.channels(session):
+            books = channel.books
+            room = books.room()
+            if not room or not books.low():
+                continue
+            if self._channel is None:
+                queues = len(books.queues)
+                crowded = crowded or room < queues
+                if queues > 1:
+                    room = min(room, self.asks, max(room - queues + 1, 1))
+            room = min(room, limit - total)
+            if room > 0:
+                books.reserve(room)
+                self.reserved.append([weakref.ref(channel), room])
+                total += room
+        return total, crowded
+
+    def release(self) -> None:
+        """Give the reserved room back. Switches: no."""
+        reserved, self.reserved = self.reserved, []
+        for reference, room in reserved:
+            channel = reference()
+            if channel is not None:
+                channel.books.release(room)
+
+    def use_one(self, queue: str) -> tuple[Any, Any]:
+        """Whose turn the next message of a queue is; the room for it is used up. Switches: no."""
+        for at, entry in enumerate(self.reserved):
+            channel = entry[0]()
+            if entry[1] <= 0 or channel is None or channel.closed or not channel.books.flowing:
+                continue
+            sub = channel.books.next_taker(queue)
+            if sub is None:
+                continue
+            entry[1] -= 1
+            channel.books.release(1)
+            if len(self.reserved) > 1:
+                self.reserved.append(self.reserved.pop(at))  # the next one is another's
+            return channel, sub
+        return None, None
+
+    # ---- fetching
+
+    def kick(self) -> None:
+        """There may be room, or a message. Switches: no."""
+        if self.state == 'resting':
+            self._pause = HASTY
+            self._stop_timer()
+        if self.state != 'backoff':
+            self._step()
+
+    def again(self) -> None:
+        """A take has ended: the next one, unless there is a pause. Switches: no."""
+        if self._again:
+            self.kick()
+        elif self.state not in ('resting', 'backoff'):
+            self._step()
+
+    def _step(self) -> None:
+        if self.flight is not None:
+            self._again = True
+            return
+        intake = self._intake()
+        session = intake.session() if intake is not None else None
+        if intake is None or session is None or self._stopped or self._timer is not None:
+            return
+        if session.state != 'open':
+            self.state = 'paused'
+            return
+        n, crowded = self._reserve(session)
+        if not n:
+            if any(entry[1] for entry in self.reserved):
+                return  # delivery 'push': what was asked for may still come
+            self.release()
+            if self.state != 'full':
+                self.state = 'full'
+                self.full_since = next(_turns)
+            return
+        driver: Driver = session.driver
+        if driver.delivery == 'push':
+            self._want(driver, crowded)
+            return
+        seconds = 0.0 if driver.delivery == 'poll' else driver.wait_seconds
+        if crowded:
+            seconds = min(seconds, CROWDED)
+        self._fly(intake, session, n, seconds)
+
+    def _want(self, driver: Driver, crowded: bool) -> None:
+        self.state = 'taking'
+        self.proved = runtime.monotonic()
+        driver.want(self.key, sum(entry[1] for entry in self.reserved))
+        if crowded:
+            self._timer = runtime.call_later(CROWDED, _yield_turn, weakref.ref(self))
+
+    def yield_turn(self) -> None:
+        """Let another queue have the room, where they share too little. Switches: no."""
+        self._timer = None
+        intake = self._intake()
+        if intake is not None and not self._stopped:
+            intake.driver.want(self.key, 0)
+            self.release()
+            intake.kick_others(self)
+            self._step()
+
+    def arrived(self, taken: Taken, session: Any) -> None:
+        """Delivery 'push': a message came. Switches: no."""
+        self._hand_out(taken, session)
+        left = sum(entry[1] for entry in self.reserved)
+        if left * 2 <= self.asks and self._timer is None:
+            self.kick()
+
+    def _fly(self, intake: Any, session: Any, n: int, seconds: float) -> None:
+        self.state = 'taking'
+        self._again = False
+        driver: Driver = session.driver
+        flight = self.flight = Flight(self, driver)
+        queues = self.queues(session)
+        flight.task = runtime.spawn(
+            _take, flight, queues, n, intake.max_bytes, seconds,
+            name=f'greenmq-take {self.key if self._channel is None else "all"}',
+            owner=None if driver.uncut else session,
+            on_exit=lambda task, error: _ended(flight),
+        )  # fmt: skip
+        flight.timer = runtime.call_later(
+            seconds + GRACE, _overdue, weakref.ref(self), weakref.ref(flight.task)
+        )
+
+    def took(self, flight: Flight, takens: list[Taken]) -> None:
+        """A take ended well. Switches: no."""
+        intake = self._intake()
+        session = intake.session() if intake is not None else None
+        if intake is None or session is None or session.state in ('closing', 'closed', 'foreign'):
+            return _give_back(flight.driver, takens)
+        self._failures = 0
+        self.proved = runtime.monotonic()
+        intake.calls += 1
+        intake.taken += len(takens)
+        for taken in takens:
+            self._hand_out(taken, session)
+        self.asks = min(self.asks * 4, flight.driver.take_batch) if takens else 1
+        if takens:
+            self._pause = HASTY
+            return None
+        if flight.driver.delivery == 'poll' and not self._again:
+            self._rest(self._pause)
+            self._pause = min(self._pause * 2, max(intake.polling_interval, HASTY))
+        elif flight.driver.delivery != 'poll' and runtime.monotonic() - flight.began < HASTY:
+            self._rest(HASTY)
+        return None
+
+    def _hand_out(self, taken: Taken, session: Any) -> None:
+        session.leases.hold(taken, session)
+        channel, sub = self.use_one(taken.queue)
+        if channel is None:
+            session.give_back([taken])
+            return
+        message = session.arrival.envelope(taken, session)
+        if message is not None:
+            channel.accept(taken, message, sub)
+
+    def failed(self, flight: Flight, error: Exception) -> None:
+        """A take failed. Switches: no."""
+        ours = translate(flight.driver, error)[0]
+        intake = self._intake()
+        session = intake.session() if intake is not None else None
+        if session is None:
+            return
+        self._failures += 1
+        self.state = 'backoff'
+        logger.warning('%s could not fetch, and tries again: %r', session.name, ours)
+        if is_loss(ours):
+            session.lost(ours)  # which tells the drains; its recovery kicks us
+            if session.state != 'open':
+                self.state = 'paused'
+                return
+        session.report(ours)
+        self._start_timer(RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2).delay(self._failures))
+
+    def ended(self, flight: Flight) -> None:
+        """The take's task has ended, in whatever way. Switches: no."""
+        if self.flight is not flight:
+            return
+        self.flight = None
+        self.looks += 1
+        self.release()
+        if self.state == 'taking':
+            self.state = 'idle'
+        intake = self._intake()
+        if intake is not None:
+            intake.looked()
+            intake.kick_others(self)
+            if self._stopped:
+                intake.forget(self)
+            else:
+                # First their callbacks: they start earlier, and what they settle leaves with the next take.
+                runtime.run_soon(_again, weakref.ref(self))
+
+    def overdue(self) -> None:
+        """The driver does not keep its time. Switches: no."""
+        flight = self.flight
+        if flight is not None:
+            self.failed(flight, TimeoutError('a take was not answered in time'))
+            flight.task.kill()
+
+    def recovered(self) -> None:
+        """There is a connection again. Switches: no."""
+        self._stop_timer()
+        self._failures = 0
+        if self.flight is None:
+            self.state = 'idle'
+        self._step()
+
+    def lost(self) -> None:
+        """The connection is gone, with what was asked for. Switches: no."""
+        self._stop_timer()
+        self.state = 'paused'
+        if self.flight is None:
+            self.release()
+
+    def _rest(self, seconds: float) -> None:
+        self.state = 'resting'
+        self._start_timer(seconds)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = runtime.call_later(seconds, _rested, weakref.ref(self))
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def rested(self) -> None:
+        """A pause is over. Switches: no."""
+        self._timer = None
+        self.state = 'idle'
+        self._step()
+
+    def restart(self) -> None:
+        """The queues have changed: a take for the old ones ends, if it may be cut. Switches: no."""
+        if self.flight is not None and not self.flight.driver.uncut and self.flight.driver.delivery != 'poll':
+            self.flight.task.kill()
+        self._pause = HASTY
+        self.kick()
+
+    def stop(self) -> Flight | None:
+        """Fetch no more; the take under way, if there is one. Switches: no."""
+        self._stopped = True
+        self._stop_timer()
+        flight = self.flight
+        intake = self._intake()
+        if intake is not None and intake.driver.delivery == 'push':
+            intake.driver.want(self.key, 0)
+            self.release()
+        if flight is not None and not flight.driver.uncut:
+            flight.task.kill()
+        return flight
+
+    def go_on(self) -> None:
+        """Fetch again after all. Switches: no."""
+        self._stopped = False
+        self.kick()
+
+
+# What tasks and timers call: none of it keeps a poller or a session alive while it waits.
+
+
+def _take(flight: Flight, queues: list[str], n: int, max_bytes: int, seconds: float) -> None:
+    driver = flight.driver
+    try:
+        takens = list(driver.take(queues, n, max_bytes, seconds) or ())
+    except Exception as error:  # told to the drains, and tried again
+        if flight.poller is not None:
+            flight.poller.failed(flight, error)
+        return
+    # No switch from here on: a kill finds all of them handed out.
+    poller = flight.poller
+    if poller is None or poller.flight is not flight:
+        _give_back(driver, takens)
+    else:
+        poller.took(flight, takens)
+
+
+def _give_back(driver: Driver, takens: list[Taken]) -> None:
+    if not takens:
+        return
+    deadline = runtime.Deadline.after(30.0)
+    try:
+        bounded('give back', deadline, driver.settle, [], [(taken, UNSEEN) for taken in takens], deadline)
+    except Exception as error:  # the lease will tell
+        logger.warning('%d messages that came too late could not be given back: %r', len(takens), error)
+
+
+def full_since(poller: Poller) -> int:
+    return poller.full_since
+
+
+def _ended(flight: Flight) -> None:
+    if flight.timer is not None:
+        flight.timer.cancel()
+    poller, flight.poller = flight.poller, None
+    if poller is not None:
+        poller.ended(flight)
+
+
+def _overdue(ref: Any, task: Any) -> None:
+    poller = ref()
+    if poller is not None and poller.flight is not None and poller.flight.task is task():
+        poller.overdue()
+
+
+def _again(ref: Any) -> None:
+    poller = ref()
+    if poller is not None:
+        poller.again()
+
+
+def _rested(ref: Any) -> None:
+    poller = ref()
+    if poller is not None:
+        poller.rested()
+
+
+def _yield_turn(ref: Any) -> None:
+    poller = ref()
+    if poller is not None:
+        poller.yield_turn()
