@@ -20,6 +20,7 @@ from greenmq.cli.consume import consume
 from greenmq.cli.demo import Demo
 from greenmq.cli.interrupt import INTERRUPTED, Interrupts
 from greenmq.cli.looking import doctor, ping, queues
+from greenmq.cli.move import move
 from greenmq.cli.publish import publish
 from greenmq.cli.report import differences, report
 from greenmq.cli.session import in_task
@@ -71,6 +72,7 @@ def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers
 
 greenmq_command.add_command(publish)
 greenmq_command.add_command(consume)
+greenmq_command.add_command(move)
 for command in (worker, queues, ping, doctor, run_command, kombu):
     greenmq_command.add_command(command)
 

@@ -41,6 +41,7 @@ class Arrival:
     def __init__(self, driver: Driver, max_deliveries: int) -> None:
         self._driver = driver
         self._max_deliveries = max_deliveries
+        self._leaving: set[runtime.Task] = set()  # of messages on their way to the dead letters
 
     def envelope(self, taken: Taken, session: Any) -> dict[str, Any] | None:
         """Return the message in a payload, its delivery count up to date; None if nobody is to see it.
@@ -82,9 +83,20 @@ class Arrival:
         else:
             self._refuse(session, self.dead_letter, taken, message, reason)
 
-    @staticmethod
-    def _refuse(session: Any, way: Any, *args: Any) -> None:
-        runtime.spawn(way, session, *args, name='greenmq-refuse')
+    def _refuse(self, session: Any, way: Any, *args: Any) -> None:
+        task = runtime.spawn(way, session, *args, name='greenmq-refuse', on_exit=self._left)
+        self._leaving.add(task)
+
+    def _left(self, task: runtime.Task, error: BaseException | None) -> None:
+        self._leaving.discard(task)
+
+    def wait(self, deadline: runtime.Deadline) -> None:
+        """Wait until what was refused is among the dead letters: a close must not give it back as well.
+
+        Switches: if there is anything.
+        """
+        for task in list(self._leaving):
+            task.join(deadline)
 
     def bury(self, session: Any, taken: Taken, message: dict[str, Any], reason: str) -> None:
         """A message was refused: have it dead-lettered, or settle it. Switches: no."""

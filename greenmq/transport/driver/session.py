@@ -347,6 +347,8 @@ class Session:
 
     def close(self, deadline: runtime.Deadline) -> None:
         """Settle what is to be settled, and let go of the broker. Idempotent. Switches: yes."""
+        if self.state == 'open':
+            self.arrival.wait(deadline)
         if self.state in ('closing', 'closed', 'foreign'):
             return
         opened = self.state == 'open'
