@@ -42,7 +42,9 @@ class Consumer:
         auto_declare (bool): declare the queues now and after `revive`. Default true.
         callbacks (list[Callable]): each called with (body, message), in the greenlet that drains events.
         on_decode_error (Callable): called with (message, error) for a message that can't be decoded; it
-            settles it. Without it the message is settled here and the error comes out of `drain_events`.
+            settles it. Without it the error comes out of `drain_events`, once: the message is rejected where
+            its queue has a dead-letter place, else it stays unacknowledged until the program settles
+            ``error.message``. One whose properties cannot be read is settled here.
         on_message (Callable): called with (message) instead of the callbacks; nothing is decoded then.
         accept (Iterable[str]): content types or serializer names that may be decoded; None: all that are
             enabled.
@@ -395,10 +397,12 @@ class Consumer:
         queue = self._queues.get(name) if name is not None else None
         if 'x-dead-letter-exchange' in (getattr(queue, 'queue_arguments', None) or ()):
             message.dead_letter = True  # not every channel knows, and a handler has nothing but the message
+        exc.message = message  # type: ignore[attr-defined]
         handler = self.on_decode_error
         if handler is not None:
             return handler(message, exc)
-        settle_undecodable(message, exc)
+        # The program may know more than we do: as in kombu the body is its to judge, and to settle.
+        settle_undecodable(message, exc, keep=not message.unreadable)
         raise exc
 
     def __repr__(self) -> str:

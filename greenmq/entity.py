@@ -18,6 +18,7 @@ from greenmq.exchange import (
     Exchange,
     binding,
     forget_declaration,
+    frozen,
     maybe_delivery_mode,
     name_of,
     pretty_bindings,
@@ -168,7 +169,11 @@ class Queue(MaybeChannelBound):
     def __hash__(self) -> int:
         # All that says where its messages come from, and all of it takes part in ==. Declarations are
         # remembered by this: with the name alone, a second way into the same queue would never be bound.
-        return hash(('Q', self.name, self.exchange, self.routing_key, frozenset(map(str, self.bindings))))
+        bindings, arguments = self.bindings, self.binding_arguments
+        return hash((
+            'Q', self.name, self.exchange, self.routing_key, frozen(arguments) if arguments else None,
+            frozenset((str(each), frozen(each.arguments)) for each in bindings) if bindings else None,
+        ))  # fmt: skip
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -330,8 +335,8 @@ class Queue(MaybeChannelBound):
         Returns:
             Message | None: None for an empty queue.
         Raises:
-            DecodeError: its body could not be decompressed. The message is settled: nobody would have it to
-                do so.
+            DecodeError: its body could not be decompressed. The message is ``error.message``; it is rejected
+                where the queue has a dead-letter place, else not settled.
         Switches: yes.
         Source: kombu Queue.get.
         """
@@ -348,7 +353,9 @@ class Queue(MaybeChannelBound):
             message = to_python(message)
         message.accept = prepare_accept_content(accept)
         if message.errors:
-            settle_undecodable(message, message.errors[0][1], settled=bool(no_ack))
+            exc = message.errors[0][1]
+            exc.message = message
+            settle_undecodable(message, exc, settled=bool(no_ack), keep=not message.unreadable)
             message._reraise_error()
         return message  # type: ignore[no-any-return]
 

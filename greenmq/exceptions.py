@@ -156,7 +156,8 @@ class _Portable:
         return _rebuild, (type(self), self.args, self._state())  # type: ignore[attr-defined]
 
     def _state(self) -> dict[str, Any]:
-        return self.__dict__
+        # A message belongs to a channel of this process.
+        return {**self.__dict__, 'message': None} if 'message' in self.__dict__ else self.__dict__
 
 
 #: (ours, foreign) → the class below both.
@@ -239,14 +240,20 @@ class EncodeError(SerializationError):
     """
 
 
-class DecodeError(SerializationError):
+class DecodeError(_Portable, SerializationError):
     """The bytes of a message are not what its content type says. Blame: whoever published it.
+
+    Attributes:
+        message (Message): which one; to be settled, unless it is (`Message.acknowledged`). None outside of a
+            Consumer or `Queue.get`, and after pickling.
 
     Source: kombu.exceptions.DecodeError.
     """
 
+    message: Any = None
 
-class DecompressionLimit(_Portable, DecodeError):
+
+class DecompressionLimit(DecodeError):
     """A compressed body is larger than `max_decoded_bytes` once inflated. Blame: whoever published it.
 
     Attributes:
@@ -331,11 +338,16 @@ class SerializerNotInstalled(KombuError):
     """
 
 
-class ContentDisallowed(SerializerNotInstalled):
+class ContentDisallowed(_Portable, SerializerNotInstalled):
     """A message has a content type that this consumer does not accept. Blame: the publisher, or `accept`.
+
+    Attributes:
+        message (Message): as in DecodeError.
 
     Source: kombu.exceptions.ContentDisallowed.
     """
+
+    message: Any = None
 
 
 class InconsistencyError(ConnectionError):

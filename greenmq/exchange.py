@@ -340,6 +340,24 @@ class Exchange(MaybeChannelBound):
         return f'Exchange {self.name or repr("")}({self.type})'
 
 
+def frozen(arguments: Mapping[str, Any] | None) -> object:
+    """Arguments of a binding as something with a hash: the same for the same arguments in any order.
+
+    Switches: no.
+    """
+    if not arguments:
+        return None
+    return frozenset((name, _hashable(value)) for name, value in arguments.items())
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value
+
+
 class binding(Object):
     """One way from an exchange to a queue or another exchange.
 

@@ -83,6 +83,9 @@ class Message:
 
     errors = _Errors()
 
+    #: Whether it is its properties that cannot be read: then nobody can say what it is.
+    unreadable = False
+
     __slots__ = (
         '_state', 'channel', 'delivery_tag', 'content_type', 'content_encoding', 'delivery_info', 'headers',
         'properties', 'body', '_decoded_cache', 'accept', '_broken', '__dict__',
@@ -376,7 +379,7 @@ def _max_decoded_bytes(channel: Any) -> int:
 
 
 def settle_undecodable(
-    message: Any, exc: BaseException, dead_letter: bool = False, settled: bool = False
+    message: Any, exc: BaseException, dead_letter: bool = False, settled: bool = False, keep: bool = False
 ) -> None:
     """Settle a message that nobody will be able to read, so that it stops no consumer (P40).
 
@@ -388,6 +391,8 @@ def settle_undecodable(
         exc (BaseException): why it can't be read.
         dead_letter (bool): whether its queue is known to have a dead-letter place; the channel is asked too.
         settled (bool): the broker has forgotten it already (`no_ack`): it is only reported.
+        keep (bool): not acknowledged where it would be lost by that: the program is told, and settles
+            ``exc.message``.
     Switches: as `Message.ack`.
     """
     channel = message.channel
@@ -399,10 +404,14 @@ def settle_undecodable(
         has_dead_letter = getattr(channel, 'has_dead_letter', None)
         queue = getattr(message, 'queue', None) or message.delivery_info.get('queue')
         dead_letter = bool(has_dead_letter is not None and queue and has_dead_letter(queue))
-    fate = 'rejected without requeue' if dead_letter else 'acknowledged, and so lost'
+    keep = keep and not dead_letter and not settled
+    if dead_letter:
+        fate = 'rejected without requeue'
+    else:
+        fate = 'left unacknowledged' if keep else 'acknowledged, and so lost'
     logger.error('Cannot decode message %r: %r. It is %s.', message.delivery_tag, exc, fate, exc_info=exc)
     events.emit('decode_error', source=channel, message=message, error=exc, dead_letter=dead_letter)
-    if settled or message.acknowledged or channel is None:
+    if settled or keep or message.acknowledged or channel is None:
         return
     if dead_letter:
         message.reject(requeue=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import entity, messaging, runtime
 from greenmq.connection import maybe_channel
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import SerializationError, SerializerNotInstalled, TimeoutError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -76,7 +76,8 @@ class SimpleBase:
             Message: to be acknowledged, unless `no_ack`.
         Raises:
             Empty: there is none (in time).
-            DecodeError: the message cannot be decoded; it is settled.
+            DecodeError: the message cannot be decoded. It is ``error.message``, to be settled unless it was
+                rejected into a dead-letter place.
         Switches: yes, unless one was delivered already.
         Source: kombu SimpleBase.get.
         """
@@ -110,6 +111,7 @@ class SimpleBase:
         Switches: yes, for the answer of the broker.
         Source: kombu SimpleBase.get_nowait; differs: what was delivered to an earlier `get` comes first.
         """
+        self._take_held()
         if self.buffer:
             return self.buffer.popleft()
         self._pause()
@@ -154,6 +156,15 @@ class SimpleBase:
         """
         self._pause()
         dropped = 0
+        while True:
+            try:
+                self._take_held()
+                break
+            except (SerializationError, SerializerNotInstalled) as exc:
+                bad = getattr(exc, 'message', None)
+                if bad is not None and not bad.acknowledged and not self.no_ack:
+                    bad.ack()
+                dropped += 1
         while self.buffer:
             message = self.buffer.popleft()
             if not self.no_ack:
@@ -169,7 +180,21 @@ class SimpleBase:
         """
         self._pause()
         _, size, _ = self.queue.queue_declare(passive=True)
-        return int(size) + len(self.buffer)
+        return int(size) + len(self.buffer) + self._held()
+
+    def _held(self) -> int:
+        # What a broker elsewhere has sent ahead waits in this process, in nobody's count but ours.
+        held = getattr(type(self.channel), 'held', None)
+        if held is None:
+            return 0
+        return sum(held(self.channel, tag) for tag in self.consumer._active_tags.values())
+
+    def _take_held(self) -> None:
+        while self._held():
+            try:
+                self.channel.connection.client.drain_events(timeout=0)
+            except TimeoutError:
+                return  # another greenlet takes them just now
 
     def _pause(self) -> None:
         # A broker in this process delivers at once, also what nobody has asked for yet, and that still

@@ -13,8 +13,8 @@ from greenmq import Connection, Exchange, Queue
 from greenmq.cli.broker import broker_option, opened
 from greenmq.cli.interrupt import Interrupts
 from greenmq.cli.session import in_task, said_at_the_end
-from greenmq.exceptions import SerializationError, SerializerNotInstalled, TimeoutError
-from greenmq.message import Message
+from greenmq.exceptions import TimeoutError
+from greenmq.message import Message, settle_undecodable
 
 # What we may hold unprinted: the rest stays with the broker, for others to take.
 PREFETCH = 100
@@ -49,7 +49,7 @@ class Consuming:
         with opened(self.broker) as connection:
             prefetch = min(self.count or PREFETCH, PREFETCH)
             with connection.Consumer(self.queues, callbacks=[self._print], accept=self.accept,
-                                     prefetch_count=prefetch):
+                                     on_decode_error=self._refuse, prefetch_count=prefetch):
                 self._drain(connection)
 
     def summary(self) -> str:
@@ -62,10 +62,11 @@ class Consuming:
                 connection.drain_events(timeout=self.patience)
             except TimeoutError:
                 return
-            except (SerializationError, SerializerNotInstalled) as exc:
-                # The consumer has settled it; the next one may be fine.
-                self.refused += 1
-                click.echo(f'greenmq consume: not decoded: {" ".join(str(exc).split())}', err=True)
+
+    def _refuse(self, message: Message, exc: BaseException) -> None:
+        settle_undecodable(message, exc)  # the next one may be fine
+        self.refused += 1
+        click.echo(f'greenmq consume: not decoded: {" ".join(str(exc).split())}', err=True)
 
     def _print(self, body: Any, message: Message) -> None:
         if self.count is not None and self.taken + self.refused >= self.count:

@@ -159,6 +159,11 @@ class Drain(Generic[E]):
         lane = self._lanes.get(key)
         return 0 if lane is None else len(lane.events)
 
+    def count(self, key: Hashable, wanted: Callable[[E], bool]) -> int:
+        """How many of the waiting events of channel `key` are such that `wanted` is true. Switches: no."""
+        lane = self._lanes.get(key)
+        return 0 if lane is None else sum(map(wanted, lane.events))
+
     def discard(self, key: Hashable) -> list[E]:
         """Forget channel `key` and return the events it still had, oldest first. Switches: no."""
         lane = self._lanes.get(key)

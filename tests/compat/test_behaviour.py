@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
-from greenmq import Connection, Consumer, Exchange, Producer, Queue, common, exceptions
+from greenmq import Connection, Consumer, Exchange, Producer, Queue, binding, common, exceptions
 from greenmq.log import Log
 from greenmq.mixins import ConsumerMixin
-from greenmq.pools import set_limit
+from greenmq.pools import producers, set_limit
 from greenmq.transport import TRANSPORT_ALIASES, memory, resolve_transport, virtual
 from tests.support import green
 
@@ -60,6 +60,24 @@ class TestTheFirstConnect:
             producer.publish('x', routing_key='q', retry=True, retry_policy=policy)
         assert transport.attempts == attempts and told == [0.0] * retries
         assert producer.connection.transport_options == {}  # kombu writes the policy into them
+
+    @pytest.mark.parametrize('url', ['amqp://127.0.0.1:1//', 'redis://127.0.0.1:1/0'])
+    @pytest.mark.parametrize('pooled', [False, True])
+    def test_of_celerys_send_task_ends_after_its_retries(self, url, pooled):
+        told = []
+        policy = {
+            'max_retries': 2, 'interval_start': 0, 'interval_step': 0.01, 'interval_max': 0.01,
+            'errback': lambda exc, seconds: told.append(exc),
+        }  # fmt: skip
+        connection = Connection(url)
+        producer = producers[connection].acquire(block=True) if pooled else Producer(connection)
+        for retries in (2, 0):
+            told.clear()
+            policy['max_retries'] = retries
+            with pytest.raises(exceptions.OperationalError):
+                producer.publish('x', routing_key='q', retry=True, retry_policy=policy)
+            assert len(told) == retries
+        producer.release()
 
     def test_of_a_publish_goes_on_within_its_policy(self):
         transport = failing(2)
@@ -291,3 +309,20 @@ class TestTheBody:
         queue.declare()
         Exchange('')(connection).publish(body, routing_key='raw')
         assert queue.get(no_ack=True).payload == body
+
+
+class TestDeclarations:
+    def test_ways_into_a_queue_differ_by_their_arguments(self, connection):
+        exchange = Exchange('x12', 'headers')
+        first, second = (
+            Queue('q12', exchange, binding_arguments={'x-match': 'all', name: 1}) for name in 'ab'
+        )
+        several = Queue('q12', [binding(exchange, '', {name: [1]}) for name in 'cd'])
+        assert len({hash(first), hash(second), hash(several), hash(Queue('q12', exchange))}) == 4
+        assert hash(first) == hash(Queue('q12', exchange, binding_arguments={'a': 1, 'x-match': 'all'}))
+        producer = connection.Producer()
+        for headers, arrives in (({'a': 1}, 1), ({'b': 1}, 2), ({'c': [1]}, 3), ({'e': 1}, 3)):
+            producer.publish(
+                'x', exchange=exchange, headers=headers, declare=[first, second, several]
+            )
+            assert first(connection).queue_declare(passive=True)[1] == arrives

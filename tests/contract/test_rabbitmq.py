@@ -10,7 +10,8 @@ import sys
 import pytest
 from amqp.exceptions import AMQPNotImplementedError
 
-from greenmq import Connection, Consumer, Exchange, Queue, binding
+from greenmq import Connection, Consumer, Exchange, Producer, Queue, binding
+from greenmq.common import maybe_declare
 from greenmq.exceptions import (
     AccessRefused,
     DecodeError,
@@ -587,3 +588,36 @@ def test_the_longest_time_of_a_queue_is_the_brokers(amqp_url, name, argument):
             connection.default_channel.queue_declare(name, arguments={argument: most + 1})
         with pytest.raises(InvalidArgument, match=argument):
             Queue(name, queue_arguments={argument: most + 1})(connection.default_channel).declare()
+
+
+def test_a_queue_that_the_broker_named_is_not_declared_by_that_name(amqp_url):
+    with Connection(amqp_url) as connection:
+        channel = connection.channel()
+        queue = Queue('', exclusive=True)
+        assert maybe_declare(queue, channel) is True and queue.name.startswith('amq.gen-')
+        maybe_declare(queue, channel)
+        queue(channel).declare()
+        Producer(channel).publish('x', routing_key=queue.name, declare=[queue])
+        assert queue(channel).get(no_ack=True).payload == 'x'
+
+
+@pytest.mark.parametrize('no_ack', [False, True])
+def test_what_was_sent_ahead_counts_and_can_be_had(amqp_url, name, no_ack):
+    with Connection(amqp_url) as connection:
+        queue = connection.SimpleQueue(name, no_ack=no_ack)
+        for number in range(6):
+            queue.put(number)
+        first = queue.get(timeout=5)
+        if not no_ack:
+            first.ack()
+        with green.Timeout(10):
+            while queue._held() < 5:
+                green.sleep(0.002)
+        assert (first.payload, queue.qsize(), queue.get(block=False).payload, queue.qsize()) == (0, 5, 1, 4)
+        assert queue.clear() == 4 and queue.qsize() == 0
+        with pytest.raises(queue.Empty):
+            queue.get(block=False)
+        queue.put('after')
+        assert queue.get(timeout=5).payload == 'after'
+        queue.close()
+        queue.queue.delete()

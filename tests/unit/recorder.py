@@ -2,8 +2,8 @@
 
 #: What messaging asks of a channel and this one does not have.
 ABSENT = (
-    'basic_publish_nowait', 'create_publish_batch', 'delivery', 'events', 'is_stale', 'max_decoded_bytes',
-    'message_to_python', 'supports_batch_publish',
+    'basic_publish_nowait', 'create_publish_batch', 'delivery', 'events', 'held', 'is_stale',
+    'max_decoded_bytes', 'message_to_python', 'supports_batch_publish',
 )  # fmt: skip
 
 

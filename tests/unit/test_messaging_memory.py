@@ -1,5 +1,7 @@
 """Producer and Consumer over memory://: what programs see, end to end."""
 
+import pickle
+
 import pytest
 
 from greenmq import events, runtime
@@ -515,6 +517,11 @@ def test_one_bad_message_never_stops_a_consumer(small, dead_letter):
     assert any(isinstance(exc, DecompressionLimit) for exc in failures)
     assert any(isinstance(exc, ContentDisallowed) for exc in failures)
     assert inbox == ['good'] * len(BAD)
+    assert {exc.message.acknowledged for exc in failures} == {dead_letter}
+    for exc in failures:
+        if not dead_letter:
+            exc.message.ack()  # raised once, and the program's to settle
+        assert pickle.loads(pickle.dumps(exc)).message is None
     consumer.cancel()
     # Nothing comes back, and with a place for them all of them are there.
     small.default_channel.basic_recover(requeue=True)
@@ -558,11 +565,18 @@ def test_a_decode_error_is_an_event(small):
     assert heard == [False]
 
 
-def test_get_settles_what_it_cannot_hand_over(small):
-    queue = Queue('work', Exchange('work'), 'work')(small)
+@pytest.mark.parametrize('dead_letter', [False, True])
+def test_get_tells_of_what_it_cannot_hand_over(small, dead_letter):
+    dead = Queue('dead')(small)
+    dead.declare()
+    arguments = {'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': 'dead'} if dead_letter else None
+    queue = Queue('work', Exchange('work'), 'work', queue_arguments=arguments)(small)
     queue.declare()
     small.Producer().publish(exchange='work', routing_key='work', **BAD['bomb'])
-    with pytest.raises(DecompressionLimit):
+    with pytest.raises(DecompressionLimit) as caught:
         queue.get()
+    assert caught.value.message.acknowledged is dead_letter and queue.get() is None
+    if not dead_letter:
+        caught.value.message.reject()
     small.default_channel.basic_recover(requeue=True)
-    assert queue.get() is None
+    assert queue.get() is None and dead.queue_declare(passive=True)[1] == dead_letter

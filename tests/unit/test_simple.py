@@ -101,11 +101,17 @@ def test_a_queue_instead_of_a_name(connection, queue):
     simple.close()
 
 
-def test_an_undecodable_message_does_not_stay(connection):
+def test_an_undecodable_message_is_raised_once_and_left_to_the_program(connection):
     queue = connection.SimpleQueue('q')
     queue.put(b'{', content_type='application/json', content_encoding='utf-8')
     queue.put('good')
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError) as caught:
         queue.get(timeout=5)
-    assert queue.get(timeout=5).payload == 'good'
+    message = caught.value.message
+    assert queue.get(timeout=5).payload == 'good' and not message.acknowledged
+    message.requeue()  # as whoever will be able to read it may want
+    with pytest.raises(DecodeError) as again:
+        queue.get(timeout=5)
+    again.value.message.reject()
+    assert queue.qsize() == 0
     queue.close()

@@ -389,6 +389,13 @@ class Channel(Entities):
             self.no_ack_consumers.discard(consumer_tag)
             self.connection.topology.forget_consumer(consumer_tag)
 
+    def held(self, consumer_tag: str) -> int:
+        """How many deliveries of a consumer wait here for `drain_events`. Switches: no."""
+        consumer = self.consuming.consumers.get(consumer_tag.encode())
+        if consumer is None:
+            return 0
+        return self.connection.drain.count(self, lambda event: event[1] is consumer)
+
     def basic_get(self, queue: str = '', no_ack: bool = False) -> AMQPMessage | None:
         """One message of a queue, or None.
 

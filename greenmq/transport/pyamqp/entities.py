@@ -168,6 +168,9 @@ class Entities(StdChannel):
         Switches: yes.
         """
         name = self.connection.current_name(queue)
+        if queue.startswith('amq.') and self.connection.queue_facts(queue).get('server_named'):
+            # It is there as it was asked for, and the broker lets nobody declare a name that it gave.
+            passive = True
         answer = self._call(
             methods.QUEUE_DECLARE,
             (0, name, passive, durable, exclusive, auto_delete, nowait, arguments or {}),

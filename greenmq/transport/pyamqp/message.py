@@ -155,3 +155,4 @@ class Message(base.Message):
         )
         if fault is not None:
             self._record(fault)
+            self.unreadable = True
