@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 Errback = Callable[[BaseException, float], Any]
 
 
+#: The part of a pause that chance takes away at most: the clients of a broker that went down must not all come
+#: back in one moment.
+JITTER = 0.1
+#: The same for a daemon: its fellows were all cut off in the same moment.
+DAEMON_JITTER = 0.5
+
+
 class Policy(NamedTuple):
     """How often and how long to try; the arguments of Connection.ensure. Durations in seconds."""
 
@@ -46,6 +53,7 @@ class Policy(NamedTuple):
     on_revive: Callable[[Any], Any] | None = None
     retry_errors: tuple[type[BaseException], ...] = ()
     callback: Callable[[], Any] | None = None
+    jitter: float = JITTER
 
     def schedule(self, retries: int = 0) -> RetrySchedule:
         """The delays that are left after `retries`; at least one more attempt to connect, as in kombu."""
@@ -129,14 +137,13 @@ def reconnect(
                 interval = schedule.delay(rounds)
             if policy.errback is not None:
                 policy.errback(exc, interval)
-            _pause(dial, _jittered(interval), deadline, policy.callback)
+            _pause(dial, _jittered(interval, policy.jitter), deadline, policy.callback)
             if deadline.expired():
                 raise
 
 
-def _jittered(seconds: float) -> float:
-    # up to a tenth less: the clients of a broker that went down must not all come back in one moment
-    return seconds * (1 - 0.1 * random.random())
+def _jittered(seconds: float, jitter: float) -> float:
+    return seconds * (1 - jitter * random.random())
 
 
 def _pause(

@@ -62,32 +62,41 @@ def get_logger(logger: str | logging.Logger) -> logging.Logger:
 OUTAGE_TOLD_EVERY = 60.0
 
 _notices: list[str] = []
-_outages: dict[tuple[str, str], float] = {}
+#: Host → when its outage began, and when it was told last.
+_outages: dict[str, tuple[float, float]] = {}
 
 
 def outage_level(what: str, host: str) -> int:
-    """The level at which to log that a host is away: a process with many connections to it tells it once.
+    """The level at which to log that a host is away: a process tells it once, however many notice it.
 
     Arguments:
-        what (str): one kind of message: 'lost', 'recovery'.
-        host (str): as messages name it.
+        what (str): who notices it: 'lost', 'recovery', 'connect'. All are one outage.
+        host (str): ``host:port``; what stands behind a slash does not count.
     Returns:
-        int: WARNING for the first, and again each minute; DEBUG for what other connections say meanwhile.
+        int: WARNING for the first, and again each minute; DEBUG for all that is said meanwhile.
     Switches: no.
     """
-    now = time.monotonic()
-    told = _outages.get((what, host))
-    if told is not None and now - told < OUTAGE_TOLD_EVERY:
+    now, key = time.monotonic(), _place(host)
+    began, told = _outages.get(key, (now, float('-inf')))
+    if now - told < OUTAGE_TOLD_EVERY:
         return logging.DEBUG
-    _outages[what, host] = now
+    _outages[key] = began, now
     return logging.WARNING
 
 
-def outage_over(host: str) -> None:
-    """Note that a connection to a host is back: its next outage is told at once. Switches: no."""
-    for key in list(_outages):
-        if key[1] == host:
-            _outages.pop(key, None)
+def outage_over(host: str) -> float | None:
+    """Note that a host is back: its next outage is told at once.
+
+    Returns:
+        float | None: seconds since the outage was first told, for the one who is to tell of its end; None for
+        all others. Switches: no.
+    """
+    found = _outages.pop(_place(host), None)
+    return None if found is None else time.monotonic() - found[0]
+
+
+def _place(host: str) -> str:
+    return host if host.startswith('/') else host.partition('/')[0]
 
 
 def notice(text: str) -> None:

@@ -8,6 +8,7 @@ that loop.
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -16,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
-from greenmq.crew import Counts, Crew, listed, settle_failed
+from greenmq.crew import Counts, Crew, away, listed, settle_failed
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
-from greenmq.log import get_logger
+from greenmq.log import get_logger, outage_level
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
 from greenmq.singleloop import Loop
 from greenmq.utils.limits import TokenBucket
 from greenmq.utils.objects import cached_property
+from greenmq.utils.url import hide_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,8 +40,8 @@ __all__ = ('ConsumerMixin', 'ConsumerProducerMixin')
 logger = get_logger('greenmq.mixins')
 debug, info, warn, error = logger.debug, logger.info, logger.warning, logger.error
 
-W_CONN_LOST = 'Connection to broker lost, trying to connect again ...'
-W_CONN_ERROR = 'Broker connection error, trying again in %s seconds: %r.'
+W_CONN_LOST = 'Connection to broker lost (%s), trying to connect again ...'
+W_CONN_ERROR = 'Broker connection error, trying again in %.2g seconds: %r.'
 
 
 class _ShouldStop:
@@ -99,6 +101,12 @@ class ConsumerMixin:
     _crew: Crew | Loop | None = None
     _connects = 0
     _overdue = 0
+    #: The connection that is being opened or consumed from, the last error of opening it and when the next try
+    #: is due; what the consumers were when it was lost, until they are made again.
+    _target: Any = None
+    _trouble: tuple[BaseException, float] | None = None
+    _away: tuple[tuple[dict[str, Any], Counts], ...] = ()
+    _loop_counts: Counts | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -122,7 +130,8 @@ class ConsumerMixin:
             Sequence[Consumer]: all of them consume while `run` runs.
         Source: kombu ConsumerMixin.get_consumers; differs: channels, greenlets.
         """
-        raise NotImplementedError('Subclass responsibility')
+        name = type(self).__qualname__
+        raise NotImplementedError(f'{name}.get_consumers(Consumer, channel) is missing: it makes the consumers')
 
     @contextmanager
     def extra_context(self, connection: Connection, channel: Channel) -> Iterator[None]:
@@ -185,7 +194,18 @@ class ConsumerMixin:
 
         Source: kombu ConsumerMixin.on_connection_error.
         """
-        warn(W_CONN_ERROR, interval, exc, exc_info=exc)
+        self._tell_outage(W_CONN_ERROR, interval, exc, error=exc)
+
+    def _tell_outage(self, text: str, *arguments: Any, error: BaseException) -> None:
+        # One line when it begins and one a minute, from all of the process that notice it. Who wants to know
+        # where it was noticed sets the level to DEBUG.
+        connection = self._target or self.connection
+        level = outage_level('daemon', getattr(connection, 'host', None) or repr(connection))
+        say = warn if level >= logging.WARNING else debug
+        if logger.isEnabledFor(logging.DEBUG):
+            say(text, *arguments, exc_info=error)
+        else:
+            say(text, *arguments)
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -225,14 +245,15 @@ class ConsumerMixin:
                     if self._ends():
                         debug('the connection ended with the run: %r', exc)
                     else:
-                        warn(W_CONN_LOST, exc_info=True)
+                        self._tell_outage(W_CONN_LOST, exc, error=exc)
             self._finish_left(left)
         except Exception:
             # Daemons run in greenlets of their own, where an error that nobody logs is never seen.
             logger.exception('%r ends: an error that no reconnect can help', self)
             raise
         finally:
-            self._crew = self._bell = None
+            self._crew = self._bell = self._target = self._trouble = None
+            self._away = ()
             for task in _running(left):
                 task.kill()
             self._after_run()
@@ -258,8 +279,11 @@ class ConsumerMixin:
         Returns:
             dict[str, object]: state ('idle', 'connecting', 'consuming', 'ending'), connection (its URL
             without password, or None), connects (how often it was opened), overdue (callbacks that the end
-            of `run` did not wait for) and consumers, a list of dicts: queues, state, consuming, concurrency,
-            prefetch, busy, handled, failed, outcomes, durations, seconds, last_error, failed_at.
+            of `run` did not wait for), error and next_try (while the broker can't be reached: why, and in
+            how many seconds it is tried again at the latest; else None) and consumers, a list of dicts:
+            queues, state, consuming, concurrency, prefetch, busy, handled, failed, outcomes, durations,
+            seconds, last_error, failed_at, failures (seconds by `runtime.monotonic` and class of the last
+            ones). While the connection is away they are those it had, 'away', with their numbers.
         Switches: no.
         Source: greenmq's own.
         """
@@ -268,12 +292,20 @@ class ConsumerMixin:
             state = 'idle' if self._bell is None else 'connecting'
         else:
             state = 'ending' if crew.stopping else 'consuming'
+        target = self._target if crew is None else crew.connection
+        trouble = self._trouble
+        if crew is None:
+            lanes = [{**facts, **counts.snapshot()} for facts, counts in self._away]
+        else:
+            lanes = [lane.status() for lane in crew.lanes]
         return {
             'state': state,
-            'connection': None if crew is None else crew.connection.as_uri(),
+            'connection': None if target is None else target.as_uri(),
             'connects': self._connects,
             'overdue': self._overdue,
-            'consumers': [] if crew is None else [lane.status() for lane in crew.lanes],
+            'error': None if trouble is None else hide_passwords(str(trouble[0])),
+            'next_try': None if trouble is None else max(0.0, trouble[1] - runtime.monotonic()),
+            'consumers': lanes,
         }
 
     def ping(self, timeout: float = 5.0) -> float:
@@ -326,6 +358,7 @@ class ConsumerMixin:
                         crew.finish()
             finally:
                 self._crew = None
+                self._away = away(crew)
                 self._overdue += crew.overdue
                 left.clear()
                 left.update(crew.left())
@@ -365,7 +398,7 @@ class ConsumerMixin:
 
         def connect() -> None:
             try:
-                connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+                connection.ensure_connection(self._on_error, self.connect_max_retries)
             except runtime.TaskExit:
                 raise
             except BaseException as exc:  # raised below, in the greenlet that called `run`
@@ -460,11 +493,14 @@ class ConsumerMixin:
             self._connects += 1
             try:
                 if isinstance(consumers, list) and all(isinstance(each, Consumer) for each in consumers):
-                    self._crew = Loop(connection, consumers)
+                    self._loop_counts = self._loop_counts or Counts()
+                    self._crew = Loop(connection, consumers, self._loop_counts)
                 with self.extra_context(connection, channel):
                     self.on_consume_ready(connection, channel, consumers, **kwargs)
                     yield connection, channel, consumers
             finally:
+                if self._crew is not None:
+                    self._away = away(self._crew)
                 self._crew = None
 
     @contextmanager
@@ -497,11 +533,18 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.establish_connection.
         """
         with self.create_connection() as connection:
+            self._target = connection
+            connection.paced_by_transport = True
             if self._bell is None:
-                connection.ensure_connection(self.on_connection_error, self.connect_max_retries)
+                connection.ensure_connection(self._on_error, self.connect_max_retries)
             else:
                 self._connect(connection)
+            self._trouble = None
             yield connection
+
+    def _on_error(self, exc: BaseException, interval: float) -> None:
+        self._trouble = exc, runtime.monotonic() + interval
+        self.on_connection_error(exc, interval)
 
     def create_connection(self) -> Connection:
         """The loop's connection, not yet open.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from greenmq import events, runtime
 from greenmq.address import Addressed
 from greenmq.dialing import SharedDial
-from greenmq.ensure import LibraryErrors, Policy, reconnect
+from greenmq.ensure import DAEMON_JITTER, JITTER, LibraryErrors, Policy, reconnect
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
-from greenmq.log import get_logger, tell_notices
+from greenmq.log import get_logger, outage_over, tell_notices
 from greenmq.siblings import Siblings
 from greenmq.transport.base import Transport as BaseTransport
 
@@ -37,6 +37,10 @@ class Opening(Addressed):
     epoch = 0
     #: The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
     connect_deadline: runtime.Deadline | None = None
+
+    #: `ensure_connection` makes the pauses that the transport makes between its own tries to recover, unless it
+    #: is told others: for daemons, which shall be back when the broker is.
+    paced_by_transport = False
 
     _connection: Any = None
     _default_channel: Any = None
@@ -92,9 +96,9 @@ class Opening(Addressed):
         self,
         errback: Callable[[BaseException, float], Any] | None = None,
         max_retries: int | None = None,
-        interval_start: float = 2,
-        interval_step: float = 2,
-        interval_max: float = 30,
+        interval_start: float | None = None,
+        interval_step: float | None = None,
+        interval_max: float | None = None,
         callback: Callable[[], Any] | None = None,
         reraise_as_library_errors: bool = True,
         timeout: runtime.Deadline | float | None = None,
@@ -103,13 +107,28 @@ class Opening(Addressed):
         if self.connected:
             self._enter()
             return self._connection
-        policy = Policy(errback, max_retries, interval_start, interval_step, interval_max, callback=callback)
+        start, step, most = self._pauses()
+        policy = Policy(
+            errback,
+            max_retries,
+            start if interval_start is None else interval_start,
+            step if interval_step is None else interval_step,
+            most if interval_max is None else interval_max,
+            callback=callback,
+            jitter=DAEMON_JITTER if self.paced_by_transport else JITTER,
+        )
         deadline = runtime.Deadline.of(timeout)
         whole = cast('Connection', self)
         if not reraise_as_library_errors:
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
         with LibraryErrors(whole):
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
+
+    def _pauses(self) -> tuple[float, float, float]:
+        # interval_start, interval_step, interval_max where the caller gives none
+        if not self.paced_by_transport:
+            return 2, 2, 30
+        return getattr(self.transport, 'recovery_pauses', None) or BaseTransport.recovery_pauses
 
     def _enter(self) -> SharedDial[Any]:
         """The dial of this hub; from now on the connection is this hub's."""
@@ -167,6 +186,9 @@ class Opening(Addressed):
             _shut(transport, found, CLOSE_TIMEOUT, runtime.hub_id(), wait=False)
             raise ConnectionClosed(f'{self!r} was closed while it was being opened')
         if found is not lost:
+            away = outage_over(self.host)
+            if away is not None:
+                logger.warning('%s: connected again after %.0f s', self.as_uri(), away)
             self._connection = found
             self.begin_epoch()
             if self._lost:

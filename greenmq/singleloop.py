@@ -17,15 +17,16 @@ class Loop:
     Arguments:
         connection (Connection): open.
         consumers (list[Consumer]): all of it; their callbacks are counted, and fail as ever.
+        counts (Counts): what they came to on earlier connections.
     Source: greenmq's own.
     """
 
     stopping = False
 
-    def __init__(self, connection: Any, consumers: list[Consumer]) -> None:
+    def __init__(self, connection: Any, consumers: list[Consumer], counts: Counts | None = None) -> None:
         self.connection = connection
         self.consumers = consumers
-        self.counts = Counts()
+        self.counts = counts or Counts()
         self.busy = 0
         for consumer in consumers:
             consumer._runner = self._work

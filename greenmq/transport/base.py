@@ -266,6 +266,10 @@ class Transport:
 
     Management: ClassVar[Any] = Management
 
+    #: Seconds of the first pause, how much longer each next one is, and of the longest, with which a daemon
+    #: tries to reach the broker again.
+    recovery_pauses: Any = (2.0, 2.0, 30.0)
+
     #: The Connection this transport serves.
     client: Any = None
     #: True if the transport takes whole URLs (`hostname` then is one).

@@ -595,7 +595,8 @@ class TestStop:
 def test_status_of_a_worker_that_consumes(connection, publish, running):
     worker = Worker(connection)
     assert worker.status() == {
-        'state': 'idle', 'connection': None, 'connects': 0, 'overdue': 0, 'consumers': []}
+        'state': 'idle', 'connection': None, 'connects': 0, 'overdue': 0, 'error': None,
+        'next_try': None, 'consumers': []}
     running(worker)
     publish(A, 1)
     settle()

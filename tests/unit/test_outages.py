@@ -16,21 +16,30 @@ def at(monkeypatch):
 
 
 def test_twenty_connections_tell_once_and_again_each_minute(at):
-    levels = [log.outage_level('recovery', 'amqp://a') for _ in range(20)]
+    levels = [log.outage_level('recovery', 'a:1') for _ in range(20)]
     assert levels == [logging.WARNING] + [logging.DEBUG] * 19
     at[0] += log.OUTAGE_TOLD_EVERY
-    levels = [log.outage_level('recovery', 'amqp://a') for _ in range(3)]
+    levels = [log.outage_level('recovery', 'a:1') for _ in range(3)]
     assert levels == [logging.WARNING] + [logging.DEBUG] * 2
 
 
-def test_hosts_and_kinds_are_told_apart():
-    assert log.outage_level('lost', 'amqp://a') == log.outage_level('recovery', 'amqp://a') == logging.WARNING
-    assert log.outage_level('lost', 'amqp://b') == logging.WARNING
+def test_hosts_are_told_apart_and_who_notices_is_not():
+    assert log.outage_level('lost', 'a:1//') == logging.WARNING
+    assert log.outage_level('recovery', 'a:1/0') == log.outage_level('connect', 'a:1') == logging.DEBUG
+    assert log.outage_level('lost', 'b:1') == log.outage_level('lost', '/run/a.sock') == logging.WARNING
 
 
 def test_the_next_outage_is_told_at_once():
-    log.outage_level('lost', 'amqp://a')
-    log.outage_level('lost', 'amqp://b')
-    log.outage_over('amqp://a')
-    assert log.outage_level('lost', 'amqp://a') == logging.WARNING
-    assert log.outage_level('lost', 'amqp://b') == logging.DEBUG
+    log.outage_level('lost', 'a:1')
+    log.outage_level('lost', 'b:1')
+    log.outage_over('a:1')
+    assert log.outage_level('lost', 'a:1') == logging.WARNING
+    assert log.outage_level('lost', 'b:1') == logging.DEBUG
+
+
+def test_the_end_is_told_by_one_and_says_how_long_it_took(at):
+    log.outage_level('lost', 'a:1')
+    at[0] += 61
+    log.outage_level('lost', 'a:1')
+    at[0] += 9
+    assert log.outage_over('a:1//') == 70 and log.outage_over('a:1') is None

@@ -50,7 +50,9 @@ def recover(ref: weakref.ref[Connection]) -> None:
         try:
             patience = max(settings.connect_timeout or 0, PATIENCE)
             connection.connect(runtime.Deadline.after(patience), patience)
-            outage_over(connection.name)
+            away = outage_over(connection.name)
+            if away is not None:
+                connection.log.warning('%s: connected again after %.0f s', connection.name, away)
             return
         except Exception as exc:
             level = outage_level('recovery', connection.name)

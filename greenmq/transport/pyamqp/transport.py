@@ -88,6 +88,13 @@ class Transport(base.Transport):
             'port': self.default_ssl_port if self.client.ssl else self.default_port,
         }
 
+    @property
+    def recovery_pauses(self) -> tuple[float, float, float]:
+        """See `base.Transport.recovery_pauses`: those of a connection that recovers by itself."""
+        options = self.client.transport_options
+        step, most = options.get('recovery_interval'), options.get('recovery_interval_max')
+        return 0.05, 0.2 if step is None else step, 2.0 if most is None else most
+
     # ---- opening
 
     def establish_connection(self) -> AMQPConnection:

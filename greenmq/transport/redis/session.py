@@ -433,7 +433,9 @@ def _recover(ref: weakref.ref[Session]) -> None:
             session._attempt_failed(error)
         else:
             session._recovery = None
-            outage_over(session.name)
+            away = outage_over(session.name)
+            if away is not None:
+                logger.warning('redis %s: connected again after %.0f s', session.name, away)
             session._opened(link)
             return
         del session

@@ -62,6 +62,7 @@ class Transport(virtual.Transport):
     driver_name = 'redis'
     polling_interval: float | None = None
     brpop_timeout = 1
+    recovery_pauses = (0.05, 0.2, 1.0)
     #: Channels, consumers and `default_channel` stay the same objects over a recovery.
     keeps_channels = True
     #: Is the database spread over a cluster?
