@@ -95,12 +95,12 @@ class SimpleBase:
         while not self.buffer:
             remaining = deadline.remaining()
             if remaining is not None and remaining <= 0:
-                raise self.Empty()
+                raise self.Empty(f'no message in queue {self.queue.name!r} in time')
             try:
                 drain_events(timeout=remaining)
             except TimeoutError:
                 if not self.buffer:  # another greenlet may have drained for us at the last moment
-                    raise self.Empty() from None
+                    raise self.Empty(f'no message in queue {self.queue.name!r} in time') from None
         return self.buffer.popleft()
 
     def get_nowait(self) -> Message:
@@ -117,7 +117,7 @@ class SimpleBase:
         self._pause()
         message = self.queue.get(no_ack=self.no_ack, accept=self.consumer.accept)
         if message is None:
-            raise self.Empty()
+            raise self.Empty(f'no message in queue {self.queue.name!r} now')
         return message
 
     def put(

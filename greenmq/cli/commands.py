@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 import greenmq
 from greenmq import runtime
@@ -23,17 +22,11 @@ from greenmq.cli.looking import doctor, ping, queues
 from greenmq.cli.move import move
 from greenmq.cli.publish import publish
 from greenmq.cli.report import differences, report
-from greenmq.cli.session import in_task
+from greenmq.cli.session import Bar, in_task
 from greenmq.cli.worker import worker
 from greenmq.exceptions import InvalidArgument, UnknownOption
 
 FAILED, MISUSED = 1, 2
-
-
-class Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar on a terminal, nothing elsewhere; without the thread that tqdm would watch it with."""
-
-    monitor_interval = 0
 
 
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})

@@ -74,10 +74,10 @@ def _counted(connection: Connection, names: Any, width: int) -> list[str]:
 
 def _all_names(connection: Connection) -> list[str]:
     try:
-        bindings = connection.get_manager().get_bindings()
+        found = connection.get_manager().get_queues()
     except (NotImplementedError, ImportError, AttributeError) as exc:
         raise click.UsageError(f'{connection.as_uri()} does not list its queues: name them') from exc
-    return sorted({binding['destination'] for binding in bindings})
+    return sorted({queue if isinstance(queue, str) else queue['name'] for queue in found})
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,13 @@ import click
 from greenmq import Exchange, Producer, Queue, runtime
 from greenmq.cli.broker import broker_option, opened
 from greenmq.cli.interrupt import Interrupts
-from greenmq.cli.session import in_task, said_at_the_end
+from greenmq.cli.session import Bar, in_task, said_at_the_end
+from greenmq.exceptions import BufferFull, ConnectionLost, PublishUnconfirmed
 
 READ_SIZE = 65536
+
+# Messages of ``--count`` that wait for their confirms at once.
+WINDOW = 1000
 
 # Tries after the first, should the broker go away on the way; the publish deadline bounds them all.
 RETRIES = {'max_retries': 3, 'interval_start': 0.2, 'interval_step': 0.5, 'interval_max': 2.0}
@@ -49,17 +54,49 @@ class Publishing:
         with opened(self.broker) as connection, connection.Producer() as producer:
             for number, raw in enumerate(bodies, 1):
                 body = self._decode(raw, number)
-                for _ in range(self.count):
-                    self._publish(producer, body)
+                self._publish(producer, body)
+                if self.count > 1:
+                    self._publish_again(producer, body)
         return self.sent
 
     def _publish(self, producer: Producer, body: Any) -> None:
         # A queue declares its exchange too, or looks for it. What reaches no queue is an error.
         place = self.queue or self.exchange
-        producer.publish(body, exchange=self.exchange, routing_key=self.routing_key, mandatory=True,
-                         declare=[place] if place.name else [], retry=True, retry_policy=RETRIES,
-                         **self.properties)
+        producer.publish(body, declare=[place] if place.name else [], retry=True, retry_policy=RETRIES,
+                         **self._where, **self.properties)
         self.sent += 1
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {'exchange': self.exchange, 'routing_key': self.routing_key, 'mandatory': True}
+
+    def _publish_again(self, producer: Producer, body: Any) -> None:
+        # One confirm after the other would cost a round trip each: so many are on their way at once.
+        waiting: deque[Any] = deque()
+        Bar.set_lock(runtime.RLock())
+        with Bar(total=self.count, initial=1, unit=' messages', disable=None, leave=False, file=sys.stderr) as bar:
+            for _ in range(self.count - 1):
+                if len(waiting) >= WINDOW:
+                    self._await(producer, body, waiting.popleft(), bar)
+                try:
+                    future = producer.publish_nowait(body, **self._where, **self.properties)
+                except BufferFull:  # large ones: then as many as there is room for
+                    while waiting:
+                        self._await(producer, body, waiting.popleft(), bar)
+                    self._publish(producer, body)
+                    bar.update()
+                else:
+                    waiting.append(future)
+            while waiting:
+                self._await(producer, body, waiting.popleft(), bar)
+
+    def _await(self, producer: Producer, body: Any, future: Any, bar: Any) -> None:
+        try:
+            future.result()
+            self.sent += 1
+        except (PublishUnconfirmed, ConnectionLost):
+            self._publish(producer, body)  # the broker went away on the way: as for a single message
+        bar.update()
 
     def _decode(self, raw: bytes, number: int) -> Any:
         # Without a serializer a body is what it is: text, or bytes if it is none. With one it is JSON.
@@ -127,7 +164,10 @@ def publish(interrupts: Interrupts, bodies: tuple[str, ...], broker: str, queue:
     key = routing_key if routing_key is not None else queue or ''
     work = Publishing(broker, place, _queue(queue, place, key), key, count, properties)
     given = [body.encode(errors='surrogateescape') for body in bodies]
-    with said_at_the_end(lambda: f'{work.sent:,} published', lambda: work.sent > 0):
+    gone = ''
+    if broker.partition('://')[0] == 'memory':
+        gone = ', and gone: memory:// is a broker within this process'
+    with said_at_the_end(lambda: f'{work.sent:,} published{gone}', lambda: work.sent > 0):
         in_task(lambda: work.run(given or standard_input()), interrupts)
     return 0
 

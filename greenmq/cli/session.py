@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import click
+from tqdm import tqdm
 
 from greenmq import runtime
 from greenmq.cli.interrupt import Interrupts
@@ -14,6 +15,12 @@ from greenmq.cli.interrupt import Interrupts
 T = TypeVar('T')
 
 A_YEAR = 365 * 24 * 3600.0
+
+
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A progress bar on a terminal, nothing elsewhere; without the thread that tqdm would watch it with."""
+
+    monitor_interval = 0
 
 
 class Outcome(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 
 import click
@@ -32,7 +33,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
 
 @click.command()
 @click.argument('target', metavar='MODULE:CLASS')
-@broker_option(required=False)
+@broker_option(required=True)
 @click.option('--concurrency', type=click.IntRange(1), default=None,
               help='Callbacks of one consumer that may run at once.  [default: as the class says]')
 @click.option('--processes', type=click.IntRange(1, 256), default=1, show_default=True,
@@ -57,6 +58,8 @@ def worker(target: str, broker: str, concurrency: int | None, processes: int, dr
     """
     logs.set_up(log_level, log_format)
     checked(broker)
+    if health is not None:
+        check_ports(health, processes)
     settings = Settings(target, broker, concurrency, drain_timeout, health)
     if processes > 1:
         return Supervisor(partial(_serve_numbered, settings), processes, drain_timeout).run()
@@ -64,6 +67,30 @@ def worker(target: str, broker: str, concurrency: int | None, processes: int, dr
         return serve(settings)
     except NotAWorker as exc:
         raise click.UsageError(str(exc)) from exc
+
+
+def check_ports(address: tuple[str, int], processes: int) -> None:
+    """See whether health can be served there, before anything is started that would only say so and end.
+
+    Raises:
+        UsageError: the last process would have a port above 65535.
+        ClickException: somebody else listens there, or it is no address of ours.
+    Switches: no.
+    """
+    host, first = address
+    if first == 0:
+        return
+    if first + processes - 1 > 65535:
+        raise click.UsageError(f'--health {host}:{first}: {processes} processes need ports up to 65535 at most')
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    for port in range(first, first + processes):
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+            except OSError as exc:
+                reason = exc.strerror or exc
+                raise click.ClickException(f'--health {host}:{port} cannot be served: {reason}') from exc
 
 
 def _serve_numbered(settings: Settings, number: int, supervisor: int) -> int:

@@ -108,6 +108,8 @@ def timeout_class() -> type[BaseException]:
 def wsgi_server(address: tuple[str, int], application: object, log: object = None) -> object:
     """Make the hub library's WSGI server: `start()`, `stop(timeout)`, `serve_forever()`, `address`.
 
+    For small answers: a connection has 5 seconds for all of it, and of more than 64 the oldest is closed.
+
     Arguments:
         address (tuple[str, int]): where to listen; port 0 takes a free one.
         application (Callable): a WSGI application; each request runs in a greenlet of its own.

@@ -36,6 +36,7 @@ from eventlet.timeout import Timeout
 from greenlet import getcurrent
 
 from greenmq.exceptions import InvalidArgument
+from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
 
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
@@ -432,7 +433,7 @@ class wsgi_server:
         self._log = log
         self._socket: Socket = eventlet.listen(address)
         self._server: Any = None
-        self._requests = eventlet.GreenPool()
+        self._requests = eventlet.GreenPool(2 * MOST_CLIENTS)
         self.address = self._socket.getsockname()
 
     def start(self) -> None:
@@ -446,9 +447,26 @@ class wsgi_server:
     def _serve(self) -> None:
         from eventlet import wsgi
 
+        clients: dict[Any, None] = {}
+
+        class Bounded(wsgi.HttpProtocol):  # type: ignore[misc, unused-ignore]
+            # as in hub_gevent
+            def handle(self) -> None:
+                if len(clients) >= MOST_CLIENTS:
+                    oldest = next(iter(clients))
+                    clients.pop(oldest)
+                    oldest.kill()
+                me = eventlet.getcurrent()
+                clients[me] = None
+                try:
+                    with Timeout(CLIENT_SECONDS, False):
+                        super().handle()
+                finally:
+                    clients.pop(me, None)
+
         wsgi.server(
             self._socket, self._application, log=self._log, log_output=self._log is not None,
-            custom_pool=self._requests,
+            custom_pool=self._requests, protocol=Bounded,
         )  # fmt: skip
 
     def stop(self, timeout: float = 1.0) -> None:

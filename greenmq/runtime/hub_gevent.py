@@ -15,6 +15,8 @@ from gevent.lock import Semaphore
 from gevent.timeout import Timeout
 from greenlet import GreenletExit, getcurrent
 
+from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
+
 __all__ = (
     'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
     'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
@@ -124,4 +126,23 @@ def LifoQueue(maxsize: int) -> Any:
 def wsgi_server(address: tuple[str, int], application: Callable[..., Any], log: Any) -> Any:
     from gevent.pywsgi import WSGIServer
 
-    return WSGIServer(address, application, log=log, error_log=log)
+    class Bounded(WSGIServer):  # type: ignore[misc, unused-ignore]
+        # Each connection has one time for all of it, and the newest that come are served: who only connects
+        # and is silent costs himself his place, not others.
+        max_accept = 16
+
+        def handle(self, client_socket: Any, address: Any) -> None:
+            clients = self.__dict__.setdefault('clients', {})
+            if len(clients) >= MOST_CLIENTS:
+                oldest = next(iter(clients))
+                clients.pop(oldest)
+                oldest.kill(block=False)
+            me = getcurrent()
+            clients[me] = None
+            try:
+                with Timeout(CLIENT_SECONDS, False):
+                    super().handle(client_socket, address)
+            finally:
+                clients.pop(me, None)
+
+    return Bounded(address, application, log=log, error_log=log)

@@ -12,6 +12,10 @@ from greenmq.exceptions import InvalidArgument
 
 KNOWN = ('gevent', 'eventlet')
 
+#: Connections of a WSGI server at once, and the seconds that each has for all it wants.
+MOST_CLIENTS = 64
+CLIENT_SECONDS = 5.0
+
 
 class Hub(Protocol):
     """The event loop of one native thread, as the library has it. Hashable and weakly referable.

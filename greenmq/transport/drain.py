@@ -302,7 +302,7 @@ class Drain(Generic[E]):
                 raise ConnectionClosed(f'{self.name}: the channel was closed')
             if lane.events and (lane.owner is None or lane.owner is me):
                 return
-            deadline.check(f'no event on {self.name}')
+            deadline.check(f'{self.name}: no message or other event came')
             waiter = lane.waiter = runtime.Waiter()
             try:
                 waiter.wait(deadline)
@@ -392,7 +392,7 @@ class Drain(Generic[E]):
                 self._raise()
             if self.handled != started:
                 return None
-            deadline.check(f'no event on {self.name}')
+            deadline.check(f'{self.name}: no message or other event came')
             self._park(me, deadline, again)
             again = True
 

@@ -233,6 +233,10 @@ class Channel(virtual.Channel):
             raise Empty()
         return _payload(record, next(self._tags))
 
+    def queue_names(self) -> set[str]:
+        """See `virtual.Channel.queue_names`. Switches: no."""
+        return set(self._broker.queues)
+
     def _size(self, queue: str) -> int:
         found = self._broker.queues.get(queue)
         return 0 if found is None else found.ready

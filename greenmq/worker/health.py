@@ -11,14 +11,18 @@ Proved means: all that we know says so, and the broker has answered on that conn
 `PROOF` seconds, then the broker is asked again and has `PATIENCE` seconds. So a broker that falls silent
 makes the worker unready within two seconds, and nobody who asks waits longer than `PATIENCE`.
 
-GET and HEAD only, and nothing here changes anything. It tells queue names and the last errors to everybody
-who asks, so it listens on loopback unless it is told otherwise.
+GET and HEAD only, and nothing here changes anything. It tells queue names and what failed to everybody who
+asks, so it listens on loopback unless it is told otherwise, and then answers only to the names of loopback.
+Of an error in a callback it shows the class, not the text: that may quote what was in the message; the log has
+it. Other errors are shown with the passwords of URLs masked. A connection has 5 seconds for its request and
+answer, and of more than 64 connections the oldest is closed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +32,8 @@ from greenmq import events, runtime
 from greenmq.exceptions import ChannelError, ConnectionError, KombuError
 from greenmq.log import get_logger
 from greenmq.mixins import ConsumerMixin
+from greenmq.utils.text import printable
+from greenmq.utils.url import hide_passwords
 from greenmq.worker import metrics, page
 from greenmq.worker.report import Durations, Report
 
@@ -45,6 +51,8 @@ PATIENCE = 0.9
 CONFIRMS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Errors that the page shows.
 ERRORS = 10
+
+_LOOPBACK = re.compile(r'127(\.[0-9]{1,3}){3}')
 
 TEXT, JSON, HTML = 'text/plain; charset=utf-8', 'application/json', 'text/html; charset=utf-8'
 Answer = tuple[str, str, bytes]
@@ -110,7 +118,9 @@ class Health:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """WSGI. Switches: yes, for at most `PATIENCE`."""
         method, path = environ.get('REQUEST_METHOD', 'GET'), environ.get('PATH_INFO', '/')
-        if method not in ('GET', 'HEAD'):
+        if not self._is_ours(environ.get('HTTP_HOST', '')):
+            status, kind, body = '421 Misdirected Request', TEXT, b'this is not served under that name\n'
+        elif method not in ('GET', 'HEAD'):
             status, kind, body = '405 Method Not Allowed', TEXT, b'GET only\n'
         elif path in self._routes:
             status, kind, body = self._routes[path]()
@@ -119,8 +129,17 @@ class Health:
         start_response(status, [
             ('Content-Type', kind), ('Content-Length', str(len(body))), ('Cache-Control', 'no-store'),
             ('Content-Security-Policy', POLICY), ('X-Content-Type-Options', 'nosniff'),
+            ('Connection', 'close'),  # nobody holds a place here
         ])  # fmt: skip
         return [b'' if method == 'HEAD' else body]
+
+    def _is_ours(self, name: str) -> bool:
+        # On loopback only this machine's browsers come: a page of somebody else's whose name was made to lead
+        # here (DNS rebinding) could read all this through them. Elsewhere any name may lead here rightly.
+        if not (self.address[0].startswith('127.') or self.address[0] in ('localhost', '::1')):
+            return True
+        host = name.rpartition(':')[0] if name.rpartition(':')[2].isdigit() else name
+        return host in ('', 'localhost', '[::1]') or _LOOPBACK.fullmatch(host) is not None
 
     def report(self) -> Report:
         """All there is to tell, at this moment.
@@ -151,6 +170,9 @@ class Health:
         facts = {
             'ready': report.ready,
             'state': report.status['state'],
+            'broker': report.status['connection'],
+            'error': report.status['error'],
+            'next_try_in_seconds': report.status['next_try'],
             'broker_answered_in_seconds': report.answer,
             'consumers': [{name: lane[name] for name in ('queues', 'state', 'consuming')}
                           for lane in report.status['consumers']],
@@ -214,11 +236,14 @@ class Health:
 
     def _note(self, event: Any) -> None:
         error = event.facts.get('error')
-        text = f'{event.name}: {event.facts if error is None else repr(error)}'
+        if event.name == 'decode_error' or error is None:
+            text = f'{event.name}: {type(error).__name__}'  # its text may quote the message
+        else:
+            text = f'{event.name}: {type(error).__name__}: {printable(hide_passwords(str(error)))}'
         self._errors.append((runtime.monotonic(), text))
 
     def _last_errors(self, status: dict[str, Any]) -> list[tuple[float, str]]:
         now = runtime.monotonic()
-        found = [*self._errors, *((lane['failed_at'], f'{", ".join(lane["queues"])}: {lane["last_error"]}')
-                                  for lane in status['consumers'] if lane['failed'])]
+        found = [*self._errors, *((when, f'{", ".join(lane["queues"])}: {name} in a callback, see the log')
+                                  for lane in status['consumers'] for when, name in lane['failures'])]
         return [(now - when, text) for when, text in sorted(found, reverse=True)[:ERRORS]]

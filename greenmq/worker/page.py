@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from greenmq.utils.text import printable
 from greenmq.worker.report import Report, pool_figures
 
 __all__ = ('render',)
@@ -63,7 +64,7 @@ def render(report: Report) -> str:
 <style>{STYLE}</style></head><body>
 <header><h1>{escape(report.name)}</h1><span id="state" class="state {tone}">{word}</span>
 <span class="soft">{escape(report.status['connection'] or 'no connection')}</span></header>
-<dl class="figures">{_figures(report, lanes)}</dl>
+{_trouble(report)}<dl class="figures">{_figures(report, lanes)}</dl>
 <h2>Last errors</h2>{_errors(report)}
 <h2>Consumers</h2>{_consumers(lanes)}
 <h2>Pools</h2>{_pools()}
@@ -78,6 +79,13 @@ def _state(report: Report) -> tuple[str, str]:
     if state != 'consuming':
         return state, 'wait'
     return ('the broker does not answer' if report.answer is None else 'not all consume'), 'bad'
+
+
+def _trouble(report: Report) -> str:
+    error, next_try = report.status['error'], report.status['next_try']
+    if error is None:
+        return ''
+    return f'<p id="trouble" class="bad">next try in {next_try:.1f} s: {escape(printable(error))}</p>\n'
 
 
 def _figures(report: Report, lanes: list[dict[str, Any]]) -> str:
@@ -107,7 +115,7 @@ def _consumers(lanes: list[dict[str, Any]]) -> str:
 
 def _row(lane: dict[str, Any]) -> list[str]:
     state = lane['state']
-    tone = 'good' if lane['consuming'] else 'wait' if state in ('starting', 'waiting') else 'bad'
+    tone = 'good' if lane['consuming'] else 'wait' if state in ('starting', 'waiting', 'away') else 'bad'
     word = 'not consuming' if state == 'consuming' and not lane['consuming'] else state
     outcomes = lane['outcomes']
     mean = f'{1000 * lane["seconds"] / lane["handled"]:,.1f} ms' if lane['handled'] else '–'

@@ -22,6 +22,8 @@ class Running:
     """A worker process, its record and its log."""
 
     def __init__(self, directory, *arguments, target='Recorder', **environment):
+        if '--broker' not in arguments:
+            arguments = (*arguments, '--broker', 'memory://')
         self.record = directory / f'record-{next(_numbers)}'
         self.record.touch()
         self.log = self.record.with_suffix('.log')

@@ -7,6 +7,7 @@ one second. What this client bound itself is asserted again when the key has van
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -113,6 +114,24 @@ class Bindings:
         if changes == self._changes:
             self._tables[exchange] = table
         return table
+
+    def all_queues(self, deadline: runtime.Deadline | None) -> set[str]:
+        """Names of all queues that are bound to anything, by whatever program. Looks through the database.
+
+        Switches: yes.
+        """
+        found: set[str] = set()
+        cursor, pattern = b'0', re.sub(r'([\\*?\[\]])', r'\\\1', self.key('')) + '*'
+        while True:
+            cursor, keys = self._session.execute(
+                ('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'set'), None, deadline
+            )
+            for key in keys:
+                name = bytes(key).decode(errors='replace')
+                members = self._session.execute(('SMEMBERS', name), name, deadline)
+                found.update(self._split(member)[2] for member in members)
+            if bytes(cursor) == b'0':
+                return found
 
     def restore(self, deadline: runtime.Deadline) -> None:
         """Assert what we bound where the key has vanished. Switches: yes."""

@@ -44,6 +44,10 @@ class Management(base.Management):
             for queue, exchange, rkey in self.channel.list_bindings()
         ]
 
+    def get_queues(self) -> list[str]:
+        """Return the names of the queues that there are, bound or not. Switches: as the channel."""
+        return sorted(self.channel.queue_names())
+
     def close(self) -> None:
         """Close the channel."""
         self.channel.close()

@@ -57,6 +57,40 @@ def test_queues_by_name_and_all(greenmq_says):
         assert code == 1 and errors.endswith('no such queue: none')
 
 
+def test_queues_that_no_exchange_knows_are_listed_too(greenmq_says, redis_url):
+    for broker in ('memory://localhost/unbound', redis_url):
+        with Connection(broker) as connection:
+            channel = connection.channel()
+            Queue('alone')(channel).declare()
+            Queue('bound', Exchange('shop'), routing_key='bound')(channel).declare()
+            connection.Producer().publish('x', routing_key='alone')
+            code, output, errors = greenmq_says('queues', '--broker', broker)
+            assert code == 0 and [line.split()[:2] for line in output] == [['alone', '1'], ['bound', '0']], broker
+
+
+def test_queues_that_kombu_bound_are_listed(greenmq_says, redis_url, redis_server):
+    redis = pytest.importorskip('redis').Redis.from_url(redis_server.url())
+    redis.sadd('_kombu.binding.shop', 'key\x06\x16\x06\x16theirs')
+    redis.lpush('theirs', '{}')
+    code, output, errors = greenmq_says('queues', '--broker', redis_url)
+    assert (code, [line.split()[:2] for line in output]) == (0, [['theirs', '1']]), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('transport', ['amqp', 'redis'])
+def test_many_of_the_same_are_on_their_way_at_once(greenmq_says, request, transport, monkeypatch):
+    url = request.getfixturevalue(f'{transport}_url')
+    waited, plain = [], greenmq.Producer.publish
+    monkeypatch.setattr(greenmq.Producer, 'publish', lambda *a, **k: waited.append(1) or plain(*a, **k))
+    code, output, errors = greenmq_says('publish', '--broker', url, '--queue', 'many', '--count', '3000', 'x')
+    assert (code, output) == (0, []) and errors == '3,000 published'
+    assert len(waited) == 1, 'each of the others would be a round trip'
+    assert greenmq_says('queues', '--broker', url, 'many')[1][0].split()[1] == '3,000'
+    code, output, errors = greenmq_says('publish', '--broker', url, '--exchange', 'amq.direct', '--count', '9',
+                                        '--exchange-type', 'direct', '--routing-key', 'nowhere', 'x')
+    assert code == 1 and 'Unroutable' in errors or 'no queue' in errors
+
+
 def test_doctor_is_content(greenmq_says):
     code, output, errors = greenmq_says('doctor', '--broker', BROKER)
     assert code == 0 and not [line for line in output if line.startswith('bad')]

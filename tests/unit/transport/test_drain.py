@@ -41,7 +41,7 @@ def test_channels_take_turns(drain):
 
 
 def test_timeout_says_what_was_waited_for(drain):
-    with pytest.raises(TimeoutError, match='no event on test within 0.01'):
+    with pytest.raises(TimeoutError, match='test: no message or other event came within 0.01'):
         drain.drain(print, 0.01)
     assert repr(drain) == '<Drain test: 0 events in 0 channels, 0 waiting>'
 
@@ -466,7 +466,7 @@ class TestLane:
         with pytest.raises(OSError, match='closed'):
             drain.drain_lane('a', print)
         drain.revive()
-        with pytest.raises(TimeoutError, match='no event on test within 0.01'):
+        with pytest.raises(TimeoutError, match='test: no message or other event came within 0.01'):
             drain.drain_lane('a', print, 0.01)
 
     def test_a_discarded_channel_ends_it(self, drain):
