@@ -1,7 +1,7 @@
 """A daemon with two kinds of work: orders strictly one after the other, mails twenty at once.
 
     python examples/daemon.py [--broker URL]                   # sends itself some work, and ends
-    greenmq worker examples.daemon:Shop --health 127.0.0.1:8080   # as a daemon
+    greenmq worker examples.daemon:Shop --broker amqp://localhost --health 127.0.0.1:8080   # as a daemon
 """
 
 import argparse

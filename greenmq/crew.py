@@ -18,8 +18,6 @@ the drain itself raises, is told to the greenlet that called `run`.
 from __future__ import annotations
 
 import contextvars
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,73 +26,17 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, TimeoutError
 from greenmq.log import get_logger
 from greenmq.messaging import Consumer
+from greenmq.standing import Counts
 
-__all__ = ('BUCKETS', 'Counts', 'Crew', 'Lane', 'away', 'consumes', 'listed', 'settle_failed')
+__all__ = ('Crew', 'Lane', 'consumes', 'listed', 'settle_failed')
 
 logger = get_logger('greenmq.mixins')
 
-#: Upper bounds, in seconds, of the histogram of callback durations; above the last one is one bucket more.
-BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 # Seconds that a lane may go on without letting the others run.
 SLICE = 0.002
 # Seconds for callbacks that were killed at the end of their time.
 DYING = 0.5
-
-# How many of the last failures of a lane are remembered.
-FAILURES = 10
-
-# What became of a message by the end of its callback, by Message's own word for it.
-OUTCOMES = {'ACK': 'acked', 'REJECTED': 'rejected', 'REQUEUED': 'requeued', 'STALE': 'stale'}
-
-
-class Counts:
-    """What the callbacks of one lane came to, over all connections.
-
-    Attributes:
-        handled (int): callbacks that ended, well or not.
-        failed (int): of those, by an error.
-        outcomes (dict[str, int]): what they did to their messages: acked, rejected, requeued, stale, open.
-        durations (list[int]): how many took at most so long, for each of `BUCKETS` and one more.
-        seconds (float): all of them together.
-        last_error (str): of the last callback that failed.
-        failed_at (float): when that was, by `runtime.monotonic`.
-        failures (deque[tuple[float, str]]): when the last ones were, and the class of their errors.
-    Source: greenmq's own.
-    """
-
-    __slots__ = (
-        'durations', 'failed', 'failed_at', 'failures', 'handled', 'last_error', 'outcomes', 'seconds',
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.handled = self.failed = 0
-        self.outcomes: dict[str, int] = {}
-        self.durations = [0] * (len(BUCKETS) + 1)
-        self.seconds = self.failed_at = 0.0
-        self.last_error = ''
-        self.failures: deque[tuple[float, str]] = deque(maxlen=FAILURES)
-
-    def add(self, message: Any, seconds: float) -> None:
-        """A callback ended. Switches: no."""
-        self.handled += 1
-        self.seconds += seconds
-        self.durations[bisect_left(BUCKETS, seconds)] += 1
-        outcome = OUTCOMES.get(message._state, 'open')
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-
-    def add_failure(self, error: Exception) -> None:
-        """A callback failed. Switches: no."""
-        self.failed += 1
-        self.failed_at = runtime.monotonic()
-        self.last_error = f'{type(error).__name__}: {error}'
-        self.failures.append((self.failed_at, type(error).__name__))
-
-    def snapshot(self) -> dict[str, Any]:
-        """A copy of all that, by name. Switches: no."""
-        found = {name: getattr(self, name) for name in self.__slots__}
-        copied = {'outcomes': dict(self.outcomes), 'durations': list(self.durations)}
-        return found | copied | {'failures': list(self.failures)}
 
 
 class _Turn:
@@ -564,17 +506,6 @@ def listed(worker: Any, consumers: Any) -> list[Consumer]:
         name = type(worker).__qualname__
         logger.warning('%s.get_consumers() returned no consumer: nothing will ever come', name)
     return found
-
-
-def away(crew: Any) -> tuple[tuple[dict[str, Any], Counts], ...]:
-    """What the lanes of a connection that ends were, and their counts, which go on: callbacks may still run.
-
-    Switches: no.
-    """
-    facts = ('queues', 'concurrency', 'prefetch')
-    gone = {'state': 'away', 'consuming': False, 'busy': 0}
-    found = [(lane.status(), lane.counts) for lane in crew.lanes]
-    return tuple(({**{name: status[name] for name in facts}, **gone}, counts) for status, counts in found)
 
 
 def settle_failed(message: Any, error: Exception) -> None:

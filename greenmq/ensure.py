@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 Errback = Callable[[BaseException, float], Any]
 
 
-#: The part of a pause that chance takes away at most: the clients of a broker that went down must not all come
-#: back in one moment.
+#: The part of a pause that chance takes away at most: the clients of a broker that went down must not all
+#: come back in one moment.
 JITTER = 0.1
 #: The same for a daemon: its fellows were all cut off in the same moment.
 DAEMON_JITTER = 0.5

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
-from greenmq.crew import Counts, Crew, away, listed, settle_failed
+from greenmq.crew import Crew, listed, settle_failed
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.log import get_logger, outage_level
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
 from greenmq.singleloop import Loop
+from greenmq.standing import Counts, Standing, away
 from greenmq.utils.limits import TokenBucket
 from greenmq.utils.objects import cached_property
-from greenmq.utils.url import hide_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +58,7 @@ class _ShouldStop:
             worker._ring()
 
 
-class ConsumerMixin:
+class ConsumerMixin(Standing):
     """A program that consumes. Give it an attribute `connection`, define `get_consumers`, call `run`.
 
     The Connection is never used itself: `run` opens a clone of it and shares it with nobody.
@@ -96,16 +96,7 @@ class ConsumerMixin:
     concurrency: int = 1
 
     _stopping: runtime.Deadline | None = None
-    _bell: Any = None
     _hub: Any = None
-    _crew: Crew | Loop | None = None
-    _connects = 0
-    _overdue = 0
-    #: The connection that is being opened or consumed from, the last error of opening it and when the next try
-    #: is due; what the consumers were when it was lost, until they are made again.
-    _target: Any = None
-    _trouble: tuple[BaseException, float] | None = None
-    _away: tuple[tuple[dict[str, Any], Counts], ...] = ()
     _loop_counts: Counts | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -131,7 +122,7 @@ class ConsumerMixin:
         Source: kombu ConsumerMixin.get_consumers; differs: channels, greenlets.
         """
         name = type(self).__qualname__
-        raise NotImplementedError(f'{name}.get_consumers(Consumer, channel) is missing: it makes the consumers')
+        raise NotImplementedError(f'{name}.get_consumers(Consumer, channel) is missing')
 
     @contextmanager
     def extra_context(self, connection: Connection, channel: Channel) -> Iterator[None]:
@@ -272,41 +263,6 @@ class ConsumerMixin:
         """
         self._stopping = runtime.Deadline.after(timeout)
         self._ring()
-
-    def status(self) -> dict[str, Any]:
-        """What `run` does now, for people and for metrics.
-
-        Returns:
-            dict[str, object]: state ('idle', 'connecting', 'consuming', 'ending'), connection (its URL
-            without password, or None), connects (how often it was opened), overdue (callbacks that the end
-            of `run` did not wait for), error and next_try (while the broker can't be reached: why, and in
-            how many seconds it is tried again at the latest; else None) and consumers, a list of dicts:
-            queues, state, consuming, concurrency, prefetch, busy, handled, failed, outcomes, durations,
-            seconds, last_error, failed_at, failures (seconds by `runtime.monotonic` and class of the last
-            ones). While the connection is away they are those it had, 'away', with their numbers.
-        Switches: no.
-        Source: greenmq's own.
-        """
-        crew = self._crew
-        if crew is None:
-            state = 'idle' if self._bell is None else 'connecting'
-        else:
-            state = 'ending' if crew.stopping else 'consuming'
-        target = self._target if crew is None else crew.connection
-        trouble = self._trouble
-        if crew is None:
-            lanes = [{**facts, **counts.snapshot()} for facts, counts in self._away]
-        else:
-            lanes = [lane.status() for lane in crew.lanes]
-        return {
-            'state': state,
-            'connection': None if target is None else target.as_uri(),
-            'connects': self._connects,
-            'overdue': self._overdue,
-            'error': None if trouble is None else hide_passwords(str(trouble[0])),
-            'next_try': None if trouble is None else max(0.0, trouble[1] - runtime.monotonic()),
-            'consumers': lanes,
-        }
 
     def ping(self, timeout: float = 5.0) -> float:
         """Have the broker answer on the connection that consumes: proof that messages could come (P25).
@@ -541,10 +497,6 @@ class ConsumerMixin:
                 self._connect(connection)
             self._trouble = None
             yield connection
-
-    def _on_error(self, exc: BaseException, interval: float) -> None:
-        self._trouble = exc, runtime.monotonic() + interval
-        self.on_connection_error(exc, interval)
 
     def create_connection(self) -> Connection:
         """The loop's connection, not yet open.

@@ -38,8 +38,8 @@ class Opening(Addressed):
     #: The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
     connect_deadline: runtime.Deadline | None = None
 
-    #: `ensure_connection` makes the pauses that the transport makes between its own tries to recover, unless it
-    #: is told others: for daemons, which shall be back when the broker is.
+    #: `ensure_connection` makes the pauses that the transport makes between its own tries to recover, unless
+    #: it is told others: for daemons, which shall be back when the broker is.
     paced_by_transport = False
 
     _connection: Any = None
@@ -124,7 +124,7 @@ class Opening(Addressed):
         with LibraryErrors(whole):
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
 
-    def _pauses(self) -> tuple[float, float, float]:
+    def _pauses(self) -> Any:
         # interval_start, interval_step, interval_max where the caller gives none
         if not self.paced_by_transport:
             return 2, 2, 30

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from greenmq import runtime
-from greenmq.crew import Counts, consumes
+from greenmq.crew import consumes
 from greenmq.messaging import Consumer
+from greenmq.standing import Counts
 
 __all__ = ('Loop',)
 

@@ -74,7 +74,9 @@ class Publishing:
         # One confirm after the other would cost a round trip each: so many are on their way at once.
         waiting: deque[Any] = deque()
         Bar.set_lock(runtime.RLock())
-        with Bar(total=self.count, initial=1, unit=' messages', disable=None, leave=False, file=sys.stderr) as bar:
+        with Bar(
+            total=self.count, initial=1, unit=' messages', disable=None, leave=False, file=sys.stderr
+        ) as bar:
             for _ in range(self.count - 1):
                 if len(waiting) >= WINDOW:
                     self._await(producer, body, waiting.popleft(), bar)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from functools import partial
 
 import click
 
+from greenmq import runtime
 from greenmq.cli.broker import broker_option, checked
 from greenmq.worker import logs
 from greenmq.worker.loading import NotAWorker
@@ -81,16 +81,11 @@ def check_ports(address: tuple[str, int], processes: int) -> None:
     if first == 0:
         return
     if first + processes - 1 > 65535:
-        raise click.UsageError(f'--health {host}:{first}: {processes} processes need ports up to 65535 at most')
-    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        raise click.UsageError(f'--health {host}:{first}: {processes} ports from there on, 65535 at most')
     for port in range(first, first + processes):
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((host, port))
-            except OSError as exc:
-                reason = exc.strerror or exc
-                raise click.ClickException(f'--health {host}:{port} cannot be served: {reason}') from exc
+        reason = runtime.why_not_served(host, port)
+        if reason is not None:
+            raise click.ClickException(f'--health {host}:{port} cannot be served: {reason}')
 
 
 def _serve_numbered(settings: Settings, number: int, supervisor: int) -> int:

@@ -118,3 +118,19 @@ def wsgi_server(address: tuple[str, int], application: object, log: object = Non
     Source: gevent.pywsgi.WSGIServer.
     """
     return _library.wsgi_server(address, application, log)
+
+
+def why_not_served(host: str, port: int) -> str | None:
+    """Say why nothing can listen there, e.g. because somebody else does; None if it can. Switches: no."""
+    import _socket
+
+    family = _socket.AF_INET6 if ':' in host else _socket.AF_INET
+    listener = _socket.socket(family, _socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    finally:
+        listener.close()
+    return None

@@ -13,9 +13,9 @@ makes the worker unready within two seconds, and nobody who asks waits longer th
 
 GET and HEAD only, and nothing here changes anything. It tells queue names and what failed to everybody who
 asks, so it listens on loopback unless it is told otherwise, and then answers only to the names of loopback.
-Of an error in a callback it shows the class, not the text: that may quote what was in the message; the log has
-it. Other errors are shown with the passwords of URLs masked. A connection has 5 seconds for its request and
-answer, and of more than 64 connections the oldest is closed.
+Of an error in a callback it shows the class, not the text, which may quote what was in the message; the log
+has it. Other errors are shown with the passwords of URLs masked. A connection has 5 seconds for its request
+and answer, and of more than 64 connections the oldest is closed.
 """
 
 from __future__ import annotations

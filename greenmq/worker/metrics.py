@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from greenmq import events
-from greenmq.crew import BUCKETS
+from greenmq.standing import BUCKETS
 from greenmq.worker.report import Report, pool_figures
 
 __all__ = ('exposition',)
@@ -21,7 +21,11 @@ def exposition(report: Report) -> tuple[str, bytes]:
     Switches: no.
     Source: greenmq's own.
     """
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        generate_latest,
+    )
 
     registry = CollectorRegistry()
     registry.register(_Collector(report))
@@ -37,7 +41,11 @@ class _Collector:
         return []
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         yield from self._consumers()
         report = self.report
@@ -59,7 +67,11 @@ class _Collector:
         yield from _pools()
 
     def _consumers(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         messages = CounterMetricFamily(
             'greenmq_messages', 'Messages by what their callback did.', labels=['queue', 'outcome'])

@@ -16,7 +16,8 @@ LEVELS = (
     ('lease', 'poolstats', 'reaper', 'errands', 'othersets', 'siblings', 'resource'),
     ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
     ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
-    ('sharedconnection', 'pools', 'simple', 'crew', 'singleloop', 'mixins', 'node', 'pidbox', 'compat'),
+    ('sharedconnection', 'pools', 'simple', 'standing', 'crew', 'singleloop', 'mixins', 'node',
+     'pidbox', 'compat'),
     ('',),
     ('diagnosis', 'worker.*', 'cli.*', 'contrib.*', 'alias.*'),
 )

@@ -87,7 +87,8 @@ def test_an_outage_is_told_in_two_lines_and_the_totals_outlive_it(proxied, cls, 
         status = worker.status()
         [lane] = status['consumers']
         failed = 0 if cls is SingleLoop else 2
-        assert (lane['handled'], lane['failed'], lane['state'], lane['consuming']) == (4, failed, 'away', False)
+        assert (lane['handled'], lane['failed'], lane['state']) == (4, failed, 'away')
+        assert not lane['consuming']
         assert status['state'] == 'connecting' and str(proxy.port) in status['connection']
         assert 0 <= status['next_try'] <= 2 and str(proxy.port) in status['error'], status
         code, body, _ = get(f'{base}/readyz')
@@ -163,8 +164,14 @@ def test_a_plain_program_is_told_in_two_lines_too(proxied, caplog):
 @pytest.mark.slow
 def test_the_daemon_makes_the_pauses_of_its_transport(monkeypatch):
     pauses = []
-    monkeypatch.setattr('greenmq.ensure._jittered', lambda seconds, jitter: pauses.append((seconds, jitter)) or 0)
-    for url, expected in (('amqp://127.0.0.1:1//', [0.05, 0.25, 0.45, 0.65, 0.85, 1.05, 1.25, 1.45, 1.65, 1.85, 2, 2]),
+
+    def note(seconds, jitter):
+        pauses.append((seconds, jitter))
+        return 0
+
+    monkeypatch.setattr('greenmq.ensure._jittered', note)
+    amqp = [0.05, 0.25, 0.45, 0.65, 0.85, 1.05, 1.25, 1.45, 1.65, 1.85, 2, 2]
+    for url, expected in (('amqp://127.0.0.1:1//', amqp),
                           ('redis://127.0.0.1:1/0', [0.05, 0.25, 0.45, 0.65, 0.85, 1, 1, 1]),
                           ('amqp://127.0.0.1:1//?recovery_interval_max=0.1', [0.05, 0.1, 0.1])):
         worker = Worker(Connection(url))

@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.own_process]
 
 def worker(*arguments):
     environment = {name: value for name, value in os.environ.items() if name != 'GREENMQ_BROKER'}
-    done = subprocess.run([sys.executable, '-m', 'greenmq.cli', 'worker', 'tests.worker.apps:Recorder', *arguments],
-                          cwd=ROOT, env={**environment, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True,
-                          timeout=30)
+    command = [sys.executable, '-m', 'greenmq.cli', 'worker', 'tests.worker.apps:Recorder', *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**environment, 'PYTHONPATH': str(ROOT)},
+                          capture_output=True, text=True, timeout=30)
     return done.returncode, done.stderr
 
 
@@ -35,8 +35,10 @@ def test_a_port_in_use_is_told_before_a_process_is_started(processes):
         listener.listen()
         port = listener.getsockname()[1]
         first = port - int(processes) + 1
-        code, said = worker('--broker', 'memory://', '--health', f'127.0.0.1:{first}', '--processes', processes)
-    assert code == 1 and re.search(r'--health 127.0.0.1:\d+ cannot be served: Address already in use', said), said
+        health = ['--health', f'127.0.0.1:{first}']
+        code, said = worker('--broker', 'memory://', *health, '--processes', processes)
+    assert code == 1, said
+    assert re.search(r'--health 127.0.0.1:\d+ cannot be served: Address already in use', said), said
     assert 'started as number' not in said
 
 

@@ -65,7 +65,7 @@ def test_queues_that_no_exchange_knows_are_listed_too(greenmq_says, redis_url):
             Queue('bound', Exchange('shop'), routing_key='bound')(channel).declare()
             connection.Producer().publish('x', routing_key='alone')
             code, output, errors = greenmq_says('queues', '--broker', broker)
-            assert code == 0 and [line.split()[:2] for line in output] == [['alone', '1'], ['bound', '0']], broker
+            assert (code, [line.split()[:2] for line in output]) == (0, [['alone', '1'], ['bound', '0']])
 
 
 def test_queues_that_kombu_bound_are_listed(greenmq_says, redis_url, redis_server):
@@ -86,9 +86,9 @@ def test_many_of_the_same_are_on_their_way_at_once(greenmq_says, request, transp
     assert (code, output) == (0, []) and errors == '3,000 published'
     assert len(waited) == 1, 'each of the others would be a round trip'
     assert greenmq_says('queues', '--broker', url, 'many')[1][0].split()[1] == '3,000'
-    code, output, errors = greenmq_says('publish', '--broker', url, '--exchange', 'amq.direct', '--count', '9',
-                                        '--exchange-type', 'direct', '--routing-key', 'nowhere', 'x')
-    assert code == 1 and 'Unroutable' in errors or 'no queue' in errors
+    nowhere = ['--exchange', 'nobody', '--exchange-type', 'direct', '--routing-key', 'x']
+    code, output, errors = greenmq_says('publish', '--broker', url, *nowhere, '--count', '9', 'x')
+    assert code == 1 and 'no queue' in errors, errors
 
 
 def test_doctor_is_content(greenmq_says):
