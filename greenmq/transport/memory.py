@@ -233,10 +233,6 @@ class Channel(virtual.Channel):
             raise Empty()
         return _payload(record, next(self._tags))
 
-    def queue_names(self) -> set[str]:
-        """See `virtual.Channel.queue_names`. Switches: no."""
-        return set(self._broker.queues)
-
     def _size(self, queue: str) -> int:
         found = self._broker.queues.get(queue)
         return 0 if found is None else found.ready
@@ -444,6 +440,14 @@ class Channel(virtual.Channel):
             post(self._hub, self._broker.put_back, places, True, self.max_deliveries)
 
 
+class Management(virtual.Management):
+    """Questions to a broker in memory."""
+
+    def get_queues(self) -> list[str]:
+        """See `virtual.Management.get_queues`. Switches: no."""
+        return sorted(self.channel._broker.queues)
+
+
 class Transport(virtual.Transport):
     """The broker in this process.
 
@@ -455,6 +459,7 @@ class Transport(virtual.Transport):
     """
 
     Channel: ClassVar[Any] = Channel
+    Management: ClassVar[Any] = Management
     #: The state of the virtual host '/'.
     global_state: Any = _default_state
     driver_type = 'memory'

@@ -129,7 +129,8 @@ class Bindings:
             for key in keys:
                 name = bytes(key).decode(errors='replace')
                 members = self._session.execute(('SMEMBERS', name), name, deadline)
-                found.update(self._split(member)[2] for member in members)
+                entries = (self._split(member) for member in members)
+                found.update(entry[2] for entry in entries if entry is not None)
             if bytes(cursor) == b'0':
                 return found
 

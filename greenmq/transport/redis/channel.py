@@ -212,17 +212,6 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         lists = self._keys.lists(queue)
         return bool(self._session.execute(('EXISTS', *lists), lists[0], deadline))
 
-    def queue_names(self) -> set[str]:
-        """Names of the queues that greenmq declared, and of those that any program has bound.
-
-        Switches: yes.
-        """
-        transport, deadline, key = self.connection, self._soon(), self._keys.queues
-        declared = self._session.execute(('HKEYS', key), key, deadline)
-        found = {bytes(name).decode(errors='backslashreplace') for name in declared}
-        # a cluster has no one place to look for the keys of other programs
-        return found if transport.clustered else found | transport.bindings.all_queues(deadline)
-
     def _size(self, queue: str) -> int:
         lists = self._keys.lists(queue)
         commands = [('LLEN', name) for name in lists]

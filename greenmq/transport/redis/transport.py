@@ -21,6 +21,7 @@ from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.leases import Leases
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.lookout import Lookout
+from greenmq.transport.redis.management import Management
 from greenmq.transport.redis.options import OPTIONS
 from greenmq.transport.redis.pubsub import Fanout, StreamFanout
 from greenmq.transport.redis.replies import is_facts
@@ -57,6 +58,7 @@ class Transport(virtual.Transport):
     """
 
     Channel: ClassVar[Any] = Channel
+    Management: ClassVar[Any] = Management
     default_port = DEFAULT_PORT
     driver_type = 'redis'
     driver_name = 'redis'

@@ -278,10 +278,6 @@ class EntityMethods(ChannelParts):
             for queue, exchange, rkey in self.list_bindings()
         ]
 
-    def queue_names(self) -> set[str]:
-        """Names of the queues that there are. Override it if the broker knows more of them. Switches: no."""
-        return {*self.state.queues, *(queue for queue, _, _ in self.list_bindings())}
-
     def get_table(self, exchange: str) -> Any:
         """Return the bindings of an exchange: (routing key, pattern, queue). Override it to keep them at the
         broker.

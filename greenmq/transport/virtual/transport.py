@@ -46,7 +46,8 @@ class Management(base.Management):
 
     def get_queues(self) -> list[str]:
         """Return the names of the queues that there are, bound or not. Switches: as the channel."""
-        return sorted(self.channel.queue_names())
+        bound = (binding['destination'] for binding in self.get_bindings())
+        return sorted({*self.channel.state.queues, *bound})
 
     def close(self) -> None:
         """Close the channel."""

@@ -1,0 +1,31 @@
+"""What may be asked of a Redis database beside messages: its queues."""
+
+from __future__ import annotations
+
+from greenmq import runtime
+from greenmq.transport import virtual
+
+__all__ = ('Management',)
+
+#: Seconds to look through the database.
+PATIENCE = 30.0
+
+
+class Management(virtual.Management):
+    """Questions to a Redis server.
+
+    Source: kombu virtual.Management.
+    """
+
+    def get_queues(self) -> list[str]:
+        """Return the names of the queues that greenmq declared, and of those that any program has bound.
+
+        Switches: yes.
+        """
+        transport, deadline = self.transport, runtime.Deadline.after(PATIENCE)
+        key = transport.keys.queues
+        declared = transport.session.execute(('HKEYS', key), key, deadline)
+        found = {bytes(name).decode(errors='backslashreplace') for name in declared}
+        if not transport.clustered:  # a cluster has no one place to look for the keys of other programs
+            found |= transport.bindings.all_queues(deadline)
+        return sorted(found)
