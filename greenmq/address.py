@@ -230,6 +230,23 @@ def place_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(params.get(name) for name in PLACE if name != 'password')
 
 
+def _masked(connection: Addressed, url: str, mask: str) -> str:
+    # A transport that reads its URL by itself knows best what in it is secret; ours looks once more.
+    said = getattr(connection._known_transport(), 'as_uri', None)
+    if said is not None and said is not BaseTransport.as_uri:
+        try:
+            url = connection.transport.as_uri(url, False, mask)
+        except Exception as exc:  # somebody else's code, and this may be called to show an error
+            logger.debug('the transport cannot show its URL: %s', type(exc).__name__)
+    return str(maybe_sanitize_url(url, mask))
+
+
+def _may_be_shown(connection: Addressed, virtual_host: Any) -> bool:
+    """False if the transport takes no such virtual host: it may be a password, its @ forgotten."""
+    check = getattr(connection._known_transport(), 'is_virtual_host', None)
+    return check is None or bool(check(virtual_host))
+
+
 class Addressed:
     """The half of a Connection that says where it goes: its parameters, as attributes, a URL, a copy."""
 
@@ -414,33 +431,18 @@ class Addressed:
         """
         hostname = self.hostname or 'localhost'
         if '://' in hostname:
-            return hostname if include_password else self._masked(hostname, mask)
+            return hostname if include_password else _masked(self, hostname, mask)
         info = self._shown_info()
         port, userid, password, virtual_host, transport = getfields(info)
         scheme = transport if isinstance(transport, str) else transport.__name__
         path = quote(virtual_host or '')
-        if not include_password and not self._may_be_shown(virtual_host):
+        if not include_password and not _may_be_shown(self, virtual_host):
             path = mask or ''
         if include_password:
             password = secret(password)
         return as_url(
             scheme, hostname, port, userid, password, path, sanitize=not include_password, mask=mask
         )
-
-    def _may_be_shown(self, virtual_host: Any) -> bool:
-        """False if the transport takes no such virtual host: it may be a password, its @ forgotten."""
-        check = getattr(self._known_transport(), 'is_virtual_host', None)
-        return check is None or bool(check(virtual_host))
-
-    def _masked(self, url: str, mask: str) -> str:
-        # A transport that reads its URL by itself knows best what in it is secret; ours looks once more.
-        said = getattr(self._known_transport(), 'as_uri', None)
-        if said is not None and said is not BaseTransport.as_uri:
-            try:
-                url = self.transport.as_uri(url, False, mask)
-            except Exception as exc:  # somebody else's code, and this may be called to show an error
-                logger.debug('the transport cannot show its URL: %s', type(exc).__name__)
-        return str(maybe_sanitize_url(url, mask))
 
     def _shown_info(self) -> dict[str, Any]:
         try:

@@ -107,7 +107,7 @@ class Opening(Addressed):
         if self.connected:
             self._enter()
             return self._connection
-        start, step, most = self._pauses()
+        start, step, most = _pauses(self)
         policy = Policy(
             errback,
             max_retries,
@@ -123,12 +123,6 @@ class Opening(Addressed):
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
         with LibraryErrors(whole):
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
-
-    def _pauses(self) -> Any:
-        # interval_start, interval_step, interval_max where the caller gives none
-        if not self.paced_by_transport:
-            return 2, 2, 30
-        return getattr(self.transport, 'recovery_pauses', None) or BaseTransport.recovery_pauses
 
     def _enter(self) -> SharedDial[Any]:
         """The dial of this hub; from now on the connection is this hub's."""
@@ -374,6 +368,13 @@ class Opening(Addressed):
         else:
             self._check_hub()
         return self._connection
+
+
+def _pauses(connection: Opening) -> Any:
+    # interval_start, interval_step, interval_max where the caller gives none
+    if not connection.paced_by_transport:
+        return 2, 2, 30
+    return getattr(connection.transport, 'recovery_pauses', None) or BaseTransport.recovery_pauses
 
 
 def _shut(transport: Any, connection: Any, timeout: float, hub: Any, wait: bool) -> None:

@@ -16,7 +16,7 @@ from greenmq import runtime
 from greenmq.core.routing import match_topic
 from greenmq.log import get_logger
 from greenmq.transport.redis.keys import Keys
-from greenmq.transport.redis.replies import TEXTS
+from greenmq.transport.redis.replies import TEXTS, fits
 from greenmq.transport.redis.scripts import BIND
 from greenmq.transport.redis.session import Session
 from greenmq.transport.redis.watches import Watch
@@ -37,6 +37,11 @@ PERMANENT = '_kombu.binding_permanent.%s'
 DEADLINES = '_kombu.binding_deadlines'
 
 Entry = tuple[str, str, str]
+
+
+def _is_page(reply: Any) -> bool:
+    # a page of SCAN: where to go on, and what was found
+    return reply.__class__ is list and len(reply) == 2 and fits(reply[0], bytes) and fits(reply[1], TEXTS)
 
 
 class Table(Watch):
@@ -123,12 +128,11 @@ class Bindings:
         found: set[str] = set()
         cursor, pattern = b'0', re.sub(r'([\\*?\[\]])', r'\\\1', self.key('')) + '*'
         while True:
-            cursor, keys = self._session.execute(
-                ('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'set'), None, deadline
-            )
+            command = ('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'set')
+            cursor, keys = self._session.execute(command, None, deadline, _is_page)
             for key in keys:
                 name = bytes(key).decode(errors='replace')
-                members = self._session.execute(('SMEMBERS', name), name, deadline)
+                members = self._session.execute(('SMEMBERS', name), name, deadline, TEXTS)
                 entries = (self._split(member) for member in members)
                 found.update(entry[2] for entry in entries if entry is not None)
             if bytes(cursor) == b'0':

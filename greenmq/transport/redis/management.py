@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from greenmq import runtime
 from greenmq.transport import virtual
+from greenmq.transport.redis.replies import TEXTS
 
 __all__ = ('Management',)
 
@@ -24,7 +25,7 @@ class Management(virtual.Management):
         """
         transport, deadline = self.transport, runtime.Deadline.after(PATIENCE)
         key = transport.keys.queues
-        declared = transport.session.execute(('HKEYS', key), key, deadline)
+        declared = transport.session.execute(('HKEYS', key), key, deadline, TEXTS)
         found = {bytes(name).decode(errors='backslashreplace') for name in declared}
         if not transport.clustered:  # a cluster has no one place to look for the keys of other programs
             found |= transport.bindings.all_queues(deadline)

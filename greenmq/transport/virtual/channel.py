@@ -30,6 +30,7 @@ process at most.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from greenmq import runtime
@@ -82,7 +83,10 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if not task.join(deadline):
             task.kill()
             task.join(DYING)  # it lets go of the connection still
-            logger.warning('%r could not give back all it had within %s s', self, deadline.seconds)
+            # that a broker is away is told already, and what it counts as ours comes back by itself
+            away = getattr(self.connection, 'recovering', None)
+            level = logging.DEBUG if away is not None and away(self.connection) else logging.WARNING
+            logger.log(level, '%r could not give back all it had within %s s', self, deadline.seconds)
         if failures:
             raise failures[0]
 
