@@ -83,9 +83,8 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if not task.join(deadline):
             task.kill()
             task.join(DYING)  # it lets go of the connection still
-            # that a broker is away is told already, and what it counts as ours comes back by itself
-            away = getattr(self.connection, 'recovering', None)
-            level = logging.DEBUG if away is not None and away(self.connection) else logging.WARNING
+            # that a broker is away is told already
+            level = logging.WARNING if self.connection.verify_connection(None) else logging.DEBUG
             logger.log(level, '%r could not give back all it had within %s s', self, deadline.seconds)
         if failures:
             raise failures[0]
