@@ -75,6 +75,7 @@ def test_an_outage_is_told_in_two_lines_and_the_totals_outlive_it(proxied, cls, 
         for body in (1, 2, 3, 4) if cls is SingleLoop else (1, 2, 'bad', 'bad'):
             connection.Producer().publish(body, routing_key='jobs')
     wait_until(lambda: worker.status()['consumers'][0]['handled'] == 4, 10, 'the callbacks')
+    green.sleep(0.2)  # the acks have left: that some were not confirmed would be told in a line of its own
     caplog.clear()
     with Health(worker, ('127.0.0.1', 0)).serving() as health:
         base = f'http://127.0.0.1:{health.address[1]}'
