@@ -83,9 +83,7 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if not task.join(deadline):
             task.kill()
             task.join(DYING)  # it lets go of the connection still
-            # that a broker is away is told already
-            level = logging.WARNING if self.connection.verify_connection(None) else logging.DEBUG
-            logger.log(level, '%r could not give back all it had within %s s', self, deadline.seconds)
+            _tell_kept(self, deadline)
         if failures:
             raise failures[0]
 
@@ -141,3 +139,9 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             f'<{type(self).__module__}.{type(self).__name__} {getattr(self, "channel_id", None)}: {state}, '
             f'{len(self._consumers)} consumers, {unsettled} unsettled>'
         )
+
+
+def _tell_kept(channel: Channel, deadline: runtime.Deadline) -> None:
+    # that a broker is away is told already
+    level = logging.WARNING if channel.connection.verify_connection(None) else logging.DEBUG
+    logger.log(level, '%r could not give back all it had within %s s', channel, deadline.seconds)
