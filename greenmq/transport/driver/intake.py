@@ -105,6 +105,12 @@ class Intake:
 
     def kick_channel(self, channel: Any) -> None:
         """A channel has room again. Switches: no."""
+        if not channel.books.flowing and self.driver.delivery == 'push':
+            for queue in channel.books.queues:
+                if queue in self._pollers:
+                    self._pollers[queue].let_go()
+                    self._pollers[queue].kick()
+            return
         if not self._by_queue:
             poller = self._pollers.get(id(channel))
             if poller is not None and poller.flight is None:

@@ -74,6 +74,7 @@ class Poller:
         self._failures = 0
         self._pause = HASTY
         self._timer: Any = None
+        self._asked = 0  # delivery 'push': what was wanted last
         self._again = False
         self._stopped = False
 
@@ -99,6 +100,8 @@ class Poller:
         """Reserve room for one take: how many messages, and whether queues share too small a prefetch."""
         driver: Driver = session.driver
         total, crowded = 0, False
+        if self._asked:
+            self.reserved = [entry for entry in self.reserved if entry[1]]
         limit = max(driver.take_batch, 1)
         for channel in self.channels(session):
             books = channel.books
@@ -143,8 +146,15 @@ class Poller:
 
     # ---- fetching
 
+    @property
+    def left(self) -> int:
+        """Messages that may still come of those that were asked for."""
+        return sum(entry[1] for entry in self.reserved)
+
     def kick(self) -> None:
         """There may be room, or a message. Switches: no."""
+        if self._asked and self.left * 2 > self._asked:
+            return  # delivery 'push': asked for again at half, not one by one
         if self.state == 'resting':
             self._pause = HASTY
             self._stop_timer()
@@ -190,7 +200,8 @@ class Poller:
     def _want(self, driver: Driver, crowded: bool) -> None:
         self.state = 'taking'
         self.proved = runtime.monotonic()
-        driver.want(self.key, sum(entry[1] for entry in self.reserved))
+        self._asked = self.left
+        driver.want(self.key, self._asked)
         if crowded:
             self._timer = runtime.call_later(CROWDED, _yield_turn, weakref.ref(self))
 
@@ -199,16 +210,23 @@ class Poller:
         self._timer = None
         intake = self._intake()
         if intake is not None and not self._stopped:
-            intake.driver.want(self.key, 0)
-            self.release()
+            self.let_go()
             intake.kick_others(self)
             self._step()
+
+    def let_go(self) -> None:
+        """Delivery 'push': want nothing for now. What comes all the same is given back. Switches: no."""
+        intake = self._intake()
+        if intake is not None:
+            intake.driver.want(self.key, 0)
+        self._asked = 0
+        self.release()
+        self.state = 'full'
 
     def arrived(self, taken: Taken, session: Any) -> None:
         """Delivery 'push': a message came. Switches: no."""
         self._hand_out(taken, session)
-        left = sum(entry[1] for entry in self.reserved)
-        if left * 2 <= self.asks and self._timer is None:
+        if self._timer is None:
             self.kick()
 
     def _fly(self, intake: Any, session: Any, n: int, seconds: float) -> None:
@@ -315,6 +333,7 @@ class Poller:
     def lost(self) -> None:
         """The connection is gone, with what was asked for. Switches: no."""
         self._stop_timer()
+        self._asked = 0
         self.state = 'paused'
         if self.flight is None:
             self.release()
@@ -352,8 +371,7 @@ class Poller:
         flight = self.flight
         intake = self._intake()
         if intake is not None and intake.driver.delivery == 'push':
-            intake.driver.want(self.key, 0)
-            self.release()
+            self.let_go()
         if flight is not None and not flight.driver.uncut:
             flight.task.kill()
         return flight

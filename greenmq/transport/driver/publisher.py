@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from greenmq import runtime
@@ -18,7 +19,7 @@ from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, Publ
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.contract import Driver, Put
-from greenmq.transport.driver.errors import bounded, is_loss, translate
+from greenmq.transport.driver.errors import is_loss, translate
 from greenmq.transport.virtual.envelope import Base64
 from greenmq.utils.uuid import uuid
 
@@ -28,6 +29,9 @@ logger = get_logger('greenmq.transport.driver')
 
 #: Header that holds a message back for so many ms, as RabbitMQ's plugin for delayed messages has it.
 DELAY_HEADER = 'x-delay'
+
+#: Seconds that a driver may be late before its call is ended. Its publishers have given up by then.
+SLACK = 0.5
 
 _base64 = Base64()
 
@@ -272,9 +276,10 @@ class Publisher:
 
     def _start(self, line: _Line) -> None:
         line.calls += 1
-        runtime.spawn(
-            _put, weakref.ref(self), line, self._driver, name='greenmq-put', owner=self._session(),
-            on_exit=lambda task, error: _put_ended(weakref.ref(self), line),
+        call = _Call()
+        call.task = runtime.spawn(
+            _put, weakref.ref(self), line, call, self._driver, name='greenmq-put', owner=self._session(),
+            on_exit=partial(_put_ended, weakref.ref(self), line),
         )  # fmt: skip
 
     def next_batch(self, line: _Line) -> list[_Job]:
@@ -349,8 +354,27 @@ def _raise_any(failures: list[Exception]) -> None:
     raise _Again(items, again[0].cause, any(error.missing for error in again))
 
 
-def _put(ref: Callable[[], Publisher | None], line: _Line, driver: Driver) -> None:
-    runtime.sleep(0)  # what is published in this round of the hub joins
+class _Call:
+    """A task that makes calls, and may have to be ended: the driver does not keep its deadline."""
+
+    __slots__ = ('task', 'timer')
+
+    def __init__(self) -> None:
+        self.task: Any = None
+        self.timer: Any = None
+
+    def begins(self, deadline: runtime.Deadline) -> None:
+        left = deadline.remaining()
+        if left is not None:
+            self.timer = runtime.call_later(left + SLACK, self.task.kill)
+
+    def ended(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: Driver) -> None:
     while True:
         publisher = ref()
         if publisher is None:
@@ -360,10 +384,10 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, driver: Driver) -> No
         if not batch:
             return
         # The latest of them: nobody's short deadline cuts the message of another.
-        deadline = max((job.deadline for job in batch), key=lambda deadline: deadline.at)
-        items = [job.item for job in batch]
+        deadline = batch[0].deadline if len(batch) == 1 else max((job.deadline for job in batch), key=_at)
+        call.begins(deadline)
         try:
-            outcomes = list(bounded('put', deadline, driver.put, items, deadline) or ())
+            outcomes = list(driver.put([job.item for job in batch], deadline) or ())
         except Exception as error:  # told to those whose messages they were
             publisher = ref()
             if publisher is not None:
@@ -376,10 +400,18 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, driver: Driver) -> No
             publisher = ref()
             if publisher is not None:
                 publisher.answered(batch, outcomes)
+        finally:
+            call.ended()
         del publisher
 
 
-def _put_ended(ref: Callable[[], Publisher | None], line: _Line) -> None:
+def _at(deadline: runtime.Deadline) -> float:
+    return deadline.at
+
+
+def _put_ended(
+    ref: Callable[[], Publisher | None], line: _Line, task: runtime.Task, error: BaseException | None
+) -> None:
     publisher = ref()
     if publisher is not None:
         publisher.ended(line)

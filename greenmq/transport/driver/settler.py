@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from greenmq import events, runtime
@@ -120,7 +121,7 @@ class Settler:
             group.task = runtime.spawn(
                 _send, weakref.ref(self), group, self._driver, self._seconds,
                 name='greenmq-settle', owner=self._session(),
-                on_exit=lambda task, error: _sent(weakref.ref(self), group, task, error),
+                on_exit=partial(_sent, weakref.ref(self), group),
             )  # fmt: skip
 
     def take_batch(self, group: _Group) -> list[Entry]:
@@ -255,7 +256,6 @@ def _sent(
 
 
 def _send(ref: Callable[[], Settler | None], group: _Group, driver: Driver, seconds: float) -> None:
-    runtime.sleep(0)  # what is settled in this round of the hub joins
     while True:
         settler = ref()
         if settler is None or not settler.may_send():

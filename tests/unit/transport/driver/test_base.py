@@ -599,3 +599,39 @@ def test_stats_count(either):
     assert either.left() == ['x']
     stats = either.connection.transport.stats()
     assert stats['published'] == 1 and stats['state'] == 'open'
+
+
+# ----------------------------------------------------------------------------------------------- push
+
+
+def test_a_pushing_broker_is_asked_again_at_half_and_not_one_by_one(bench, monkeypatch):
+    wanted = []
+    want = fakes.PushDriver.want
+    monkeypatch.setattr(
+        fakes.PushDriver, 'want', lambda self, queue, n: (wanted.append(n), want(self, queue, n))
+    )
+    bench = bench('fake-push')
+    bench.queue()
+    for n in range(200):
+        bench.publish(n)
+    channel = bench.connection.channel()
+    channel.basic_qos(0, 20, False)
+    seen = []
+    bench.consume(channel=channel, callback=lambda message: (seen.append(message.payload), message.ack()))
+    bench.until(lambda: len(seen) == 200)
+    assert seen == list(range(200))
+    assert len(wanted) <= 40 and max(wanted) <= 20
+    poller = bench.session.intake.poller_of(channel, 'q')
+    assert len(poller.reserved) <= 3 and channel.books.reserved == poller.left
+
+
+def test_flow_stops_a_pushing_broker_and_starts_it_again(either):
+    either.queue()
+    channel, held = either.consume()
+    channel.flow(False)
+    either.publish('x')
+    either.drain(0.2)
+    assert not held
+    channel.flow(True)
+    either.until(lambda: held)
+    assert not held[0].delivery_info['redelivered']
