@@ -327,4 +327,4 @@ def test_a_fetch_is_bounded_by_bytes(here, raw, monkeypatch):
 
     monkeypatch.setattr(consuming.RedisConsuming, '_fetch_once', counted)
     assert [len(body) for body in bodies(here.client, 20)] == [1_000_000] * 20
-    assert max(sizes) <= 2
+    assert max(sizes) == 1

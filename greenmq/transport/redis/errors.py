@@ -25,6 +25,7 @@ from greenmq.exceptions import (
     TimeoutError,
 )
 from greenmq.runtime import DialError, DialRefused, speaks
+from greenmq.utils.text import printable
 
 __all__ = (
     'AuthenticationFailed', 'CommandFailed', 'LinkLost', 'NotPermitted', 'OutOfMemory', 'Refused',
@@ -163,7 +164,7 @@ def translate(error: BaseException, where: str = '') -> BaseException:
     if isinstance(error, (AMQPError, OperationalError)):
         return error
     word = word_of(error)
-    text = str(error)
+    text = printable(error)
     # A script's error carries the command's: "... script: x, on @user_script:1." around "-OOM ..."
     for known in MEANINGS:
         if word == known or f'{known} ' in text[:80]:

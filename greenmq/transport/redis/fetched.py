@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ logger = get_logger('greenmq.transport.redis')
 
 #: Bytes after which a fetch takes no more messages: what it brings is made into messages in one stretch, and
 #: nobody else on the hub has a turn meanwhile.
-FETCH_BYTES = 2 * 1024 * 1024
+FETCH_BYTES = 1024 * 1024
 #: What a fetch says in the place of a time, if not all lists were read to their end.
 MORE = -2
 
@@ -37,21 +36,23 @@ def is_fetched(lists: int, reply: Any) -> bool:
     return sum(runs[1::2]) == len(reply) - at and set(map(type, reply[at:])) <= {bytes, int}
 
 
-def tagged(reply: list[Any], pairs: Pairs, keys: Any, number: int) -> Iterator[tuple[str, str, Any]]:
+def tagged(reply: list[Any], pairs: Pairs, keys: Any, number: int) -> list[tuple[str, str, Any]]:
     """The queue, the tag and the text of each message. Switches: no.
 
     Arguments:
         number (int): of the first message.
     """
+    found: list[tuple[str, str, Any]] = []
     at = 3 + 2 * reply[2]
     start = f'gm:{keys.consumer}:'
     for place in range(3, at, 2):
         queue, step = pairs[reply[place]]
         end = at + reply[place + 1]
         for raw in reply[at:end]:
-            yield queue, f'{start}{number}:{step}', raw
+            found.append((queue, f'{start}{number}:{step}', raw))
             number += 1
         at = end
+    return found
 
 
 def tell_of_strangers(key: str, count: int) -> None:
