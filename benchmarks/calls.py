@@ -124,7 +124,7 @@ def recorded() -> dict[str, Any]:
 
 
 def key(name: str) -> str:
-    """Under which name a transport's figures are recorded: hiredis parses in C what redis does in Python."""
+    """Under which name a transport's figures are recorded: hiredis packs commands in C."""
     if name != 'redis':
         return name
     # What it does use: one that was installed since it was imported could be found, and is not used.

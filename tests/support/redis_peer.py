@@ -1,4 +1,4 @@
-"""The server's side of RESP, spoken by a test over a real loopback socket: one connection, command by command."""
+"""The server's side of RESP, spoken by a test over a real loopback socket, command by command."""
 from __future__ import annotations
 
 import contextlib
