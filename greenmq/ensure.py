@@ -291,6 +291,8 @@ class Ensured:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; see Connection.ensure."""
         deadline = runtime.Deadline.of(self.timeout)
+        if isinstance(self.obj, AutoRetry):
+            self.obj.open()
         return ensured_call(self.connection, self.obj, self.fun, args, kwargs, self.policy, deadline)
 
     def __repr__(self) -> str:
@@ -310,6 +312,16 @@ class AutoRetry:
         self.__name__ = getattr(fun, '__name__', type(fun).__name__)
         self.__doc__ = getattr(fun, '__doc__', None)
 
+    def open(self) -> None:
+        """Open the connection before the call, whose retries would multiply those of opening it.
+
+        Raises:
+            OperationalError: not within the retries that were asked for.
+        Switches: yes, unless it is open.
+        """
+        if self.channel is None:
+            self.connection.wait_open(self.options.get('timeout'), self.options)
+
     def revive(self, channel: Any) -> None:
         """Take this channel from now on."""
         self.channel = channel
@@ -317,6 +329,5 @@ class AutoRetry:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Call the function; returns what it returned, and the channel."""
         if self.channel is None:
-            self.connection.wait_open(self.options.get('timeout'), self.options)
             self.channel = self.connection.default_channel
         return self.fun(*args, channel=self.channel, **kwargs), self.channel

@@ -293,7 +293,7 @@ class SerializerRegistry:
         bare = content_type.partition(';')[0].strip().lower()
         if bare in self.type_to_name or bare in TRUSTED_CONTENT:
             return bare
-        return next((known for known in self.type_to_name if known.lower() == bare), content_type)
+        return next((known for known in self.type_to_name if known and known.lower() == bare), content_type)
 
     def _check_enabled(self, content_type: str) -> None:
         if content_type in self._disabled_content_types:

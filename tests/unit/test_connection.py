@@ -1,6 +1,7 @@
 """Connection over a transport that is a few lines long: dialling, losing, closing, trying again."""
 import copy
 import pickle
+import socket
 
 import pytest
 
@@ -796,6 +797,19 @@ class TestEnsure:
 
         value, channel = connection.autoretry(fun)(7)
         assert value == 7 and channel is seen[-1] is connection.default_channel and len(seen) == 2
+
+    def test_autoretry_opens_as_often_as_it_was_told_and_no_more(self):
+        # On AMQP, whose table of errors has OperationalError itself: the call's retries came on top.
+        with socket.socket() as nobody:
+            nobody.bind(('127.0.0.1', 0))
+            port, told = nobody.getsockname()[1], []
+            connection = Connection(f'amqp://127.0.0.1:{port}', transport_options={'max_retries': 0})
+            retried = connection.autoretry(
+                lambda channel: 1, max_retries=2, interval_start=0, interval_step=0, interval_max=0,
+                errback=lambda exc, seconds: told.append(seconds))
+            with pytest.raises(OperationalError):
+                retried()
+        assert told == [0.0, 0.0]
 
     def test_library_errors(self, connection):
         with pytest.raises(OperationalError) as caught, connection._reraise_as_library_errors():
