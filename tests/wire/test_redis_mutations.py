@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from greenmq import Connection, Exchange, Queue
 from greenmq.exceptions import AMQPError, KombuError, OperationalError, TimeoutError
 from greenmq.transport.redis import wire
-from greenmq.transport.redis.errors import LinkLost, WrongReply
+from greenmq.transport.redis.errors import AuthenticationFailed, LinkLost, WrongReply
 from tests.support import green
 from tests.support.redis_peer import Peer
 
@@ -213,3 +213,11 @@ def test_a_reply_of_the_wrong_kind_ends_the_link_by_one_error(recorded, command,
 def test_a_flood_in_the_handshake_ends_in_time(flood):
     error = run(lambda number, command: flood)
     assert isinstance(error, OURS)
+
+
+def test_what_a_sentinel_says_of_the_login_is_its_word():
+    with Peer(lambda number, command: b'-WRONGPASS invalid username-password pair\r\n') as peer:
+        url = peer.url.replace('redis', 'sentinel', 1)
+        client = Connection(url, transport_options={'master_name': 'm', 'sentinel_kwargs': {'password': 'x'}})
+        with pytest.raises(AuthenticationFailed, match='WRONGPASS'):
+            client.transport.establish_connection()
