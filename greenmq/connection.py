@@ -431,13 +431,10 @@ class Connection(Opening):
     ) -> Producer:
         """A Producer on `channel`, or on the default channel.
 
-        Raises:
-            WrongHub: in another native thread than the one that opened it.
         Source: kombu Connection.Producer.
         """
         from greenmq.messaging import Producer
 
-        self._check_hub()
         return Producer(channel or self, *args, **kwargs)
 
     def Consumer(
@@ -450,7 +447,7 @@ class Connection(Opening):
         """A Consumer on `channel`, or on the default channel.
 
         Raises:
-            WrongHub: in another native thread than the one that opened it.
+            WrongHub: a greenlet of another native thread waits on this connection.
         Source: kombu Connection.Consumer.
         """
         from greenmq.messaging import Consumer

@@ -32,6 +32,11 @@ class SharedDial(Generic[T]):
         self._waiters = runtime.Handoff(f'{what} was not opened')
         self._sleepers = runtime.Handoff(f'{what} was not opened')
 
+    @property
+    def in_use(self) -> bool:
+        """Does a greenlet dial, or wait for one that does?"""
+        return self.busy or bool(len(self._waiters)) or bool(len(self._sleepers))
+
     def run(
         self,
         ready: Callable[[], T | None],

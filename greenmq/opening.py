@@ -142,7 +142,21 @@ class Opening(Addressed):
 
     def _check_hub(self) -> None:
         if self._hub is not None and not runtime.is_here(self._hub()):
+            self._move_here()
+
+    def _move_here(self) -> None:
+        """Belong to the calling thread from now on, if nobody waits for anything in the other one."""
+        dial, transport, connection = self._dial, self._transport, self._connection
+        if self._closed or (dial is not None and dial.in_use):
             raise WrongHub(repr(self))
+        if connection is not None:
+            move = getattr(transport, 'move_here', None)
+            if move is None:
+                raise WrongHub(repr(self))
+            move(connection)
+        self._hub = weakref.ref(runtime.hub_id())
+        runtime.end_hub_with_thread()
+        runtime.at_exit(self, Opening.close, self._close_seconds + EXIT_SLACK)
 
     def _open(self, dial: SharedDial[Any], deadline: runtime.Deadline) -> Any:
         return dial.run(self._ready, self._dial_once, deadline, self.connect_timeout)

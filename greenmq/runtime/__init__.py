@@ -18,7 +18,7 @@ when the kill came gives the answer back to the `decline` function of `Waiter.wa
 *Order.* Who waits first is served first.
 
 *Threads.* All state belongs to the hub of the thread that made it. Another thread may call `post` and nothing
-else; it gets `WrongHub` where that can be noticed.
+else; it gets `WrongHub` where that can be noticed. `take_over` is how something changes its thread.
 
 *Time.* Each wait takes None (no limit), seconds, or a `Deadline`, and raises `TimeoutError` (socket.timeout).
 
@@ -55,6 +55,7 @@ from greenmq.runtime.future import Future as Future
 from greenmq.runtime.limits import Limits as Limits
 from greenmq.runtime.losses import DialError as DialError
 from greenmq.runtime.losses import DialRefused as DialRefused
+from greenmq.runtime.moving import take_over as take_over
 from greenmq.runtime.net import Stream as Stream
 from greenmq.runtime.offload import offload as offload
 from greenmq.runtime.once import Once as Once

@@ -13,6 +13,7 @@ Conditions that hold throughout:
 from __future__ import annotations
 
 import weakref
+from _socket import SHUT_WR
 from _socket import socket as Socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from greenmq.exceptions import (
     TimeoutError,
     WrongHub,
 )
-from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.clock import Deadline, Timeoutish, logger
 from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.strangers import speaks
@@ -326,6 +327,31 @@ class Stream:
         Source: greenmq's own.
         """
         self._end(ConnectionClosed(f'{self.name}: we abandoned the connection'))
+
+    def hang_up(self, last: bytes) -> None:
+        """Send the last bytes as far as they go at once, and tell the other side that no more will come.
+
+        From any thread, if the one we belong to does not run its hub meanwhile: that one has to close us.
+        Where a write is under way, nothing can follow its first half, and the bytes are not sent.
+
+        Switches: no.
+        """
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            if self._writer is None and not self._pending and self._write_error is None:
+                if self._tls is not None:
+                    self._tls.encrypt(last)
+                    last = self._tls.outgoing()
+                while last:
+                    last = last[sock.send(last) :]
+        except OSError as exc:  # full, or broken: who reads learns of it by the end
+            logger.debug('%s: %d last bytes were not sent: %r', self.name, len(last), exc)
+        try:
+            sock.shutdown(SHUT_WR)
+        except OSError as exc:
+            logger.debug('%s: hanging up: %r', self.name, exc)
 
     def _end(self, error: BaseException) -> None:
         # no switch

@@ -20,7 +20,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from greenmq import runtime
-from greenmq.exceptions import ChannelError, ConnectionError, ConnectionLost, RecoverableConnectionError
+from greenmq.exceptions import (
+    ChannelError,
+    ConnectionError,
+    ConnectionLost,
+    RecoverableConnectionError,
+    WrongHub,
+)
 from greenmq.message import Message
 from greenmq.transport.options import Option
 from greenmq.utils.functional import dictfilter
@@ -358,6 +364,17 @@ class Transport:
         """
         if not self.verify_connection(connection):
             raise ConnectionLost(f'{connection!r} is not open')
+
+    def move_here(self, connection: Any) -> None:
+        """Have the connection belong to the calling native thread from now on, as it would come back after a
+        loss: with its channels, and what they consume. Here: for transports that can't.
+
+        Raises:
+            WrongHub: a greenlet of the other thread waits on it, or that thread does not let go.
+        Switches: only to wait for a thread that is in its loop.
+        Source: greenmq's own.
+        """
+        raise WrongHub(repr(connection))
 
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
         """Tell whether `basic_qos(apply_global=False)` counts per consumer, as the specification says.

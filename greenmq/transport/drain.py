@@ -133,6 +133,13 @@ class Drain(Generic[E]):
         """True between `fail` and `revive`."""
         return self._error is not None
 
+    @property
+    def in_use(self) -> bool:
+        """Does a greenlet wait here, or run a callback?"""
+        if self._waiters or self._nested or self._inner:
+            return True
+        return any(lane.waiter is not None for lane in self._private)
+
     def revive(self) -> None:
         """Let drains work again after `fail`. Switches: no."""
         self._error = self._notice = None

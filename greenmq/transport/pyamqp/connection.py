@@ -223,9 +223,7 @@ class Connection:
         if link is not self.link:
             return
         was_ready, self._ready = self._ready, False
-        self.known_exchanges.clear()
-        self.paused.clear()
-        self._control = None
+        self._put_away()
         if self.closed or isinstance(error, (Forked, ConnectionClosed)):
             if not self.closed:  # or they were told already, whatever the broker says to our goodbye
                 self.drain.fail(error)
@@ -242,6 +240,12 @@ class Connection:
             self._failed = error
         self.drain.report(error)
 
+    def _put_away(self) -> None:
+        """What belonged to the link that ended."""
+        self.known_exchanges.clear()
+        self.paused.clear()
+        self._control = None
+
     def _start_recovery(self) -> None:
         self._recovery = runtime.spawn(
             recovery.recover,
@@ -256,12 +260,50 @@ class Connection:
         if self._hub is not None and not runtime.is_here(self._hub):
             raise WrongHub(f'{self!r}')
 
-    def _check_hub(self) -> None:
-        hub = runtime.hub_id()
-        if self._hub is None:
-            self._hub = hub  # a forked child may have a new one
-        elif hub is not self._hub:
+    def come_here(self) -> None:
+        """Belong to the calling thread from now on: open again here, as after a loss, if nobody waits there.
+
+        Raises:
+            WrongHub: a greenlet of the other thread waits for something here, or that thread does not let go.
+        Switches: only to wait for a thread that is in its loop.
+        """
+        hub = self._hub
+        if hub is None or runtime.is_here(hub):
+            return
+        if self.closed or not runtime.take_over(hub, self._leave):
             raise WrongHub(f'{self!r}')
+        self._hub = runtime.hub_id()
+        self.drain.revive()  # it fails since the other thread has ended, if that has
+        self.log.info('%s: goes on in another thread', self.name)
+        self._start_recovery()
+
+    def _leave(self) -> bool:  # no switch
+        if self._in_use:
+            return False
+        error = ConnectionLost(f'{self.name}: it goes on in another thread')
+        link, self.link = self.link, None
+        self._ready = False
+        self._end_recovery()
+        self._put_away()
+        if link is not None:
+            link.leave(error, self._hub)
+        events.emit('lost', self.source, error=error, epoch=self.epoch)
+        return True
+
+    @property
+    def _in_use(self) -> bool:
+        """Does a greenlet wait for something here, or run a callback?"""
+        if self.drain.in_use or len(self._gate) or self._control_lock.locked():
+            return True
+        if self.link is not None and self.link.in_use:
+            return True
+        return any(each.consuming.in_use or each.publishing.in_use for each in self.channels.values())
+
+    def _check_hub(self) -> None:
+        if self._hub is None:
+            self._hub = runtime.hub_id()  # a forked child may have a new one
+        else:
+            self.check_here()
 
     def _recovery_ended(self, task: runtime.Task, error: BaseException | None) -> None:
         if self._recovery is task:
@@ -450,7 +492,7 @@ class Connection:
         See `greenmq.transport.drain`.
         """
         if runtime.hub_id() is not self._hub:
-            raise WrongHub(f'{self!r}')
+            self.come_here()
         if channel is None:
             self.drain.drain(_handle, timeout)
         else:

@@ -114,6 +114,11 @@ class Consuming(Settling):
                 self._opening.release()
 
     @property
+    def in_use(self) -> bool:
+        """Does a greenlet open the wire, or start a consumer?"""
+        return self._opening.locked() or bool(self._starting)
+
+    @property
     def ready_wire(self) -> WireChannel | None:
         """The wire channel, if it is open and has its QoS and consumers."""
         channel = self.wire
@@ -127,6 +132,7 @@ class Consuming(Settling):
                 self._restore(link, deadline)
 
     def _restore(self, link: Link, deadline: runtime.Deadline) -> None:
+        self._forget_deliveries()  # of the last wire; another thread, whose they were, may have been at it
         channel = WireChannel(link, self).open(deadline)
         channel.base = self.last_tag
         # Ours from here on: what its first consumers are given is settled on it, restored or not.

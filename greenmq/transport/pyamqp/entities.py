@@ -39,7 +39,7 @@ class Entities(StdChannel):
     def _deadline(self) -> runtime.Deadline:
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
-        self.connection.check_here()
+        self.connection.come_here()
         return self._limits.within(self.connection.settings.operation_timeout)
 
     def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:

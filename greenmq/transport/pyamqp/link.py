@@ -82,6 +82,10 @@ class Gate:
                 self._waiting.remove(waiter)
             raise
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def open(self) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
@@ -147,6 +151,7 @@ class Link(Outbox):
     def start(self) -> None:
         """Start reader, writer and heartbeat; from here on the link is theirs."""
         spawn = runtime.spawn
+        runtime.at_thread_end(self, first=True)  # before the stream is told
         self._tasks = [
             spawn(self._read, name=f'amqp-reader {self.name}', owner=self, on_exit=self._task_ended),
             spawn(self._write, name=f'amqp-writer {self.name}', owner=self, on_exit=self._task_ended),
@@ -176,17 +181,8 @@ class Link(Outbox):
         if self.error is not None:
             return
         self.error = error
-        if self._ticker is not None:
-            self._ticker.stop()
-        if self._parting is not None:
-            self._parting.cancel()
-        self.stream.close()
-        self._empty()
-        for task in self._tasks[2:]:
-            task.kill()
-        wires, self.wires = list(self.wires.values()), {}
-        for channel in wires:
-            channel.end(error)
+        self._put_away()
+        self._end_wires(error)
         self._room.open()
         if self._close_ok is not None:
             self._close_ok.wake()
@@ -195,6 +191,54 @@ class Link(Outbox):
         owner = self._owner()
         if owner is not None:
             owner.on_link_lost(self, error)
+
+    def _put_away(self) -> None:  # in our hub
+        if self._ticker is not None:
+            self._ticker.stop()
+        if self._parting is not None:
+            self._parting.cancel()
+        self.stream.close()
+        self._empty()
+        for task in self._tasks[2:]:
+            task.kill()
+
+    def _end_wires(self, error: BaseException) -> None:
+        wires, self.wires = list(self.wires.values()), {}
+        for channel in wires:
+            channel.end(error)
+
+    @property
+    def in_use(self) -> bool:
+        """Does a greenlet wait for something here?"""
+        if len(self._room) or self._secrets or self._close_ok is not None:
+            return True
+        return any(channel.in_use for channel in self.wires.values())
+
+    def leave(self, error: BaseException, hub: Any) -> None:
+        """Say goodbye because the connection goes on in another thread: acks first, as far as they go at
+        once.
+
+        Called in the hub the link belongs to, or in another thread while that hub does not run. Nobody may
+        wait here (`in_use`), and the owner is not told.
+        Switches: no.
+        """
+        if self.error is not None:
+            return
+        idle, self._idle = self._idle, None  # the writer is not ours to wake
+        self.flush()
+        last, self._out = b''.join([*self._out, _GOODBYE]), []
+        self._idle = idle
+        self.error = error
+        self._end_wires(error)
+        self.stream.hang_up(last)
+        if runtime.is_here(hub):
+            self._put_away()
+        else:
+            runtime.post(hub, self._put_away)  # or never: then its thread has ended, and closed the stream
+
+    def thread_ended(self) -> None:
+        """Nobody runs our tasks any more: what was acknowledged leaves. Switches: no."""
+        self.leave(ConnectionLost(f'{self.name}: the thread it belonged to has ended'), runtime.hub_id())
 
     def abandon(self) -> None:
         """Let go of the socket without a byte (after a fork, or when nobody is left to close it)."""

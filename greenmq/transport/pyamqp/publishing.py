@@ -125,6 +125,11 @@ class Publishing:
         return sum(len(each.ledger) for each in wires if each is not None) + len(self._line)
 
     @property
+    def in_use(self) -> bool:
+        """Does a greenlet open the wire, or is something on its way to its confirm?"""
+        return self._opening.locked() or bool(self.outstanding) or bool(len(self._quiet))
+
+    @property
     def confirms_alone(self) -> bool:
         """True if confirms are on, and nothing is under way here that the next must not overtake."""
         if not self.confirm or self.single_wire or self._line:

@@ -165,6 +165,10 @@ class Transport(base.Transport):
             methods.BASIC_QOS, methods.encode(methods.BASIC_QOS, (0, 0, False)), False, deadline
         )
 
+    def move_here(self, connection: AMQPConnection) -> None:
+        """See `base.Transport.move_here`. Switches: only to wait for a thread that is in its loop."""
+        connection.come_here()
+
     def recovering(self, connection: AMQPConnection) -> bool:
         """Was it lost, and does it come back by itself? Switches: no."""
         return connection._recovery is not None

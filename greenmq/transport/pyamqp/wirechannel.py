@@ -154,6 +154,13 @@ class WireChannel:
         return self.error is None
 
     @property
+    def in_use(self) -> bool:
+        """Does a greenlet wait for its turn, for a reply or for a confirm?"""
+        if self._turn.locked() and not self._calls:
+            return True
+        return bool(len(self.ledger)) or any(call.waiter is not None for call in self._calls)
+
+    @property
     def refused(self) -> bool:
         """True if the broker ended the channel, and not the connection: the class of the error does not tell,
         a channel may be closed with 541 and a connection with 403."""
