@@ -81,6 +81,7 @@ from greenmq.runtime.tasks import TaskExit as TaskExit
 from greenmq.runtime.tasks import TaskGroup as TaskGroup
 from greenmq.runtime.tasks import current as current
 from greenmq.runtime.tasks import current_name as current_name
+from greenmq.runtime.tasks import is_task as is_task
 from greenmq.runtime.tasks import link as link
 from greenmq.runtime.tasks import set_name as set_name
 from greenmq.runtime.tasks import spawn as spawn

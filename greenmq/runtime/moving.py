@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq.exceptions import TimeoutError
-from greenmq.runtime.clock import post
+from greenmq.runtime.clock import Deadline, post
 from greenmq.runtime.seam import library
 from greenmq.runtime.waiter import Waiter
 
@@ -26,6 +26,8 @@ __all__ = ('take_over',)
 
 #: Seconds that a hub has to run what is posted to it: one that is held up by the program's code does not.
 PATIENCE = 2.0
+#: Seconds between two looks whether it is still in its loop.
+LOOK = 0.02
 
 
 def take_over(hub: Any, leave: Callable[[], bool]) -> bool:
@@ -44,6 +46,7 @@ def take_over(hub: Any, leave: Callable[[], bool]) -> bool:
     if hub is None or not _is_in_loop(hub):
         return leave()
     home, answer = library.get_hub(), Waiter('the other thread did not let go')
+    answered: list[bool] = []
     turn = [leave]  # whoever takes it out calls it, or keeps it from being called
 
     def there() -> None:
@@ -53,18 +56,32 @@ def take_over(hub: Any, leave: Callable[[], bool]) -> bool:
         try:
             left = turn.pop()()
         finally:
-            post(home, answer.wake, left)
+            post(home, tell, left)
+
+    def tell(left: bool) -> None:  # in our hub
+        answered.append(left)
+        answer.wake()
 
     if not post(hub, there):
         return leave()
-    try:
-        return bool(answer.wait(PATIENCE))
-    except TimeoutError:
+    patience = Deadline.after(PATIENCE)
+    while True:
+        try:
+            answer.wait(LOOK)
+        except TimeoutError:
+            answer = Waiter('the other thread did not let go')
+        if answered:
+            return answered[0]
+        if not patience.expired() and _is_in_loop(hub):
+            continue
+        # It ended meanwhile, or went on with code of the program: then it is we who let go.
         try:
             turn.pop()
         except IndexError:
-            return bool(answer.wait(PATIENCE))  # it has just begun
-        return False
+            if not answered:
+                answer.wait(PATIENCE)  # it has just begun
+            return answered[0]
+        return not _is_in_loop(hub) and leave()
 
 
 def _is_in_loop(hub: Any) -> bool:

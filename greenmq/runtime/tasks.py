@@ -313,6 +313,14 @@ def unlink(task: Any, callback: Callable[[Any], None]) -> None:
     library.unlink(task, callback)
 
 
+def is_task(greenlet: Any) -> bool:
+    """Tell whether a greenlet, of any thread, is one that `spawn` started and that has not ended.
+
+    Switches: no.
+    """
+    return any(task._greenlet is greenlet for task in list(_live))
+
+
 def kill_all(hub: Any) -> bool:
     """Of a hub whose thread ends: kill its tasks, all of which the hub is to let run once more.
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from greenmq.exceptions import AccessRefused, ConnectionClosed, InvalidArgument, Unroutable
 from greenmq.message import Message
-from greenmq.runtime import hub_id, is_here, post
+from greenmq.runtime import is_here, post
 from greenmq.transport import virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.options import Option, truth
@@ -477,7 +477,6 @@ class Transport(virtual.Transport):
         self.state = self.broker.state
         #: Stands for this connection at the broker, which must not keep it alive.
         self.user = object()
-        self._hub = hub_id()
         options = getattr(client, 'transport_options', None) or {}
         self.locks_exclusive: bool = options.get('lock_exclusive') or False
 
@@ -491,7 +490,7 @@ class Transport(virtual.Transport):
         # hold.
         user = getattr(self, 'user', None)
         if user is not None and any(queue.owner is user for queue in list(self.broker.queues.values())):
-            post(self._hub, self.broker.connection_closed, user)
+            post(self._home, self.broker.connection_closed, user)
 
     def driver_version(self) -> str:
         """There is no driver. Switches: no."""

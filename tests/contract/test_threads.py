@@ -8,6 +8,7 @@ import pytest
 
 from greenmq import Connection, Exchange, Producer, Queue, runtime
 from greenmq.exceptions import ConnectionError, OperationalError, WrongHub
+from greenmq.mixins import ConsumerMixin
 from greenmq.runtime.seam import library
 from tests.support import census, green
 from tests.support.process import wait_until
@@ -86,14 +87,130 @@ def test_a_thread_that_ends_leaves_no_descriptor_behind(producer):
     wait_until(lambda: len(census.fds()) <= len(before), 10, 'as few descriptors as before')
 
 
-def test_the_connection_itself_serves_one_thread(connection):
-    connection.connect()
-    for use in (connection.Producer, connection.Consumer, connection.channel, connection.connect,
-                connection.drain_events, lambda: connection.default_channel,
-                lambda: connection.SimpleQueue('q')):
-        error = natively(use)
-        assert isinstance(error, WrongHub)
-        assert 'open one in each thread' in str(error)
+CLUSTER = 'redis+cluster does not move between threads: each node is a connection of its own'
+
+
+@pytest.fixture
+def moves(broker_url):
+    """A broker whose connections another thread may take over."""
+    if broker_url.startswith('redis+cluster'):
+        pytest.skip(CLUSTER)
+
+
+@pytest.mark.usefixtures('moves')
+class TestAConnectionThatAnotherThreadUses:
+    """It was opened here; the other thread uses it while this one is blocked, hub and all."""
+
+    def test_is_opened_again_there_if_nobody_waits_here(self, connection, target):
+        for use in (connection.Consumer, connection.channel, connection.connect,
+                    lambda: connection.default_channel, lambda: connection.SimpleQueue(f'{target.name}-simple')):
+            assert not isinstance(natively(use), BaseException)
+            connection.default_channel
+
+    def test_keeps_its_channels_and_what_they_consume(self, connection, channel, target, producer):
+        got = []
+        consumer = channel.Consumer([target], callbacks=[lambda body, message: (got.append(body), message.ack())])
+        consumer.qos(prefetch_count=2)
+        consumer.consume()
+        connection.drain_events(timeout=10)
+        producer.publish('there')
+        assert natively(lambda: connection.drain_events(timeout=10)) is None
+        assert got == ['here', 'there']
+        assert channel.prefetch_count == 2
+        # and back again
+        producer.publish('here again')
+        connection.drain_events(timeout=10)
+        assert got == ['here', 'there', 'here again']
+
+    def test_what_was_acknowledged_before_does_not_come_again(self, target, producer):
+        target.get().ack()  # a moment before, so that nothing has left yet
+        assert natively(target.get) is None
+
+    def test_what_was_not_acknowledged_is_delivered_or_still_ours(self, target, producer):
+        message = target.get()
+
+        def there():
+            again = target.get()
+            if again is not None:
+                again.ack()
+
+        assert natively(there) is None
+        message.ack()  # stale where it was delivered again: harms nobody
+        assert target.get() is None
+
+    def test_is_refused_while_somebody_waits_here(self, connection, target, producer):
+        assert bodies(target) == ['here']
+        consumer = connection.Consumer([target], callbacks=[lambda body, message: message.ack()])
+        consumer.consume()
+        waits = green.spawn(connection.drain_events, timeout=10)
+        green.sleep(0.05)
+        for use in (lambda: connection.drain_events(timeout=0.1), connection.channel, connection.Consumer):
+            error = natively(use)
+            assert isinstance(error, WrongHub)
+            assert 'open one in each thread' in str(error)
+        producer.publish('here again')
+        waits.get(timeout=10)
+
+    def test_is_handed_over_by_a_thread_in_its_loop(self, connection, target, producer):
+        before = connection.default_channel
+        assert green.in_thread(lambda: connection.default_channel) is before
+        assert green.in_thread(target.get).payload == 'here'
+
+    def test_is_refused_by_a_thread_in_its_loop_where_somebody_waits(self, connection, target, producer):
+        assert bodies(target) == ['here']
+        connection.Consumer([target], callbacks=[lambda body, message: message.ack()]).consume()
+        waits = green.spawn(connection.drain_events, timeout=10)
+        green.sleep(0.05)
+        with pytest.raises(WrongHub):
+            green.in_thread(lambda: connection.drain_events(timeout=0.1))
+        producer.publish('here again')
+        waits.get(timeout=10)
+
+    def test_two_threads_under_a_lock_of_their_own(self, connection, target, producer):
+        assert bodies(target) == ['here']
+        lock, taken = runtime.NativeLock(), []
+
+        def turns():
+            for _ in range(5):
+                with lock:
+                    producer.publish('turn')
+                    while (message := target.get()) is None:
+                        pass
+                    message.ack()
+                    taken.append(message.payload)
+
+        done = runtime.NativeLock()
+        done.acquire()
+        library.original('_thread', 'start_new_thread')(lambda: (turns(), done.release()), ())
+        turns()
+        assert done.acquire(timeout=20)
+        assert len(taken) == 10
+        assert target.get() is None
+
+    def test_what_a_thread_acknowledges_before_it_ends_does_not_come_again(self, connect, target, producer):
+        # Given a thread that opens a connection, and ends without closing it
+        connection = connect()
+        connection.close()
+        assert natively(lambda: target(connection.default_channel).get().ack()) is None
+        wait_until(lambda: target(connection.default_channel).get() is None, 5, 'the ack')
+        assert target.get() is None
+
+    def test_a_worker_whose_run_is_given_to_a_thread(self, connection, target, producer):
+        class Worker(ConsumerMixin):
+            def __init__(self, connection):
+                self.connection, self.got = connection, []
+
+            def get_consumers(self, Consumer, channel):
+                return [Consumer([target], callbacks=[self.take])]
+
+            def take(self, body, message):
+                self.got.append(body)
+                message.ack()
+                self.should_stop = True
+
+        worker = Worker(connection)
+        assert natively(worker.run) is None
+        assert worker.got == ['here']
 
 
 def test_once_it_is_closed_no_thread_publishes(connect, target):
@@ -116,7 +233,6 @@ def test_what_belongs_to_the_channel_stays_in_its_thread(amqp_url):
         for publish in (
             lambda: asks.publish('there', routing_key='nowhere', reply_to='amq.rabbitmq.reply-to'),
             lambda: transacts.publish('there', routing_key='nowhere'),
-            lambda: connection.drain_events(timeout=0.1),
         ):
             assert isinstance(natively(publish), WrongHub)
 

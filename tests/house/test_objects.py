@@ -27,10 +27,10 @@ WIDE = {
     'connection.PooledConnection': 1073,
     'connection.Connection': 1035,
     'transport.redis.consuming.RedisConsuming': 965,
-    'transport.redis.sentinel.SentinelTransport': 895,
-    'transport.redis.cluster.ClusterTransport': 833,
+    'transport.redis.sentinel.SentinelTransport': 931,
+    'transport.redis.cluster.ClusterTransport': 869,
     'pools.ProducerPool': 827,
-    'transport.redis.transport.Transport': 790,
+    'transport.redis.transport.Transport': 826,
 }
 
 #: Private by name only: the standard library's.

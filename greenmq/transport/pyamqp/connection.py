@@ -18,10 +18,8 @@ from greenmq import events, runtime
 from greenmq.core.topology import Topology
 from greenmq.exceptions import (
     ConnectionClosed,
-    ConnectionError,
     ConnectionLost,
     Forked,
-    KombuError,
     TimeoutError,
     WrongHub,
 )
@@ -437,34 +435,11 @@ class Connection:
         self.log.warning(
             '%r: the broker closed its wire channel (%s); its consumers are started again', channel, error
         )
-        runtime.spawn(self._reopen, channel, name=f'amqp-reopen {self.name}', owner=self)
-
-    def _reopen(self, channel: AMQPChannel) -> None:
-        try:
-            channel.open()
-        except (ConnectionError, TimeoutError, KombuError) as exc:
-            self.log.error('%r: its consumers could not be started again: %s', channel, exc)
-            events.emit('consumer_lost', self.source, channel=channel, error=exc)
-            self.drain.report(exc)
+        runtime.spawn(recovery.reopen, self, channel, name=f'amqp-reopen {self.name}', owner=self)
 
     def consumer_cancelled(self, channel: AMQPChannel, consumer: Consumer) -> None:  # no switch
         """The broker ended a consumer: its queue was deleted, or its leader moved (P37)."""
-        consumer.paused = True  # nothing to cancel at the broker
-        on_cancel = consumer.on_cancel
-        if on_cancel is not None:
-            channel.consuming.consumers.pop(consumer.tag.encode(), None)
-            self.drain.put(
-                channel,
-                (
-                    Delivery(consumer.tag, 0, False, '', '', _nothing, channel),
-                    lambda delivery: on_cancel(consumer.tag),
-                ),
-            )
-            return
-        channel.consuming.consumers[consumer.tag.encode()] = consumer
-        runtime.spawn(
-            recovery.consume_again, self, channel, consumer, name=f'amqp-reconsume {self.name}', owner=self
-        )
+        recovery.consumer_cancelled(self, channel, consumer)
 
     def on_blocked(self, link: Link, reason: str | None) -> None:  # no switch
         """The broker refuses publishes (memory, disk), or takes them again."""
@@ -607,10 +582,6 @@ class Connection:
         """
         deadline = runtime.Deadline.after(self.settings.operation_timeout)
         self.wait_open(deadline).update_secret(secret, reason, deadline)
-
-
-_nothing = wire.Content((0, 0), b'')
-_nothing.header = b'\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
 
 
 def _handle(event: Event) -> None:

@@ -23,6 +23,7 @@ from greenmq.exceptions import (
 from greenmq.log import outage_level, outage_over
 
 from . import methods, wire
+from .message import Delivery
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .consuming import Consumer
     from .link import Link
 
-__all__ = ('consume_again', 'recover', 'restore', 'start_anew')
+__all__ = ('consume_again', 'consumer_cancelled', 'recover', 'reopen', 'restore', 'start_anew')
 
 #: Seconds that each step of a recovery has at least: to dial, and for each thing that is declared again.
 PATIENCE = 5.0
@@ -205,6 +206,34 @@ def start_anew(channel: Channel) -> None:
     channel.publishing = type(channel.publishing)(channel)
     channel.publishing.confirm = confirm
     channel.no_ack_consumers.clear()
+
+
+def reopen(connection: Connection, channel: Channel) -> None:
+    """Open the consuming wire of a channel again, with its consumers; or tell that they are lost."""
+    try:
+        channel.open()
+    except (ConnectionError, TimeoutError, KombuError) as exc:
+        connection.log.error('%r: its consumers could not be started again: %s', channel, exc)
+        events.emit('consumer_lost', connection.source, channel=channel, error=exc)
+        connection.drain.report(exc)
+
+
+def consumer_cancelled(connection: Connection, channel: Channel, consumer: Consumer) -> None:  # no switch
+    """The broker ended a consumer: tell its `on_cancel`, or start it again (P37)."""
+    consumer.paused = True  # nothing to cancel at the broker
+    on_cancel = consumer.on_cancel
+    if on_cancel is not None:
+        channel.consuming.consumers.pop(consumer.tag.encode(), None)
+        told = Delivery(consumer.tag, 0, False, '', '', _nothing, channel)
+        connection.drain.put(channel, (told, lambda delivery: on_cancel(consumer.tag)))
+        return
+    channel.consuming.consumers[consumer.tag.encode()] = consumer
+    name = f'amqp-reconsume {connection.name}'
+    runtime.spawn(consume_again, connection, channel, consumer, name=name, owner=connection)
+
+
+_nothing = wire.Content((0, 0), b'')
+_nothing.header = b'\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
 
 
 def consume_again(connection: Connection, channel: Channel, consumer: Consumer) -> None:

@@ -182,6 +182,10 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         for tag, requeue in rejects:
             self._reject_tag(tag, requeue)
 
+    def _arrived_here(self) -> None:
+        self._consume_anew()
+        super()._arrived_here()
+
     def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
         return self._limits.held(deadline)

@@ -113,6 +113,11 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
         #: When this channel last asked the server for messages, for the watchdog.
         self.fetched_at: float | None = None
 
+    def _consume_anew(self) -> None:
+        # A fetch of the other thread may wait on the old alarm until that runs again.
+        self._session.unwatch(self._watched, self._alarm)
+        self._alarm, self._watched, self._asked = Alarm(), [], None
+
     def _plan(self, queues: Iterable[str]) -> Plan:
         names = tuple(sorted(queues) if self.queue_order_strategy == 'sorted' else queues)
         plan = self._plans.get(names)

@@ -82,6 +82,8 @@ class Expiry:
         """End the task. Switches: no."""
         if self._task is not None:
             self._task.kill()
+            self._task = None
+            self._alarm = Alarm()  # the next may be in another thread, and this one not have ended yet
 
     def use_consumed(self, transport: Any) -> float | None:
         """Note all queues that are consumed; the seconds until that is due again, None if none expires."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed
+from greenmq.exceptions import AMQPError, ConnectionClosed, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.redis import errors, wire
@@ -115,6 +115,7 @@ class Link(Outbox):
         """Start the tasks; from here on the stream is theirs. Switches: no."""
         # They keep the link alive, but end with its owner: nobody closes a connection that was only dropped.
         owner = self._owner()
+        runtime.at_thread_end(self, first=True)  # before the stream is told
         for run, role in ((self._read, 'reader'), (self._write, 'writer')):
             self._tasks.append(
                 runtime.spawn(run, name=f'redis-{role} {self.name}', owner=owner, on_exit=self._task_ended)
@@ -137,6 +138,53 @@ class Link(Outbox):
             lost.__cause__ = error
             error = lost
         self.end(error)
+
+    @property
+    def in_use(self) -> bool:
+        """Does a greenlet of the program wait for a reply here? Tasks of ours do not count."""
+        waiters = [*self._room, *(getattr(take, '__self__', None) for take in self._takers)]
+        return any(program_waits(getattr(waiter, 'waiter', waiter)) for waiter in waiters)
+
+    def leave(self, error: BaseException, hub: Any) -> None:
+        """End because the connection goes on in another thread; what was collected leaves as far as it goes
+        at once.
+
+        Called in the hub the link belongs to, or in another thread while that hub does not run. No greenlet
+        of the program may wait here (`in_use`), and the owner is not told.
+        Switches: no.
+        """
+        if self.error is not None:
+            return
+        idle, self._idle = self._idle, None  # the writer is not ours to wake
+        # What waits to be sent is not: a fetch that the server ran after the next link has asked what is ours
+        # would take messages that nobody knows of.
+        self._out = []
+        self.flush()
+        last, self._out = b''.join(self._out), []
+        self._idle = idle
+        self.error = error
+        self.stream.hang_up(last)
+        takers, self._takers = self._takers, deque()
+        for take in takers:
+            try:
+                take(error)
+            except WrongHub:  # one of the other thread's tasks, which will be told there
+                runtime.post(hub, take, error)
+        if runtime.is_here(hub):
+            self._put_away()
+        else:
+            runtime.post(hub, self._put_away)  # or never: then its thread has ended, and closed the stream
+
+    def _put_away(self) -> None:  # in our hub
+        self.stream.close()
+        self._empty()
+        for task in self._tasks[2:]:
+            task.kill()
+        self._make_room()
+
+    def thread_ended(self) -> None:
+        """Nobody runs our tasks any more: what was acknowledged leaves. Switches: no."""
+        self.leave(errors.LinkLost(f'redis {self.name}: its thread has ended'), runtime.hub_id())
 
     def close(self) -> None:
         """End the link because we want to. Switches: no."""
@@ -325,6 +373,15 @@ class Link(Outbox):
         if not self._takers:
             self.send(wire.pack(('PING',)), _ignore)
         return PATIENCE
+
+
+def program_waits(waiter: Any) -> bool:
+    """Tell whether it is a waiter in which a greenlet of the program is parked, and no task of ours.
+
+    Switches: no.
+    """
+    task = getattr(waiter, 'task', None)
+    return task is not None and not runtime.is_task(task)
 
 
 def _ignore(reply: Any) -> None:

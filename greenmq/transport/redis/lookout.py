@@ -175,5 +175,11 @@ class Lookout:
         for post in posts.values():
             post.session.close()
 
+    def leave(self) -> None:
+        """Let go of all connections: the transport goes on in another thread. Switches: no."""
+        posts, self._posts = self._posts, {}
+        for post in posts.values():
+            post.session.leave()
+
     def __repr__(self) -> str:
         return f'<Lookout {self.name}: {sorted(self._posts)}>'

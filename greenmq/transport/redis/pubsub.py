@@ -76,6 +76,12 @@ class _FanoutBase:
             return
         channel._fetched(message, member.queue)
 
+    def leave(self) -> None:
+        """Let go because the transport goes on in another thread, see `arrive`. Switches: no."""
+
+    def arrive(self) -> None:
+        """Go on in the calling thread. Switches: no."""
+
     def again(self, channel: Any, message: Any) -> None:
         """Deliver a message once more: it is in no other place than here. Switches: no."""
         payload = dict(message._raw, redelivered=True)
@@ -177,6 +183,17 @@ class Fanout(_FanoutBase):
             if self._session is not None and self._session.connected and self._session.link is not None:
                 self._session.link.send(wire.pack(('PUNSUBSCRIBE', member.key)), _nothing, 0)
 
+    def leave(self) -> None:
+        """See `_FanoutBase.leave`."""
+        if self._session is not None:
+            self._lost_at = runtime.monotonic()
+            self._session.leave()
+
+    def arrive(self) -> None:
+        """See `_FanoutBase.arrive`: what was sent meanwhile is a gap."""
+        if self._session is not None:
+            self._session.arrive()
+
     def close(self) -> None:
         """End the connection. Switches: no."""
         if self._session is not None:
@@ -238,8 +255,26 @@ class StreamFanout(_FanoutBase):
         self._members.append(member)
         transport.session.watch([member.key], self._alarm)
         self._alarm.hit()
+        self._start()
+
+    def _start(self) -> None:
         if self._task is None or self._task.done:
             self._task = runtime.spawn(_read_streams, weakref.ref(self), name='redis-streams', owner=self)
+
+    def leave(self) -> None:
+        """See `_FanoutBase.leave`."""
+        if self._task is not None:
+            self._task.kill()
+            self._task = None
+
+    def arrive(self) -> None:
+        """See `_FanoutBase.arrive`: it reads on where it was."""
+        transport = self._transport()
+        if transport is not None and self._members:
+            transport.session.unwatch(self._last, self._alarm)
+            self._alarm = Alarm()  # the other thread's task waits on the old one
+            transport.session.watch(self._last, self._alarm)
+            self._start()
 
     def remove(self, channel: Any, queue: str) -> None:
         """Undo `add`. Switches: no."""

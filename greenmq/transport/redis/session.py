@@ -19,7 +19,7 @@ from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, WrongHub
 from greenmq.log import get_logger, outage_level, outage_over
 from greenmq.transport.redis import wire
 from greenmq.transport.redis.errors import LinkLost, ServerUnfit, WrongReply, raised
-from greenmq.transport.redis.link import Link, Taker
+from greenmq.transport.redis.link import Link, Taker, program_waits
 from greenmq.transport.redis.replies import DONE, expect
 from greenmq.transport.redis.scripts import Script
 from greenmq.transport.redis.watches import Watch, since
@@ -186,6 +186,37 @@ class Session:
             waiters.clear()
         self._hit_all()
 
+    @property
+    def in_use(self) -> bool:
+        """Does a greenlet of the program wait for it to open, or for a reply?"""
+        if any(program_waits(waiter) for waiter in [*self._waiting, *self._attempts]):
+            return True
+        return self.link is not None and self.link.in_use
+
+    def leave(self) -> None:
+        """Let go of the link because the session goes on in another thread, see `arrive`. Switches: no."""
+        if self._recovery is not None:
+            self._recovery.kill()
+        if self.link is not None:
+            self.link.leave(LinkLost(f'redis {self.name}: it goes on in another thread'), self._hub)
+        self.link = self._recovery = None
+        self._waiting, self._attempts = [], []  # tasks of the other thread, which end
+
+    def arrive(self) -> None:
+        """Belong to the calling thread from now on, and open again. Switches: no."""
+        self._hub = runtime.hub_id()
+        self._late = True
+        self._pause = 0.0
+        self._hit_all()
+        self._recovery = runtime.spawn(
+            _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
+        )
+
+    @property
+    def hub(self) -> Any:
+        """The hub of the thread it belongs to."""
+        return self._hub
+
     def check_here(self) -> None:
         """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no.
 
@@ -202,6 +233,7 @@ class Session:
             TimeoutError: not in time. ConnectionClosed: closed. WrongHub: see `check_here`.
         Switches: only if it is not open.
         """
+        self._come_here()
         return self._wait(self._waiting, deadline)
 
     def wait_attempt(self, deadline: runtime.Deadline | None) -> Link:
@@ -210,10 +242,19 @@ class Session:
         Raises:
             Exception: what the attempt failed with.
         """
+        self._come_here()
         return self._wait(self._attempts, deadline)
 
+    def _come_here(self) -> None:
+        # The owner moves, with all that it has beside this; a session of a fanout or of a node can't alone.
+        if not runtime.is_here(self._hub):
+            owner = self._owner()
+            move = getattr(owner, 'move_here', None)
+            if move is None:
+                raise WrongHub(repr(self))
+            move(owner)
+
     def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
-        self.check_here()
         while True:
             link = self.link
             if link is not None and link.error is None:

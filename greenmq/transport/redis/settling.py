@@ -39,11 +39,12 @@ CHUNK = 1000
 class _Books:
     """What is to be settled in one home."""
 
-    __slots__ = ('acks', 'back', 'flushing', 'home', 'spare')
+    __slots__ = ('acks', 'again', 'back', 'flushing', 'home', 'spare')
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self.acks: list[str] = []
+        self.again = False  # some were sent before, and may have come
         self.back: list[tuple[int, str, str]] = []
         self.flushing: Link | None = None  # it will ask for them
         self.spare = 0  # so many more acks, and it shall ask at once
@@ -144,6 +145,7 @@ class Settler:
                 back, books.back = sorted(books.back, reverse=True), []
                 if not self._send(_Parcel(self, books, acks, back)):
                     return
+            books.again = False
 
     def recovered(self) -> None:
         """There is a new link: send what the old one did not confirm. Switches: no."""
@@ -185,7 +187,7 @@ class Settler:
         if isinstance(reply, Exception):
             error = translate(reply, self._session.name)
             if isinstance(reply, AMQPError) or isinstance(error, AMQPError) and not self._session.connected:
-                parcel.again = True
+                parcel.books.again = True
                 parcel.keep()
             else:
                 logger.error(
@@ -254,7 +256,7 @@ class _Parcel:
         self.books = books
         self.acks = acks
         self.back = back
-        self.again = False
+        self.again = books.again
 
     @property
     def size(self) -> int:
@@ -291,6 +293,9 @@ class ChannelSettling:
 
     def leased(self) -> None:
         """A new delivery: the lease is the connection's matter. Switches: no."""
+
+    def arrived_here(self) -> None:
+        """Go on in another thread: nothing to do, the `Settler` sends all on recovery. Switches: no."""
 
     def close(self, deadline: runtime.Deadline) -> None:
         """Wait until the server has what was collected, if it can be had in time.

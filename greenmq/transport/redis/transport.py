@@ -259,6 +259,31 @@ class Transport(virtual.Transport):
         super().ping(connection, deadline)
         self.session.execute(('PING',), None, deadline)
 
+    def _is_in_use(self) -> bool:
+        return super()._is_in_use() or self.session.in_use
+
+    def _leave(self) -> bool:
+        if self.clustered or not super()._leave():
+            return False
+        self.leases.stop()
+        self.expiry.stop()
+        self.lookout.leave()
+        self.fanout.leave()
+        self.session.leave()
+        client = self.client
+        if client is not None:
+            error = ConnectionLost(f'{self.session.name}: it goes on in another thread')
+            events.emit('lost', client, error=error, epoch=client.epoch)
+        return True
+
+    def _arrive(self) -> None:
+        self.session.arrive()
+        self.fanout.arrive()
+        super()._arrive()
+        if self._consumes():
+            self.leases.start()
+            self.expiry.start()
+
     def recovering(self, connection: Any) -> bool:
         """Is it lost, and coming back by itself? Switches: no."""
         return bool(self.session.epoch) and not self.session.closed and not self.session.connected

@@ -37,6 +37,7 @@ from greenmq import runtime
 from greenmq.log import get_logger
 from greenmq.transport.virtual.consuming import ConsumeMethods
 from greenmq.transport.virtual.entities import EntityMethods
+from greenmq.transport.virtual.fetch import Fetcher
 from greenmq.transport.virtual.parts import AbstractChannel, Empty
 from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, PublishMethods, UndeliverableWarning
 from greenmq.transport.virtual.settlement import SettleMethods
@@ -122,6 +123,22 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if self._qos is not None and not self._qos._delivered:
             self._qos = None
         self.connection.close_channel(self)
+
+    def _arrived_here(self) -> None:
+        """The connection goes on in this thread, see `Transport.move_here`. Switches: no."""
+        self._hub = runtime.hub_id()
+        for sub in self._subscriptions.values():
+            sub.hub = self._hub
+            while sub.posted:
+                sub.accept(sub.posted.popleft())
+        if self._settling is not None:
+            self._settling.arrived_here()
+        if self.delivery == 'push':
+            for queue in list(self._takers):
+                self.board.notify(queue)
+        else:
+            self._fetcher = Fetcher(self)
+            self._fetcher.refresh()
 
     def consumes(self, consumer_tag: str) -> bool:
         """See `StdChannel.consumes`: also its messages are fetched, and the last fetch did not fail."""

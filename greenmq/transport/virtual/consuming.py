@@ -49,6 +49,7 @@ class ConsumeMethods(ChannelParts):
         Source: AMQP 0-9-1 basic.consume; kombu.
         """
         self._check_open()
+        self.connection.move_here(self.connection)
         if consumer_tag in self._subscriptions:
             self.basic_cancel(consumer_tag)
         sub = Subscription(

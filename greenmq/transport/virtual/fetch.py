@@ -113,6 +113,12 @@ class Fetcher:
             if not task.join(deadline):
                 task.kill()
 
+    def leave(self) -> None:
+        """End all tasks, without waiting for it; another fetcher goes on in another thread. Switches: no."""
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
+            task.kill()
+
     def kick(self) -> None:
         """There is room again, or reason to look at once: wake what waits for that. Switches: no."""
         self._again.update(self._tasks)

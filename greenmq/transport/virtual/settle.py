@@ -46,6 +46,16 @@ class Settling:
         if self._keeper is None or self._keeper.done:
             self._keeper = runtime.spawn(self._keep, name='greenmq-lease', owner=channel)
 
+    def arrived_here(self) -> None:
+        """Go on in this thread: what was on its way is sent again. Switches: no."""
+        for task in (self._keeper, self._sender):
+            if task is not None:
+                task.kill()
+        self._keeper = self._sender = None
+        self.leased()
+        if self._acks or self._rejects:
+            self._send_soon()
+
     def close(self, deadline: runtime.Deadline) -> None:
         """Send what is left, within the deadline, and stop.
 

@@ -6,7 +6,7 @@ import heapq
 from typing import Any, ClassVar
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, ResourceError
+from greenmq.exceptions import ConnectionClosed, ResourceError, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.drain import Drain
@@ -90,6 +90,7 @@ class Transport(base.Transport):
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.channels = []
+        self._home = runtime.hub_id()
         self.state = BrokerState()
         given = getattr(client, 'transport_options', None) or {}
         interval = given.get('polling_interval') if hasattr(given, 'get') else None
@@ -147,6 +148,32 @@ class Transport(base.Transport):
                 task.join(self._closing)
         finally:
             self._closing = None
+
+    def move_here(self, connection: Any) -> None:
+        """See `base.Transport.move_here`. What is unsettled stays ours: nothing has to be delivered again."""
+        if runtime.is_here(self._home):
+            return
+        if self._events.failed or not runtime.take_over(self._home, self._leave):
+            raise WrongHub(repr(self))
+        self._arrive()
+
+    def _is_in_use(self) -> bool:
+        """Does a greenlet of the program wait for something here, or run a callback?"""
+        return self._events.in_use
+
+    def _leave(self) -> bool:
+        """Let go of what belongs to the old thread's hub; False if it is in use there. Switches: no."""
+        if self._is_in_use():
+            return False
+        for channel in self.channels:
+            channel._fetcher.leave()
+        return True
+
+    def _arrive(self) -> None:
+        """Go on in this thread. Switches: no."""
+        self._home = runtime.hub_id()
+        for channel in list(self.channels):
+            channel._arrived_here()
 
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection is open: not closed by us. Switches: no."""
