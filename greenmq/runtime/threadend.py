@@ -25,6 +25,8 @@ __all__ = ('at_thread_end', 'end_hub_with_thread', 'end_thread')
 _ROUNDS = 5  # a task that ends may start others that say so
 
 _local: Any = None
+# Hubs that were destroyed: nothing more can run there.
+_ended: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Ending(Protocol):
@@ -46,15 +48,18 @@ class _Last:
             return  # the main thread, at the very end: the process closes everything
         if os.getpid() != self.pid:
             return  # a fork left this thread behind, and clears it before anything else runs in the child
-        if library.peek_hub() is None:
+        ended = self.hub in _ended  # what a task began while the hub ended its tasks
+        if library.peek_hub() is None and not ended:
             library.remember_hub(self.hub)  # the library's own storage was emptied before ours
         for each in list(self.known):
             try:
                 each.thread_ended()
             except Exception:  # nobody is left to whom it could be raised
                 logger.debug('at the end of a thread: %r', each, exc_info=True)
-        _end_tasks(self.hub)
-        library.end_thread()
+        if not ended:
+            _end_tasks(self.hub)
+            _ended.add(self.hub)
+            library.end_thread()
 
 
 def _end_tasks(hub: Any) -> None:

@@ -359,3 +359,62 @@ def test_an_abandoned_connection_is_closed(rig, rabbitmq):
     del connection
     gc.collect()
     rabbitmq.wait_connections(0)
+
+
+def test_a_consumer_that_was_restored_is_taken_over_by_who_consumes_again(rig, proxy):
+    # kombu's programs consume again after a loss, with the tag they had: oslo.messaging does
+    connection = rig.connection(proxy)
+    channel, bound, old, new = connection.default_channel, queue('taken-over'), [], []
+    bound = bound(channel)
+    bound.declare()
+
+    def take(into):
+        def callback(delivery):
+            message = channel.message_to_python(delivery)
+            into.append(message.payload['id'])
+            message.ack()
+
+        return callback
+
+    bound.consume('mine', callback=take(old))
+    with pytest.raises(ValueError, match='mine'):
+        bound.consume('mine', callback=take(new))  # its own, a moment ago
+    lose(proxy, connection)
+    with pytest.raises(connection.connection_errors):
+        connection.drain_events(timeout=SOON)
+    bound.consume('mine', callback=take(new))
+    for number in range(4):
+        connection.Producer().publish({'id': number}, exchange=bound.exchange, routing_key='taken-over')
+    while len(new) < 4:
+        connection.drain_events(timeout=SOON)
+    assert (old, new) == ([], [0, 1, 2, 3])
+    assert bound.queue_declare(passive=True).consumer_count == 1
+    # and one that asks for something else, once more
+    lose(proxy, connection)
+    with pytest.raises(connection.connection_errors):
+        connection.drain_events(timeout=SOON)
+    bound.consume('mine', callback=lambda got: old.append(channel.message_to_python(got).payload['id']),
+                  no_ack=True)
+    connection.Producer().publish({'id': 4}, exchange=bound.exchange, routing_key='taken-over')
+    assert connection.drain_events(timeout=SOON) is None
+    assert (old, len(channel.consuming.ledger)) == ([4], 0)  # without acks, as it was asked for now
+    assert bound.queue_declare(passive=True).consumer_count == 1
+
+
+def test_the_first_prefetch_is_told_once_and_zero_is_a_priority(rig, proxy, monkeypatch):
+    connection = rig.connection(proxy)
+    channel, told = connection.channel(), []
+    send = type(channel.consuming)._send_qos
+    monkeypatch.setattr(type(channel.consuming), '_send_qos',
+                        lambda self, *args: (told.append(args[1]), send(self, *args))[1])
+    call = type(channel.consuming).call
+    monkeypatch.setattr(type(channel.consuming), 'call',
+                        lambda self, method, arguments, *args, **kwargs: (
+                            told.append(arguments) if method.signature == (60, 10) else None,
+                            call(self, method, arguments, *args, **kwargs))[1])
+    channel.basic_qos(0, 7, False)
+    assert told == [(0, 7, False)]
+    bound = queue('zero')(channel)
+    bound.declare()
+    connection.Producer().publish({}, exchange=bound.exchange, routing_key='zero')
+    assert bound.get(no_ack=True).properties['priority'] == 0

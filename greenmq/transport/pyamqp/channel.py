@@ -174,7 +174,7 @@ class Channel(Entities):
             given['content_encoding'] = content_encoding
         if headers:
             given['application_headers'] = headers
-        if priority:
+        if priority is not None:
             given['priority'] = priority
         if properties:
             given.update(properties)
@@ -443,6 +443,9 @@ class Channel(Entities):
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> bool:
         """Refuse a delivery or all up to it. Returns as `basic_ack`. Switches: no."""
+        hub = self.connection._hub
+        if hub is not None and not runtime.is_here(hub):
+            return runtime.post(hub, self.consuming.nack, delivery_tag, multiple, requeue)
         return self.consuming.nack(delivery_tag, multiple, requeue)
 
     def basic_recover(self, requeue: bool = False) -> None:

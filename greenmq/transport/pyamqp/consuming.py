@@ -34,6 +34,7 @@ class Consumer:
         'callback',
         'cancelled',
         'exclusive',
+        'life',
         'lost',
         'no_ack',
         'no_local',
@@ -64,6 +65,7 @@ class Consumer:
         self.callback = callback
         self.on_cancel = on_cancel
         self.unlimited = no_ack
+        self.life = 0  # of the wire: the last one on which a caller has started it
         self.paused = False
         self.cancelled = False
         self.lost = False  # its queue is gone: somebody else waits until it can be started again
@@ -88,6 +90,8 @@ class Consuming(Settling):
         self._opening = runtime.Lock()
         self._places: dict[bytes, tuple[str, str, DecodeError | None]] = {}
         self._restored = False  # the wire has its QoS and consumers
+        self._life = 0  # how many wires there were
+        self._told: tuple[int, int, bool] | None = None  # the QoS that this wire was told
         self._starting: set[bytes] = set()
         #: Tags of consumers without acks that went while deliveries were on their way: nothing to give back.
         self._gone_no_ack: set[bytes] = set()
@@ -137,6 +141,8 @@ class Consuming(Settling):
         channel.base = self.last_tag
         # Ours from here on: what its first consumers are given is settled on it, restored or not.
         self.wire, self._restored = channel, False
+        self._life += 1
+        self._told = None
         try:
             self.channel.check_open()  # or nobody would ever close it
             self._set_up(channel, deadline)
@@ -238,21 +244,32 @@ class Consuming(Settling):
         self, prefetch_size: int, prefetch_count: int, a_global: bool, deadline: runtime.Deadline
     ) -> None:
         """basic.qos, now and on every later wire."""
-        self.qos = (prefetch_size, prefetch_count, a_global)
-        self.call(methods.BASIC_QOS, self.qos, deadline)
+        self.qos = qos = (prefetch_size, prefetch_count, a_global)
+        self.open(deadline)
+        if self._told != qos:  # or opening the wire has said it
+            self.call(methods.BASIC_QOS, qos, deadline)
+            self._told = qos
 
     def _send_qos(self, channel: WireChannel, qos: tuple[int, int, bool], deadline: runtime.Deadline) -> None:
         channel.call(
             spec.Basic.Qos, methods.encode(methods.BASIC_QOS, qos), methods.BASIC_QOS.replies, deadline
         )
+        self._told = qos
 
     def start(self, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> str:
         """basic.consume. Killed: the consumer is cancelled again once the broker has answered.
+
+        A consumer of that tag which a recovery has started, and no caller since, is taken over: programs
+        written for kombu consume again after each loss.
 
         Raises:
             InvalidArgument: the channel has a consumer of that tag; the broker would close the connection.
         """
         key = consumer.tag.encode()
+        if key in self.consumers and key not in self._starting:
+            self.open(deadline)  # a recovery under way ends first
+            if self._take_over(key, consumer, deadline):
+                return consumer.tag
         if key in self.consumers or key in self._starting:
             raise InvalidArgument('consumer_tag', consumer.tag, 'a tag that no consumer of the channel has')
         self._starting.add(key)
@@ -263,9 +280,27 @@ class Consuming(Settling):
             if not nowait and (self.consumers or len(self.ledger)):
                 self._look_up(consumer.queue, deadline)
             self._start(key, consumer, deadline, nowait)
+            consumer.life = self._life
         finally:
             self._starting.discard(key)
         return consumer.tag
+
+    def _take_over(self, key: bytes, consumer: Consumer, deadline: runtime.Deadline) -> bool:
+        """Give the consumer that was restored under this tag to the caller of a new one.
+
+        Returns:
+            bool: True if it serves as it is; one that asks the broker for something else is cancelled.
+        """
+        restored = self.consumers.get(key)
+        if restored is None or restored.life == self._life:
+            return False
+        now = self.connection.current_name
+        if restored.request(now(restored.queue), False) != consumer.request(now(consumer.queue), False):
+            self.stop(consumer.tag, deadline, False)
+            return False
+        restored.callback, restored.on_cancel = consumer.callback, consumer.on_cancel
+        restored.life = self._life
+        return True
 
     def _look_up(self, queue: str, deadline: runtime.Deadline) -> None:
         # A 404 for the consume itself would close the wire, and take the deliveries that are out with it.
@@ -475,6 +510,7 @@ class Consuming(Settling):
         consumer.paused = False
         queue = self.connection.current_name(consumer.queue)
         channel.send(wire.method_frame(channel.id, spec.Basic.Consume, consumer.request(queue, True)))
+        events.emit('resumed', self.connection.source, consumer_tag=consumer.tag, queue=consumer.queue)
 
     def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None:
         consumer = self.consumers.get(consumer_tag.encode())

@@ -207,7 +207,6 @@ class Session:
         self._hub = runtime.hub_id()
         self._late = True
         self._pause = 0.0
-        self._hit_all()
         self._recovery = runtime.spawn(
             _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
         )
