@@ -134,6 +134,9 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         if self._settling is not None:
             self._settling.arrived_here()
         if self.delivery == 'push':
+            for sub in self._subscriptions.values():
+                self.board.remove(sub)  # or it is out already: the old thread had ended
+                self.board.add(sub)
             for queue in list(self._takers):
                 self.board.notify(queue)
         else:
