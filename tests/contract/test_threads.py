@@ -103,13 +103,15 @@ class TestAConnectionThatAnotherThreadUses:
 
     def test_is_opened_again_there_if_nobody_waits_here(self, connection, target):
         for use in (connection.Consumer, connection.channel, connection.connect,
-                    lambda: connection.default_channel, lambda: connection.SimpleQueue(f'{target.name}-simple')):
+                    lambda: connection.default_channel,
+                    lambda: connection.SimpleQueue(f'{target.name}-simple')):
             assert not isinstance(natively(use), BaseException)
-            connection.default_channel
+            assert connection.default_channel is not None
 
     def test_keeps_its_channels_and_what_they_consume(self, connection, channel, target, producer):
         got = []
-        consumer = channel.Consumer([target], callbacks=[lambda body, message: (got.append(body), message.ack())])
+        take = [lambda body, message: (got.append(body), message.ack())]
+        consumer = channel.Consumer([target], callbacks=take)
         consumer.qos(prefetch_count=2)
         consumer.consume()
         connection.drain_events(timeout=10)

@@ -253,6 +253,11 @@ class Connection:
             on_exit=self._recovery_ended,
         )
 
+    @property
+    def is_here(self) -> bool:
+        """Does it belong to this native thread?"""
+        return self._hub is None or runtime.is_here(self._hub)
+
     def check_here(self) -> None:
         """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no."""
         if self._hub is not None and not runtime.is_here(self._hub):

@@ -210,6 +210,8 @@ def start_anew(channel: Channel) -> None:
 
 def reopen(connection: Connection, channel: Channel) -> None:
     """Open the consuming wire of a channel again, with its consumers; or tell that they are lost."""
+    if not connection.is_here:
+        return  # it has moved meanwhile, and its consumers with it
     try:
         channel.open()
     except (ConnectionError, TimeoutError, KombuError) as exc:

@@ -182,9 +182,10 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         for tag, requeue in rejects:
             self._reject_tag(tag, requeue)
 
-    def _arrived_here(self) -> None:
+    def arrived_here(self) -> None:
+        """See `virtual.Channel.arrived_here`. Switches: no."""
         self._consume_anew()
-        super()._arrived_here()
+        super().arrived_here()
 
     def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""

@@ -246,10 +246,11 @@ class Session:
 
     def _come_here(self) -> None:
         # The owner moves, with all that it has beside this; a session of a fanout or of a node can't alone.
+        # Never for a task of ours: one that the old thread has left over would take all back there.
         if not runtime.is_here(self._hub):
             owner = self._owner()
             move = getattr(owner, 'move_here', None)
-            if move is None:
+            if move is None or runtime.is_task(runtime.current()):
                 raise WrongHub(repr(self))
             move(owner)
 

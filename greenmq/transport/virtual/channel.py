@@ -124,7 +124,7 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             self._qos = None
         self.connection.close_channel(self)
 
-    def _arrived_here(self) -> None:
+    def arrived_here(self) -> None:
         """The connection goes on in this thread, see `Transport.move_here`. Switches: no."""
         self._hub = runtime.hub_id()
         for sub in self._subscriptions.values():

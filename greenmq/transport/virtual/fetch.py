@@ -38,6 +38,7 @@ class Fetcher:
         self._tasks: dict[str | None, Any] = {}
         self._sleepers: dict[str | None, Any] = {}
         self.states: dict[str | None, str] = {}
+        self._left = False
         self._again: set[str | None] = set()  # kicked while they fetched: what for may have come too late
 
     @property
@@ -115,6 +116,7 @@ class Fetcher:
 
     def leave(self) -> None:
         """End all tasks, without waiting for it; another fetcher goes on in another thread. Switches: no."""
+        self._left = True  # the old thread may run them once more before they end
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.kill()
@@ -150,6 +152,8 @@ class Fetcher:
                     pause = self._fetch(channel, group, room)
                     failures = 0
                 except Exception as error:  # told to the drains; the task must outlive it
+                    if self._left:
+                        return
                     failures += 1
                     pause = retry.delay(failures)
                     self.states[group] = 'backoff'

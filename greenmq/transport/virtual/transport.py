@@ -173,7 +173,7 @@ class Transport(base.Transport):
         """Go on in this thread. Switches: no."""
         self._home = runtime.hub_id()
         for channel in list(self.channels):
-            channel._arrived_here()
+            channel.arrived_here()
 
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection is open: not closed by us. Switches: no."""
