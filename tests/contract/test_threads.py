@@ -10,6 +10,7 @@ from greenmq import Connection, Exchange, Producer, Queue, runtime
 from greenmq.exceptions import ConnectionError, OperationalError, WrongHub
 from greenmq.mixins import ConsumerMixin
 from greenmq.runtime.seam import library
+from greenmq.transport import base
 from tests.support import census, green
 from tests.support.process import wait_until
 
@@ -87,14 +88,13 @@ def test_a_thread_that_ends_leaves_no_descriptor_behind(producer):
     wait_until(lambda: len(census.fds()) <= len(before), 10, 'as few descriptors as before')
 
 
-CLUSTER = 'redis+cluster does not move between threads: each node is a connection of its own'
-
-
 @pytest.fixture
-def moves(broker_url):
-    """A broker whose connections another thread may take over."""
-    if broker_url.startswith('redis+cluster'):
-        pytest.skip(CLUSTER)
+def moves(connection):
+    """A broker whose connections another thread may take over; the others refuse it by name."""
+    transport = connection.transport
+    if type(transport).move_here is base.Transport.move_here or getattr(transport, 'clustered', False):
+        assert isinstance(natively(connection.channel), WrongHub)
+        pytest.skip('its connections stay in the thread that opened them')
 
 
 @pytest.mark.usefixtures('moves')
