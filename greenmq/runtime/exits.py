@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any
 
 from greenmq.exceptions import TimeoutError
-from greenmq.runtime import fork
+from greenmq.runtime import fork, threadend
 from greenmq.runtime.clock import Deadline, in_hub, is_here, logger, post
 from greenmq.runtime.seam import library
 from greenmq.runtime.tasks import Task, spawn
 from greenmq.runtime.threadend import at_thread_end
-from greenmq.runtime.waiter import Waiter
+from greenmq.runtime.waiter import Waiter, sleep
 
 __all__ = ('at_exit',)
 
@@ -31,6 +31,8 @@ Step = Callable[[Any], Any]
 
 #: Seconds that another thread has to begin: one that blocks runs no hub, and would keep the process.
 BEGINNING = 1.0
+#: Seconds between two looks whether other threads still end.
+LOOK = 0.01
 #: Seconds for a step that was cut at its limit to let go of what it holds.
 DYING = 0.5
 
@@ -92,12 +94,15 @@ def end_all() -> None:
     if not entries or in_hub():
         return
     ending: list[tuple[Task, float]] = []
+    elsewhere = False
     for entry in entries:
         owner = entry.owner()
         if owner is None:
             continue
         hub = entry.hub()
-        run = _end if hub is None or is_here(hub) else partial(_end_elsewhere, hub)
+        here = hub is None or is_here(hub)
+        elsewhere = elsewhere or not here
+        run = _end if here else partial(_end_elsewhere, hub)
         ending.append((spawn(run, entry.step, owner, entry.seconds, name='greenmq-exit'), entry.seconds))
     del entries
     limits = [(task, Deadline.after(seconds), seconds) for task, seconds in ending]
@@ -107,6 +112,18 @@ def end_all() -> None:
             task.kill()
     for task, _, _ in limits:
         task.join(DYING)
+    if elsewhere:
+        _let_threads_end()
+
+
+def _let_threads_end() -> None:
+    # What a thread waited for has ended, and so perhaps the thread does: the interpreter must not be taken
+    # down while it destroys its hub.
+    patience = Deadline.after(DYING)
+    for _ in range(2):
+        sleep(LOOK)
+        while threadend.ending and not patience.expired():
+            sleep(LOOK)
 
 
 def _end(step: Step, owner: Any, seconds: float) -> None:

@@ -25,6 +25,8 @@ __all__ = ('at_thread_end', 'end_hub_with_thread', 'end_thread')
 _ROUNDS = 5  # a task that ends may start others that say so
 
 _local: Any = None
+#: Threads that end now, each by a number of its own: a process must not end under them.
+ending: set[int] = set()
 # Hubs that were destroyed: nothing more can run there.
 _ended: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -46,6 +48,13 @@ class _Last:
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if finalizing():
             return  # the main thread, at the very end: the process closes everything
+        ending.add(id(self))
+        try:
+            self._end()
+        finally:
+            ending.discard(id(self))
+
+    def _end(self) -> None:
         if os.getpid() != self.pid:
             return  # a fork left this thread behind, and clears it before anything else runs in the child
         ended = self.hub in _ended  # what a task began while the hub ended its tasks

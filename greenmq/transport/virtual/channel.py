@@ -124,6 +124,10 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
             self._qos = None
         self.connection.close_channel(self)
 
+    def leave_here(self) -> None:
+        """The connection leaves this thread, see `Transport.move_here`. Switches: no."""
+        self._fetcher.leave()
+
     def arrived_here(self) -> None:
         """The connection goes on in this thread, see `Transport.move_here`. Switches: no."""
         self._hub = runtime.hub_id()

@@ -166,7 +166,7 @@ class Transport(base.Transport):
         if self._is_in_use():
             return False
         for channel in self.channels:
-            channel._fetcher.leave()
+            channel.leave_here()
         return True
 
     def _arrive(self) -> None:
