@@ -47,9 +47,10 @@ def queues(interrupts: Interrupts, names: tuple[str, ...], broker: str) -> int:
     """
     def work() -> list[str]:
         with opened(broker) as connection:
-            wanted = names or _all_names(connection)
+            known = {} if names else _all_queues(connection)
+            wanted = names or sorted(known)
             width = max(map(len, wanted), default=0)
-            return _counted(connection, wanted, width)
+            return _counted(connection, wanted, width, known)
 
     missing = in_task(work, interrupts)
     if missing:
@@ -57,7 +58,7 @@ def queues(interrupts: Interrupts, names: tuple[str, ...], broker: str) -> int:
     return 0
 
 
-def _counted(connection: Connection, names: Any, width: int) -> list[str]:
+def _counted(connection: Connection, names: Any, width: int, known: dict[str, Any]) -> list[str]:
     missing = []
     for name in names:
         channel = connection.channel()  # one each: a queue that is missing closes it
@@ -67,17 +68,29 @@ def _counted(connection: Connection, names: Any, width: int) -> list[str]:
             missing.append(name)
         else:
             messages, consumers = answer.message_count, answer.consumer_count
-            click.echo(f'{name:<{width}}  {messages:>9,} messages  {consumers:>5,} consumers')
+            more = _more(known.get(name) or {})
+            click.echo(f'{name:<{width}}  {messages:>9,} messages  {consumers:>5,} consumers{more}')
         connection.maybe_close_channel(channel)
     return missing
 
 
-def _all_names(connection: Connection) -> list[str]:
+def _more(facts: Any) -> str:
+    # What only some brokers tell, and of it only what is worth a look.
+    parts = [f'  {facts[name]:,} {name}' for name in ('unacked', 'delayed') if facts.get(name)]
+    if facts.get('oldest') is not None:
+        parts.append(f'  oldest {facts["oldest"]:,.0f} s')
+    if facts.get('dead_letters'):
+        parts.append(f'  dead letters to {facts["dead_letters"]}')
+    return ''.join(parts)
+
+
+def _all_queues(connection: Connection) -> dict[str, Any]:
     try:
         found = connection.get_manager().get_queues()
     except (NotImplementedError, ImportError, AttributeError) as exc:
         raise click.UsageError(f'{connection.as_uri()} does not list its queues: name them') from exc
-    return sorted({queue if isinstance(queue, str) else queue['name'] for queue in found})
+    every = [{'name': queue} if isinstance(queue, str) else queue for queue in found]
+    return {queue['name']: queue for queue in every}
 
 
 @click.command()

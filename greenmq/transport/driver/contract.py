@@ -332,6 +332,15 @@ class Driver:
         """Delete a queue with its messages; none of that name is fine."""
         raise NotImplementedError(f'{type(self).__name__}.delete')
 
+    def queues(self, deadline: runtime.Deadline) -> Iterable[Mapping[str, Any]] | None:
+        """Return all queues at the broker, for people; None if it does not list them.
+
+        Returns:
+            Iterable[Mapping[str, object]]: the 'name' of each; where it is known, 'unacked' and 'delayed'
+                (messages), 'oldest' (seconds that the oldest one has been there), 'dead_letters' (where to).
+        """
+        return None
+
     # ---- bindings, where `shared_bindings`
 
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> Iterable[Binding]:

@@ -15,7 +15,7 @@ from greenmq.transport.driver.contract import Driver, Place
 from greenmq.transport.driver.options import OPTIONS, settings_of
 from greenmq.transport.driver.session import Session, session_of
 from greenmq.transport.options import Option
-from greenmq.transport.virtual.transport import Management
+from greenmq.transport.virtual.transport import Management as VirtualManagement
 
 __all__ = ('Transport',)
 
@@ -23,6 +23,20 @@ logger = get_logger('greenmq.transport.driver')
 
 #: Seconds that a last look of delivery 'poll' may take.
 LAST_LOOK = 1.0
+
+
+class Management(VirtualManagement):
+    """Questions to the broker of a driver."""
+
+    def get_queues(self) -> list[Any]:
+        """Return what there is to know of each queue, see `Driver.queues`. Switches: yes.
+
+        Where the broker does not list them: the names of those that this process declared or bound.
+        """
+        session = self.transport.session
+        deadline = runtime.Deadline.after(session.settings['operation_timeout'])
+        found = session.call('list the queues', deadline, session.driver.queues, deadline)
+        return super().get_queues() if found is None else list(found)
 
 
 class Transport(base.Transport):

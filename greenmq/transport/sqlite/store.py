@@ -42,7 +42,8 @@ CREATE TABLE binding (
 CREATE INDEX binding_queue ON binding (queue);
 CREATE TABLE message (
     id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, priority INTEGER NOT NULL, due REAL,
-    expires REAL, deliveries INTEGER NOT NULL DEFAULT 0, owner INTEGER, payload BLOB NOT NULL
+    expires REAL, put_at REAL NOT NULL, deliveries INTEGER NOT NULL DEFAULT 0, owner INTEGER,
+    payload BLOB NOT NULL
 );
 CREATE INDEX message_ready ON message (queue, priority DESC, id) WHERE owner IS NULL AND due IS NULL;
 CREATE INDEX message_owned ON message (owner) WHERE owner IS NOT NULL;
@@ -346,11 +347,12 @@ class Store:
             '(SELECT count(*) FROM message m WHERE m.queue = q.id AND m.owner IS NOT NULL), '
             '(SELECT count(*) FROM message m '
             'WHERE m.queue = q.id AND m.owner IS NULL AND m.due IS NOT NULL), '
-            '(SELECT min(m.id) FROM message m WHERE m.queue = q.id) FROM queue q ORDER BY name'
+            '(SELECT min(m.put_at) FROM message m WHERE m.queue = q.id) FROM queue q ORDER BY name'
         ).fetchall()
         return [
-            {'name': name, 'arguments': loads(arguments), 'ready': ready, 'unacked': held, 'delayed': delayed,
-             'oldest': oldest, 'at': now}
+            {'name': name, 'ready': ready, 'unacked': held, 'delayed': delayed,
+             'oldest': None if oldest is None else max(now - oldest, 0.0),
+             'dead_letters': _dead_letters(loads(arguments))}
             for name, arguments, ready, held, delayed, oldest in found
         ]  # fmt: skip
 
@@ -397,7 +399,8 @@ class Store:
                 that is full; and the messages that had to go because a queue was full, taken for the owner if
                 their queue has a place for dead letters. Others that had to go are not told.
         """
-        rows: list[tuple[int, int, float | None, float | None, bytes]] = []
+        now = self._clock()
+        rows: list[tuple[int, int, float | None, float | None, float, bytes]] = []
         outcomes: list[Exception | None] = []
         room: dict[int, list[float]] = {}
         full: dict[int, Queue] = {}
@@ -412,13 +415,14 @@ class Store:
                     continue
                 full[queue.id] = queue
             if queue.limits.ttl is not None:
-                over = self._clock() + queue.limits.ttl
+                over = now + queue.limits.ttl
                 expires = over if expires is None else min(expires, over)
-            rows.append((queue.id, priority, due, expires, payload))
+            rows.append((queue.id, priority, due, expires, now, payload))
             self.touched.add(name)
             outcomes.append(None)
         self._db.executemany(
-            'INSERT INTO message (queue, priority, due, expires, payload) VALUES (?, ?, ?, ?, ?)', rows
+            'INSERT INTO message (queue, priority, due, expires, put_at, payload) VALUES (?, ?, ?, ?, ?, ?)',
+            rows,
         )
         dropped = [
             row for queue in full.values() if not queue.limits.rejects for row in self._drop(queue, owner)
@@ -558,6 +562,11 @@ class Store:
         for (name,) in found:
             self.delete(name)
         return [name for (name,) in found]
+
+
+def _dead_letters(arguments: dict[str, Any]) -> str | None:
+    limits = QueueLimits.of(arguments)
+    return limits.dead_exchange or limits.dead_key
 
 
 def _text(arguments: Any) -> str:

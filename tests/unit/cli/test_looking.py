@@ -109,3 +109,21 @@ def test_doctor_names_what_blocks_and_who_does_not_answer(monkeypatch):
     assert not diagnosis
     bad = [finding.about for finding in diagnosis.findings if finding.verdict == 'bad']
     assert bad == ['drivers', 'broker'] and 'psycopg2' in str(diagnosis)
+
+
+def test_queues_of_a_file_say_what_is_in_hand(tmp_path, capfd):
+    from greenmq import Connection, Queue
+
+    url = f'file://{tmp_path}/broker'
+    dead = {'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': 'dead'}
+    with Connection(url) as connection:
+        bound = Queue('q', routing_key='q', queue_arguments=dead)(connection.default_channel)
+        bound.declare()
+        for delay in (0, 0, 60_000):
+            connection.Producer().publish('x', routing_key='q', headers={'x-delay': delay} if delay else {})
+        held = bound.get()
+        assert run(['queues', '--broker', url]) == 0
+        held.ack()
+    line = capfd.readouterr().out.strip()
+    assert line.startswith('q ') and '1 messages' in line and '1 unacked' in line and '1 delayed' in line
+    assert 'oldest 0 s' in line and line.endswith('dead letters to dead')
