@@ -148,7 +148,7 @@ class Stream:
         watcher = self._watch(False)
         watcher.start(waiter.ready)
         try:
-            waiter.wait(deadline)
+            waiter.wait(deadline, hold=False)
         except TimeoutError:
             if not waiter.expired:
                 raise
@@ -268,7 +268,7 @@ class Stream:
         if own:
             watcher.start(waiter.ready)
         try:
-            waiter.wait(deadline)
+            waiter.wait(deadline, hold=False)
         finally:
             self._writer = None
             if own:

@@ -13,6 +13,7 @@ Conditions that hold throughout:
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from greenlet import getcurrent
 from greenmq.exceptions import Forked, WouldBlock, WrongHub
 from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish
-from greenmq.runtime.seam import library
+from greenmq.runtime.seam import Handle, library
 
 __all__ = ('Handoff', 'Waiter', 'sleep')
 
@@ -31,6 +32,39 @@ _STATES = ('pending', 'woken', 'failed', 'expired', 'left')
 
 # Every parked waiter of the process: a forked child finds here whom to tell.
 _parked: set[Waiter] = set()
+
+
+class _Hold:
+    """What keeps one hub waiting, and how many waits without a limit want that."""
+
+    __slots__ = ('count', 'handle')
+
+    def __init__(self, handle: Handle) -> None:
+        self.count = 1
+        self.handle = handle
+
+
+# By hub. A forked child begins with none: there a hub with nothing left to do must say so, see `tell_waiters`.
+_holds: weakref.WeakKeyDictionary[Any, _Hold] = weakref.WeakKeyDictionary()
+
+
+def _hold(hub: Any) -> bool:
+    found = _holds.get(hub)
+    if found is None:
+        _holds[hub] = _Hold(library.hold(hub))
+    else:
+        found.count += 1
+    return True
+
+
+def _let_go(hub: Any) -> None:
+    found = _holds.get(hub)
+    if found is None:
+        return  # it was the parent's
+    found.count -= 1
+    if not found.count:
+        del _holds[hub]
+        found.handle.close()
 
 
 class Waiter:
@@ -62,13 +96,17 @@ class Waiter:
         """True if the deadline of `wait` ended it, and nothing else."""
         return self._state == _EXPIRED
 
-    def wait(self, deadline: Timeoutish = None, decline: Callable[[Any], Any] | None = None) -> Any:
+    def wait(
+        self, deadline: Timeoutish = None, decline: Callable[[Any], Any] | None = None, hold: bool = True
+    ) -> Any:
         """Wait until woken; at once if that has happened already.
 
         Arguments:
             deadline (Deadline | float): no limit if None.
             decline (Callable): gets the value of an accepted `wake` back if the wait ends by something else
                 after all (a kill, a Timeout of the caller). It must not switch.
+            hold (bool): without a limit, keep the hub waiting although nothing else is alive: another native
+                thread may bring what is waited for. False for who waits on what keeps the hub by itself.
         Returns:
             object: what `wake` was given.
         Raises:
@@ -80,7 +118,7 @@ class Waiter:
         Source: greenmq's own.
         """
         if self._state == _PENDING:
-            self._park(deadline, decline)
+            self._park(deadline, decline, hold)
         if self._state == _WOKEN:
             return self._value
         if self._state == _FAILED:
@@ -93,7 +131,7 @@ class Waiter:
                 del error
         raise Deadline.of(deadline).error(self.what)
 
-    def _park(self, timeout: Timeoutish, decline: Callable[[Any], Any] | None) -> None:
+    def _park(self, timeout: Timeoutish, decline: Callable[[Any], Any] | None, hold: bool) -> None:
         hub = self._hub
         task = getcurrent()
         if library.peek_hub() is not hub:
@@ -110,6 +148,8 @@ class Waiter:
         self.task = task
         epoch = fork.epoch.number
         _parked.add(self)
+        # Where nothing else is alive, gevent calls it a deadlock.
+        held = hold and timer is None and _hold(hub)
         try:
             hub.switch()
             if fork.epoch.number != epoch:
@@ -131,6 +171,8 @@ class Waiter:
             _parked.discard(self)
             if timer is not None:
                 timer.close()
+            elif held:
+                _let_go(hub)
 
     def wake(self, value: Any = None) -> bool:
         """End the wait with a value, before or after it began.
@@ -210,11 +252,11 @@ def sleep(seconds: float = 0) -> None:
     waiter = Waiter('sleep')
     if seconds <= 0:
         library.run_soon(waiter._hub, waiter.ready)
-        waiter.wait()
+        waiter.wait(hold=False)
         return
     timer = library.timer(waiter._hub, seconds, waiter.ready)
     try:
-        waiter.wait()
+        waiter.wait(hold=False)
     finally:
         timer.close()
 
@@ -229,6 +271,9 @@ def tell_waiters() -> None:
     Source: greenmq's own.
     """
     hub = library.peek_hub()
+    for hold in list(_holds.values()):
+        hold.handle.close()
+    _holds.clear()
     for waiter in list(_parked):
         if waiter._hub is hub:
             if waiter.task.parent is not None:

@@ -91,7 +91,7 @@ class Outbox:
             if not self._out:
                 idle = self._idle = runtime.Waiter()
                 try:
-                    idle.wait()
+                    idle.wait(hold=False)  # the reader keeps the hub
                 finally:
                     self._idle = None
                 continue

@@ -4,6 +4,8 @@ nobody patched: what another thread publishes goes out, whatever the connection'
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from greenmq import Connection, Exchange, Producer, Queue, runtime
@@ -12,7 +14,7 @@ from greenmq.mixins import ConsumerMixin
 from greenmq.runtime.seam import library
 from greenmq.transport import base
 from tests.support import census, green
-from tests.support.process import wait_until
+from tests.support.process import run, wait_until
 
 
 def natively(function):
@@ -244,3 +246,21 @@ def test_a_message_drained_here_may_be_settled_there(connection, channel, target
     natively(message.ack)
     wait_until(lambda: message.acknowledged, 5, 'the ack')
     assert bodies(target) == []
+
+
+@pytest.mark.own_process
+def test_a_wait_without_a_limit_is_no_deadlock_while_another_thread_may_end_it():
+    program = """
+import threading, time
+from greenmq import Connection, Queue
+connection, got = Connection('memory://'), []
+queue = Queue('q', routing_key='q')
+connection.Consumer([queue], callbacks=[lambda body, message: (got.append(body), message.ack())]).consume()
+def publish():
+    time.sleep(0.2)
+    Connection('memory://').Producer().publish('from a thread', routing_key='q')
+threading.Thread(target=publish).start()
+connection.drain_events()
+print(got)
+"""
+    assert run([sys.executable, '-W', 'ignore', '-c', program]) == "['from a thread']\n"
