@@ -44,7 +44,7 @@ class _Hold:
         self.handle = handle
 
 
-# By hub. A forked child begins with none: there a hub with nothing left to do must say so, see `tell_waiters`.
+# By hub. A forked child begins with none: a hub with nothing left to do must say so there (`tell_waiters`).
 _holds: weakref.WeakKeyDictionary[Any, _Hold] = weakref.WeakKeyDictionary()
 
 
