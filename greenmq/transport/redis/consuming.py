@@ -352,10 +352,7 @@ class RedisConsuming(ConsumeMethods, SettleMethods):
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """See `virtual.Channel.basic_get`. Switches: yes. Killed: nothing is taken."""
         self.connection.expiry.got(queue, runtime.Deadline.after(PATIENCE))
-        message = super().basic_get(queue, no_ack, **kwargs)
-        if message is not None and no_ack:
-            self._ack_tag(message.delivery_tag)
-        return message
+        return super().basic_get(queue, no_ack, **kwargs)
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
         """See `virtual.Channel.basic_reject`. Switches: only to dead-letter."""

@@ -409,12 +409,6 @@ class Transport(virtual.Transport):
         silent: float = runtime.monotonic() - asked
         return silent if silent > 2 * (self._given['health_check_interval'] or 15.0) + 5.0 else 0.0
 
-    def _dispatch(self, event: Any) -> None:
-        sub, message = event
-        if sub.no_ack:
-            sub.channel._ack_tag(message.delivery_tag)
-        super()._dispatch(event)
-
     # ------------------------------------------------------------------ the rest
 
     def driver_version(self) -> str:

@@ -23,6 +23,8 @@ logger = get_logger('greenmq.transport.virtual')
 
 #: Seconds to wait after a fetch that returned at once with nothing, although it should have waited.
 HASTY = 0.01
+#: Seconds that a fetch of one queue waits where several share a smaller prefetch.
+CROWDED = 1.0
 
 
 class Fetcher:
@@ -39,6 +41,7 @@ class Fetcher:
         self._sleepers: dict[str | None, Any] = {}
         self.states: dict[str | None, str] = {}
         self._left = False
+        self._reserved = 0  # what fetches under way may bring: they share one prefetch
         self._again: set[str | None] = set()  # kicked while they fetched: what for may have come too late
 
     @property
@@ -127,6 +130,13 @@ class Fetcher:
         for waiter in list(self._sleepers.values()):
             waiter.wake(True)
 
+    def _kick_others(self, group: str | None) -> bool:
+        # Room was given back: who waits longest for it comes before who had it.
+        others = [other for other in self._sleepers if other != group and self.states.get(other) == 'full']
+        for other in others:
+            self._sleepers[other].wake(True)
+        return bool(others)
+
     # ------------------------------------------------------------- the task
 
     def _run(self, group: str | None) -> None:
@@ -148,6 +158,8 @@ class Fetcher:
                 self.states[group] = 'fetching'
                 self._again.discard(group)
                 transport._fetching[me] = channel
+                asked = room if group is None else 1
+                self._reserved += asked
                 try:
                     pause = self._fetch(channel, group, room)
                     failures = 0
@@ -160,7 +172,11 @@ class Fetcher:
                     self._tell(channel, error)
                 finally:
                     transport._fetching.pop(me, None)
+                    self._reserved -= asked
+                    others = group is not None and self._kick_others(group)
                 if pause == 0:
+                    if others:
+                        runtime.sleep(0)  # they run, or we would have the room again
                     continue
             # Not kept alive by a task that sleeps. (One that waits at the broker runs the channel's own
             # code.)
@@ -189,7 +205,10 @@ class Fetcher:
             if group is None:
                 items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
             else:
-                items = [(group, channel._get(group, timeout=channel.wait_timeout))]
+                # Where queues share a prefetch that is smaller than their number, they take turns.
+                crowded = room < len(channel._takers)
+                timeout = min(channel.wait_timeout, CROWDED) if crowded else channel.wait_timeout
+                items = [(group, channel._get(group, timeout=timeout))]
         except Empty:
             items = []
         self._arrived(channel, items)
@@ -212,14 +231,14 @@ class Fetcher:
     def _room(self, channel: Any) -> int:
         if not channel._flowing:
             return 0
-        room: int = channel.fetch_ahead - channel._waiting()
+        room: int = channel.fetch_ahead - channel._waiting() - self._reserved
         if all(sub.no_ack for sub in channel._subscriptions.values()):
             return room
         qos = channel.qos
         if not qos.can_consume():
             return 0
         free = qos.can_consume_max_estimate()
-        return room if free is None else int(free)
+        return room if free is None else int(free) - self._reserved
 
     def _sleep(self, group: str | None, seconds: float | None, deaf: bool) -> None:
         if deaf:

@@ -107,6 +107,14 @@ class ChannelParts(AbstractChannel, base.StdChannel):
     _settle: Any = None
     _extend: Any = None
 
+    def _abandon(self, items: list[tuple[str, Any]]) -> None:
+        if self._settle is None or self._settling is None:
+            super()._abandon(items)
+            return
+        for queue, payload in items:
+            # The broker still has it, under the lease: put again, there would be two.
+            self._settling.reject(self._make_message(payload, queue).delivery_tag, True)
+
     # What one group of methods calls of another.
     basic_cancel: Any
     basic_publish: Any

@@ -7,7 +7,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from greenmq.exceptions import Unroutable
+from greenmq import runtime
+from greenmq.exceptions import PublishUnconfirmed, TimeoutError, Unroutable
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.parts import ChannelParts
 from greenmq.utils.uuid import uuid
@@ -59,11 +60,33 @@ class PublishMethods(ChannelParts):
             mandatory (bool): raise if no queue would get it.
         Raises:
             Unroutable: `mandatory`, and no queue would get it.
+            PublishUnconfirmed: not within `timeout`.
             ConnectionClosed: the channel is closed.
         Switches: as the channel's `_put`.
         Source: AMQP 0-9-1 basic.publish; kombu.
         """
         self._check_open()
+        deadline = runtime.Deadline.of(kwargs.get('timeout'))
+        left = deadline.remaining()
+        if left is None or self.delivery == 'push':
+            return self._publish(message, exchange, routing_key, kwargs)
+        # Whatever the channel's `_put` does with its `timeout`, or does not.
+        timeout = runtime.timeout_class()
+        with timeout(left) as limit:  # type: ignore[attr-defined]
+            try:
+                return self._publish(message, exchange, routing_key, kwargs)
+            except timeout as error:
+                if error is not limit:
+                    raise
+                raise PublishUnconfirmed(str(deadline.error('the broker did not take the message'))) from None
+            except PublishUnconfirmed:
+                raise
+            except TimeoutError as error:
+                if deadline.expired():
+                    raise PublishUnconfirmed(str(error)) from error
+                raise
+
+    def _publish(self, message: Any, exchange: str, routing_key: str, kwargs: dict[str, Any]) -> Any:
         self._inplace_augment_message(message, exchange, routing_key)
         if kwargs.get('mandatory') and not self._reaches(message, exchange, routing_key):
             raise Unroutable(message, exchange, routing_key)

@@ -250,9 +250,12 @@ class Transport(base.Transport):
             return
         # kombu looks when it is called and once more at the end, and programs rely on either.
         self._look_now()
+        handled = events.handled
         try:
             events.drain(self._dispatch, timeout)
         except TimeoutError:
+            if events.handled != handled:
+                raise  # a callback's own
             self._look_now()
             events.drain(self._dispatch, 0)
 
@@ -266,6 +269,8 @@ class Transport(base.Transport):
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event
+        if sub.no_ack and sub.channel._settle is not None:
+            sub.channel._settling.ack(message.delivery_tag)  # the broker waits for it all the same
         if sub.handled():
             sub.channel._ask_for_more()
         if self._delivers_itself or sub.queue in self._callbacks._own:

@@ -9,6 +9,7 @@ import pytest
 
 from greenmq import Connection
 from greenmq.core.retry import RetrySchedule
+from greenmq.exceptions import PublishUnconfirmed
 from greenmq.transport import virtual
 from greenmq.transport.options import Option
 from tests.support import green
@@ -340,7 +341,67 @@ def test_flow_stops_the_fetches(connect, broker):
     drain_until(connection, lambda: seen)
 
 
+def test_a_prefetch_counts_over_all_long_polls_in_flight(connect, broker):
+    connection = connect(OneChannel, fetch_ahead=10)
+    channel, seen = connection.channel(), []
+    channel.wait_timeout = 0.02
+    channel.basic_qos(0, 1, False)
+    for queue in 'abc':
+        consume(channel, seen, queue, tag=queue, ack=False)
+    wait_until(lambda: broker.log)
+    for queue in 'abc':
+        publish(channel, queue, queue=queue)
+    for _ in range(20):
+        green.sleep(0.005)
+    assert len(channel.qos._delivered) == 1
+    while len(seen) < 3:
+        drain_until(connection, lambda before=len(seen): len(seen) > before)
+        assert len(channel.qos._delivered) == 1
+        channel.basic_ack(next(iter(channel.qos._delivered)))
+    assert sorted(seen) == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('how', ['publish', 'error'])
+def test_a_publish_keeps_its_deadline_whatever_put_does(connect, broker, how):
+    class Slow(ManyChannel):
+        def _put(self, queue, message, **kwargs):
+            green.sleep(0.03)
+            if how == 'error':
+                raise TimeoutError('the socket')
+            green.sleep(30)
+
+    producer = connect(Slow).Producer()
+    with pytest.raises(PublishUnconfirmed) as caught:
+        producer.publish('x', routing_key='q', timeout=0.02 if how == 'error' else 0.05)
+    assert caught.value.sent == 'unknown'
+
+
 # ------------------------------------------------------------ settling, leases
+
+
+def test_what_needs_no_ack_is_settled_when_it_is_handed_over(connect, broker):
+    connection = connect(SettlingChannel)
+    channel, seen = connection.channel(), []
+    publish(channel, 'x')
+    consume(channel, seen, no_ack=True)
+    drain_until(connection, lambda: seen)
+    wait_until(lambda: not broker.leased)
+    publish(channel, 'y', queue='other')
+    assert channel.basic_get('other', no_ack=True) is not None
+    wait_until(lambda: not broker.leased)
+    assert not broker.queues['q'] and not broker.queues['other']
+
+
+def test_what_a_fetch_brought_too_late_is_given_back_and_not_put_again(connect, broker):
+    class Plain(SettlingChannel):
+        _abandon = virtual.Channel._abandon
+
+    channel = connect(Plain).channel()
+    publish(channel, 'x')
+    items = channel._get_many(['q'], 1, 0)
+    channel._abandon(items)
+    wait_until(lambda: not broker.leased)
+    assert len(broker.queues['q']) == 1
 
 
 def test_acks_are_sent_together(connect, broker):
