@@ -354,8 +354,8 @@ def test_a_prefetch_counts_over_all_long_polls_in_flight(connect, broker):
     for _ in range(20):
         green.sleep(0.005)
     assert len(channel.qos._delivered) == 1
-    while len(seen) < 3:
-        drain_until(connection, lambda before=len(seen): len(seen) > before)
+    for count in (1, 2, 3):
+        drain_until(connection, lambda count=count: len(seen) == count)
         assert len(channel.qos._delivered) == 1
         channel.basic_ack(next(iter(channel.qos._delivered)))
     assert sorted(seen) == ['a', 'b', 'c']
