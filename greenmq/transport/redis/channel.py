@@ -173,6 +173,7 @@ class Channel(RedisConsuming, RedisPublishing, virtual.Channel):
         #: Kept for programs that look at it: what comes is handled elsewhere.
         self.handlers: dict[str, Any] = {}
         self._settling: Any = ChannelSettling(self, self._settler)
+        self.settle_now = self._settling.ack
         self.wait_timeout = self.health_check_interval or 15.0
 
     def _settle(self, acks: list[Any], rejects: list[tuple[Any, bool]]) -> None:

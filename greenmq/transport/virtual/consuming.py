@@ -128,8 +128,8 @@ class ConsumeMethods(ChannelParts):
             self.qos.append(message, message.delivery_tag)
             if self._settling is not None:
                 self._settling.leased()
-        elif message is not None and self._settle is not None and self._settling is not None:
-            self._settling.ack(message.delivery_tag)
+        elif message is not None and self.settle_now is not None:
+            self.settle_now(message.delivery_tag)
         return message
 
     def _get_one(self, queue: str) -> Any:

@@ -206,7 +206,7 @@ class Fetcher:
                 items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
             else:
                 # Where queues share a prefetch that is smaller than their number, they take turns.
-                crowded = room < len(channel._takers)
+                crowded = room < len(self._tasks)
                 timeout = min(channel.wait_timeout, CROWDED) if crowded else channel.wait_timeout
                 items = [(group, channel._get(group, timeout=timeout))]
         except Empty:

@@ -66,8 +66,17 @@ class AbstractChannel:
 
     def _abandon(self, items: list[tuple[str, Any]]) -> None:
         """Take back (queue, payload) pairs that a fetch brought too late."""
-        for queue, payload in items:
-            self._put(queue, payload)
+        give_back(self, items)
+
+
+def give_back(channel: Any, items: list[tuple[str, Any]]) -> None:
+    """Give back (queue, payload) pairs that nobody wants any more."""
+    for queue, payload in items:
+        if channel.settle_now is None:
+            channel._put(queue, payload)
+        else:
+            # The broker still has it, under the lease: put again, there would be two.
+            channel._settling.reject(channel._make_message(payload, queue).delivery_tag, True)
 
 
 class ChannelParts(AbstractChannel, base.StdChannel):
@@ -107,18 +116,8 @@ class ChannelParts(AbstractChannel, base.StdChannel):
     _settle: Any = None
     _extend: Any = None
 
-    def _abandon(self, items: list[tuple[str, Any]]) -> None:
-        if self._settle is None or self._settling is None:
-            super()._abandon(items)
-            return
-        for queue, payload in items:
-            # The broker still has it, under the lease: put again, there would be two.
-            self._settling.reject(self._make_message(payload, queue).delivery_tag, True)
-
     # What one group of methods calls of another.
-    basic_cancel: Any
     basic_publish: Any
-    encode_body: Any
     decode_body: Any
     prepare_message: Any
     get_table: Any
@@ -127,10 +126,8 @@ class ChannelParts(AbstractChannel, base.StdChannel):
     _ask_for_more: Any
     _consumer_count: Any
     _lookup: Any
-    _make_message: Any
     _put_back: Any
     _queue_bind: Any
-    _restore_at_beginning: Any
     _table: Any
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
@@ -154,6 +151,8 @@ class ChannelParts(AbstractChannel, base.StdChannel):
         )
         self._fetcher = Fetcher(self)
         self._settling = Settling(self) if self._settle is not None or self._extend is not None else None
+        #: Settles what needs no ack, where the broker waits for one all the same; None elsewhere.
+        self.settle_now = self._settling.ack if self._settling is not None and self._settle else None
         self.channel_id = self._get_free_channel_id()
         options = getattr(connection.client, 'transport_options', None) or {}
         self._close_timeout = options.get('close_timeout') or 5.0

@@ -4,7 +4,9 @@ none.
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from greenmq import runtime
@@ -27,6 +29,33 @@ class UndeliverableWarning(UserWarning):
 
     Source: kombu UndeliverableWarning.
     """
+
+
+def in_time(publish: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold a publish to its `timeout`, whatever the channel's `_put` does with it, or does not."""
+
+    @functools.wraps(publish)
+    def held(channel: Any, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        deadline = runtime.Deadline.of(kwargs.get('timeout'))
+        left = deadline.remaining()
+        if left is None or channel.delivery == 'push':
+            return publish(channel, message, exchange, routing_key, **kwargs)
+        timeout = runtime.timeout_class()
+        with timeout(left) as limit:  # type: ignore[attr-defined]
+            try:
+                return publish(channel, message, exchange, routing_key, **kwargs)
+            except timeout as error:
+                if error is not limit:
+                    raise
+                raise PublishUnconfirmed(str(deadline.error('the broker did not take the message'))) from None
+            except PublishUnconfirmed:
+                raise
+            except TimeoutError as error:
+                if deadline.expired():
+                    raise PublishUnconfirmed(str(error)) from error
+                raise
+
+    return held
 
 
 class PublishMethods(ChannelParts):
@@ -53,6 +82,7 @@ class PublishMethods(ChannelParts):
             'properties': properties,
         }
 
+    @in_time
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
         """Publish what `prepare_message` made.
 
@@ -66,27 +96,6 @@ class PublishMethods(ChannelParts):
         Source: AMQP 0-9-1 basic.publish; kombu.
         """
         self._check_open()
-        deadline = runtime.Deadline.of(kwargs.get('timeout'))
-        left = deadline.remaining()
-        if left is None or self.delivery == 'push':
-            return self._publish(message, exchange, routing_key, kwargs)
-        # Whatever the channel's `_put` does with its `timeout`, or does not.
-        timeout = runtime.timeout_class()
-        with timeout(left) as limit:  # type: ignore[attr-defined]
-            try:
-                return self._publish(message, exchange, routing_key, kwargs)
-            except timeout as error:
-                if error is not limit:
-                    raise
-                raise PublishUnconfirmed(str(deadline.error('the broker did not take the message'))) from None
-            except PublishUnconfirmed:
-                raise
-            except TimeoutError as error:
-                if deadline.expired():
-                    raise PublishUnconfirmed(str(error)) from error
-                raise
-
-    def _publish(self, message: Any, exchange: str, routing_key: str, kwargs: dict[str, Any]) -> Any:
         self._inplace_augment_message(message, exchange, routing_key)
         if kwargs.get('mandatory') and not self._reaches(message, exchange, routing_key):
             raise Unroutable(message, exchange, routing_key)

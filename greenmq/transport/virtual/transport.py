@@ -269,8 +269,8 @@ class Transport(base.Transport):
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event
-        if sub.no_ack and sub.channel._settle is not None:
-            sub.channel._settling.ack(message.delivery_tag)  # the broker waits for it all the same
+        if sub.no_ack and sub.channel.settle_now is not None:
+            sub.channel.settle_now(message.delivery_tag)
         if sub.handled():
             sub.channel._ask_for_more()
         if self._delivers_itself or sub.queue in self._callbacks._own:
