@@ -84,7 +84,7 @@ class BatchState:
 
     def _check(self) -> None:
         if self.aborted:
-            raise RuntimeError('Publish batch was aborted by an exception: what it collected is discarded')
+            raise RuntimeError('an aborted batch takes nothing more: an exception left it or one inside it')
 
 
 def can_batch(channel: Any) -> bool:

@@ -249,8 +249,8 @@ class Consumer:
         waiting = [queue for queue in self._queues.values() if queue.name not in self._active_tags]
         for queue in waiting:
             # One answer is enough: the broker does these in order.
+            self._consumed[queue.name] = no_ack  # wanted from now on, also where a loss prevents it
             self._basic_consume(queue, no_ack, nowait=queue is not waiting[-1])
-            self._consumed[queue.name] = no_ack
 
     def _basic_consume(self, queue: Any, no_ack: bool | None, nowait: bool) -> None:
         if queue.name in self._active_tags:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import logging
 import os
 import pickle
@@ -66,5 +67,7 @@ def _rewind(target: Any) -> None:
     try:
         target.seek(0)
         target.truncate()
-    except (OSError, ValueError) as exc:  # a pipe: the half that is written stays before the text
+    except (OSError, ValueError) as exc:  # the half that is written stays before the text
         logger.debug('what was written to %r before stays there: %r', target, exc)
+        with contextlib.suppress(OSError, ValueError):  # a pipe is always at its end
+            target.seek(0, os.SEEK_END)

@@ -234,6 +234,18 @@ class TestConsumer:
         consumer.revive(third)
         assert 'basic_consume' not in third.names()
 
+    def test_a_consume_that_failed_is_made_up_for_by_revive(self):
+        class Broken(Recorder):
+            def basic_consume(self, *args, **kwargs):
+                raise OSError('lost')
+
+        consumer = self.make(Broken(), 'a')
+        with pytest.raises(OSError, match='lost'):
+            consumer.consume()
+        assert not consumer.consuming_from('a')
+        consumer.revive(Recorder())
+        assert consumer.consuming_from('a')
+
     def test_a_revive_that_fails_is_made_up_for_by_the_next(self, channel):
         class Broken(Recorder):
             def queue_declare(self, *args, **kwargs):

@@ -258,6 +258,23 @@ class TestEmergencyDumpState:
         with open(dumped[0]) as file:
             assert json.load(file) == {'a': 1}
 
+    def test_a_stream_that_cannot_be_cut_keeps_both(self, dumped):
+        class Kept(io.BytesIO):
+            def truncate(self, size=None):
+                raise io.UnsupportedOperation('kept')
+
+            def close(self):
+                written.append(self.getvalue())
+                super().close()
+
+        def dump(state, target, **options):
+            target.write(b'half of it ')
+            raise ValueError('no more')
+
+        written = []
+        dumped.append(div.emergency_dump_state({'a': 1}, dump=dump, open_file=lambda path, mode: Kept()))
+        assert written == [b"half of it {'a': 1}"]
+
     def test_a_stream_that_cannot_seek(self, dumped):
         class Pipe(io.BytesIO):
             def seek(self, *args):
