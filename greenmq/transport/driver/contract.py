@@ -195,6 +195,9 @@ class Driver:
     #: Messages that one `put` may carry, and how many `put` calls may be under way at once.
     put_batch: int = 100
     max_puts: int = 1
+    #: Every method ends by its deadline by itself, and may be killed anywhere: it is called in the greenlet
+    #: that wants it, without a task around it. A publisher that is alone is spared a switch or two.
+    keeps_deadline: ClassVar[bool] = False
     #: `put` itself keeps its deadline and may be killed anywhere: it is called by the publisher's own
     #: greenlet, with its own messages alone. For clients that pipeline what many greenlets send.
     put_direct: ClassVar[bool] = False

@@ -74,6 +74,7 @@ class Publisher:
         encoding = settings.get('body_encoding')
         self.body_encoding = driver.body_encoding if encoding is None else encoding
         self._lines: dict[str, _Line] = {}
+        self._crowded = False  # the last call had several messages: the next one shall wait for company
         self.calls = 0
         self.published = 0
 
@@ -240,13 +241,19 @@ class Publisher:
         return ours
 
     def _put_gathered(self, items: list[Put], deadline: runtime.Deadline) -> None:
-        jobs = [_Job(item, deadline) for item in items]
         each = self._driver.groups == 'each'
+        if self._driver.keeps_deadline and len(items) == 1 and not self._crowded:
+            line = self._line(items[0].queue if each else '')
+            if not line.calls and not line.jobs:
+                line.calls += 1
+                try:
+                    self._put_direct(items, deadline)
+                finally:
+                    self.ended(line)
+                return
+        jobs = [_Job(item, deadline) for item in items]
         for job in jobs:
-            key = job.item.queue if each else ''
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = _Line(key)
+            line = self._line(job.item.queue if each else '')
             line.jobs.append(job)
             if line.calls < self._driver.max_puts:
                 self._start(line)
@@ -260,6 +267,12 @@ class Publisher:
                 self._withdraw(jobs)  # killed: what has not left stays here
                 raise
         _raise_any(failures)
+
+    def _line(self, key: str) -> _Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(key)
+        return line
 
     def _judge(self, error: Exception, job: _Job, jobs: list[_Job]) -> Exception:
         if not job.waiter.expired:
@@ -290,6 +303,8 @@ class Publisher:
             if job.waiter.pending:
                 job.sent = True
                 batch.append(job)
+        if batch:
+            self._crowded = len(batch) > 1
         return batch
 
     def answered(self, batch: list[_Job], outcomes: list[Exception | None]) -> None:

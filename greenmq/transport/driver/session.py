@@ -272,6 +272,8 @@ class Session:
         if self.state != 'open':
             self.wait_open(deadline)
         try:
+            if self.driver.keeps_deadline:
+                return fun(*args)
             return bounded(what, deadline, fun, *args, decline=decline, uncut=uncut)
         except Exception as error:
             ours, _ = translate(self.driver, error)

@@ -45,7 +45,8 @@ class SQLiteDriver(Driver):
     settle_batch = 1000
     settle_hold = 0.01
     put_batch = 1000
-    max_puts = 2  # one is being committed, the next gathers
+    keeps_deadline = True
+    max_puts = 1
     survives_loss = False
     max_delay = None
     max_payload = 512 * 1024 * 1024
@@ -70,8 +71,9 @@ class SQLiteDriver(Driver):
         self._leave(deadline)
         told = weakref.WeakMethod(self._told)
         engine = Engine(
-            self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what)
-        )
+            self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what),
+            self._waiting,
+        )  # fmt: skip
         try:
             engine.open(deadline)
         except BaseException:

@@ -16,7 +16,7 @@ import os
 import socket
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from os import path
 from typing import Any, NamedTuple
 
@@ -60,9 +60,13 @@ class Engine:
         durability (str): see `store.connect`.
         told (Callable[[set[str], bool], Any]): is told, in this hub, of queues that got messages in a
             transaction of this process, and whether bindings were changed by anybody.
+        wanted (Container[str]): the queues of which it wants to be told; looked at in the engine's thread.
     """
 
-    def __init__(self, file: str, durability: str, told: Callable[[set[str], bool], Any]) -> None:
+    def __init__(
+        self, file: str, durability: str, told: Callable[[set[str], bool], Any], wanted: Container[str]
+    ) -> None:
+        self._wanted = wanted
         self._file = file
         self._key = (file, durability)
         self._told = told
@@ -96,8 +100,9 @@ class Engine:
         left = deadline.remaining()
         side, seconds = self._thread.side, 5.0 if left is None else left
         self._entry = self._thread.worker.call(
-            side.enter, runtime.hub_id(), self._told, seconds, deadline=deadline, abandon=side.leave
-        )
+            side.enter, runtime.hub_id(), self._told, self._wanted, seconds,
+            deadline=deadline, abandon=side.leave,
+        )  # fmt: skip
 
     def do(
         self,
@@ -190,6 +195,7 @@ class _Entry(NamedTuple):
     mark: Mark
     hub: Any
     told: Callable[[set[str], bool], Any]
+    wanted: Container[str]
 
 
 class _Side:
@@ -209,13 +215,15 @@ class _Side:
         self._entries: list[_Entry] = []
         self._others: list[tuple[str, str]] = []  # name and socket of each owner in another process
 
-    def enter(self, hub: Any, told: Callable[[set[str], bool], Any], seconds: float) -> _Entry:
+    def enter(
+        self, hub: Any, told: Callable[[set[str], bool], Any], wanted: Container[str], seconds: float
+    ) -> _Entry:
         try:
             self._open(seconds)
             mark = Mark(self._folder)
             try:
                 where = (os.getpid(), socket.gethostname(), mark.name, mark.socket_path)
-                entry = _Entry(self._transact(lambda store: store.enter(*where)), mark, hub, told)
+                entry = _Entry(self._transact(lambda store: store.enter(*where)), mark, hub, told, wanted)
             except BaseException:
                 mark.close()
                 raise
@@ -262,6 +270,9 @@ class _Side:
                 job.done = job.error is None
 
     def _run_all(self, store: Store, batch: list[_Job]) -> None:
+        if len(batch) == 1:  # nobody else's work to save
+            batch[0].result = batch[0].fun(store)
+            return
         for job in batch:
             store.begin_step()
             try:
@@ -314,8 +325,9 @@ class _Side:
     def _tell(self, store: Store) -> None:
         changed = store.topology != self._topology
         self._topology = store.topology
-        if store.touched or changed:
-            for entry in self._entries:
+        for entry in self._entries:
+            # Who begins to wait after this look finds the messages: its claim is a later transaction.
+            if changed or any(name in entry.wanted for name in store.touched):
                 runtime.post(entry.hub, entry.told, store.touched, changed)
         if self._others and self._entries and (store.touched or store.changed):
             wake(self._entries[0].mark.socket, [at for _, at in self._others], store.touched, store.changed)
