@@ -222,6 +222,8 @@ class Node:
     def _is_meant(self, body: dict[str, Any]) -> bool:
         destination = body.get('destination')
         pattern, matcher = body.get('pattern'), body.get('matcher')
+        if isinstance(destination, str) and destination:
+            return self.hostname == destination
         if destination:
             return self.hostname in destination
         return not (pattern and matcher) or bool(match(self.hostname or '', pattern, matcher))

@@ -16,7 +16,7 @@ __all__ = ('check_command', 'number_of', 'reply_place')
 _KINDS: dict[str, tuple[type, ...]] = {
     'method': (str,),
     'arguments': (dict,),
-    'destination': (list, tuple),
+    'destination': (list, tuple, str),  # a text is the name of one node
     'pattern': (str,),
     'matcher': (str,),
     'reply_to': (dict,),

@@ -25,7 +25,7 @@ PYTHON = FOLDER / 'venv/bin/python'
 #: What the tests of both need, besides greenmq with its extras.
 NEEDS = ('pytest', 'pytest-timeout', 'pytest-freezer', 'pytest-subtests', 'pytest-click', 'pytest-order',
          'freezegun', 'hypothesis', 'Pyro4', 'celery[redis,gevent,eventlet]', 'pytest-celery', 'sqlalchemy',
-         'pymongo', 'moto', 'cryptography', 'setuptools<81')
+         'pymongo', 'moto', 'cryptography', 'pydantic', 'setuptools<81')
 SECONDS = {'test': 60, 'file': 900}
 
 #: The files of kombu's own that are about what greenmq has: the insides of its transports and its event loop

@@ -187,6 +187,9 @@ def test_the_clock_moves_with_what_arrives(connection):
     assert node.handle_message({'method': 'f'}, Message()) == 'result'
     assert node.mailbox.clock.value == 42
     assert node.handle_message({'method': 'f', 'destination': ['other']}, Message()) is None
+    # a text is one name, and not what contains ours
+    assert node.handle_message({'method': 'f', 'destination': 'n'}, Message()) == 'result'
+    assert node.handle_message({'method': 'f', 'destination': 'another'}, Message()) is None
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0)
 
@@ -207,7 +210,7 @@ NO_COMMANDS = [
     *({**COMMAND, name: wrong}
       for name in ('arguments', 'destination', 'pattern', 'matcher', 'reply_to', 'ticket')
       for wrong in (5, 'x', [1], {'a': [1]}, True, 1.5)
-      if not (isinstance(wrong, str) and name in ('pattern', 'matcher', 'ticket'))
+      if not (isinstance(wrong, str) and name in ('destination', 'pattern', 'matcher', 'ticket'))
       and not (isinstance(wrong, dict) and name == 'arguments')),
     {**COMMAND, 'pattern': '*', 'matcher': 'nobody has it'},
     {**COMMAND, 'pattern': '(', 'matcher': 'pcre'},
