@@ -5,26 +5,33 @@ takes no driver, no event loop and no transport with it.
 
 The way of a message, module by module::
 
-    Producer.publish            messaging      what was asked, checked before anything is sent
+    Producer.publish            publishing     what was asked, checked before anything is sent
       encode, compress          serialization, compression
       declare, once             entity, common
       Channel.basic_publish     transport.*    one module a broker, on transport.base
         ⋮ the broker            transport.memory is one inside the process
       a delivery arrives        transport.*    its channel numbers it and counts it as unsettled
       Connection.drain_events   connection     takes one event, in the greenlet that asked
-      Consumer.receive          messaging      hands (body, message) to the callbacks
+      Consumer.receive          consuming      hands (body, message) to the callbacks
         message.payload         message        decoded when looked at, within what `accept` allows
         message.ack             message        at most once
 
 Around it:
 
-* ``connection`` turns a URL into a transport, ``resource`` and ``pools`` share connections and producers
-  between greenlets, ``mixins`` holds the daemons, ``simple``, ``common``, ``compat`` and ``pidbox`` the
-  conveniences, ``abstract`` what entities have in common.
+* ``connection`` is a Connection, made of what is in ``connecting``: its address, the attempts at it, retrying,
+  and what other native threads publish through. ``resource`` and ``pools`` share connections and producers
+  between greenlets; ``pooling`` has their parts: leases, the reaper, statistics, background work.
+* ``messaging`` names Producer and Consumer, whose code is in ``publishing`` (with batches and the backlog of
+  what was sent without waiting) and ``consuming`` (with the greenlets and the loop of ``mixins``, the daemons).
+  ``simple``, ``common``, ``compat`` and ``pidbox`` (with its ``node``) are the conveniences.
+* ``entity`` (with ``exchange``) is what is declared, ``abstract`` what entities have in common, ``types`` the
+  types of what is passed in and out.
 * ``core`` keeps the books (states, deliveries, confirms, topology, routes, retries) and never waits;
   ``runtime`` does all the waiting and alone knows the event loop; ``events`` tells who asked what happened.
 * ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and ``asynchronous``
-  are kombu's modules of those names. ``cli`` is the ``greenmq`` command.
+  are kombu's modules of those names. ``cli`` is the ``greenmq`` command, ``worker``
+  its ``greenmq worker``, ``diagnosis`` its ``greenmq doctor``; ``lag`` warns of a hub that is held up,
+  ``contrib`` connects to other libraries, ``alias`` stands in kombu's place.
 
 Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by
 number (P1 …), by ``docs/guarantees.rst``.

@@ -4,7 +4,7 @@ Any number of greenlets may use one Connection. What they share:
 
 * an *epoch*, how often the connection was opened: whoever meets an error compares the epoch before and
   after, so a loss is handled once and nobody closes the connection that a neighbour has just opened anew;
-* a *dial* (`dialing.SharedDial`), one attempt for all who need the connection at the same moment.
+* a *dial* (`connecting.attempt.SharedAttempt`), one for all who need the connection at the same moment.
 
 A connection belongs to the hub of the thread that opened it, until it is closed. A forked child starts
 without one.
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from greenmq import runtime
 from greenmq.abstract import maybe_channel
-from greenmq.address import failover_strategies, resolve_aliases
-from greenmq.connectionpool import ChannelPool, ConnectionPool, is_closed
-from greenmq.ensure import AutoRetry, Ensured, LibraryErrors, Policy
+from greenmq.connecting.address import failover_strategies, resolve_aliases
+from greenmq.connecting.opening import Opening
+from greenmq.connecting.retrying import AutoRetry, Ensured, LibraryErrors, Policy
 from greenmq.exceptions import ConnectionLost, OperationalError
-from greenmq.lease import Lease
 from greenmq.log import get_logger
-from greenmq.opening import Opening
+from greenmq.pooling.connections import ChannelPool, ConnectionPool, is_closed
+from greenmq.pooling.lease import Lease
 from greenmq.resource import Resource
 from greenmq.utils.url import ssl_available
 

@@ -1,8 +1,8 @@
 """Daemons: a class that says what it consumes gets greenlets that consume it, and comes back after a loss.
 
-`run` gives each consumer a greenlet of its own (`crew`) and supervises them in its own. `consume` is the
-single loop of kombu, for programs that step through it; a class that overrides one of its parts is run by
-that loop.
+`run` gives each consumer a greenlet of its own (`consuming.runners`) and supervises them in its own. `consume`
+is the single loop of kombu, for programs that step through it; a class that overrides one of its parts is run
+by that loop.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from greenmq import runtime
 from greenmq.common import ignore_errors
-from greenmq.crew import Crew, listed, settle_failed
+from greenmq.consuming.loop import Loop
+from greenmq.consuming.runners import RunnerGroup, listed, settle_failed
+from greenmq.consuming.status import Counts, StatusMixin, away
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.log import get_logger, outage_level
 from greenmq.message import settle_undecodable
 from greenmq.messaging import Consumer, Producer
-from greenmq.singleloop import Loop
-from greenmq.standing import Counts, Standing, away
 from greenmq.utils.limits import TokenBucket
 from greenmq.utils.objects import cached_property
 
@@ -58,7 +58,7 @@ class _ShouldStop:
             worker._ring()
 
 
-class ConsumerMixin(Standing):
+class ConsumerMixin(StatusMixin):
     """A program that consumes. Give it an attribute `connection`, define `get_consumers`, call `run`.
 
     The Connection is never used itself: `run` opens a clone of it and shares it with nobody.
@@ -243,7 +243,7 @@ class ConsumerMixin(Standing):
             logger.exception('%r ends: an error that no reconnect can help', self)
             raise
         finally:
-            self._crew = self._bell = self._target = self._trouble = None
+            self._runner_group = self._bell = self._target = self._trouble = None
             self._away = ()
             for task in _running(left):
                 task.kill()
@@ -277,10 +277,10 @@ class ConsumerMixin(Standing):
         Switches: yes.
         Source: greenmq's own.
         """
-        crew = self._crew
-        if crew is None:
+        group = self._runner_group
+        if group is None:
             raise ConnectionLost(f'{self!r} does not consume')
-        return crew.connection.ping(timeout)  # type: ignore[no-any-return]
+        return group.connection.ping(timeout)  # type: ignore[no-any-return]
 
     def _single_loop(self) -> bool:
         """Does the class bring a part of kombu's loop, or the transport know no channels apart?"""
@@ -302,28 +302,29 @@ class ConsumerMixin(Standing):
             self.on_connection_revived()
             info('Connected to %s', connection.as_uri())
             channel = connection.default_channel
-            crew = self._crew = Crew(self, self._bell, connection, channel, counts, dict(left))
-            make: Any = crew.make  # takes what the class takes after the channel
+            group = RunnerGroup(self, self._bell, connection, channel, counts, dict(left))
+            self._runner_group = group
+            make: Any = group.make  # takes what the class takes after the channel
             try:
-                with crew.consuming(self.get_consumers(make, channel)) as consumers:
+                with group.consuming(self.get_consumers(make, channel)) as consumers:
                     with self.extra_context(connection, channel):
                         self.on_consume_ready(connection, channel, consumers, **kwargs)
                         overridden = type(self).on_iteration is not ConsumerMixin.on_iteration
-                        crew.start(rings=overridden or timeout is not None)
-                        self._watch(crew, safety_interval, timeout)
-                        crew.finish()
+                        group.start(rings=overridden or timeout is not None)
+                        self._watch(group, safety_interval, timeout)
+                        group.finish()
             finally:
-                self._crew = None
-                self._away = away(crew)
-                self._overdue += crew.overdue
+                self._runner_group = None
+                self._away = away(group)
+                self._overdue += group.overdue
                 left.clear()
-                left.update(crew.left())
+                left.update(group.left())
             debug('Consumers canceled')
             self.on_consume_end(connection, channel)
         debug('Connection closed')
 
-    def _watch(self, crew: Crew, safety_interval: float | None, timeout: float | None) -> None:
-        """Until the end of the run, or an error of the crew."""
+    def _watch(self, group: RunnerGroup, safety_interval: float | None, timeout: float | None) -> None:
+        """Until the end of the run, or an error of the group."""
         idle = runtime.Deadline.after(timeout)
         seen = 0
         while not self._ends():
@@ -331,10 +332,10 @@ class ConsumerMixin(Standing):
             self.on_iteration()
             waits = [seconds for seconds in (idle.remaining(), safety_interval) if seconds is not None]
             self._bell.wait(min(waits, default=None))
-            if crew.failure is not None:
-                raise crew.failure
-            if crew.total != seen or crew.busy:
-                seen, idle = crew.total, runtime.Deadline.after(timeout)
+            if group.failure is not None:
+                raise group.failure
+            if group.total != seen or group.busy:
+                seen, idle = group.total, runtime.Deadline.after(timeout)
             idle.check('no message')
 
     def _finish_left(self, left: dict[int, list[runtime.Task]]) -> None:
@@ -450,14 +451,14 @@ class ConsumerMixin(Standing):
             try:
                 if isinstance(consumers, list) and all(isinstance(each, Consumer) for each in consumers):
                     self._loop_counts = self._loop_counts or Counts()
-                    self._crew = Loop(connection, consumers, self._loop_counts)
+                    self._runner_group = Loop(connection, consumers, self._loop_counts)
                 with self.extra_context(connection, channel):
                     self.on_consume_ready(connection, channel, consumers, **kwargs)
                     yield connection, channel, consumers
             finally:
-                if self._crew is not None:
-                    self._away = away(self._crew)
-                self._crew = None
+                if self._runner_group is not None:
+                    self._away = away(self._runner_group)
+                self._runner_group = None
 
     @contextmanager
     def Consumer(self) -> Iterator[tuple[Connection, Channel, list[messaging.Consumer]]]:

@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary, ref
 
 from greenmq import events, messaging, runtime
 from greenmq.connection import Connection
-from greenmq.connectionpool import ConnectionPool, is_closed
-from greenmq.errands import Errands
 from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
+from greenmq.pooling.background import BackgroundTasks
+from greenmq.pooling.connections import ConnectionPool, is_closed
+from greenmq.pooling.shared import SharedConnection, close_channel
 from greenmq.resource import Resource
-from greenmq.sharedconnection import SharedConnection, close_channel
 from greenmq.utils import validate
 from greenmq.utils.collections import EqualityDict, eqhash
 from greenmq.utils.functional import ChannelPromise, lazy
@@ -83,7 +83,7 @@ class ProducerPool(Resource[messaging.Producer]):
 
     def _begin(self) -> None:
         self._shared: list[SharedConnection] = []
-        self._closings = Errands('greenmq.pool')
+        self._closings = BackgroundTasks('greenmq.pool')
         self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
         super()._begin()
 
@@ -277,7 +277,7 @@ class ProducerPool(Resource[messaging.Producer]):
     def _after_fork(self) -> None:
         self._shared.clear()
         self._leased.clear()
-        self._closings = Errands('greenmq.pool')
+        self._closings = BackgroundTasks('greenmq.pool')
         super()._after_fork()
 
     def _name(self) -> str:

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from greenmq import exceptions, runtime
-from greenmq.errands import Errands
-from greenmq.lease import Lease, Shelf
 from greenmq.log import get_logger
-from greenmq.othersets import OtherSets
-from greenmq.poolstats import PoolStats, nothing_free, percentile
-from greenmq.reaper import Reaper
+from greenmq.pooling.background import BackgroundTasks
+from greenmq.pooling.lease import Lease, Shelf
+from greenmq.pooling.reaper import Reaper
+from greenmq.pooling.stats import PoolStats, nothing_free, percentile
+from greenmq.pooling.threads import ThreadPools
 from greenmq.utils import validate
 from greenmq.utils.functional import lazy
 
@@ -90,7 +90,7 @@ class Resource(Generic[T]):
         """Have nothing: what belongs to one hub."""
         limited = self.max_idle is not None or self.max_age is not None
         self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
-        self._others, self._renewals = OtherSets(), Errands('greenmq.pool')
+        self._others, self._renewals = ThreadPools(), BackgroundTasks('greenmq.pool')
         self._resource = Shelf(weakref.ref(self))
         self._dirty: dict[int, Lease] = {}  # by id: resources need not be hashable
         self._opening = 0
@@ -525,7 +525,7 @@ class Resource(Generic[T]):
         """Close what this thread has, and be the pool of whichever uses it next. Switches: yes."""
         self._hub = _nobody  # not closed: Celery keeps as app.pool what the first thread to send looked up
         self._force_close()
-        self._renewals, self._opening, self._line = Errands('greenmq.pool'), 0, None
+        self._renewals, self._opening, self._line = BackgroundTasks('greenmq.pool'), 0, None
 
     def _force_close(self) -> None:
         # no switch: what is closed below belongs to nobody any more
@@ -560,7 +560,7 @@ class Resource(Generic[T]):
         # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
         for lease in self._dirty.values():
             lease.end()
-        self._others, self._renewals = OtherSets(), Errands('greenmq.pool')
+        self._others, self._renewals = ThreadPools(), BackgroundTasks('greenmq.pool')
         self._dirty.clear()
         self._resource.queue.clear()
         self._opening, self._line = 0, None

@@ -174,8 +174,8 @@ class Health:
             'error': report.status['error'],
             'next_try_in_seconds': report.status['next_try'],
             'broker_answered_in_seconds': report.answer,
-            'consumers': [{name: lane[name] for name in ('queues', 'state', 'consuming')}
-                          for lane in report.status['consumers']],
+            'consumers': [{name: consumer[name] for name in ('queues', 'state', 'consuming')}
+                          for consumer in report.status['consumers']],
         }
         status = '200 OK' if report.ready else '503 Service Unavailable'
         return status, JSON, json.dumps(facts).encode() + b'\n'
@@ -225,8 +225,8 @@ class Health:
             now = runtime.monotonic()
             self.lag = max(0.0, now - before - SAMPLE)
             self.worst_lag = max(self.worst_lag, self.lag)
-            lanes = ConsumerMixin.status(self.worker)['consumers']
-            self._samples.append((now, sum(lane['handled'] for lane in lanes)))
+            consumers = ConsumerMixin.status(self.worker)['consumers']
+            self._samples.append((now, sum(consumer['handled'] for consumer in consumers)))
 
     def _rate(self) -> float:
         if len(self._samples) < 2:
@@ -244,6 +244,9 @@ class Health:
 
     def _last_errors(self, status: dict[str, Any]) -> list[tuple[float, str]]:
         now = runtime.monotonic()
-        found = [*self._errors, *((when, f'{", ".join(lane["queues"])}: {name} in a callback, see the log')
-                                  for lane in status['consumers'] for when, name in lane['failures'])]
+        failures = [
+            (when, f'{", ".join(consumer["queues"])}: {name} in a callback, see the log')
+            for consumer in status['consumers'] for when, name in consumer['failures']
+        ]  # fmt: skip
+        found = [*self._errors, *failures]
         return [(now - when, text) for when, text in sorted(found, reverse=True)[:ERRORS]]

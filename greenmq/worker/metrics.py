@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from greenmq import events
-from greenmq.standing import BUCKETS
+from greenmq.consuming.status import BUCKETS
 from greenmq.worker.report import Report, pool_figures
 
 __all__ = ('exposition',)
@@ -82,15 +82,15 @@ class _Collector:
         in_flight = GaugeMetricFamily('greenmq_in_flight', 'Callbacks that run.', labels=['queue'])
         prefetch = GaugeMetricFamily('greenmq_prefetch', 'Messages the broker may send ahead; 0: no limit.',
                                      labels=['queue'])
-        for number, lane in enumerate(self.report.status['consumers']):
+        for number, consumer in enumerate(self.report.status['consumers']):
             # A label may name a series once only: several consumers of one queue are told apart by number.
-            queue = f'{",".join(lane["queues"])}#{number}'
-            for outcome, count in lane['outcomes'].items():
+            queue = f'{",".join(consumer["queues"])}#{number}'
+            for outcome, count in consumer['outcomes'].items():
                 messages.add_metric([queue, outcome], count)
-            failures.add_metric([queue], lane['failed'])
-            durations.add_metric([queue], _histogram(BUCKETS, lane['durations']), lane['seconds'])
-            in_flight.add_metric([queue], lane['busy'])
-            prefetch.add_metric([queue], lane['prefetch'])
+            failures.add_metric([queue], consumer['failed'])
+            durations.add_metric([queue], _histogram(BUCKETS, consumer['durations']), consumer['seconds'])
+            in_flight.add_metric([queue], consumer['busy'])
+            prefetch.add_metric([queue], consumer['prefetch'])
         yield from (messages, failures, durations, in_flight, prefetch)
 
 

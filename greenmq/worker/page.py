@@ -55,7 +55,7 @@ def render(report: Report) -> str:
 
     Source: greenmq's own.
     """
-    lanes = report.status['consumers']
+    consumers = report.status['consumers']
     word, tone = _state(report)
     return f'''<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -64,9 +64,9 @@ def render(report: Report) -> str:
 <style>{STYLE}</style></head><body>
 <header><h1>{escape(report.name)}</h1><span id="state" class="state {tone}">{word}</span>
 <span class="soft">{escape(report.status['connection'] or 'no connection')}</span></header>
-{_trouble(report)}<dl class="figures">{_figures(report, lanes)}</dl>
+{_trouble(report)}<dl class="figures">{_figures(report, consumers)}</dl>
 <h2>Last errors</h2>{_errors(report)}
-<h2>Consumers</h2>{_consumers(lanes)}
+<h2>Consumers</h2>{_consumers(consumers)}
 <h2>Pools</h2>{_pools()}
 </body></html>
 '''
@@ -88,12 +88,12 @@ def _trouble(report: Report) -> str:
     return f'<p id="trouble" class="bad">next try in {next_try:.1f} s: {escape(printable(error))}</p>\n'
 
 
-def _figures(report: Report, lanes: list[dict[str, Any]]) -> str:
+def _figures(report: Report, consumers: list[dict[str, Any]]) -> str:
     figures = {
         'Per second': f'{report.rate:,.1f}',
-        'Done': f'{sum(lane["handled"] for lane in lanes):,}',
-        'In hand': f'{sum(lane["busy"] for lane in lanes):,}',
-        'Failed': _alarming(sum(lane['failed'] for lane in lanes)),
+        'Done': f'{sum(consumer["handled"] for consumer in consumers):,}',
+        'In hand': f'{sum(consumer["busy"] for consumer in consumers):,}',
+        'Failed': _alarming(sum(consumer['failed'] for consumer in consumers)),
         'Reconnects': f'{max(0, report.status["connects"] - 1):,}',
         'Broker answers in': '–' if report.answer is None else f'{1000 * report.answer:,.1f} ms',
         'Hub lag, worst': f'{1000 * report.worst_lag:,.0f} ms',
@@ -106,24 +106,25 @@ def _alarming(count: int) -> str:
     return f'<span class="bad">{count:,}</span>' if count else '0'
 
 
-def _consumers(lanes: list[dict[str, Any]]) -> str:
-    shown = sorted(lanes, key=lambda lane: (lane['consuming'], not lane['failed']))[:ROWS]
-    table = _table(COLUMNS, [_row(lane) for lane in shown], 'nothing is consumed now')
-    more = len(lanes) - len(shown)
+def _consumers(consumers: list[dict[str, Any]]) -> str:
+    shown = sorted(consumers, key=lambda consumer: (consumer['consuming'], not consumer['failed']))[:ROWS]
+    table = _table(COLUMNS, [_row(consumer) for consumer in shown], 'nothing is consumed now')
+    more = len(consumers) - len(shown)
     return f'{table}<p class="soft">and {more:,} more, in /metrics</p>' if more else table
 
 
-def _row(lane: dict[str, Any]) -> list[str]:
-    state = lane['state']
-    tone = 'good' if lane['consuming'] else 'wait' if state in ('starting', 'waiting', 'away') else 'bad'
-    word = 'not consuming' if state == 'consuming' and not lane['consuming'] else state
-    outcomes = lane['outcomes']
-    mean = f'{1000 * lane["seconds"] / lane["handled"]:,.1f} ms' if lane['handled'] else '–'
+def _row(consumer: dict[str, Any]) -> list[str]:
+    state = consumer['state']
+    tone = 'good' if consumer['consuming'] else 'wait' if state in ('starting', 'waiting', 'away') else 'bad'
+    word = 'not consuming' if state == 'consuming' and not consumer['consuming'] else state
+    outcomes = consumer['outcomes']
+    mean = f'{1000 * consumer["seconds"] / consumer["handled"]:,.1f} ms' if consumer['handled'] else '–'
     return [
-        escape(', '.join(lane['queues'])), f'<span class="{tone}">{escape(word)}</span>',
-        f'{lane["busy"]:,}', f'{lane["concurrency"]:,}', f'{lane["prefetch"]:,}' if lane['prefetch'] else '–',
-        f'{lane["handled"]:,}', *(f'{outcomes.get(name, 0):,}' for name in ('acked', 'rejected', 'requeued')),
-        _alarming(lane['failed']), mean,
+        escape(', '.join(consumer['queues'])), f'<span class="{tone}">{escape(word)}</span>',
+        f'{consumer["busy"]:,}', f'{consumer["concurrency"]:,}',
+        f'{consumer["prefetch"]:,}' if consumer['prefetch'] else '–', f'{consumer["handled"]:,}',
+        *(f'{outcomes.get(name, 0):,}' for name in ('acked', 'rejected', 'requeued')),
+        _alarming(consumer['failed']), mean,
     ]  # fmt: skip
 
 

@@ -61,10 +61,10 @@ class Report:
     @property
     def ready(self) -> bool:
         """Is there a consumer, does each one consume, and has the broker answered? (P25)"""
-        lanes = self.status['consumers']
-        if self.status['state'] != 'consuming' or not lanes or self.answer is None:
+        consumers = self.status['consumers']
+        if self.status['state'] != 'consuming' or not consumers or self.answer is None:
             return False
-        return all(lane['consuming'] for lane in lanes)
+        return all(consumer['consuming'] for consumer in consumers)
 
 
 def pool_figures() -> Iterator[tuple[str, str, int, int | None]]:

@@ -130,11 +130,11 @@ def test_settings_for_kombus_loggers_reach_greenmqs():
                     'loggers': {{'kombu': {{'level': 'INFO', 'handlers': ['out']}},
                                 'kombu.connection': {{'level': 'DEBUG'}}}}}})
             {"configure()" if early else ""}
-            import kombu, greenmq.opening
+            import kombu, greenmq.connecting.opening
             {"" if early else "configure()"}
             with kombu.Connection('memory://') as connection:
                 connection.connect()
-            greenmq.opening.logger.debug('told')
+            greenmq.connecting.opening.logger.debug('told')
         ''').splitlines()
         assert out[0].startswith('kombu.connection INFO greenmq ') and 'GREENMQ_AS_KOMBU=1' in out[0]
         assert out[-1] == 'kombu.connection DEBUG told'
@@ -161,12 +161,12 @@ def test_too_late_is_an_error_that_names_who_and_which_door():
 
 def test_install_in_the_program_and_what_was_loaded_before_is_adopted():
     assert python('''
-        import greenmq.exceptions, greenmq.opening
+        import greenmq.exceptions, greenmq.connecting.opening
         from greenmq import alias
         print(alias.active(), alias.install(), alias.install(), alias.door())
         import kombu.exceptions
         print(kombu.exceptions is greenmq.exceptions, kombu.exceptions.KombuError.__module__,
-              greenmq.opening.logger.name, alias.replaced())
+              greenmq.connecting.opening.logger.name, alias.replaced())
     ''', switch=None).splitlines() == [
         'False True False greenmq.alias.install()',
         'True kombu.exceptions kombu.connection '

@@ -9,15 +9,19 @@ import pytest
 from tests.house.source import PACKAGE, modules
 
 LEVELS = (
-    ('exceptions', 'types', 'core.*', 'runtime.*', 'events'),
+    ('exceptions', 'types', 'core.*', 'runtime.*', 'events',
+     'connecting', 'pooling', 'publishing', 'consuming'),
     ('utils.*', 'log', 'lag', 'matcher', 'asynchronous.*'),
     ('serialization', 'compression', 'clocks', 'message', 'abstract', 'exchange', 'entity'),
     ('transport.*',),
-    ('lease', 'poolstats', 'reaper', 'errands', 'othersets', 'siblings', 'resource'),
-    ('address', 'dialing', 'opening', 'ensure', 'connectionpool', 'connection'),
-    ('batch', 'nowait', 'producer', 'consumer', 'common', 'messaging'),
-    ('sharedconnection', 'pools', 'simple', 'standing', 'crew', 'singleloop', 'mixins', 'node',
-     'pidbox', 'compat'),
+    ('pooling.lease', 'pooling.stats', 'pooling.reaper', 'pooling.background',
+     'pooling.threads', 'connecting.threads', 'resource'),
+    ('connecting.address', 'connecting.attempt', 'connecting.opening', 'connecting.retrying',
+     'pooling.connections', 'connection'),
+    ('publishing.batch', 'publishing.backlog', 'publishing.producer', 'consuming.consumer',
+     'common', 'messaging'),
+    ('pooling.shared', 'pools', 'simple', 'consuming.status', 'consuming.runners', 'consuming.loop',
+     'mixins', 'node', 'pidbox', 'compat'),
     ('',),
     ('diagnosis', 'worker.*', 'cli.*', 'contrib.*', 'alias.*'),
 )

@@ -10,7 +10,7 @@ from greenmq.connection import Connection
 from greenmq.entity import Exchange, Queue
 from greenmq.exceptions import BufferFull, NotFound
 from greenmq.messaging import Consumer, Producer
-from greenmq.nowait import Backlog
+from greenmq.publishing.backlog import Backlog
 from tests.support import green
 from tests.unit.recorder import Recorder
 

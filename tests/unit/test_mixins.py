@@ -3,7 +3,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from greenmq import Connection, Queue, crew, events, runtime
+from greenmq import Connection, Queue, events, runtime
+from greenmq.consuming import runners
 from greenmq.exceptions import ConnectionLost, OperationalError, TimeoutError
 from greenmq.mixins import ConsumerMixin, ConsumerProducerMixin
 from tests.support import green
@@ -98,7 +99,7 @@ def left(connection):
 class TestOrder:
 
     def test_hooks_are_called_in_kombus_order(self, connection, publish, monkeypatch):
-        monkeypatch.setattr(crew, 'SLICE', 60)  # or on a busy machine both tasks were not of one iteration
+        monkeypatch.setattr(runners, 'SLICE', 60)  # or on a busy machine both tasks were not of one iteration
         publish('a', 'stop')
         worker = Worker(connection)
         worker.run()

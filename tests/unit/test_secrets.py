@@ -59,7 +59,7 @@ def secret_in(*texts):
 
 @pytest.fixture(autouse=True)
 def no_sleep_between_tries(monkeypatch):
-    monkeypatch.setattr('greenmq.ensure._jittered', lambda seconds, jitter: 0)
+    monkeypatch.setattr('greenmq.connecting.retrying._jittered', lambda seconds, jitter: 0)
 
 
 def texts_of(url, attempt, **kwargs):

@@ -170,7 +170,7 @@ def test_the_daemon_makes_the_pauses_of_its_transport(monkeypatch):
         pauses.append((seconds, jitter))
         return 0
 
-    monkeypatch.setattr('greenmq.ensure._jittered', note)
+    monkeypatch.setattr('greenmq.connecting.retrying._jittered', note)
     amqp = [0.05, 0.25, 0.45, 0.65, 0.85, 1.05, 1.25, 1.45, 1.65, 1.85, 2, 2]
     for url, expected in (('amqp://127.0.0.1:1//', amqp),
                           ('redis://127.0.0.1:1/0', [0.05, 0.25, 0.45, 0.65, 0.85, 1, 1, 1]),

@@ -16,7 +16,7 @@ from greenmq.exceptions import ConnectionClosed, TimeoutError
 T = TypeVar('T')
 
 
-class SharedDial(Generic[T]):
+class SharedAttempt(Generic[T]):
     """The attempt under way, if any, and who waits for it or for the next one.
 
     Arguments:

@@ -5,11 +5,11 @@ import gc
 import weakref
 
 from greenmq import runtime
-from greenmq.errands import Errands
+from greenmq.pooling.background import BackgroundTasks
 
 
 def test_one_at_a_time_and_in_order():
-    errands, log, done = Errands('test'), [], runtime.Event()
+    background, log, done = BackgroundTasks('test'), [], runtime.Event()
 
     def work(number):
         log.append(('begin', number))
@@ -19,25 +19,25 @@ def test_one_at_a_time_and_in_order():
             done.set()
 
     for number in range(3):
-        errands.add(work, number)
+        background.add(work, number)
     assert log == []  # not in the caller
     assert done.wait(5)
     assert log == [(what, number) for number in range(3) for what in ('begin', 'end')]
 
 
 def test_what_comes_after_the_task_has_ended_is_done_too():
-    errands = Errands('test')
+    background = BackgroundTasks('test')
     for _ in range(2):
         done = runtime.Event()
-        errands.add(done.set)
+        background.add(done.set)
         assert done.wait(5)
         runtime.sleep(0)
 
 
 def test_what_is_forgotten_is_not_begun():
-    errands, log, done = Errands('test'), [], runtime.Event()
-    errands.add(lambda: (log.append(1), errands.forget(), done.set()))
-    errands.add(log.append, 2)
+    background, log, done = BackgroundTasks('test'), [], runtime.Event()
+    background.add(lambda: (log.append(1), background.forget(), done.set()))
+    background.add(log.append, 2)
     assert done.wait(5)
     runtime.sleep(0)
     assert log == [1]
@@ -47,11 +47,11 @@ def test_nothing_that_is_done_is_kept():
     class Thing:
         pass
 
-    errands, done = Errands('test'), runtime.Event()
+    background, done = BackgroundTasks('test'), runtime.Event()
     thing = Thing()
     known = weakref.ref(thing)
-    errands.add(lambda _thing: None, thing)
-    errands.add(done.set)
+    background.add(lambda _thing: None, thing)
+    background.add(done.set)
     del thing
     assert done.wait(5)
     gc.collect()

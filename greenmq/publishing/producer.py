@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import events, runtime
 from greenmq.abstract import maybe_channel
-from greenmq.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch, can_batch
 from greenmq.common import declare_within, maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
@@ -29,7 +28,8 @@ from greenmq.exceptions import (
     WouldBlock,
     WrongHub,
 )
-from greenmq.nowait import Backlog
+from greenmq.publishing.backlog import Backlog
+from greenmq.publishing.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch, can_batch
 from greenmq.serialization import dumps, encoded
 from greenmq.types import PUBLISH_KEYWORDS, RECEIVED
 from greenmq.utils import validate

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from greenmq import runtime
-from greenmq.lease import Lease
+from greenmq.pooling.lease import Lease
 
 _NAMED = 5  # how many holders the text names: the oldest ones
 

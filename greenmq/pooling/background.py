@@ -9,7 +9,7 @@ from typing import Any
 from greenmq import runtime
 
 
-class Errands:
+class BackgroundTasks:
     """What a pool does in the background.
 
     One piece at a time: a lost connection takes a thousand leases along, and that many tasks at once would

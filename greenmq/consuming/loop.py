@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from greenmq import runtime
-from greenmq.crew import consumes
+from greenmq.consuming.runners import consumes
+from greenmq.consuming.status import Counts
 from greenmq.messaging import Consumer
-from greenmq.standing import Counts
 
 __all__ = ('Loop',)
 
 
 class Loop:
-    """kombu's one loop, as `ConsumerMixin.status` shows it: one lane, in the greenlet that called `run`.
+    """kombu's one loop, as `ConsumerMixin.status` shows it: one runner, in the greenlet that called `run`.
 
     Arguments:
         connection (Connection): open.
@@ -33,7 +33,7 @@ class Loop:
             consumer._runner = self._work
 
     @property
-    def lanes(self) -> list[Loop]:
+    def runners(self) -> list[Loop]:
         """Itself."""
         return [self]
 
@@ -50,7 +50,7 @@ class Loop:
             self.counts.add(message, runtime.monotonic() - started)
 
     def status(self) -> dict[str, Any]:
-        """See `Lane.status`. Switches: no."""
+        """See `ChannelRunner.status`. Switches: no."""
         return {
             'queues': [queue.name for consumer in self.consumers for queue in consumer.queues],
             'state': 'consuming',

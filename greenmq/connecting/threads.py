@@ -15,15 +15,15 @@ from typing import Any
 
 from greenmq import runtime
 
-__all__ = ('Sibling', 'Siblings')
+__all__ = ('ThreadConnection', 'ThreadConnections')
 
 
-class Sibling:
+class ThreadConnection:
     """A connection of one thread that stands in for another thread's."""
 
     __slots__ = ('__weakref__', '_all', 'connection', 'hub')
 
-    def __init__(self, connection: Any, hub: Any, among: Siblings) -> None:
+    def __init__(self, connection: Any, hub: Any, among: ThreadConnections) -> None:
         self.connection = connection
         self.hub: Callable[[], Any] = weakref.ref(hub)
         self._all = weakref.ref(among)
@@ -36,14 +36,14 @@ class Sibling:
         self.connection.close()
 
 
-class Siblings:
+class ThreadConnections:
     """The connections of other threads that stand in for one Connection, by hub."""
 
     __slots__ = ('__weakref__', '_found', 'lock')
 
     def __init__(self) -> None:
         self.lock = runtime.NativeLock()
-        self._found: dict[int, Sibling] = {}  # by id of the hub, which is known weakly
+        self._found: dict[int, ThreadConnection] = {}  # by id of the hub, which is known weakly
 
     def of(self, connection: Any) -> Any:
         """The one of this thread, made if there is none; not opened. Switches: no."""
@@ -51,11 +51,11 @@ class Siblings:
         with self.lock:
             found = self._found.get(id(hub))
             if found is None or found.hub() is not hub:
-                found = self._found[id(hub)] = Sibling(connection.clone(), hub, self)
+                found = self._found[id(hub)] = ThreadConnection(connection.clone(), hub, self)
                 runtime.at_thread_end(found)
         return found.connection
 
-    def forget(self, sibling: Sibling) -> None:
+    def forget(self, sibling: ThreadConnection) -> None:
         """Its thread has ended. Switches: no."""
         with self.lock:
             self._found = {key: each for key, each in self._found.items() if each is not sibling}

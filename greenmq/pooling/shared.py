@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from greenmq.connectionpool import is_closed
 from greenmq.log import get_logger
+from greenmq.pooling.connections import is_closed
 from greenmq.utils.functional import ChannelPromise
 
 if TYPE_CHECKING:
-    from greenmq.lease import Lease
+    from greenmq.pooling.lease import Lease
 
 __all__ = ('SharedConnection', 'close_channel')
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from greenmq import events, runtime
-from greenmq.address import Addressed
-from greenmq.dialing import SharedDial
-from greenmq.ensure import DAEMON_JITTER, JITTER, LibraryErrors, Policy, reconnect
+from greenmq.connecting.address import Addressed
+from greenmq.connecting.attempt import SharedAttempt
+from greenmq.connecting.retrying import DAEMON_JITTER, JITTER, LibraryErrors, Policy, reconnect
+from greenmq.connecting.threads import ThreadConnections
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
 from greenmq.log import get_logger, outage_over, tell_notices
-from greenmq.siblings import Siblings
 from greenmq.transport.base import Transport as BaseTransport
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class Opening(Addressed):
 
     _connection: Any = None
     _default_channel: Any = None
-    _dial: SharedDial[Any] | None = None
+    _dial: SharedAttempt[Any] | None = None
     _hub: Callable[[], Any] | None = None
     _closed = False
     _switch_due = False
     _lost = False
     _fork_hooked = False
-    _siblings: Siblings | None = None  # never None in the instance: see `sibling`
+    _thread_connections: ThreadConnections | None = None  # never None in the instance: see `sibling`
 
 
     def connect(self: OpeningT) -> OpeningT:
@@ -124,14 +124,14 @@ class Opening(Addressed):
         with LibraryErrors(whole):
             return reconnect(whole, self._enter(), policy, deadline, patience=patience)
 
-    def _enter(self) -> SharedDial[Any]:
+    def _enter(self) -> SharedAttempt[Any]:
         """The dial of this hub; from now on the connection is this hub's."""
         dial = self._dial
         if dial is None:
             # weakly: a connection must not keep the hub of a thread that has ended
             self._hub = weakref.ref(runtime.hub_id())
             runtime.end_hub_with_thread()
-            dial = self._dial = SharedDial(self.as_uri())
+            dial = self._dial = SharedAttempt(self.as_uri())
             if not self._fork_hooked:
                 self._fork_hooked = True
                 runtime.after_fork(self._after_fork)
@@ -158,7 +158,7 @@ class Opening(Addressed):
         runtime.end_hub_with_thread()
         runtime.at_exit(self, Opening.close, self._close_seconds + EXIT_SLACK)
 
-    def _open(self, dial: SharedDial[Any], deadline: runtime.Deadline) -> Any:
+    def _open(self, dial: SharedAttempt[Any], deadline: runtime.Deadline) -> Any:
         return dial.run(self._ready, self._dial_once, deadline, self.connect_timeout)
 
     def _ready(self) -> Any:
@@ -268,9 +268,9 @@ class Opening(Addressed):
                 dial.close()
             elif hub is not None:
                 runtime.post(hub, dial.close)
-        siblings = self.__dict__.pop('_siblings', None)
-        if siblings is not None:
-            siblings.close()
+        thread_connections = self.__dict__.pop('_thread_connections', None)
+        if thread_connections is not None:
+            thread_connections.close()
         if parts is not None:
             _shut(*parts, timeout or CLOSE_TIMEOUT, hub, wait=timeout > 0)
 
@@ -288,10 +288,11 @@ class Opening(Addressed):
         """
         if self._closed:
             raise ConnectionClosed(f'{self!r} is closed')
-        siblings = self._siblings
-        if siblings is None:
-            siblings = self.__dict__.setdefault('_siblings', Siblings())  # two threads may be the first
-        return cast('OpeningT', siblings.of(self))
+        thread_connections = self._thread_connections
+        if thread_connections is None:
+            # two threads may be the first
+            thread_connections = self.__dict__.setdefault('_thread_connections', ThreadConnections())
+        return cast('OpeningT', thread_connections.of(self))
 
     def _take(self) -> tuple[Any, Any] | None:
         parts = self._transport, self._connection
@@ -325,7 +326,7 @@ class Opening(Addressed):
     def _after_fork(self) -> None:
         # The parent goes on using all this. The socket itself was closed by runtime, without a byte sent.
         self._dial = self._hub = None
-        self.__dict__.pop('_siblings', None)
+        self.__dict__.pop('_thread_connections', None)
         self.declared_entities.clear()
         if not getattr(self._transport, 'keeps_channels', False):
             self._transport = self._connection = self._default_channel = None

@@ -2,17 +2,17 @@
 
 Theory of operation
 -------------------
-A `Lane` serves one channel: its greenlet takes the events of that channel and runs the callbacks, so a slow
-callback holds up its own lane and nothing else. With a `concurrency` above one it hands each message to a
-worker of its pool instead, and takes no message for which no worker is free.
+A `ChannelRunner` serves one channel: its greenlet takes the events of that channel and runs the callbacks,
+so a slow callback holds up its own runner and nothing else. With a `concurrency` above one it hands each
+message to a worker of its pool instead, and takes no message for which no worker is free.
 
-A lane that waits can be killed at any time: no event is in its hands then. One that runs a callback is left
-to finish it. When the connection is lost, those callbacks go on; the lane of the same number on the next
+A runner that waits can be killed at any time: no event is in its hands then. One that runs a callback is left
+to finish it. When the connection is lost, those callbacks go on; the runner of the same number on the next
 connection waits for them, so that a consumer's messages stay in order and no message is worked on twice at
 once.
 
-A callback that fails costs its message (see `settle_failed`), never the lane. What is no Exception, and what
-the drain itself raises, is told to the greenlet that called `run`.
+A callback that fails costs its message (see `settle_failed`), never the runner. What is no Exception, and
+what the drain itself raises, is told to the greenlet that called `run`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from greenmq import runtime
+from greenmq.consuming.status import Counts
 from greenmq.exceptions import ConnectionClosed, TimeoutError
 from greenmq.log import get_logger
 from greenmq.messaging import Consumer
-from greenmq.standing import Counts
 
-__all__ = ('Crew', 'Lane', 'consumes', 'listed', 'settle_failed')
+__all__ = ('RunnerGroup', 'ChannelRunner', 'consumes', 'listed', 'settle_failed')
 
 logger = get_logger('greenmq.mixins')
 
 
-# Seconds that a lane may go on without letting the others run.
+# Seconds that a runner may go on without letting the others run.
 SLICE = 0.002
 # Seconds for callbacks that were killed at the end of their time.
 DYING = 0.5
 
 
 class _Turn:
-    """How long the greenlets of a lane have kept the hub for themselves."""
+    """How long the greenlets of a runner have kept the hub for themselves."""
 
     __slots__ = ('_since',)
 
@@ -59,7 +59,7 @@ class _Turn:
         self._since = None
 
 
-class Lane:
+class ChannelRunner:
     """The consumers of one channel, and the greenlet that serves them.
 
     Attributes:
@@ -68,13 +68,13 @@ class Lane:
     Source: greenmq's own.
     """
 
-    def __init__(self, crew: Crew, number: int, channel: Any, consumers: list[Consumer]) -> None:
-        self.crew = crew
+    def __init__(self, group: RunnerGroup, number: int, channel: Any, consumers: list[Consumer]) -> None:
+        self.group = group
         self.number = number
         self.channel = channel
         self.consumers = consumers
-        self.concurrency = max(1, int(crew.worker.concurrency))
-        self.counts = crew.counts.setdefault(number, Counts())
+        self.concurrency = max(1, int(group.worker.concurrency))
+        self.counts = group.counts.setdefault(number, Counts())
         self.busy = 0
         self.turn = _Turn()
         self.task: runtime.Task | None = None
@@ -102,7 +102,7 @@ class Lane:
         self.context = context
         self._waiting_for = waiting_for
         self.task = runtime.spawn(
-            self._main, name=f'greenmq.consumer {self.name}', on_exit=self.crew.task_ended
+            self._main, name=f'greenmq.consumer {self.name}', on_exit=self.group.task_ended
         )
 
     @property
@@ -124,12 +124,12 @@ class Lane:
             return 'ended'
         if self._waiting_for:
             return 'waiting'
-        return 'ending' if self.crew.stopping else 'consuming'
+        return 'ending' if self.group.stopping else 'consuming'
 
     @property
     def consuming(self) -> bool:
         """Proof of consuming (P25): every queue has a consumer that the channel knows, and somebody takes."""
-        if self.state != 'consuming' or not self.crew.connection.connected:
+        if self.state != 'consuming' or not self.group.connection.connected:
             return False
         return all(map(consumes, self.consumers))
 
@@ -164,24 +164,24 @@ class Lane:
         try:
             self.context.run(self._serve)
         except BaseException as exc:  # for the greenlet that called `run`, which raises it there
-            self.crew.fail(exc)
+            self.group.fail(exc)
 
     def _serve(self) -> None:
         for task in self._waiting_for:
             task.join()
         self._waiting_for = []
-        crew, channel, pool = self.crew, self.channel, self._pool
-        drain_events = crew.connection.drain_events
-        while not crew.ends():
+        group, channel, pool = self.group, self.channel, self._pool
+        drain_events = group.connection.drain_events
+        while not group.ends():
             if pool is not None:
                 pool.wait_free()
             if channel.closed:  # by a callback: nothing comes over it any more, so begin anew
                 raise ConnectionClosed(f'{channel!r} was closed while it consumed')
             drain_events(channel=channel)
-            self.turn.rest()  # or a lane that always finds a message would keep the hub for itself
+            self.turn.rest()  # or a runner that always finds a message would keep the hub for itself
 
     def _work(self, consumer: Consumer, message: Any) -> None:
-        if self.crew.ends() and self.crew.hand_back(message):
+        if self.group.ends() and self.group.hand_back(message):
             return
         started = runtime.monotonic()
         self.busy += 1
@@ -189,31 +189,31 @@ class Lane:
             consumer._process(message)
         except Exception as exc:
             self.counts.add_failure(exc)
-            self.crew.give_up(message, exc)
+            self.group.give_up(message, exc)
         except BaseException as exc:
-            if not self.crew.stopping:  # then it is our own kill
+            if not self.group.stopping:  # then it is our own kill
                 logger.error('The callback for message %s raised %r, which is no Exception: that ends run()',
                              describe(message), exc, exc_info=exc)  # fmt: skip
             raise
         finally:
             self.busy -= 1
             self.counts.add(message, runtime.monotonic() - started)
-            self.crew.handled()
+            self.group.handled()
 
 
 class _Pool:
-    """The workers of a lane: greenlets, made when there is work for them, that wait for more.
+    """The workers of a runner: greenlets, made when there is work for them, that wait for more.
 
     One that is done takes the next message itself if that is here already: two switches less than by way of
-    the lane's greenlet, which waits for messages, and gives them out while there are idle workers.
+    the runner's greenlet, which waits for messages, and gives them out while there are idle workers.
     """
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, runner: ChannelRunner) -> None:
+        self.runner = runner
         self.tasks: set[runtime.Task] = set()
         self._idle = runtime.Handoff('no message')
-        self._free = runtime.Semaphore(lane.concurrency)
-        self._held = False  # the lane has taken a place for the message that comes next
+        self._free = runtime.Semaphore(runner.concurrency)
+        self._held = False  # the runner has taken a place for the message that comes next
         self._taking = False  # a worker asks for a message, which is then put into `_taken`
         self._taken: tuple[Consumer, Any] | None = None
 
@@ -237,36 +237,36 @@ class _Pool:
         self._idle.fail_all(runtime.TaskExit())
 
     def _hire(self, item: tuple[Consumer, Any]) -> None:
-        assert self.lane.context is not None
+        assert self.runner.context is not None
         task = runtime.spawn(
-            self._main, self.lane.context.copy(), item,
-            name=f'greenmq.worker {self.lane.name}', on_exit=self._left,
+            self._main, self.runner.context.copy(), item,
+            name=f'greenmq.worker {self.runner.name}', on_exit=self._left,
         )  # fmt: skip
         self.tasks.add(task)
 
     def _left(self, task: runtime.Task, error: BaseException | None) -> None:
         self.tasks.discard(task)
-        self.lane.crew.task_ended(task, error)
+        self.runner.group.task_ended(task, error)
 
     def _main(self, context: contextvars.Context, item: tuple[Consumer, Any]) -> None:
         try:
             while True:
                 # A copy each, as if each message had a greenlet of its own.
-                context.copy().run(self.lane._work, *item)
-                self.lane.turn.rest()
+                context.copy().run(self.runner._work, *item)
+                self.runner.turn.rest()
                 following = self._take()
                 if following is None:
                     self._free.release()
-                    if self.lane.crew.stopping:
+                    if self.runner.group.stopping:
                         return
                     following = self._idle.wait(None, self._hire)
                 item = following
-        except BaseException as exc:  # as in a lane
-            self.lane.crew.fail(exc)
+        except BaseException as exc:  # as in a runner
+            self.runner.group.fail(exc)
 
     def _take(self) -> tuple[Consumer, Any] | None:
-        channel = self.lane.channel
-        if self.lane.crew.ends() or channel.closed:
+        channel = self.runner.channel
+        if self.runner.group.ends() or channel.closed:
             return None
         try:
             while self._taken is None:  # what it handles may be no message
@@ -279,16 +279,16 @@ class _Pool:
             self._taking = False
 
 
-class Crew:
-    """All lanes of one connection.
+class RunnerGroup:
+    """All runners of one connection.
 
     Arguments:
         worker (ConsumerMixin): whose callbacks they run.
         bell (Event): of the greenlet that supervises; rung when there is something to look at.
         connection (Connection): open.
         channel (Channel): of its first consumer.
-        counts (dict[int, Counts]): by the lane's number; kept from crew to crew.
-        left (dict[int, list[Task]]): what still runs of the crew before, by the lane's number.
+        counts (dict[int, Counts]): by the runner's number; kept from group to group.
+        left (dict[int, list[Task]]): what still runs of the group before, by the runner's number.
     Attributes:
         failure (BaseException | None): what ends it.
         stopping (bool): nothing is taken any more.
@@ -307,7 +307,7 @@ class Crew:
         self.worker = worker
         self.connection = connection
         self.channel = channel
-        self.lanes: list[Lane] = []
+        self.runners: list[ChannelRunner] = []
         self.failure: BaseException | None = None
         self.stopping = False
         self.total = 0
@@ -322,7 +322,7 @@ class Crew:
     # ------------------------------------------------------------------------------------- consumers
 
     def make(self, *args: Any, **kwargs: Any) -> Consumer:
-        """A Consumer: the first on the crew's channel, each later one on a channel of its own.
+        """A Consumer: the first on the group's channel, each later one on a channel of its own.
 
         Switches: yes.
         """
@@ -362,9 +362,9 @@ class Crew:
         for number, (channel, consumers) in enumerate(by_channel.items()):
             if prefetch and channel in self._made and not channel.prefetch_count:
                 channel.basic_qos(0, prefetch, False)  # what was set on the one channel was meant for all
-            lane = Lane(self, number, channel, consumers)
-            lane.prepare()
-            self.lanes.append(lane)
+            runner = ChannelRunner(self, number, channel, consumers)
+            runner.prepare()
+            self.runners.append(runner)
 
     def start(self, rings: bool) -> None:
         """Begin to take messages.
@@ -375,17 +375,17 @@ class Crew:
         """
         self._rings = rings
         context = contextvars.copy_context()
-        for lane in self.lanes:
-            lane.start(context.copy(), self._left.pop(lane.number, []))
+        for runner in self.runners:
+            runner.start(context.copy(), self._left.pop(runner.number, []))
 
-    # ------------------------------------------------------------------------ what the lanes tell
+    # ------------------------------------------------------------------------ what the runners tell
 
     def ends(self) -> bool:
-        """Whether lanes shall take no more. Switches: no."""
+        """Whether runners shall take no more. Switches: no."""
         return self.stopping or self.worker._ends()
 
     def fail(self, error: BaseException) -> None:
-        """A lane ended by an error. Switches: no."""
+        """A runner ended by an error. Switches: no."""
         if not self.stopping and self.failure is None:
             self.failure = error
             self.bell.set()
@@ -446,26 +446,26 @@ class Crew:
         return True
 
     def tasks(self) -> list[runtime.Task]:
-        """All that have not ended, those left over from the crew before included. Switches: no."""
-        found = [task for lane in self.lanes for task in lane.tasks()]
+        """All that have not ended, those left over from the group before included. Switches: no."""
+        found = [task for runner in self.runners for task in runner.tasks()]
         return found + [task for tasks in self._left.values() for task in tasks if not task.done]
 
     @property
     def busy(self) -> int:
         """Callbacks that run now."""
-        return sum(lane.busy for lane in self.lanes)
+        return sum(runner.busy for runner in self.runners)
 
     def left(self) -> dict[int, list[runtime.Task]]:
-        """What still runs, by the number of its lane: for the next crew. Switches: no."""
+        """What still runs, by the number of its runner: for the next group. Switches: no."""
         running = {number: [task for task in tasks if not task.done] for number, tasks in self._left.items()}
-        for lane in self.lanes:
-            running[lane.number] = running.get(lane.number, []) + lane.tasks()
+        for runner in self.runners:
+            running[runner.number] = running.get(runner.number, []) + runner.tasks()
         return {number: tasks for number, tasks in running.items() if tasks}
 
     def _disband(self) -> None:
         self.stopping = True
-        for lane in self.lanes:
-            lane.dismiss()
+        for runner in self.runners:
+            runner.dismiss()
 
     def _kill(self, tasks: list[runtime.Task]) -> None:
         for task in tasks:

@@ -29,8 +29,8 @@ from greenmq.transport.base import names_errors_only
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from greenmq.connecting.attempt import SharedAttempt
     from greenmq.connection import Connection
-    from greenmq.dialing import SharedDial
 
 Errback = Callable[[BaseException, float], Any]
 
@@ -98,7 +98,7 @@ class LibraryErrors:
 
 def reconnect(
     connection: Connection,
-    dial: SharedDial[Any],
+    dial: SharedAttempt[Any],
     policy: Policy,
     deadline: runtime.Deadline,
     retries: int = 0,
@@ -107,7 +107,7 @@ def reconnect(
     """Open `connection`, again and again as `policy` says, over all its hosts.
 
     Arguments:
-        dial (SharedDial): the one that was there when the caller came; when it is closed, recovery ends.
+        dial (SharedAttempt): the one that was there when the caller came; when it is closed, recovery ends.
         deadline (Deadline): ends an attempt and a pause under way.
         patience (Deadline): ends neither, but after it no further round of hosts begins.
     Returns:
@@ -147,7 +147,7 @@ def _jittered(seconds: float, jitter: float) -> float:
 
 
 def _pause(
-    dial: SharedDial[Any], seconds: float, deadline: runtime.Deadline, callback: Callable[[], Any] | None
+    dial: SharedAttempt[Any], seconds: float, deadline: runtime.Deadline, callback: Callable[[], Any] | None
 ) -> None:
     if callback is None:
         dial.pause(seconds, deadline)
@@ -252,7 +252,7 @@ def _next_try(
 
 def _recover(
     connection: Connection,
-    dial: SharedDial[Any],
+    dial: SharedAttempt[Any],
     obj: Any,
     exc: BaseException,
     epoch: int,

@@ -14,10 +14,10 @@ from typing import Any
 
 from greenmq import runtime
 
-__all__ = ('OtherSets',)
+__all__ = ('ThreadPools',)
 
 
-class OtherSets:
+class ThreadPools:
     """The sets of one pool that belong to other hubs than its first.
 
     A set is a pool that looks like the first one; programs only ever see the first.

@@ -10,15 +10,15 @@ from greenmq import runtime
 from greenmq.utils.url import hide_passwords
 
 if TYPE_CHECKING:
-    from greenmq.crew import Crew
-    from greenmq.singleloop import Loop
+    from greenmq.consuming.loop import Loop
+    from greenmq.consuming.runners import RunnerGroup
 
-__all__ = ('BUCKETS', 'Counts', 'Standing', 'away')
+__all__ = ('BUCKETS', 'Counts', 'StatusMixin', 'away')
 
 #: Upper bounds, in seconds, of the histogram of callback durations; above the last one is one bucket more.
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-# How many of the last failures of a lane are remembered.
+# How many of the last failures of a runner are remembered.
 FAILURES = 10
 
 # What became of a message by the end of its callback, by Message's own word for it.
@@ -26,7 +26,7 @@ OUTCOMES = {'ACK': 'acked', 'REJECTED': 'rejected', 'REQUEUED': 'requeued', 'STA
 
 
 class Counts:
-    """What the callbacks of one lane came to, over all connections.
+    """What the callbacks of one runner came to, over all connections.
 
     Attributes:
         handled (int): callbacks that ended, well or not.
@@ -74,22 +74,22 @@ class Counts:
         return found | copied | {'failures': list(self.failures)}
 
 
-def away(crew: Any) -> tuple[tuple[dict[str, Any], Counts], ...]:
-    """What the lanes of a connection that ends were, and their counts, which go on: callbacks may still run.
+def away(group: Any) -> tuple[tuple[dict[str, Any], Counts], ...]:
+    """What the runners of a connection that ends were, and their counts; callbacks may still run.
 
     Switches: no.
     """
     facts = ('queues', 'concurrency', 'prefetch')
     gone = {'state': 'away', 'consuming': False, 'busy': 0}
-    found = [(lane.status(), lane.counts) for lane in crew.lanes]
+    found = [(runner.status(), runner.counts) for runner in group.runners]
     return tuple(({**{name: status[name] for name in facts}, **gone}, counts) for status, counts in found)
 
 
-class Standing:
+class StatusMixin:
     """The half of a ConsumerMixin that says how it stands."""
 
     _bell: Any = None
-    _crew: Crew | Loop | None = None
+    _runner_group: RunnerGroup | Loop | None = None
     _connects = 0
     _overdue = 0
     #: The connection that is being opened or consumed from, the last error of opening it and when the next
@@ -116,17 +116,17 @@ class Standing:
         Switches: no.
         Source: greenmq's own.
         """
-        crew = self._crew
-        if crew is None:
+        group = self._runner_group
+        if group is None:
             state = 'idle' if self._bell is None else 'connecting'
         else:
-            state = 'ending' if crew.stopping else 'consuming'
-        target = self._target if crew is None else crew.connection
+            state = 'ending' if group.stopping else 'consuming'
+        target = self._target if group is None else group.connection
         trouble = self._trouble
-        if crew is None:
-            lanes = [{**facts, **counts.snapshot()} for facts, counts in self._away]
+        if group is None:
+            runners = [{**facts, **counts.snapshot()} for facts, counts in self._away]
         else:
-            lanes = [lane.status() for lane in crew.lanes]
+            runners = [runner.status() for runner in group.runners]
         return {
             'state': state,
             'connection': None if target is None else target.as_uri(),
@@ -134,5 +134,5 @@ class Standing:
             'overdue': self._overdue,
             'error': None if trouble is None else hide_passwords(str(trouble[0])),
             'next_try': None if trouble is None else max(0.0, trouble[1] - runtime.monotonic()),
-            'consumers': lanes,
+            'consumers': runners,
         }

@@ -1,0 +1,1 @@
+"""How messages are received: the Consumer, and the greenlets that run the callbacks of a ConsumerMixin."""
