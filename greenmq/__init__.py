@@ -18,19 +18,19 @@ The way of a message, module by module::
 
 Around it:
 
-* ``connection`` is a Connection, made of what is in ``connecting``: its address, the attempts at it, retrying,
-  and what other native threads publish through. ``resource`` and ``pools`` share connections and producers
-  between greenlets; ``pooling`` has their parts: leases, the reaper, statistics, background work.
-* ``messaging`` names Producer and Consumer, whose code is in ``publishing`` (with batches and the backlog of
-  what was sent without waiting) and ``consuming`` (with the greenlets and the loop of ``mixins``, the daemons).
-  ``simple``, ``common``, ``compat`` and ``pidbox`` (with its ``node``) are the conveniences.
-* ``entity`` (with ``exchange``) is what is declared, ``abstract`` what entities have in common, ``types`` the
-  types of what is passed in and out.
+* ``connection`` is a Connection, made of what is in ``connecting``: its address, the attempts at it,
+  retrying, and what other native threads publish through. ``resource`` and ``pools`` share connections and
+  producers between greenlets; ``pooling`` has their parts: leases, the reaper, statistics, background work.
+* ``messaging`` names Producer and Consumer, whose code is in ``publishing`` (with batches and the backlog
+  of what was sent without waiting) and ``consuming`` (with the greenlets and the loop of ``mixins``, the
+  daemons). ``simple``, ``common``, ``compat`` and ``pidbox`` (with its ``node``) are the conveniences.
+* ``entity`` (with ``exchange``) is what is declared, ``abstract`` what entities have in common, ``types``
+  the types of what is passed in and out.
 * ``core`` keeps the books (states, deliveries, confirms, topology, routes, retries) and never waits;
   ``runtime`` does all the waiting and alone knows the event loop; ``events`` tells who asked what happened.
-* ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and ``asynchronous``
-  are kombu's modules of those names. ``cli`` is the ``greenmq`` command, ``worker``
-  its ``greenmq worker``, ``diagnosis`` its ``greenmq doctor``; ``lag`` warns of a hub that is held up,
+* ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and
+  ``asynchronous`` are kombu's modules of those names. ``cli`` is the ``greenmq`` command, ``worker`` its
+  ``greenmq worker``, ``diagnosis`` its ``greenmq doctor``; ``lag`` warns of a hub that is held up,
   ``contrib`` connects to other libraries, ``alias`` stands in kombu's place.
 
 Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by

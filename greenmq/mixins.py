@@ -1,8 +1,8 @@
 """Daemons: a class that says what it consumes gets greenlets that consume it, and comes back after a loss.
 
-`run` gives each consumer a greenlet of its own (`consuming.runners`) and supervises them in its own. `consume`
-is the single loop of kombu, for programs that step through it; a class that overrides one of its parts is run
-by that loop.
+`run` gives each consumer a greenlet of its own (`consuming.runners`) and supervises them in its own.
+`consume` is the single loop of kombu, for programs that step through it; a class that overrides one of its
+parts is run by that loop.
 """
 
 from __future__ import annotations
