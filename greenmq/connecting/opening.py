@@ -288,11 +288,9 @@ class Opening(Addressed):
         """
         if self._closed:
             raise ConnectionClosed(f'{self!r} is closed')
-        thread_connections = self._thread_connections
-        if thread_connections is None:
-            # two threads may be the first
-            thread_connections = self.__dict__.setdefault('_thread_connections', ThreadConnections())
-        return cast('OpeningT', thread_connections.of(self))
+        # two threads may be the first
+        known = self._thread_connections or self.__dict__.setdefault('_thread_connections', ThreadConnections())
+        return cast('OpeningT', known.of(self))
 
     def _take(self) -> tuple[Any, Any] | None:
         parts = self._transport, self._connection
