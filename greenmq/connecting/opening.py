@@ -289,7 +289,7 @@ class Opening(Addressed):
         if self._closed:
             raise ConnectionClosed(f'{self!r} is closed')
         # two threads may be the first
-        known = self._thread_connections or self.__dict__.setdefault('_thread_connections', ThreadConnections())
+        known = self.__dict__.setdefault('_thread_connections', ThreadConnections())
         return cast('OpeningT', known.of(self))
 
     def _take(self) -> tuple[Any, Any] | None:
