@@ -29,6 +29,7 @@ demo: $(VENV)/.installed  ## install the package into .venv and let greenlets co
 
 test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; installs missing servers where it may
 	@.ci/servers
+	@.ci/parts $(BIN)/python
 	.ci/both "$(PYTEST) -m 'not stress'" \
 		"$(PATCHED) -m 'not stress and not own_process' --ignore tests/house && \
 		$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET) && \
@@ -47,6 +48,7 @@ check: $(VENV)/.tested  ## lint, types and the rules of the house
 
 soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minutes
 	@.ci/servers
+	@.ci/parts $(BIN)/python
 	GREENMQ_SOAK=1 $(PYTEST) -m stress
 
 bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html

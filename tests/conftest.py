@@ -17,7 +17,11 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
     certificates,
+    fauxqs,
+    fauxqs_session,
     file_url,
+    moto,
+    polls_end,
     rabbitmq,
     rabbitmq_cluster,
     redis_cluster,
@@ -32,6 +36,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     redis_untold_url,
     redis_url,
     sentinel_url,
+    sqs_url,
 )
 
 #: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
@@ -49,6 +54,7 @@ def pytest_configure(config):
         'stress: storms, soaks and leak slopes',
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
+        'sqs: needs an emulator of SQS that the suite starts',
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
     ):
         config.addinivalue_line('markers', line)
@@ -70,6 +76,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.rabbitmq)
         if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_six', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)
+        if names & {'fauxqs', 'sqs_url', 'moto'}:
+            item.add_marker(pytest.mark.sqs)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))
 

@@ -47,6 +47,7 @@ TABLE = (
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
+    Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_untold', 'redis_untold_url', None, ('redis-server',), 'server', 'redis'),

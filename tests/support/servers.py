@@ -12,6 +12,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
 from tests.support.redis_topology import Cluster, Sentinels
+from tests.support.sqs_servers import Fauxqs, Moto
 
 
 @pytest.fixture(scope='session')
@@ -127,6 +128,39 @@ def redis_six():
 def redis_six_url(redis_six):
     yield redis_six.url()
     redis_six.flush()
+
+
+@pytest.fixture(scope='session')
+def fauxqs_session():
+    with Fauxqs() as server:
+        yield server
+
+
+@pytest.fixture
+def fauxqs(fauxqs_session):
+    """The quick emulator of SQS and SNS of this run. Tests name their queues apart."""
+    yield fauxqs_session
+    if not fauxqs_session.running:
+        fauxqs_session.start()
+
+
+@pytest.fixture
+def polls_end(no_greenlet_left):
+    """Polls of SQS are never cut: after the test, wait for the end of those under way."""
+    yield
+    no_greenlet_left.leftover(2.5)
+
+
+@pytest.fixture
+def sqs_url(fauxqs, polls_end):
+    return fauxqs.url(query='?wait_time_seconds=1')
+
+
+@pytest.fixture(scope='session')
+def moto():
+    """The emulator that has STS, groups in one receive, and the rule of purges."""
+    with Moto() as server:
+        yield server
 
 
 def fresh_output():

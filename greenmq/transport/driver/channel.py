@@ -34,6 +34,9 @@ logger = get_logger('greenmq.transport.driver')
 #: Seconds that the end of a consumer waits for what its last take holds, for the sake of the order.
 CANCEL_SECONDS = 1.0
 
+#: Seconds that an empty look waits for what a take has that nobody wants any more.
+STRAY_SECONDS = 0.05
+
 _base64 = Base64()
 
 
@@ -190,15 +193,17 @@ class Channel(base.StdChannel):
         self._check_open()
         queue = queue or f'amq.gen-{uuid()}'
         session, deadline = self.session, self._soon()
+        size: int | None = None
         if passive:
             if not session.router.has_queue(queue, deadline):
                 raise self._not_found('queue', queue, (50, 10), 'Channel.queue_declare')
         else:
             facts = {**kwargs, 'arguments': dict(kwargs.get('arguments') or ())}
-            session.router.make_queue(queue, facts, deadline)
+            size = session.router.make_queue(queue, facts, deadline)
             if kwargs.get('exclusive'):
                 self.connection.exclusive_queues.add(queue)
-        size = session.router.size(queue, deadline)
+        if size is None or session.settler.pending:
+            size = session.router.size(queue, deadline)
         return queue_declare_ok_t(queue, size, session.consumers(queue))
 
     def queue_bind(
@@ -417,9 +422,11 @@ class Channel(base.StdChannel):
         """
         self._check_open()
         session = self.session
+        looked_twice = False
         while True:
             deadline = self._soon()
             session.settler.wait_for(queue, deadline)
+            unwanted = session.intake.unwanted[queue]
             takens = session.call(
                 'get', deadline, session.driver.take, [queue], 1, session.intake.max_bytes, 0.0,
                 decline=session.give_back, uncut=session.driver.uncut,
@@ -436,7 +443,13 @@ class Channel(base.StdChannel):
                     self.books.unsettled.add(message.delivery_tag, message)
                 return message
             else:
-                return None
+                # Perhaps a take that could not be cut has it for a moment: what comes that way goes back.
+                if session.intake.unwanted[queue] != unwanted:
+                    continue
+                if looked_twice or not session.intake.strays(queue):
+                    return None
+                looked_twice = True
+                runtime.sleep(STRAY_SECONDS)
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a Message of a payload; one that is a Message already stays as it is. Switches: no."""

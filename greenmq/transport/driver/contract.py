@@ -204,12 +204,13 @@ class Driver:
     #: Bytes of a payload, and seconds of a delay, that the broker takes; None for no limit.
     max_payload: int | None = None
     max_delay: float | None = 0.0
-    #: Does the broker keep what is settled as DEAD?
+    #: Is what is settled as DEAD for the driver to settle? See `keeps_dead`.
     dead_letters: ClassVar[bool] = False
     #: Are the bindings kept at the broker, for all processes?
     shared_bindings: ClassVar[bool] = False
-    #: 'copies': the base puts a fanout message into each bound queue; 'native': the broker fans out.
-    fanout: ClassVar[str] = 'copies'
+    #: 'copies': the base puts a fanout message into each bound queue; 'native': the broker fans out, and is
+    #: told of the bindings of fanout exchanges by `bind` and `unbind`. A driver may set it for itself.
+    fanout: str = 'copies'
     #: What of the Connection's parameters it understands, beyond host, port, user, password, virtual_host and
     #: `connect_timeout`: 'ssl', 'login_method', 'credentials'. Others are refused by name.
     understands: ClassVar[frozenset[str]] = frozenset()
@@ -304,11 +305,13 @@ class Driver:
 
     # ---- queues
 
-    def make(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> None:
+    def make(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:
         """Make a queue; it may exist.
 
         Arguments:
             facts (Mapping): durable, exclusive, auto_delete (bool), arguments (dict), as AMQP has them.
+        Returns:
+            int: how many messages wait in it, where the broker tells on the way; None to have `size` asked.
         """
         raise NotImplementedError(f'{type(self).__name__}.make')
 
@@ -343,6 +346,10 @@ class Driver:
                 (messages), 'oldest' (seconds that the oldest one has been there), 'dead_letters' (where to).
         """
         return None
+
+    def keeps_dead(self, queue: str) -> bool:
+        """Tell whether the broker keeps what is settled as DEAD, as far as it is known. Must not switch."""
+        return self.dead_letters
 
     # ---- bindings, where `shared_bindings`
 

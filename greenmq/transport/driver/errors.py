@@ -40,7 +40,7 @@ def translate(driver: Driver, error: Exception) -> tuple[Exception, str]:
         if isinstance(error, _OURS):
             return error, getattr(error, 'sent', 'unknown')
         if isinstance(error, TimeoutError):
-            return error, 'unknown'
+            return error, getattr(error, 'sent', 'unknown')
         found = ConnectionLost if isinstance(error, (OSError, EOFError)) else OperationalError
     fault = found if isinstance(found, Fault) else Fault(found)
     ours = fault.error(str(error) or type(error).__name__)

@@ -11,6 +11,7 @@ as the broker is, and no longer (P25).
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +38,8 @@ class Intake:
         self.polling_interval: float = settings['polling_interval'] or 1.0
         self.calls = 0
         self.taken = 0
+        #: Messages by queue that takes brought when nobody wanted them any more.
+        self.unwanted: Counter[str] = Counter()
         # A poller of an uncut driver stays while its last take flies, and goes on if somebody consumes again.
         self._pollers: dict[Any, Poller] = {}
         self._looking: list[runtime.Waiter] = []
@@ -94,6 +97,11 @@ class Intake:
     def poller_of(self, channel: Any, queue: str) -> Any:
         """Who fetches from a queue for a channel; None if nobody does. Switches: no."""
         return self._pollers.get(queue if self._by_queue else id(channel))
+
+    def strays(self, queue: str) -> bool:
+        """Is a take for this queue under way that nobody wants any more, and that could not be cut?"""
+        poller = self._pollers.get(queue)
+        return poller is not None and poller.stopped and poller.flight is not None
 
     # ---- reasons to fetch
 

@@ -76,7 +76,7 @@ class Poller:
         self._timer: Any = None
         self._asked = 0  # delivery 'push': what was wanted last
         self._again = False
-        self._stopped = False
+        self.stopped = False
 
     # ---- whose
 
@@ -174,7 +174,7 @@ class Poller:
             return
         intake = self._intake()
         session = intake.session() if intake is not None else None
-        if intake is None or session is None or self._stopped or self._timer is not None:
+        if intake is None or session is None or self.stopped or self._timer is not None:
             return
         if session.state != 'open':
             self.state = 'paused'
@@ -209,7 +209,7 @@ class Poller:
         """Let another queue have the room, where they share too little. Switches: no."""
         self._timer = None
         intake = self._intake()
-        if intake is not None and not self._stopped:
+        if intake is not None and not self.stopped:
             self.let_go()
             intake.kick_others(self)
             self._step()
@@ -272,6 +272,7 @@ class Poller:
         session.leases.hold(taken, session)
         channel, sub = self.use_one(taken.queue)
         if channel is None:
+            session.intake.unwanted[taken.queue] += 1
             session.give_back([taken])
             return
         message = session.arrival.envelope(taken, session)
@@ -309,7 +310,7 @@ class Poller:
         if intake is not None:
             intake.looked()
             intake.kick_others(self)
-            if self._stopped:
+            if self.stopped:
                 intake.forget(self)
             else:
                 # First their callbacks: they start earlier, and what they settle leaves with the next take.
@@ -366,7 +367,7 @@ class Poller:
 
     def stop(self) -> Flight | None:
         """Fetch no more; the take under way, if there is one. Switches: no."""
-        self._stopped = True
+        self.stopped = True
         self._stop_timer()
         flight = self.flight
         intake = self._intake()
@@ -378,7 +379,7 @@ class Poller:
 
     def go_on(self) -> None:
         """Fetch again after all. Switches: no."""
-        self._stopped = False
+        self.stopped = False
         self.kick()
 
 

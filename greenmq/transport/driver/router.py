@@ -64,6 +64,10 @@ class Router:
         record = self.state.exchanges.get(exchange)
         return (record['type'] if record else None) or 'direct'
 
+    def is_native(self, exchange: str) -> bool:
+        """Does the broker fan out this exchange, and so must know who is bound? Switches: no."""
+        return self._driver.fanout == 'native' and self.exchange_type(exchange) == 'fanout'
+
     def declare_exchange(
         self, exchange: str, kind: str, durable: bool, auto_delete: bool, arguments: Any, vhost: str
     ) -> None:
@@ -104,6 +108,11 @@ class Router:
                 f'PRECONDITION_FAILED - exchange {exchange!r} in use',
                 (40, 20), 'Channel.exchange_delete', 406,
             )  # fmt: skip
+        if self.is_native(exchange) and not self._driver.shared_bindings:
+            for bound in list(self.state.bindings):
+                if bound.exchange == exchange:
+                    binding = Binding(exchange, 'fanout', bound.routing_key, bound.queue)
+                    self._call('unbind', deadline, self._driver.unbind, binding, deadline)
         if self._driver.shared_bindings and table is not None:
             kind = self.exchange_type(exchange)
             for queue, key, arguments in list(table.bindings()):
@@ -131,10 +140,11 @@ class Router:
 
     # ---- queues
 
-    def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> None:
-        """Declare a queue. Switches: yes."""
-        self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
+    def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:
+        """Declare a queue; return how many messages wait in it, if the driver knows. Switches: yes."""
+        size = self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
         self.state.queues[queue] = dict(facts)
+        return size if isinstance(size, int) else None
 
     def has_queue(self, queue: str, deadline: runtime.Deadline) -> bool:
         """Tell whether the broker has a queue. Switches: yes."""
@@ -207,7 +217,7 @@ class Router:
                 queue, exchange, key, arguments
             )
             record['table'].append(pattern)
-        if self._driver.shared_bindings:
+        if self._driver.shared_bindings or self.is_native(exchange):
             binding = Binding(exchange, record['type'], key, queue, arguments)
             self._call('bind', deadline, self._driver.bind, binding, deadline)
             self._shared.pop(exchange, None)
@@ -220,11 +230,13 @@ class Router:
         self.state.binding_delete(queue, exchange, key, arguments)
         if not self.state.has_binding(queue, exchange, key):
             self._drop_entries(exchange, queue, key)
-        if self._driver.shared_bindings:
+        if self._driver.shared_bindings or self.is_native(exchange):
             binding = Binding(exchange, self.exchange_type(exchange), key, queue, arguments)
             self._call('unbind', deadline, self._driver.unbind, binding, deadline)
             self._shared.pop(exchange, None)
-        elif self.state.exchanges.get(exchange, {}).get('auto_delete') and not self.state.in_use(exchange):
+        if self._driver.shared_bindings:
+            return
+        if self.state.exchanges.get(exchange, {}).get('auto_delete') and not self.state.in_use(exchange):
             self.state.exchange_delete(exchange)
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
@@ -337,7 +349,8 @@ class Router:
 
     def has_dead_letter(self, queue: str) -> bool:
         """Is a message rejected from this queue kept somewhere? Switches: no."""
-        return self._driver.dead_letters or self.arguments(queue).get('x-dead-letter-exchange') is not None
+        here = self.arguments(queue).get('x-dead-letter-exchange') is not None
+        return here or self._driver.keeps_dead(queue)
 
     def dead_letter(self, queue: str, message: dict[str, Any], reason: str) -> bool:
         """Publish a refused message to the dead-letter exchange of its queue.

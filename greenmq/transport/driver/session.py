@@ -297,8 +297,7 @@ class Session:
         self, message: dict[str, Any], exchange: str, key: str, mandatory: bool, deadline: runtime.Deadline
     ) -> None:
         """Route a message and put it; see `publisher`. Switches: yes."""
-        fans_out = bool(exchange) and self.driver.fanout == 'native'
-        native = fans_out and self.router.exchange_type(exchange) == 'fanout'
+        native = bool(exchange) and self.router.is_native(exchange)
         queues = [''] if native else self.router.targets(exchange, key, message, mandatory, deadline)
         if queues:
             items = self.publisher.items(message, exchange, key, queues, self.router.arguments)
