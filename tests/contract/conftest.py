@@ -38,6 +38,11 @@ DIFFERS |= {
     ('sqs', 'test_requeued_comes_back_first_and_marked'): NO_ORDER,
     ('sqs', 'test_purge_leaves_what_is_unsettled'): PURGES_ALL,
 }
+#: As `DIFFERS`, where the broker may also do it like the others, by chance.
+DIFFERS_AT_TIMES: dict[tuple[str, str], str] = {
+    ('sqs', test): NO_ORDER
+    for test in ('test_closing_a_channel_gives_back_in_order', 'test_a_cancelled_consumer_gives_back_in_order')
+}
 
 _numbers = itertools.count(1)
 
@@ -54,6 +59,9 @@ def pytest_generate_tests(metafunc):
         reason = DIFFERS.get((row.name, metafunc.function.__name__))
         if reason is not None:
             marks.append(pytest.mark.xfail(reason=reason, strict=True))
+        reason = DIFFERS_AT_TIMES.get((row.name, metafunc.function.__name__))
+        if reason is not None:
+            marks.append(pytest.mark.xfail(reason=reason, strict=False))
         params.append(pytest.param(row, id=row.name, marks=marks))
     metafunc.parametrize('broker_url', params, indirect=True)
 

@@ -58,6 +58,7 @@ class Poller:
     Attributes:
         state (str): idle, taking, full (no room), resting (between two looks), backoff (it failed), paused
             (there is no connection).
+        stopped (bool): nobody wants what it fetches any more.
     """
 
     def __init__(self, intake: Any, key: Any, channel: Any) -> None:
