@@ -205,6 +205,9 @@ class SQSDriver(Driver):
         self._queues.delete(queue, deadline)
         self._settling.groups.pop(queue, None)
 
+    def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]]:
+        return self._queues.listed(deadline)
+
     def keeps_dead(self, queue: str) -> bool:
         return 'RedrivePolicy' in (self._queues.known(queue) or {})
 
