@@ -41,7 +41,9 @@ DIFFERS |= {
 #: As `DIFFERS`, where the broker may also do it like the others, by chance.
 DIFFERS_AT_TIMES: dict[tuple[str, str], str] = {
     ('sqs', test): NO_ORDER
-    for test in ('test_closing_a_channel_gives_back_in_order', 'test_a_cancelled_consumer_gives_back_in_order')
+    for test in (
+        'test_closing_a_channel_gives_back_in_order', 'test_a_cancelled_consumer_gives_back_in_order',
+    )
 }
 
 _numbers = itertools.count(1)
