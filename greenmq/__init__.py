@@ -26,7 +26,7 @@ Around it:
   daemons). ``simple``, ``common``, ``compat`` and ``pidbox`` (with its ``node``) are the conveniences.
 * ``entity`` (with ``exchange``) is what is declared, ``abstract`` what entities have in common, ``types``
   the types of what is passed in and out.
-* ``core`` keeps the books (states, deliveries, confirms, topology, routes, retries) and never waits;
+* ``core`` keeps the books (deliveries, confirms, topology, routes, retries) and never waits;
   ``runtime`` does all the waiting and alone knows the event loop; ``events`` tells who asked what happened.
 * ``exceptions`` is the whole tree of errors; ``matcher``, ``clocks``, ``log``, ``utils`` and
   ``asynchronous`` are kombu's modules of those names. ``cli`` is the ``greenmq`` command, ``worker`` its

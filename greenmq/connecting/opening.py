@@ -52,7 +52,6 @@ class Opening(Addressed):
     _fork_hooked = False
     _thread_connections: ThreadConnections | None = None  # never None in the instance: see `sibling`
 
-
     def connect(self: OpeningT) -> OpeningT:
         """Open the connection now; each host is tried, and a single host twice.
 
@@ -289,7 +288,9 @@ class Opening(Addressed):
         if self._closed:
             raise ConnectionClosed(f'{self!r} is closed')
         # two threads may be the first
-        known = self.__dict__.setdefault('_thread_connections', ThreadConnections())
+        known = self._thread_connections
+        if known is None:
+            known = self.__dict__.setdefault('_thread_connections', ThreadConnections())  # two may race
         return cast('OpeningT', known.of(self))
 
     def _take(self) -> tuple[Any, Any] | None:

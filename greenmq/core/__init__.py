@@ -1,6 +1,5 @@
 """Pure bookkeeping: no I/O, no clock of its own, no switch. Who keeps books here cannot wait.
 
-* `lifecycle`: the states of a connection and of a channel, and what each promises
 * `ledger`: deliveries that are out and not settled, and how their acks are said in few words
 * `confirms`: publishes that the broker has not answered for yet
 * `topology`: what was declared, in the order to declare it again

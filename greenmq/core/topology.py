@@ -26,14 +26,19 @@ class Topology:
     keeps its place. Strong references, by intent: what the program has dropped is still declared there.
     """
 
-    __slots__ = ('_bindings', '_consumers', '_consuming', '_exchanges', '_queues', '_touching')
+    __slots__ = (
+        '_bindings', '_consumers', '_consuming', '_declared', '_exchanges', '_places', '_queues', '_touching',
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._exchanges: dict[str, Facts] = {}
-        self._queues: dict[str, Facts] = {}
+        # By the number of their declaration, so that one can be renamed where it stands; and name -> number.
+        self._queues: dict[int, tuple[str, Facts]] = {}
+        self._places: dict[str, int] = {}
+        self._declared = 0
         self._bindings: dict[_BindingId, Facts] = {}
         self._consumers: dict[str, Facts] = {}
         self._consuming: dict[str, dict[str, None]] = {}  # queue -> tags
@@ -58,7 +63,10 @@ class Topology:
 
     def queue(self, name: str, /, **facts: Any) -> None:
         """Record a declared queue under the name that the broker gave, and whether it is `auto_delete`."""
-        self._queues[name] = facts
+        place = self._places.get(name)
+        if place is None:
+            place = self._places[name] = self._declared = self._declared + 1
+        self._queues[place] = (name, facts)
 
     def bind_queue(
         self, queue: str, exchange: str, routing_key: str = '', arguments: Mapping[str, Any] | None = None
@@ -99,7 +107,9 @@ class Topology:
 
     def forget_queue(self, name: str) -> None:
         """Forget a queue, its bindings and its consumers."""
-        self._queues.pop(name, None)
+        place = self._places.pop(name, None)
+        if place is not None:
+            del self._queues[place]
         self._forget_bindings(('queue', name))
         for tag in self._consuming.pop(name, ()):
             del self._consumers[tag]
@@ -109,15 +119,21 @@ class Topology:
         name = self._drop_consumer(tag)
         if name is None or name in self._consuming:
             return
-        if self._queues.get(name, {}).get('auto_delete'):
+        place = self._places.get(name)
+        if place is not None and self._queues[place][1].get('auto_delete'):
             self.forget_queue(name)
 
     def rename_queue(self, old: str, new: str) -> None:
         """Follow a queue whose name the broker chooses: declared again, it has another one."""
-        if old == new or old not in self._queues:
+        if old == new or old not in self._places:
             return
-        # Rebuilt, not moved to the end: the order of declaration is what we are here for.
-        self._queues = {(new if name == old else name): facts for name, facts in self._queues.items()}
+        # In its place, not moved to the end: the order of declaration is what we are here for.
+        place = self._places.pop(old)
+        replaced = self._places.pop(new, None)
+        if replaced is not None:
+            del self._queues[replaced]
+        self._places[new] = place
+        self._queues[place] = (new, self._queues[place][1])
         bindings = list(self._touching.get(('queue', old), ()))
         for facts in [self._drop_binding(binding) for binding in bindings]:
             self._bind('queue', new, facts['source'], facts['routing_key'], facts['arguments'])
@@ -138,7 +154,7 @@ class Topology:
 
     def has_queue(self, name: str) -> bool:
         """Ask whether a queue was declared here."""
-        return name in self._queues
+        return name in self._places
 
     def replay(self) -> Iterator[tuple[str, Facts]]:
         """Go through all that is to be declared again, in an order in which each finds what it needs.
@@ -153,7 +169,7 @@ class Topology:
         """
         entries: list[tuple[str, Facts]] = []
         entries += [('exchange', {**facts, 'name': name}) for name, facts in self._exchanges.items()]
-        entries += [('queue', {**facts, 'name': name}) for name, facts in self._queues.items()]
+        entries += [('queue', {**facts, 'name': name}) for name, facts in self._queues.values()]
         entries += [('binding', dict(facts)) for facts in self._bindings.values()]
         entries += [('consumer', {**facts, 'tag': tag}) for tag, facts in self._consumers.items()]
         return iter(entries)

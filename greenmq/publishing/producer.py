@@ -16,7 +16,7 @@ from greenmq.abstract import maybe_channel
 from greenmq.common import declare_within, maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
-from greenmq.entity import DELIVERY_MODES, Exchange, Queue, maybe_delivery_mode
+from greenmq.entity import Exchange
 from greenmq.exceptions import (
     ChannelError,
     ConnectionClosed,
@@ -28,6 +28,7 @@ from greenmq.exceptions import (
     WouldBlock,
     WrongHub,
 )
+from greenmq.publishing.arguments import PublishArguments, checked_delivery_mode, name_reply_queue
 from greenmq.publishing.backlog import Backlog
 from greenmq.publishing.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch, can_batch
 from greenmq.serialization import dumps, encoded
@@ -63,6 +64,7 @@ _ProducerT = TypeVar('_ProducerT', bound='Producer')
 _deadline_after = runtime.Deadline.after
 _in_hub = runtime.in_hub
 _wanted = events.wanted
+_new = tuple.__new__
 
 
 class Producer:
@@ -219,13 +221,13 @@ class Producer:
         try:
             return self._publish(*args) if policy is None else self._send(args, policy, deadline)
         except WrongHub:
-            other = self._of_this_thread(args[5], deadline, policy)
+            other = self._of_this_thread(args.properties, deadline, policy)
             if other is None:
                 raise
         return other._send(args, policy, deadline)
 
     def _send(
-        self, args: tuple[Any, ...], policy: dict[str, Any] | None, deadline: runtime.Deadline
+        self, args: PublishArguments, policy: dict[str, Any] | None, deadline: runtime.Deadline
     ) -> Any:
         if policy is None:
             return self._publish(*args)
@@ -302,15 +304,18 @@ class Producer:
             self._backlog
             or send is None
             or isinstance(channel, ChannelPromise)
-            or self._undeclared(channel, args[10])
+            or self._undeclared(channel, args.declare)
         ):
             if self._backlog is None:
                 self._backlog = Backlog(self._publish)
             return self._backlog.put(*args)
-        message = channel.prepare_message(*args[:6])
+        message = channel.prepare_message(
+            args.body, args.priority, args.content_type, args.content_encoding, args.headers, args.properties
+        )
+        name, key = args.exchange, args.routing_key
         if _wanted('publish'):
-            events.emit('publish', source=channel, exchange=args[9], routing_key=args[6], size=len(args[0]))
-        return send(message, exchange=args[9], routing_key=args[6], mandatory=args[7], immediate=args[8])
+            events.emit('publish', source=channel, exchange=name, routing_key=key, size=len(args.body))
+        return send(message, exchange=name, routing_key=key, mandatory=mandatory, immediate=immediate)
 
     def _default_deadline(self) -> runtime.Deadline:
         client = self.__connection__
@@ -326,7 +331,7 @@ class Producer:
         priority: Any, content_type: str | None, content_encoding: str | None, serializer: str | None,
         headers: Any, compression: str | None, exchange: Any, declare: Any, expiration: Any,
         properties: Any, deadline: Any, confirm_timeout: float | None,
-    ) -> tuple[Any, ...]:  # fmt: skip
+    ) -> PublishArguments:  # fmt: skip
         """What `_publish` takes, checked: the one place where a caller's bad value is found."""
         default = self.exchange
         if properties and not PUBLISH_KEYWORDS.issuperset(properties):
@@ -344,9 +349,9 @@ class Producer:
         else:
             delivery_mode = delivery_mode or default.delivery_mode
             exchange = default.name
-        properties['delivery_mode'] = _delivery_mode(delivery_mode) if delivery_mode else 2
+        properties['delivery_mode'] = checked_delivery_mode(delivery_mode) if delivery_mode else 2
         if 'reply_to' in properties:
-            _name_reply_queue(properties)
+            name_reply_queue(properties)
         if routing_key is None:
             routing_key = self.routing_key
         if routing_key.__class__ is not str or len(routing_key) > _SURELY_SHORT:
@@ -372,10 +377,11 @@ class Producer:
             body, headers['compression'] = compress(body, compression)
         if self.auto_declare and default.name:
             declare = [*declare, default] if declare and default not in declare else declare or (default,)
-        return (
+        # Made as a tuple is: a NamedTuple's own constructor is one more call for each message.
+        return _new(PublishArguments, (
             body, priority, content_type, content_encoding, headers, properties, routing_key, mandatory,
             immediate, exchange, declare, deadline, confirm_timeout,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def _publish(
         self, body: Any, priority: Any, content_type: str, content_encoding: str, headers: dict[str, Any],
@@ -548,23 +554,6 @@ class Producer:
 
 def _seconds(value: Any) -> float | None:
     return None if value is None else validate.at_least_zero('publish_timeout', value)
-
-
-def _name_reply_queue(properties: dict[str, Any]) -> None:
-    reply_to = properties['reply_to']
-    if isinstance(reply_to, Queue):
-        if not reply_to.name:  # the broker has not named it yet: nobody could reply
-            raise InvalidArgument('reply_to', reply_to, 'is a queue without a name: declare it first')
-        properties['reply_to'] = reply_to.name
-
-
-def _delivery_mode(mode: Any) -> int:
-    if mode.__class__ is int:
-        if mode in (1, 2):
-            return int(mode)
-    elif mode in DELIVERY_MODES:
-        return int(maybe_delivery_mode(mode))
-    raise InvalidArgument('delivery_mode', mode, "is not one of 1, 2, 'transient', 'persistent'")
 
 
 def _return_handlers(channel: Any) -> Any:

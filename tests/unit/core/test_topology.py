@@ -229,6 +229,38 @@ def test_a_queue_named_by_the_broker_takes_its_belongings_to_its_new_name():
     assert [kind for kind, _ in topology.replay()] == ['exchange', 'exchange', 'queue', 'binding']
 
 
+class CountedName(str):
+    """Counts how often a name is looked at."""
+
+    looks = 0
+
+    def __hash__(self):
+        CountedName.looks += 1
+        return super().__hash__()
+
+
+def test_a_new_name_costs_no_look_at_the_other_queues():
+    topology, looks = Topology(), []
+    for size in (10, 1000):
+        for number in range(len(topology), size):
+            topology.queue(CountedName(f'q{number}'))
+        CountedName.looks = 0
+        topology.rename_queue(CountedName('q5'), CountedName('other'))
+        topology.rename_queue(CountedName('other'), CountedName('q5'))
+        looks.append(CountedName.looks)
+    assert 0 < looks[0] == looks[1]
+    assert [entry['name'] for _, entry in topology.replay()] == [f'q{number}' for number in range(1000)]
+
+
+def test_a_name_that_another_queue_had_is_that_of_one_queue():
+    topology = _topology()
+    topology.queue('r')
+    topology.rename_queue('r', 'q')
+    assert [entry['name'] for kind, entry in topology.replay() if kind == 'queue'] == ['q']
+    topology.forget_queue('q')
+    assert not topology.has_queue('q') and not topology.has_queue('r')
+
+
 def test_a_replay_is_not_disturbed_by_what_it_causes():
     topology = _topology()
     for kind, entry in topology.replay():
