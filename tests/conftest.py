@@ -20,6 +20,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     fauxqs,
     fauxqs_session,
     file_url,
+    filesystem_url,
     moto,
     polls_end,
     rabbitmq,

@@ -29,7 +29,6 @@ SCHEMES = {
     'confluentkafka': 'confluentkafka',
     'consul': 'consul',
     'etcd': 'etcd',
-    'filesystem': 'filesystem',
     'gcpubsub': 'gcpubsub',
     'kafka': 'confluentkafka',
     'pgmq': 'pgmq',

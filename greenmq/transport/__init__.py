@@ -34,6 +34,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'azureservicebus': 'greenmq.transport.azureservicebus:Transport',
     'sqlite': 'greenmq.transport.sqlite:Transport',
     'file': 'greenmq.transport.sqlite:FileTransport',
+    'filesystem': 'greenmq.transport.filesystem:Transport',
     'pyro': 'greenmq.transport.pyro:Transport',
     'qpid': 'greenmq.transport.qpid:Transport',
 }
@@ -46,7 +47,6 @@ _ELSEWHERE = frozenset(
         'confluentkafka',
         'consul',
         'etcd',
-        'filesystem',
         'gcpubsub',
         'kafka',
         'pgmq',

@@ -45,6 +45,7 @@ TABLE = (
     Row('fake-look', 'fake-look://localhost/contract'),
     Row('fake-push', 'fake-push://localhost/contract'),
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
+    Row('filesystem', 'filesystem_url', brisk={'sweep_interval': 0.3}),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),

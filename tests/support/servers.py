@@ -81,6 +81,13 @@ def file_url(tmp_path):
 
 
 @pytest.fixture
+def filesystem_url(tmp_path):
+    """Queues as files in a folder of its own, in kombu's layout."""
+    data, control = tmp_path / 'data', tmp_path / 'control'
+    return f'filesystem:///?data_folder_in={data}&data_folder_out={data}&control_folder={control}'
+
+
+@pytest.fixture
 def redis_unix_url(redis_server):
     return redis_server.unix_url()
 

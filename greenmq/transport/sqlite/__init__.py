@@ -4,8 +4,8 @@
 message is on the disk. Who dies loses nothing: what it held is with another consumer two seconds later at the
 most. Consumers sleep until somebody publishes.
 
-`store.py` has the tables and the statements, `owners.py` tells who is alive and wakes others, `engine.py` is
-the native thread that writes, `driver.py` what the base of transports needs.
+`store.py` has the tables and the statements, `transport.owners` tells who is alive and wakes others,
+`engine.py` is the native thread that writes, `driver.py` what the base of transports needs.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from greenmq.transport.driver import REQUEUE, Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits
 from greenmq.transport.options import Option, seconds
+from greenmq.transport.owners import read_wake
 from greenmq.transport.sqlite.engine import Engine
-from greenmq.transport.sqlite.owners import read_wake
 from greenmq.transport.sqlite.store import Row, Store
 from greenmq.utils.json import dumps, loads
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost
 from greenmq.log import get_logger
-from greenmq.transport.sqlite.owners import Mark, check_local, gone, wake
+from greenmq.transport.owners import Mark, check_local, gone, wake
 from greenmq.transport.sqlite.store import Store, connect
 
 __all__ = ('Engine', 'Unusable')

@@ -5,8 +5,8 @@ that the engine has begun with BEGIN IMMEDIATE (a deferred one that turns to wri
 somebody else writes), and is in force when the engine has committed.
 
 A message that somebody has taken names its owner, a row of `owner`. Who is dead is told by the kernel, by the
-lock on the owner's file (see `owners.py`): no clock, no lease. A message that goes back gets its old place,
-since the order of a queue is that of `id`.
+lock on the owner's file (see `transport.owners`): no clock, no lease. A message that goes back gets its old
+place, since the order of a queue is that of `id`.
 """
 
 from __future__ import annotations

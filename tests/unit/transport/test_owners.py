@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from greenmq.exceptions import InvalidArgument
-from greenmq.transport.sqlite import owners
-from greenmq.transport.sqlite.owners import Mark, check_local, gone, read_wake, wake
+from greenmq.transport import owners
+from greenmq.transport.owners import Mark, check_local, gone, read_wake, wake
 
 HOLD = """
 import os, sys
-from greenmq.transport.sqlite.owners import Mark
+from greenmq.transport.owners import Mark
 mark = Mark(sys.argv[1])
 if len(sys.argv) > 2 and os.fork() == 0:
     sys.stdin.read()
@@ -65,7 +65,7 @@ def test_ones_own_is_never_looked_at(tmp_path):
     # Closing a second descriptor of the file would free the lock of this process.
     mark = Mark(str(tmp_path))
     assert not gone(str(tmp_path), mark.name)
-    program = 'import sys; from greenmq.transport.sqlite.owners import gone; print(gone(*sys.argv[1:]))'
+    program = 'import sys; from greenmq.transport.owners import gone; print(gone(*sys.argv[1:]))'
     found = subprocess.run([sys.executable, '-c', program, str(tmp_path), mark.name], stdout=subprocess.PIPE,
                            text=True, check=True)
     assert found.stdout.strip() == 'False'

@@ -40,6 +40,8 @@ class Mark:
 
     Arguments:
         folder (str): where the marks of a store lie; made if it is not there.
+        mode (int): permissions of a folder that is made.
+        listens (bool): it has a socket; else it is a lock only.
     Attributes:
         name (str): of the owner, unique.
         socket_path (str): where it is woken.
@@ -48,12 +50,12 @@ class Mark:
 
     __slots__ = ('_lock', '_path', 'name', 'socket', 'socket_path')
 
-    def __init__(self, folder: str) -> None:
-        os.makedirs(folder, 0o700, exist_ok=True)
+    def __init__(self, folder: str, mode: int = 0o700, listens: bool = True) -> None:
+        os.makedirs(folder, mode, exist_ok=True)
         self.name = uuid4().hex
         self._path = path.join(folder, f'{self.name}.lock')
         _own.add(self.name)
-        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode & 0o666)
         self.socket_path = path.join(folder, f'{self.name}.sock')
         if len(os.fsencode(self.socket_path)) > _LONGEST_SOCKET_PATH:
             near = os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()
@@ -62,7 +64,8 @@ class Mark:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.socket.setblocking(False)
-            self.socket.bind(self.socket_path)
+            if listens:
+                self.socket.bind(self.socket_path)
         except BaseException:
             self.close()
             raise
