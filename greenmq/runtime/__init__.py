@@ -47,9 +47,9 @@ from greenmq.runtime.clock import run_soon as run_soon
 from greenmq.runtime.descriptor import wait_ready as wait_ready
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
+from greenmq.runtime.epoch import fork_epoch as fork_epoch
 from greenmq.runtime.exits import at_exit as at_exit
 from greenmq.runtime.fork import after_fork as after_fork
-from greenmq.runtime.fork import fork_epoch as fork_epoch
 from greenmq.runtime.fork import fork_guard as fork_guard
 from greenmq.runtime.future import Future as Future
 from greenmq.runtime.limits import Limits as Limits
@@ -67,13 +67,10 @@ from greenmq.runtime.seam import name as name
 from greenmq.runtime.seam import use as use
 from greenmq.runtime.shared import SharedStream as SharedStream
 from greenmq.runtime.strangers import speaks as speaks
-from greenmq.runtime.sync import Condition as Condition
 from greenmq.runtime.sync import Event as Event
-from greenmq.runtime.sync import LifoQueue as LifoQueue
 from greenmq.runtime.sync import Local as Local
 from greenmq.runtime.sync import Lock as Lock
 from greenmq.runtime.sync import NativeLock as NativeLock
-from greenmq.runtime.sync import Queue as Queue
 from greenmq.runtime.sync import RLock as RLock
 from greenmq.runtime.sync import Semaphore as Semaphore
 from greenmq.runtime.tasks import Task as Task
@@ -83,9 +80,7 @@ from greenmq.runtime.tasks import current as current
 from greenmq.runtime.tasks import current_name as current_name
 from greenmq.runtime.tasks import is_task as is_task
 from greenmq.runtime.tasks import link as link
-from greenmq.runtime.tasks import set_name as set_name
 from greenmq.runtime.tasks import spawn as spawn
-from greenmq.runtime.tasks import unlink as unlink
 from greenmq.runtime.threadend import at_thread_end as at_thread_end
 from greenmq.runtime.threadend import end_hub_with_thread as end_hub_with_thread
 from greenmq.runtime.tls import TLSCodec as TLSCodec

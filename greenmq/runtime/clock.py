@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from greenlet import getcurrent
 
 from greenmq.exceptions import InvalidArgument, TimeoutError
-from greenmq.runtime import fork
+from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import Handle, library
 
 __all__ = (
@@ -159,7 +159,7 @@ def run_soon(callback: Callable[..., Any], *args: Any) -> None:
     Switches: no.
     Source: greenmq's own.
     """
-    library.run_soon(library.get_hub(), guarded, callback, args, fork.epoch.number)
+    library.run_soon(library.get_hub(), guarded, callback, args, forks.count)
 
 
 def is_here(hub: Any) -> bool:
@@ -183,7 +183,7 @@ def post(hub: Any, callback: Callable[..., Any], *args: Any) -> bool:
     Source: greenmq's own.
     """
     try:
-        library.post(hub, guarded, callback, args, fork.epoch.number)
+        library.post(hub, guarded, callback, args, forks.count)
     except Exception:  # each library raises something else when its loop is destroyed
         logger.debug('post() to a hub that is gone: %r', hub, exc_info=True)
         return False
@@ -192,7 +192,7 @@ def post(hub: Any, callback: Callable[..., Any], *args: Any) -> bool:
 
 def guarded(callback: Callable[..., Any], args: tuple[Any, ...], epoch: int) -> None:
     # What was queued before a fork belongs to the parent: run in the child too, it would be done twice.
-    if epoch != fork.epoch.number:
+    if epoch != forks.count:
         return
     try:
         callback(*args)
@@ -211,7 +211,7 @@ class Timer:
     def __init__(self, seconds: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._callback: Callable[..., Any] | None = callback
         self._args = args
-        self._epoch = fork.epoch.number
+        self._epoch = forks.count
         self._handle: Handle | None = library.timer(library.get_hub(), seconds, self._fire)
 
     @property

@@ -18,8 +18,9 @@ from functools import partial
 from typing import Any
 
 from greenmq.exceptions import TimeoutError
-from greenmq.runtime import fork, threadend
+from greenmq.runtime import threadend
 from greenmq.runtime.clock import Deadline, in_hub, is_here, logger, post
+from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import library
 from greenmq.runtime.tasks import Task, spawn
 from greenmq.runtime.threadend import at_thread_end
@@ -49,7 +50,7 @@ class _Entry:
         self.step = step
         self.seconds = seconds
         self.hub: Callable[[], Any] = weakref.ref(library.get_hub())
-        self.epoch = fork.epoch.number
+        self.epoch = forks.count
 
 
 # By the id of the owner, in the order in which they came.
@@ -89,7 +90,7 @@ def end_all() -> None:
 
     Switches: yes, if there are any.
     """
-    entries = [entry for entry in _entries.values() if entry.epoch == fork.epoch.number]
+    entries = [entry for entry in _entries.values() if entry.epoch == forks.count]
     _entries.clear()
     if not entries or in_hub():
         return

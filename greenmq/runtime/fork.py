@@ -9,37 +9,25 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-from greenmq.runtime.seam import chosen, library
+from greenmq.runtime.dial import forget_lookups
+from greenmq.runtime.epoch import forks
+from greenmq.runtime.net import forget_streams
+from greenmq.runtime.offload import forget_threads
+from greenmq.runtime.seam import chosen, library, when_chosen
+from greenmq.runtime.tasks import end_all
+from greenmq.runtime.waiter import tell_waiters
 
-__all__ = ('after_fork', 'fork_epoch', 'fork_guard')
+__all__ = ('after_fork', 'fork_guard')
 
 logger = logging.getLogger('greenmq.runtime')
 
 
-class _Epoch:
-    # An attribute and not a function: hot paths compare it.
-    __slots__ = ('number',)
-
-    def __init__(self) -> None:
-        self.number = 0
-
-
-epoch = _Epoch()
 # In order of registration; each gives what is to be called, or None when its owner is gone.
 _callbacks: dict[object, Callable[[], Callable[[], Any] | None]] = {}
 _installed = False
 # Locks that a fork waits for, and those of them that it holds now.
 _guards: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[Any] = []
-
-
-def fork_epoch() -> int:
-    """Count of forks between the first process and this one. What was made in another epoch is not ours.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
-    return epoch.number
 
 
 def after_fork(callback: Callable[[], Any]) -> None:
@@ -106,15 +94,9 @@ def install() -> None:
 
 
 def _in_child() -> None:
-    epoch.number += 1
+    forks.count += 1
     _after()
     if chosen():
-        from greenmq.runtime.dial import forget_lookups
-        from greenmq.runtime.net import forget_streams
-        from greenmq.runtime.offload import forget_threads
-        from greenmq.runtime.tasks import end_all
-        from greenmq.runtime.waiter import tell_waiters
-
         # The hub first: stopping a watcher before it would change the poll set that the parent uses.
         steps = (library.reinit, forget_streams, forget_threads, forget_lookups, end_all, tell_waiters)
         for step in steps:
@@ -131,3 +113,6 @@ def _attempt(step: Callable[[], Any]) -> None:
         step()
     except Exception:
         logger.exception('after fork: %r failed', step)
+
+
+when_chosen(install)

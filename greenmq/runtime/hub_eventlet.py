@@ -39,9 +39,9 @@ from greenmq.exceptions import InvalidArgument
 from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
 
 __all__ = (
-    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
+    'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
     'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
-    'timer', 'unlink', 'watch', 'when_idle', 'wsgi_server',
+    'timer', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'eventlet'
@@ -301,10 +301,6 @@ def _tell(task: Any, callback: Callable[[Any], None]) -> None:
     run_soon(get_hub(), callback, task)
 
 
-def unlink(task: Any, callback: Callable[[Any], None]) -> None:
-    task.unlink(_tell, callback)
-
-
 # timers and descriptors
 
 
@@ -411,18 +407,6 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         return bool(self._event.wait(timeout))
-
-
-def Queue(maxsize: int) -> Any:
-    from eventlet.queue import Queue as EventletQueue
-
-    return EventletQueue(maxsize if maxsize > 0 else None)
-
-
-def LifoQueue(maxsize: int) -> Any:
-    from eventlet.queue import LifoQueue as EventletLifoQueue
-
-    return EventletLifoQueue(maxsize if maxsize > 0 else None)
 
 
 class wsgi_server:

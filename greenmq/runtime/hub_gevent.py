@@ -18,9 +18,9 @@ from greenlet import GreenletExit, getcurrent
 from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
 
 __all__ = (
-    'NAME', 'Event', 'LifoQueue', 'Local', 'Queue', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
+    'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
     'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
-    'timer', 'unlink', 'watch', 'when_idle', 'wsgi_server',
+    'timer', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
@@ -49,10 +49,6 @@ def link(task: Any, callback: Callable[[Any], None]) -> bool:
         return False
     task.rawlink(callback)
     return True
-
-
-def unlink(task: Any, callback: Callable[[Any], None]) -> None:
-    task.unlink(callback)
 
 
 def hub_greenlet(hub: Any) -> Any:
@@ -109,18 +105,6 @@ def remember_hub(hub: Any) -> None:
 
 def reinit() -> None:
     gevent.reinit()
-
-
-def Queue(maxsize: int) -> Any:
-    from gevent.queue import Queue as GeventQueue
-
-    return GeventQueue(maxsize if maxsize > 0 else None)
-
-
-def LifoQueue(maxsize: int) -> Any:
-    from gevent.queue import LifoQueue as GeventLifoQueue
-
-    return GeventLifoQueue(maxsize if maxsize > 0 else None)
 
 
 def wsgi_server(address: tuple[str, int], application: Callable[..., Any], log: Any) -> Any:

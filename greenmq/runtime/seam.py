@@ -51,7 +51,7 @@ class Library:
     * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end,
       also if it was killed before its start, and so never ran.
     * `link(greenlet, callback)`: have `callback(greenlet)` called from the hub after its end; False if this
-      cannot be had (a bare greenlet). `unlink(greenlet, callback)`: no longer.
+      cannot be had (a bare greenlet).
     * `run_soon(hub, callback, *args)`: calls it from the hub of this thread, in its next round, in order.
     * `post(hub, callback, *args)`: the same from any native thread, and wakes that hub.
     * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
@@ -64,7 +64,7 @@ class Library:
     * `remember_hub(hub)`: in a thread that ends, and whose hub the library has let go of already.
     * `end_thread()`: called last in a native thread, destroys the hub that something in it may have made.
     * `reinit()`: makes the hub of this thread usable in a forked child.
-    * `Timeout`, `Event`, `Semaphore`, `Queue`, `LifoQueue`, `Local`, `wsgi_server`: the library's own.
+    * `Timeout`, `Event`, `Semaphore`, `Local`, `wsgi_server`: the library's own.
 
     Callbacks run in the hub, and a callback that raises is reported by the library.
     """
@@ -75,7 +75,6 @@ class Library:
     hub_greenlet: Callable[[Any], Any]
     spawn: Callable[[Callable[[], None], Callable[[], None], str], Any]
     link: Callable[[Any, Callable[[Any], None]], bool]
-    unlink: Callable[[Any, Callable[[Any], None]], None]
     run_soon: Callable[..., None]
     post: Callable[..., None]
     timer: Callable[..., Handle]
@@ -89,8 +88,6 @@ class Library:
     Timeout: type[BaseException]
     Event: Callable[[], Any]
     Semaphore: Callable[[int], Any]
-    Queue: Callable[[int], Any]
-    LifoQueue: Callable[[int], Any]
     Local: Callable[[], Any]
     wsgi_server: Callable[..., Any]
 
@@ -108,6 +105,7 @@ class _Undecided(Library):
 
 library: Library = _Undecided()
 _wanted: str | None = None
+_when_chosen: list[Callable[[], None]] = []
 
 
 def use(name: str) -> None:
@@ -151,6 +149,11 @@ def chosen() -> bool:
     return not isinstance(library, _Undecided)
 
 
+def when_chosen(hook: Callable[[], None]) -> None:
+    """Have something called as soon as a hub library is in use. It must bear to be called twice."""
+    _when_chosen.append(hook)
+
+
 def _known(name: str, what: str) -> str:
     if name not in KNOWN:
         raise InvalidArgument(what, name, 'must be gevent or eventlet')
@@ -186,6 +189,5 @@ def _choose() -> None:
     for attribute in Library.__annotations__:
         setattr(library, attribute, getattr(module, attribute))
     library.__class__ = Library
-    from greenmq.runtime import fork
-
-    fork.install()
+    for hook in _when_chosen:
+        hook()

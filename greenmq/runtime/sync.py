@@ -1,4 +1,4 @@
-"""Lock, RLock and Condition, first come first served; and the library's Event, Semaphore and queues.
+"""Lock and RLock, first come first served; and the library's Event and Semaphore.
 
 All of it belongs to one hub: tasks of one native thread exclude each other with it, threads do not. Between
 threads there is `post`, and `NativeLock` for a stretch without a switch.
@@ -7,7 +7,6 @@ threads there is `post`, and `NativeLock` for a stretch without a switch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +17,7 @@ from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.seam import library
 from greenmq.runtime.waiter import Waiter, leave, wake_first
 
-__all__ = ('Condition', 'Event', 'LifoQueue', 'Local', 'Lock', 'NativeLock', 'Queue', 'RLock', 'Semaphore')
+__all__ = ('Event', 'Local', 'Lock', 'NativeLock', 'RLock', 'Semaphore')
 
 
 class Lock:
@@ -185,123 +184,6 @@ class RLock:
         return f'<RLock {self._count} times {self._lock!r}>'
 
 
-class Condition:
-    """Tasks that wait until another says that something has changed.
-
-    Arguments:
-        lock (Lock | RLock): to be held around it; a new RLock if None.
-    Source: threading.Condition; differs: as Lock.
-    """
-
-    __slots__ = ('__weakref__', '_line', '_lock', 'acquire', 'release')
-
-    def __init__(self, lock: Lock | RLock | None = None) -> None:
-        self._lock = RLock() if lock is None else lock
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
-        self._line: deque[Waiter] = deque()
-
-    def wait(self, timeout: Timeoutish = None) -> bool:
-        """Set the lock free, wait to be notified, and take the lock again.
-
-        Returns:
-            bool: False if nobody notified in time.
-        Raises:
-            RuntimeError: the lock is not held.
-        Switches: yes. Killed while waiting: the lock is taken again before the kill goes on, and a
-            notification that had come is passed to the next. Not even a second kill cuts taking it short.
-        Source: threading.Condition.wait.
-        """
-        self._check_held()
-        waiter = Waiter('not notified')
-        self._line.append(waiter)
-        count = 0
-        if isinstance(self._lock, RLock):
-            count = self._lock._release_all()
-        else:
-            self._lock.release()
-        try:
-            waiter.wait(timeout, self._pass_on)
-            return True
-        except TimeoutError:
-            if waiter.expired:
-                return False
-            raise
-        finally:
-            leave(self._line, waiter)
-            self._take_again(count)
-
-    def wait_for(self, predicate: Callable[[], Any], timeout: Timeoutish = None) -> Any:
-        """Wait until a predicate holds; it is asked with the lock held, first at once.
-
-        Returns:
-            object: what the predicate said last; false if the time was over.
-        Switches: only if the predicate does not hold at once. Killed while waiting: as `wait`.
-        Source: threading.Condition.wait_for.
-        """
-        deadline = Deadline.of(timeout)
-        result = predicate()
-        while not result:
-            if not self.wait(deadline):
-                return predicate()
-            result = predicate()
-        return result
-
-    def notify(self, n: int = 1) -> None:
-        """Wake the first n that wait.
-
-        Raises:
-            RuntimeError: the lock is not held.
-        Switches: no.
-        Source: threading.Condition.notify.
-        """
-        self._check_held()
-        while n > 0 and wake_first(self._line):
-            n -= 1
-
-    def notify_all(self) -> None:
-        """Wake all that wait.
-
-        Switches: no.
-        Source: threading.Condition.notify_all.
-        """
-        self.notify(len(self._line))
-
-    def _check_held(self) -> None:
-        if not self._lock.locked():
-            raise RuntimeError('the lock of the condition is not held')
-
-    def _pass_on(self, _value: Any) -> None:
-        wake_first(self._line)
-
-    def _take_again(self, count: int) -> None:
-        # Leaving without the lock would make the caller's `with` release what somebody else holds by now. So
-        # a kill that lands here waits until the lock is ours: locks are never held over a blocking read, so
-        # not for long.
-        cut: BaseException | None = None
-        while True:
-            try:
-                self._lock.acquire()
-                break
-            except BaseException as exc:
-                cut = cut or exc
-        if isinstance(self._lock, RLock):
-            self._lock._restore(count)
-        if cut is not None:
-            raise cut
-
-    def __enter__(self) -> None:
-        self._lock.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
-    def __repr__(self) -> str:
-        return f'<Condition {len(self._line)} waiting, {self._lock!r}>'
-
-
 def Event() -> Any:
     """Make an event: `set()`, `clear()`, `is_set()`, `wait(timeout) -> bool`; the hub library's own.
 
@@ -318,26 +200,6 @@ def Semaphore(value: int = 1) -> Any:
     Source: threading.Semaphore.
     """
     return library.Semaphore(value)
-
-
-def Queue(maxsize: int = 0) -> Any:
-    """Make a queue: `put`, `get` (with block and timeout), `put_nowait`, `get_nowait`; the hub library's own.
-
-    Arguments:
-        maxsize (int): 0 is unlimited. `queue.Empty` and `queue.Full` are raised as by the standard library.
-    Switches: no; `get` and `put` do.
-    Source: queue.Queue.
-    """
-    return library.Queue(maxsize)
-
-
-def LifoQueue(maxsize: int = 0) -> Any:
-    """Make a queue that gives what was put last.
-
-    Switches: no; `get` and `put` do.
-    Source: queue.LifoQueue.
-    """
-    return library.LifoQueue(maxsize)
 
 
 def Local() -> Any:

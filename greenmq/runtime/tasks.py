@@ -10,13 +10,13 @@ from typing import Any
 from greenlet import GreenletExit as TaskExit
 from greenlet import getcurrent
 
-from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish, post
+from greenmq.runtime.epoch import forks
 from greenmq.runtime.future import Future
 from greenmq.runtime.seam import library
 
 __all__ = (
-    'Task', 'TaskExit', 'TaskGroup', 'current', 'current_name', 'link', 'set_name', 'spawn', 'unlink',
+    'Task', 'TaskExit', 'TaskGroup', 'current', 'current_name', 'link', 'spawn',
 )  # fmt: skip
 
 logger = logging.getLogger('greenmq.runtime')
@@ -51,7 +51,7 @@ class Task:
         self._on_exit = on_exit
         self._ended: Future | None = None
         self._kills = 0
-        self._epoch = fork.epoch.number
+        self._epoch = forks.count
         self._hub = library.get_hub()
         self._owner = None if owner is None else weakref.ref(owner, self._owner_gone)
         _live.add(self)
@@ -124,7 +124,7 @@ class Task:
 
     def _failed(self, error: BaseException) -> None:
         self.error = error
-        if self._epoch == fork.epoch.number:
+        if self._epoch == forks.count:
             logger.error('task %r ended by an error', self.name, exc_info=error)
 
     def _end(self) -> None:
@@ -136,7 +136,7 @@ class Task:
         _live.discard(self)
         on_exit, self._on_exit = self._on_exit, None
         ended, self._ended = self._ended, None
-        if self._epoch != fork.epoch.number:
+        if self._epoch != forks.count:
             # A copy in a forked child: the owner's after_fork hook has told it; nothing restarts here.
             on_exit = None
         if on_exit is not None:
@@ -281,15 +281,6 @@ def current_name() -> str:
     return str(getattr(running, 'name', '') or repr(running))
 
 
-def set_name(name: str) -> None:
-    """Name the task or greenlet that runs.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
-    getcurrent().name = name
-
-
 def link(task: Any, callback: Callable[[Any], None]) -> bool:
     """Have something called after a task or greenlet has ended, in whatever way.
 
@@ -302,15 +293,6 @@ def link(task: Any, callback: Callable[[Any], None]) -> bool:
     Source: gevent.Greenlet.rawlink.
     """
     return library.link(task, callback)
-
-
-def unlink(task: Any, callback: Callable[[Any], None]) -> None:
-    """Take a `link` back; nothing happens if there is none.
-
-    Switches: no.
-    Source: gevent.Greenlet.unlink.
-    """
-    library.unlink(task, callback)
 
 
 def is_task(greenlet: Any) -> bool:

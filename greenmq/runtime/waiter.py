@@ -21,8 +21,8 @@ from typing import Any
 from greenlet import getcurrent
 
 from greenmq.exceptions import Forked, WouldBlock, WrongHub
-from greenmq.runtime import fork
 from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import Handle, library
 
 __all__ = ('Handoff', 'Waiter', 'sleep')
@@ -146,13 +146,13 @@ class Waiter:
             if left is not None:
                 timer = library.timer(hub, left, self._resume, _EXPIRED, None)
         self.task = task
-        epoch = fork.epoch.number
+        epoch = forks.count
         _parked.add(self)
         # Where nothing else is alive, gevent calls it a deadlock.
         held = hold and timer is None and _hold(hub)
         try:
             hub.switch()
-            if fork.epoch.number != epoch:
+            if forks.count != epoch:
                 # Also if it was woken just before the fork: that value is the parent's, and not ours to use.
                 raise Forked(self.what)
             if self._state == _PENDING:
@@ -162,7 +162,7 @@ class Waiter:
             if self._state == _WOKEN and decline is not None:
                 decline(self._value)
             self._state = _LEFT
-            if isinstance(exc, Exception) and fork.epoch.number != epoch:
+            if isinstance(exc, Exception) and forks.count != epoch:
                 # The library found nothing left to run in this child, see `tell_waiters`.
                 raise Forked(self.what) from exc
             raise

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from greenmq.exceptions import InvalidArgument
-from greenmq.runtime import fork
 from greenmq.runtime.clock import Timer, call_later, monotonic
+from greenmq.runtime.epoch import forks
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import library
 
@@ -36,7 +36,7 @@ class Ticker:
 
     def __init__(self, interval: float, work: Callable[[], None]) -> None:
         self._stopped = False
-        start_thread(_Beat(weakref.ref(self), weakref.WeakMethod(work), interval, fork.epoch.number))
+        start_thread(_Beat(weakref.ref(self), weakref.WeakMethod(work), interval, forks.count))
 
     def stop(self) -> None:
         """End the thread at its next turn.
@@ -72,7 +72,7 @@ class _Beat:
         while True:
             pause(self._interval)
             ticker, work = self._ticker(), self._work()
-            if ticker is None or work is None or ticker.stopped or self._epoch != fork.epoch.number:
+            if ticker is None or work is None or ticker.stopped or self._epoch != forks.count:
                 return
             work()
             del ticker, work

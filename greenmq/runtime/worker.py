@@ -19,7 +19,7 @@ from typing import Any
 
 from greenmq.exceptions import ConnectionClosed, Forked
 from greenmq.runtime.clock import Timeoutish, post
-from greenmq.runtime.fork import fork_epoch
+from greenmq.runtime.epoch import fork_epoch
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import library
 from greenmq.runtime.waiter import Waiter

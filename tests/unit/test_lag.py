@@ -21,11 +21,16 @@ def burn(seconds):
 @pytest.fixture
 def watched(caplog):
     """Watch with a threshold of 50 ms; gives a function that waits for what is told."""
-    told = runtime.Queue()
-    subscription = events.subscribe('lag', told.put)
+    told, arrived = [], runtime.Semaphore(0)
+
+    def take():
+        assert arrived.acquire(timeout=5)
+        return told.pop(0).facts
+
+    subscription = events.subscribe('lag', lambda event: (told.append(event), arrived.release()))
     watchdog = watch_lag(0.05)
     with caplog.at_level(logging.WARNING, 'greenmq.lag'):
-        yield lambda: told.get(timeout=5).facts
+        yield take
     watchdog.cancel()
     subscription.cancel()
 

@@ -83,7 +83,7 @@ class TestAcquire:
 
     def test_beyond_the_limit_it_says_who_has_them(self):
         pool = Pool(2)
-        runtime.set_name('greedy')
+        runtime.current().name = 'greedy'
         pool.acquire(), pool.acquire()
         text = r'pool Pool \(2 of 2 in use\): nothing free; held by'
         with pytest.raises(LimitExceeded, match=text) as caught:

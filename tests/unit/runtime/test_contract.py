@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import queue
 import weakref
 
 import pytest
@@ -222,7 +221,7 @@ class TestTasks:
         seen = []
 
         def rename():
-            runtime.set_name('other')
+            runtime.current().name = 'other'
             seen.append(runtime.current_name())
 
         start(rename)
@@ -619,71 +618,6 @@ class TestLock:
         take()
         assert task.join(LONG) and inside == ['in', 'out'] * 2
 
-    def test_condition(self):
-        condition, got, ready = runtime.Condition(), [], []
-
-        def take(n):
-            with condition:
-                condition.wait_for(lambda: ready)
-                got.append((n, ready.pop()))
-
-        tasks = [start(take, n) for n in range(2)]
-        for value in 'ab':
-            with condition:
-                ready.append(value)
-                condition.notify()
-            settle()
-        assert all(task.join(LONG) for task in tasks) and got == [(0, 'a'), (1, 'b')]
-
-    @pytest.mark.parametrize('make', [runtime.Lock, runtime.RLock])
-    def test_condition_times_out_with_the_lock_held(self, make):
-        condition = runtime.Condition(make())
-        with condition:
-            assert not condition.wait(0.001) and not condition.wait_for(lambda: False, 0.001)
-            assert condition._lock.locked()
-        assert not condition._lock.locked()
-        with pytest.raises(RuntimeError):
-            condition.notify()
-        with pytest.raises(RuntimeError):
-            condition.wait()
-
-    def test_a_kill_leaves_the_condition_with_the_lock_taken_and_set_free_again(self):
-        condition, seen = runtime.Condition(), []
-
-        def wait():
-            with condition:
-                try:
-                    condition.wait()
-                finally:
-                    seen.append('has the lock' if not in_use else 'without the lock')
-
-        task = start(wait)
-        with condition:
-            in_use = [1]
-            task.kill()
-            settle()
-            task.kill()  # a second kill while it wants the lock back
-            settle()
-            assert not task.done
-            in_use.clear()
-        assert task.join(LONG) and seen == ['has the lock']
-        with condition:  # free again
-            pass
-
-    def test_a_notification_to_the_dying_goes_to_the_next(self):
-        condition, got = runtime.Condition(), []
-
-        def wait(n):
-            with condition:
-                condition.wait()
-                got.append(n)
-
-        tasks = [start(wait, n) for n in range(2)]
-        with condition:
-            tasks[0].kill()
-            condition.notify()
-        assert all(task.join(LONG) for task in tasks) and got == [1]
-
 
 class TestLibraryClasses:
     def test_event(self):
@@ -696,19 +630,6 @@ class TestLibraryClasses:
         semaphore = runtime.Semaphore(1)
         assert semaphore.acquire() and not semaphore.acquire(blocking=False)
         semaphore.release()
-
-    def test_queues(self):
-        for make, order in ((runtime.Queue, [1, 2, 3]), (runtime.LifoQueue, [3, 2, 1])):
-            line = make()
-            for n in (1, 2, 3):
-                line.put(n)
-            assert [line.get() for _ in range(3)] == order
-            with pytest.raises(queue.Empty):
-                line.get(timeout=0.001)
-            bounded = make(1)
-            bounded.put(1)
-            with pytest.raises(queue.Full):
-                bounded.put_nowait(2)
 
     def test_native_lock_is_original(self):
         lock = runtime.NativeLock()

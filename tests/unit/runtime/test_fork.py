@@ -83,14 +83,11 @@ def waiting(name, call):
         log.append(name)
 ours, theirs = pair()
 full, _other = pair()
-lock, condition = runtime.Lock(), runtime.Condition()
+lock = runtime.Lock()
 lock.acquire()
-def wait_for_condition():
-    with condition:
-        condition.wait()
 calls = {
     'waiter': runtime.Waiter().wait, 'handoff': runtime.Handoff().wait, 'future': runtime.Future().result,
-    'lock': lock.acquire, 'sleep': lambda: runtime.sleep(20), 'condition': wait_for_condition, 'read':
+    'lock': lock.acquire, 'sleep': lambda: runtime.sleep(20), 'read':
     ours.read, 'write': lambda: full.write(bytes(10**6)), 'thread': lambda: runtime.offload(getattr, None,
     'x', None) or runtime.offload(__import__('_queue').SimpleQueue().get, own_thread=True),
 }
@@ -104,7 +101,7 @@ def child(say):
 print(*fork(child), sep='\\n')
 print(log, runtime.fork_epoch(), [glet.ready() for glet in glets].count(True))
 """)
-    assert lines == ['condition future handoff lock read sleep thread waiter write', '1', '[] 0 0']
+    assert lines == ['future handoff lock read sleep thread waiter write', '1', '[] 0 0']
 
 
 def test_tasks_end_but_the_one_that_forked(run):

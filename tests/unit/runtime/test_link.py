@@ -26,19 +26,5 @@ def test_it_is_called_once_with_the_task(how):
     assert told == linked[:1]
 
 
-def test_a_link_can_be_taken_back():
-    told = []
-
-    def run():
-        me = runtime.current()
-        runtime.link(me, told.append)
-        runtime.unlink(me, told.append)
-        runtime.unlink(me, told.append)
-
-    runtime.spawn(run, name='linked').join()
-    runtime.sleep(0)
-    assert not told
-
-
 def test_of_the_main_greenlet_nobody_tells_the_end():
     assert not runtime.link(runtime.current(), print)
