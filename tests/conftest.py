@@ -17,12 +17,16 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
     certificates,
+    database,
     fauxqs,
     fauxqs_session,
     file_url,
     filesystem_url,
     moto,
     polls_end,
+    postgresql,
+    postgresql_session,
+    postgresql_url,
     rabbitmq,
     rabbitmq_cluster,
     redis_cluster,
@@ -56,6 +60,7 @@ def pytest_configure(config):
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
         'sqs: needs an emulator of SQS that the suite starts',
+        'postgresql: needs a PostgreSQL server that the suite starts',
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
     ):
         config.addinivalue_line('markers', line)
@@ -79,6 +84,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.redis)
         if names & {'fauxqs', 'sqs_url', 'moto'}:
             item.add_marker(pytest.mark.sqs)
+        if names & {'postgresql', 'postgresql_url', 'database'}:
+            item.add_marker(pytest.mark.postgresql)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))
 

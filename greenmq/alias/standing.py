@@ -34,8 +34,6 @@ SCHEMES = {
     'pgmq': 'pgmq',
     'slmq': 'SLMQ',
     'SLMQ': 'SLMQ',
-    'sqla': 'sqlalchemy',
-    'sqlalchemy': 'sqlalchemy',
 }
 
 _VERSION = '.'.join(map(str, API))

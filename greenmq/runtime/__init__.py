@@ -45,6 +45,7 @@ from greenmq.runtime.clock import monotonic as monotonic
 from greenmq.runtime.clock import post as post
 from greenmq.runtime.clock import run_soon as run_soon
 from greenmq.runtime.descriptor import wait_ready as wait_ready
+from greenmq.runtime.dial import addresses_of as addresses_of
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.epoch import fork_epoch as fork_epoch

@@ -22,7 +22,7 @@ from greenmq.runtime.waiter import Waiter, sleep
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ('dial', 'dial_unix')
+__all__ = ('addresses_of', 'dial', 'dial_unix')
 
 Address = tuple[int, Any]  # family, and the address as the system wants it
 SocketOption = tuple[int, int, int | bytes]
@@ -129,6 +129,25 @@ def dial_unix(path: str, deadline: Timeoutish = None, socket_options: Iterable[S
     except BaseException:
         sock.close()
         raise
+
+
+def addresses_of(host: str, port: int, deadline: Timeoutish = None) -> list[str]:
+    """Look a name up in a thread, for a client that connects by itself and would block the hub with it.
+
+    Arguments:
+        host (str): name or address.
+        port (int): TCP port.
+        deadline (Deadline | float): no limit if None.
+    Returns:
+        list[str]: addresses in the order in which to try them.
+    Raises:
+        TimeoutError: no answer in time. DialError: no such name.
+    Switches: yes, unless it is an address. Killed: the look-up ends in its thread, for nobody.
+    """
+    host = host[1:-1] if host.startswith('[') else host
+    race = _Race(f'{host}:{port}', ())
+    _find_addresses(race, host, port, Deadline.of(deadline))
+    return [target[0] for _, target in race.addresses]
 
 
 def _set(sock: _socket.socket, options: Iterable[SocketOption]) -> None:
@@ -302,6 +321,10 @@ class _Race:
 
     def add(self, addresses: Iterable[Address]) -> None:
         self._left.extend(address for address in addresses if address not in self._tried)
+
+    @property
+    def addresses(self) -> list[Address]:
+        return list(self._left)
 
     def expect(self, lookup: Future) -> None:
         self._expecting = True

@@ -35,6 +35,9 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'sqlite': 'greenmq.transport.sqlite:Transport',
     'file': 'greenmq.transport.sqlite:FileTransport',
     'filesystem': 'greenmq.transport.filesystem:Transport',
+    'sqla': 'greenmq.transport.sqlalchemy:Transport',
+    'sqlalchemy': 'greenmq.transport.sqlalchemy:Transport',
+    'postgresql': 'greenmq.transport.sqlalchemy:Transport',
     'pyro': 'greenmq.transport.pyro:Transport',
     'qpid': 'greenmq.transport.qpid:Transport',
 }
@@ -50,8 +53,6 @@ _ELSEWHERE = frozenset(
         'gcpubsub',
         'kafka',
         'pgmq',
-        'sqla',
-        'sqlalchemy',
     )
 )
 

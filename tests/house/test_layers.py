@@ -43,7 +43,7 @@ MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
 SHARED_BY_TRANSPORTS = {'', 'base', 'virtual', 'driver', 'drain', 'http', 'limits', 'options', 'outbox',
-                        'owners'}
+                        'owners', 'postgresql'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},
@@ -53,6 +53,8 @@ DRIVERS = {
     'boto3': {'transport.SQS'},
     'botocore': {'transport.SQS'},
     'httpcore': {'transport.http'},
+    'psycopg': {'transport.postgresql'},
+    'sqlalchemy': {'transport.sqlalchemy'},
     'pymongo': {'transport.mongodb'},
     'bson': {'transport.mongodb'},
     'kazoo': {'transport.zookeeper'},

@@ -38,6 +38,7 @@ class Row(NamedTuple):
 
 
 REDIS_BRISK = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 1}
+SQL_BRISK = {'sweep_interval': 0.3, 'lease_timeout': 1}
 
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
@@ -46,6 +47,7 @@ TABLE = (
     Row('fake-push', 'fake-push://localhost/contract'),
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
     Row('filesystem', 'filesystem_url', brisk={'sweep_interval': 0.3}),
+    Row('postgresql', 'postgresql_url', 'postgresql', ('postgresql',), 'server', 'postgresql', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),

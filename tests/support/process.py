@@ -62,9 +62,9 @@ def die_with_parent():
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def popen(command, **options):
+def popen(command, preexec=die_with_parent, **options):
     """Popen for a child that must not outlive us."""
-    return subprocess.Popen(command, preexec_fn=die_with_parent, **options)
+    return subprocess.Popen(command, preexec_fn=preexec, **options)
 
 
 def wait_until(condition, seconds, what):
@@ -118,6 +118,8 @@ class Server(Started):
     """One server: its directory, log and process. Subclasses say the command and when it answers."""
 
     ready_seconds = 30.0
+    #: What the child does before it becomes the server.
+    preexec = staticmethod(die_with_parent)
 
     def __init__(self, name):
         self.name = name
@@ -144,7 +146,7 @@ class Server(Started):
         """Start it on the directory it has, and wait until it answers."""
         assert not self.running, f'{self.name} runs already'
         with open(self.log, 'ab') as output:
-            self.process = popen(self.command(), env=self.environment(), cwd=self.directory,
+            self.process = popen(self.command(), self.preexec, env=self.environment(), cwd=self.directory,
                                  stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         RUNNING.append(self)
         self.wait_ready()

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from tests.support.certificates import Certificates
+from tests.support.postgresql import PostgreSQL
 from tests.support.process import RUNNING
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.rabbitmq_cluster import RabbitCluster
@@ -78,6 +79,33 @@ def redis_tls_url(redis_server):
 def file_url(tmp_path):
     """A broker in a folder of its own."""
     return f'file://{tmp_path}/broker'
+
+
+@pytest.fixture(scope='session')
+def postgresql_session():
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(postgresql_session):
+    """The PostgreSQL of this run. A test that kills it starts it again."""
+    yield postgresql_session
+    if not postgresql_session.running:
+        postgresql_session.start()
+
+
+@pytest.fixture
+def database(postgresql):
+    """The name of an empty database that is this test's own."""
+    name = postgresql.create_database()
+    yield name
+    postgresql.drop_database(name)
+
+
+@pytest.fixture
+def postgresql_url(postgresql, database):
+    return postgresql.url(database)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_an_unknown_name_says_the_nearest():
     with pytest.raises(KeyError, match="No such transport: zzz'$"):
         get_transport_cls('zzz')
     with pytest.raises(KeyError, match='kombu has it'):
-        get_transport_cls('sqlalchemy')
+        get_transport_cls('etcd')
 
 
 def test_one_of_ours_that_this_version_lacks(monkeypatch):

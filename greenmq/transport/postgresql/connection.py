@@ -1,0 +1,177 @@
+"""One connection to PostgreSQL by psycopg, whose waits are the runtime's.
+
+psycopg asks for each wait by a generator that yields what its socket must be ready for, so nothing of it
+blocks: neither a statement nor, with the generator it connects by, the connect. Names are looked up before,
+since libpq would do that in the calling thread.
+
+A connection that an exception left, the server's or a kill, is in an unknown state: it is closed and never
+used again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import ConnectionLost, InvalidArgument
+
+try:
+    import psycopg
+except ImportError as error:
+    raise ImportError(
+        'PostgreSQL needs psycopg: pip install greenmq[postgresql]', name='psycopg'
+    ) from error
+
+from psycopg import conninfo as _conninfo
+from psycopg import generators as _generators
+from psycopg import waiting as _waiting
+
+__all__ = ('Line', 'check_dsn', 'connect', 'driver_version', 'psycopg')
+
+_READ, _WRITE = _waiting.WAIT_R, _waiting.WAIT_W
+_NONE, _READY_READ, _READY_WRITE = _waiting.READY_NONE, _waiting.READY_R, _waiting.READY_W
+
+#: A peer that is gone without a word is noticed by the system, too.
+_KEEPALIVE = {
+    'keepalives': '1', 'keepalives_idle': '30', 'keepalives_interval': '10', 'keepalives_count': '3',
+}  # fmt: skip
+
+
+def _ready(fd: int, wanted: int, deadline: runtime.Deadline | None) -> Any:
+    readable, writable = runtime.wait_ready(fd, bool(wanted & _READ), bool(wanted & _WRITE), deadline)
+    return (_READY_READ if readable else _NONE) | (_READY_WRITE if writable else _NONE)
+
+
+class Line(psycopg.Connection[Any]):
+    """One connection, for one task at a time.
+
+    Attributes:
+        deadline (Deadline | None): of the statement under way.
+        pid (int): of the server's process.
+    """
+
+    deadline: runtime.Deadline | None = None
+
+    def wait(self, gen: Generator[Any, Any, Any], interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Run a generator of psycopg. Switches: yes. Killed, or not in time: the connection is closed."""
+        deadline = self.deadline if timeout is None else runtime.Deadline.after(timeout)
+        fd = self.pgconn.socket
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(_ready(fd, wanted, deadline))
+        except StopIteration as end:
+            return end.value
+        except BaseException:
+            self.discard()
+            raise
+
+    def run(self, statement: str, *values: Any, deadline: runtime.Deadline | None = None) -> list[Any]:
+        """Run one statement and return its rows; none for one that has no result.
+
+        Arguments:
+            statement (str): with $1, $2 for the values; several, separated by ``;``, without values.
+        Raises:
+            psycopg.Error: and the connection is closed. TimeoutError: not in time.
+        """
+        self.deadline = deadline
+        try:
+            cursor = psycopg.RawCursor(self)
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description is not None else []
+        except BaseException:
+            self.discard()
+            raise
+        finally:
+            self.deadline = None
+
+    @property
+    def sound(self) -> bool:
+        """Can it be used? What the server said while it lay idle is read for that. Switches: no."""
+        if self.closed:
+            return False
+        try:
+            self.pgconn.consume_input()
+        except psycopg.Error:
+            self.discard()
+            return False
+        return not self.closed
+
+    def discard(self) -> None:
+        """Close it without a word that could wait. Switches: no."""
+        self._closed = True
+        self.pgconn.finish()
+
+
+def check_dsn(dsn: str) -> dict[str, Any]:
+    """Return what a URL, or a connection string of libpq, says.
+
+    Raises:
+        InvalidArgument: it can't be read. The text shows nothing of it.
+    """
+    try:
+        return dict(_conninfo.conninfo_to_dict(dsn))
+    except psycopg.ProgrammingError:
+        raise InvalidArgument('the URL', '(hidden)', 'is none that libpq can read') from None
+
+
+def connect(dsn: str, deadline: runtime.Deadline, prepared: bool = True, **more: Any) -> Line:
+    """Connect, trying the hosts and their addresses in turn; each statement is a transaction of its own.
+
+    Arguments:
+        prepared (bool): may statements be prepared at the server? Not behind a pooler that knows none.
+        more (Any): parameters of libpq, used where the URL has none.
+    Raises:
+        TimeoutError: not in time. psycopg.OperationalError, DialError: what the last address met.
+    Switches: yes. Killed: no connection stays.
+    """
+    given = {'gssencmode': 'disable', **_KEEPALIVE, **more, **check_dsn(dsn)}
+    failure: Exception = ConnectionLost('no host')
+    for attempt in _conninfo.conninfo_attempts(given):
+        try:
+            addresses = _addresses(attempt, deadline)
+        except OSError as error:
+            failure = error
+            continue
+        for address in addresses:
+            try:
+                there = {**attempt} if address is None else {**attempt, 'hostaddr': address}
+                return _connect(there, deadline, prepared)
+            except psycopg.Error as error:
+                failure = error
+    raise failure
+
+
+def _addresses(params: dict[str, Any], deadline: runtime.Deadline) -> Sequence[str | None]:
+    host = params.get('host') or os.environ.get('PGHOST')
+    if not host or host.startswith(('/', '@')) or params.get('hostaddr') or os.environ.get('PGHOSTADDR'):
+        return [None]
+    return runtime.addresses_of(str(host), int(params.get('port') or 5432), deadline)
+
+
+def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool) -> Line:
+    steps = _generators.connect(_conninfo.make_conninfo('', **params))
+    try:
+        fd, wanted = next(steps)
+        while True:
+            fd, wanted = steps.send(_ready(fd, wanted, deadline))
+    except StopIteration as end:
+        line = Line(end.value)
+    finally:
+        steps.close()
+    line.prepare_threshold = 5 if prepared else None
+    line.deadline = deadline
+    try:
+        line.autocommit = True
+    except BaseException:
+        line.discard()
+        raise
+    line.deadline = None
+    return line
+
+
+def driver_version() -> str:
+    """The version of psycopg."""
+    return str(psycopg.__version__)
