@@ -36,6 +36,8 @@ def test_replies(talk, name):
     arguments, signature, types, values, expected = CALLS[name]
     reply = method(1, signature, types, values)
     for cut in range(1, len(reply)):
+        if name == 'basic_qos':
+            arguments = (0, cut, False)  # the same again would not be sent
         calling = green.spawn(getattr(channel, name), *arguments)
         assert broker.recv().channel == 1
         broker.write(reply, cut)
