@@ -29,7 +29,7 @@ WIDE = {
     'transport.redis.consuming.RedisConsuming': 965,
     'transport.redis.sentinel.SentinelTransport': 944,
     'transport.redis.cluster.ClusterTransport': 876,
-    'pools.ProducerPool': 827,
+    'pools.ProducerPool': 807,
     'transport.redis.transport.Transport': 833,
 }
 

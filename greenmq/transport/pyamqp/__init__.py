@@ -1,6 +1,6 @@
 """AMQP 0-9-1 on RabbitMQ; kombu's names of the transport.
 
-Read in this order: `wire` (bytes), `handshake`, `link` (one socket's life: reader, writer, heartbeat),
+Read in this order: `frames` (bytes), `handshake`, `link` (one socket's life: reader, writer, heartbeat),
 `wirechannel` (calls and replies), `publishing`, `settling` and `consuming` (the two sides of a channel),
 `sharedwire` (what leases publish together), `channel` (what users hold), `connection` (what outlives a
 link: recovery), `transport` (options and hosts).

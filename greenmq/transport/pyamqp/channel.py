@@ -17,7 +17,7 @@ from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
 from greenmq.message import settle_undecodable
 from greenmq.utils.uuid import uuid
 
-from . import methods, wire
+from . import frames, methods
 from .consuming import Consumer, Consuming
 from .entities import Entities
 from .message import Delivery, Outgoing
@@ -289,7 +289,7 @@ class Channel(Entities):
         if self.transactional:
             self.publishing.confirm = False
 
-    def returned(self, error: Any, exchange: str, routing_key: str, content: wire.Content) -> None:
+    def returned(self, error: Any, exchange: str, routing_key: str, content: frames.Content) -> None:
         """A message came back: tell the handlers, in whoever drains next. No switch."""
         events.emit(
             'returned',
@@ -468,7 +468,7 @@ class Channel(Entities):
         Switches: yes.
         """
         reply = self.consuming.call(methods.FLOW, (active,), self._deadline())
-        return bool(wire.read_arguments('b', reply[1])[0])
+        return bool(frames.read_arguments('b', reply[1])[0])
 
     # ---- transactions
 

@@ -26,7 +26,7 @@ from greenmq.exceptions import (
 from greenmq.log import outage_level
 from greenmq.transport.drain import Drain
 
-from . import methods, recovery, wire
+from . import frames, methods, recovery
 from .channel import Channel as AMQPChannel
 from .consuming import Consumer, Consuming
 from .link import Gate, Link
@@ -572,7 +572,7 @@ class Connection:
     def send_heartbeat(self) -> None:
         """Send a heartbeat frame now. Switches: no."""
         if self.link is not None:
-            self.link.send(wire.HEARTBEAT)
+            self.link.send(frames.HEARTBEAT)
 
     def is_alive(self) -> bool:
         """As `connected`."""

@@ -12,7 +12,7 @@ from amqp.serialization import dumps
 from greenmq import events, runtime
 from greenmq.exceptions import ChannelError, ConnectionError, DecodeError, InvalidArgument
 
-from . import methods, wire
+from . import frames, methods
 from .message import Delivery
 from .settling import Settling
 from .wirechannel import NotSent, Reply, WireChannel
@@ -388,7 +388,7 @@ class Consuming(Settling):
     def _cancel_nowait(self, channel: WireChannel, consumer: Consumer) -> None:
         if channel.error is None:
             channel.send(
-                wire.method_frame(
+                frames.method_frame(
                     channel.id, spec.Basic.Cancel, methods.encode(methods.BASIC_CANCEL, (consumer.tag, True))
                 )
             )
@@ -401,13 +401,13 @@ class Consuming(Settling):
         """basic.get. Killed: a message that was taken for it goes back to its queue."""
         def arrived(reply: Reply) -> None:
             # In the reader, so that the ledger has the tags in the order of the broker's numbers.
-            if reply[0] == wire.GET_OK:
+            if reply[0] == frames.GET_OK:
                 self.last_tag = channel.base + int.from_bytes(reply[1][4:12], 'big')
                 if not no_ack:
                     self.ledger.add(self.last_tag, None)
 
         def abandoned(reply: Reply) -> None:
-            if reply[0] == wire.GET_OK and not no_ack:
+            if reply[0] == frames.GET_OK and not no_ack:
                 tag = channel.base + int.from_bytes(reply[1][4:12], 'big')
                 if tag in self.ledger:
                     self.reject(tag, True)
@@ -420,10 +420,10 @@ class Consuming(Settling):
         signature, payload, content = channel.exchange(
             spec.Basic.Get, arguments, replies, deadline, arrived, abandoned
         )
-        if signature != wire.GET_OK or content is None:
+        if signature != frames.GET_OK or content is None:
             return None
         tag, count = int.from_bytes(payload[4:12], 'big'), int.from_bytes(payload[-4:], 'big')
-        exchange, routing_key, fault = wire.read_place(payload, 13)
+        exchange, routing_key, fault = frames.read_place(payload, 13)
         redelivered = bool(payload[12] & 1)
         delivery = Delivery(
             '', channel.base + tag, redelivered, exchange, routing_key, content, self.channel, count
@@ -451,7 +451,7 @@ class Consuming(Settling):
 
     # ---- what arrives (called by the reader: no switch)
 
-    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None:
+    def on_delivery(self, channel: WireChannel, content: frames.Content) -> None:
         method = content.method
         end = 5 + method[4]
         consumer = self.consumers.get(method[5:end])
@@ -460,7 +460,7 @@ class Consuming(Settling):
             if method[5:end] in self._gone_no_ack:
                 return  # the message is settled already, and an answer would be an error
             # Nobody can ever settle it.
-            channel.send(wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag, True))))
+            channel.send(frames.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag, True))))
             return
         number = self.last_tag = channel.base + tag
         if self.recovering and not consumer.no_ack:
@@ -482,7 +482,7 @@ class Consuming(Settling):
 
     def _place(self, place: bytes) -> tuple[str, str, DecodeError | None]:
         """Exchange and routing key, which repeat from delivery to delivery, from their bytes."""
-        names = wire.read_place(place, 0)
+        names = frames.read_place(place, 0)
         if len(self._places) > 1024:
             self._places.clear()
         self._places[place] = names
@@ -509,7 +509,7 @@ class Consuming(Settling):
             return
         consumer.paused = False
         queue = self.connection.current_name(consumer.queue)
-        channel.send(wire.method_frame(channel.id, spec.Basic.Consume, consumer.request(queue, True)))
+        channel.send(frames.method_frame(channel.id, spec.Basic.Consume, consumer.request(queue, True)))
         events.emit('resumed', self.connection.source, consumer_tag=consumer.tag, queue=consumer.queue)
 
     def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None:
@@ -517,7 +517,7 @@ class Consuming(Settling):
         if consumer is not None:
             self.connection.consumer_cancelled(self.channel, consumer)
 
-    def on_return(self, channel: WireChannel, content: wire.Content) -> None:
+    def on_return(self, channel: WireChannel, content: frames.Content) -> None:
         self.channel.publishing.on_return(channel, content)
 
     def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None:

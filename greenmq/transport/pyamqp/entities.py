@@ -17,7 +17,7 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed
 from greenmq.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
-from . import methods, wire
+from . import frames, methods
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -67,7 +67,7 @@ class Entities(StdChannel):
             reply = None
         else:
             reply = consuming.call_encoded(method, encoded, deadline)
-        return wire.read_arguments(method.answer, reply[1]) if reply is not None and method.answer else []
+        return frames.read_arguments(method.answer, reply[1]) if reply is not None and method.answer else []
 
     # ---- exchanges
 

@@ -20,7 +20,7 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.utils.text import printable
 
-from . import wire
+from . import frames
 from .settings import FRAME_MIN
 
 _head = struct.Struct('>BHI')
@@ -37,7 +37,7 @@ class Wire:
         self.buffer = bytearray()  # one whose beginning goes without a copy of the rest
 
     def connect(self) -> None:
-        self.stream.write(wire.PROTOCOL_HEADER, self.deadline)
+        self.stream.write(frames.PROTOCOL_HEADER, self.deadline)
         self.connected = True
 
     @contextmanager
@@ -120,7 +120,7 @@ class Handshake(amqp.Connection):  # type: ignore[misc]
             kind: int, channel_id: int, signature: tuple[int, int], arguments: Any, content: None
         ) -> None:
             encoded = arguments.encode() if isinstance(arguments, str) else bytes(arguments)
-            transport.stream.write(wire.method_frame(channel_id, signature, encoded), transport.deadline)
+            transport.stream.write(frames.method_frame(channel_id, signature, encoded), transport.deadline)
 
         return write_frame
 

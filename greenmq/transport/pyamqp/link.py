@@ -31,7 +31,7 @@ from greenmq.exceptions import (
 from greenmq.transport.outbox import Outbox
 from greenmq.utils.text import printable
 
-from . import wire
+from . import frames
 from .handshake import Terms
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ PIECES = 256
 #: What a broker has for its answer to the goodbye of a connection that nobody uses any more.
 PARTING_SECONDS = 5.0
 
-_GOODBYE = wire.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
+_GOODBYE = frames.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
 
 
 class LinkOwner(Protocol):
@@ -112,7 +112,7 @@ class Link(Outbox):
         name: str,
         high_water: int,
         write_timeout: float,
-        max_body: int = wire.MAX_BODY_BYTES,
+        max_body: int = frames.MAX_BODY_BYTES,
     ) -> None:
         super().__init__()
         self.stream = stream
@@ -138,7 +138,7 @@ class Link(Outbox):
         self._beaten_at = -1
         self._ticker: runtime.Ticker | None = None
         self._parting: runtime.Timer | None = None
-        self._parser = wire.Parser(terms.frame_max, max_body)
+        self._parser = frames.Parser(terms.frame_max, max_body)
         self._tasks: list[runtime.Task] = []
 
     def __repr__(self) -> str:
@@ -419,7 +419,7 @@ class Link(Outbox):
                 )
             handler(self, payload)
 
-    def on_content(self, channel_id: int, content: wire.Content) -> None:
+    def on_content(self, channel_id: int, content: frames.Content) -> None:
         channel = self.wires.get(channel_id)
         if channel is not None:
             channel.on_content(content)
@@ -431,11 +431,11 @@ class Link(Outbox):
         log.log(level, '%r: method %s that nobody asked for (number %d)', channel, signature, self._unasked)
 
     def _on_close(self, payload: bytes) -> None:
-        code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
+        code, text, class_id, method_id = frames.read_arguments('BsBB', payload)
         if self._idle is not None:  # the writer is out of the stream: the answer is ours to send
             try:
                 self.stream.write_some(
-                    wire.method_frame(0, spec.Connection.CloseOk), runtime.Deadline.after(1.0)
+                    frames.method_frame(0, spec.Connection.CloseOk), runtime.Deadline.after(1.0)
                 )
             except (OSError, ConnectionError) as exc:
                 log.debug('%s: could not answer connection.close: %r', self.name, exc)
@@ -446,7 +446,7 @@ class Link(Outbox):
         self._end(ConnectionClosed(f'{self.name} was closed'))
 
     def _on_blocked(self, payload: bytes) -> None:
-        self._set_blocked(printable(wire.read_arguments('s', payload)[0]) or 'no reason given')
+        self._set_blocked(printable(frames.read_arguments('s', payload)[0]) or 'no reason given')
 
     def _on_unblocked(self, payload: bytes) -> None:
         self._set_blocked(None)
@@ -482,7 +482,7 @@ class Link(Outbox):
         waiter = runtime.Waiter(f'{self.name}: update-secret not answered')
         raw, text = secret.encode(), reason.encode()[:255]
         arguments = len(raw).to_bytes(4, 'big') + raw + bytes((len(text),)) + text
-        self.send(wire.method_frame(0, (10, 70), arguments))
+        self.send(frames.method_frame(0, (10, 70), arguments))
         self._secrets.append(waiter)
         waiter.wait(deadline)
 
@@ -496,7 +496,7 @@ class Link(Outbox):
             runtime.sleep(max(0.0, due - runtime.monotonic()))
             now = runtime.monotonic()
             if self.bytes_out == sent_before and not self._out:
-                self.send(wire.HEARTBEAT)
+                self.send(frames.HEARTBEAT)
             sent_before = self.bytes_out
             # After a stall of our own the kernel may hold what we did not read: the next beat judges, not
             # this one.
@@ -514,7 +514,7 @@ class Link(Outbox):
         # In a native thread: nothing was written for half a heartbeat, perhaps as our hub does not run (P13).
         stream = self.stream
         if self.bytes_out == self._beaten_at and isinstance(stream, runtime.SharedStream):
-            stream.beat(wire.HEARTBEAT)
+            stream.beat(frames.HEARTBEAT)
         self._beaten_at = self.bytes_out
 
     # ---- channels

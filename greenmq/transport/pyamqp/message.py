@@ -12,7 +12,7 @@ from greenmq.utils.encoding import text_encoding
 from .properties import decode_properties, encode_properties
 
 if TYPE_CHECKING:
-    from . import wire
+    from . import frames
     from .channel import Channel
 
 __all__ = ['Delivery', 'Message', 'Outgoing']
@@ -72,7 +72,7 @@ class Delivery:
         redelivered: bool,
         exchange: str,
         routing_key: str,
-        content: wire.Content,
+        content: frames.Content,
         channel: Channel | None,
         message_count: int | None = None,
     ) -> None:

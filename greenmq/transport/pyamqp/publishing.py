@@ -29,7 +29,7 @@ from greenmq.exceptions import (
 )
 from greenmq.utils.text import printable
 
-from . import methods, wire
+from . import frames, methods
 from .link import Gate
 from .wirechannel import NotSent, WireChannel
 
@@ -285,22 +285,22 @@ class Publishing:
     ) -> Pending | None:  # no switch: what is counted is sent, in this order
         link = channel.link
         properties = message.encoded
-        body, parts, frames = message.body, None, b''
-        if len(properties) > link.frame_max - wire.HEADER_OVERHEAD:
+        body, parts, content = message.body, None, b''
+        if len(properties) > link.frame_max - frames.HEADER_OVERHEAD:
             # Nothing was sent or counted yet. The broker would close the connection, which others use too.
             raise InvalidArgument(
                 'headers and properties',
                 message.properties,
-                f'take {len(properties)} bytes, at most {link.frame_max - wire.HEADER_OVERHEAD} fit into a '
+                f'take {len(properties)} bytes, at most {link.frame_max - frames.HEADER_OVERHEAD} fit into a '
                 f'frame of this connection (frame_max {link.frame_max})',
             )
         method = channel.frames.get((exchange, routing_key, mandatory))
         if method is None:
             method = self._publish_frame(channel, exchange, routing_key, mandatory)
-        if len(body) > wire.PARTED_BYTES:
-            parts = [method, *wire.content_parts(channel.id, properties, body, link.frame_max)]
+        if len(body) > frames.PARTED_BYTES:
+            parts = [method, *frames.content_parts(channel.id, properties, body, link.frame_max)]
         else:
-            frames = method + wire.content_frames(channel.id, properties, body, link.frame_max)
+            content = method + frames.content_frames(channel.id, properties, body, link.frame_max)
         pending = None
         if channel.confirming:
             if confirm or mandatory:
@@ -310,7 +310,7 @@ class Publishing:
             channel.ledger.publish(pending, key)
         # The wire is open, or it would not be here.
         if parts is None:
-            link.send(frames)
+            link.send(content)
         else:
             link.send_parts(parts)
         if pending is None and future is not None:
@@ -321,7 +321,7 @@ class Publishing:
         if len(channel.frames) > 1024:
             channel.frames.clear()
         arguments = methods.encode(methods.BASIC_PUBLISH, (0, exchange, routing_key, mandatory, False))
-        frame = wire.method_frame(channel.id, spec.Basic.Publish, arguments)
+        frame = frames.method_frame(channel.id, spec.Basic.Publish, arguments)
         channel.frames[exchange, routing_key, mandatory] = frame
         return frame
 
@@ -436,8 +436,8 @@ class Publishing:
             seconds=runtime.monotonic() - queued_at,
         )
 
-    def on_return(self, channel: WireChannel, content: wire.Content) -> None:
-        code, text, exchange, routing_key = wire.read_arguments('Bsss', content.method)
+    def on_return(self, channel: WireChannel, content: frames.Content) -> None:
+        code, text, exchange, routing_key = frames.read_arguments('Bsss', content.method)
         error = Unroutable(content, exchange, routing_key, code, printable(text))
         if not channel.ledger.returned((exchange, routing_key, content.header[12:], content.body), error):
             self._returned_changed(channel, exchange, routing_key, content.body, error)
@@ -497,7 +497,7 @@ class Publishing:
 
     # ---- a publishing wire delivers nothing; these complete the owner's interface
 
-    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None:
+    def on_delivery(self, channel: WireChannel, content: frames.Content) -> None:
         self.consuming.on_delivery(channel, content)
 
     def on_cancel(self, channel: WireChannel, consumer_tag: str) -> None:

@@ -22,7 +22,7 @@ from greenmq.exceptions import (
 )
 from greenmq.log import outage_level, outage_over
 
-from . import methods, wire
+from . import frames, methods
 from .message import Delivery
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _declare_queue(
                 raise
             runtime.sleep(pause)
             pause *= 2
-    found = wire.read_arguments('sll', reply[1])[0]
+    found = frames.read_arguments('sll', reply[1])[0]
     if found != name:
         connection.topology.rename_queue(name, found)
         connection.names.renamed(name, found)
@@ -234,7 +234,7 @@ def consumer_cancelled(connection: Connection, channel: Channel, consumer: Consu
     runtime.spawn(consume_again, connection, channel, consumer, name=name, owner=connection)
 
 
-_nothing = wire.Content((0, 0), b'')
+_nothing = frames.Content((0, 0), b'')
 _nothing.header = b'\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
 
 

@@ -18,7 +18,7 @@ from greenmq import events
 from greenmq.core.ledger import AckBuffer, DeliveryLedger
 from greenmq.exceptions import ConnectionClosed, ConnectionError, StaleDelivery
 
-from . import wire
+from . import frames
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -87,7 +87,7 @@ class Settling:
         channel = self.wire
         if channel is not None and channel.error is None:
             channel.send(
-                wire.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag - channel.base, requeue)))
+                frames.method_frame(channel.id, spec.Basic.Reject, dumps('Lb', (tag - channel.base, requeue)))
             )
         return True
 
@@ -102,8 +102,8 @@ class Settling:
         self.flush()  # or the broker would take back what was acked before and not yet told
         channel = self.wire
         if channel is not None and channel.error is None:
-            last = tag - channel.base if tag else 0
-            channel.send(wire.method_frame(channel.id, spec.Basic.Nack, dumps('Lbb', (last, True, requeue))))
+            arguments = dumps('Lbb', (tag - channel.base if tag else 0, True, requeue))
+            channel.send(frames.method_frame(channel.id, spec.Basic.Nack, arguments))
         return True
 
     def _unknown(self, tag: int) -> bool:
@@ -136,14 +136,14 @@ class Settling:
 
     def _flush(self, channel: WireChannel) -> None:
         base = channel.base
-        frames = [
-            wire.method_frame(
+        acks = [
+            frames.method_frame(
                 channel.id, spec.Basic.Ack, (tag - base).to_bytes(8, 'big') + bytes((multiple,))
             )
             for tag, multiple in self.acks.flush()
         ]
-        if frames:
+        if acks:
             try:
-                channel.send(b''.join(frames))
+                channel.send(b''.join(acks))
             except ConnectionError as exc:
-                log.debug('%r: %d acks went with the connection: %s', self.channel, len(frames), exc)
+                log.debug('%r: %d acks went with the connection: %s', self.channel, len(acks), exc)

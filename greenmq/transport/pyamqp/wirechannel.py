@@ -20,7 +20,7 @@ from greenmq.core.confirms import ConfirmLedger
 from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
 from greenmq.utils.text import printable
 
-from . import wire
+from . import frames
 
 if TYPE_CHECKING:
     from .link import Link
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ['Call', 'Control', 'NotSent', 'Reply', 'WireChannel', 'WireOwner']
 
 #: A reply: its signature, its method frame's payload, and its content if it carries one.
-Reply = tuple[tuple[int, int], bytes, 'wire.Content | None']
+Reply = tuple[tuple[int, int], bytes, 'frames.Content | None']
 
 #: The only methods that mean something on a channel that has ended here.
 _PARTING = (spec.Channel.Close, spec.Channel.CloseOk)
@@ -37,9 +37,9 @@ _PARTING = (spec.Channel.Close, spec.Channel.CloseOk)
 class WireOwner(Protocol):
     """What a wire channel tells its channel, from inside the reader: nothing here may switch."""
 
-    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None: ...
+    def on_delivery(self, channel: WireChannel, content: frames.Content) -> None: ...
 
-    def on_return(self, channel: WireChannel, content: wire.Content) -> None: ...
+    def on_return(self, channel: WireChannel, content: frames.Content) -> None: ...
 
     def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None: ...
 
@@ -192,7 +192,7 @@ class WireChannel:
             InvalidArgument: it is larger than the broker agreed to take, and cannot be split. Sent, it would
                 end the connection, which others use too.
         """
-        size, most = len(arguments) + wire.METHOD_OVERHEAD, self.link.frame_max
+        size, most = len(arguments) + frames.METHOD_OVERHEAD, self.link.frame_max
         if size > most:
             name = METHOD_NAME_MAP.get(signature, signature)
             raise InvalidArgument(
@@ -200,7 +200,7 @@ class WireChannel:
                 arguments,
                 f'make a frame of {size} bytes, at most {most} agreed with the broker (frame_max)',
             )
-        return wire.method_frame(self.id, signature, arguments)
+        return frames.method_frame(self.id, signature, arguments)
 
     def send_method(self, signature: tuple[int, int], arguments: bytes) -> None:
         """Queue a method that nothing answers. Raises: as `method` and `send`. Switches: no."""
@@ -293,7 +293,7 @@ class WireChannel:
         if self.error is not None:
             return
         self.link.flush()
-        self.send(wire.method_frame(self.id, spec.Channel.Close, b'\x00\xc8\x00\x00\x00\x00\x00'))
+        self.send(frames.method_frame(self.id, spec.Channel.Close, b'\x00\xc8\x00\x00\x00\x00\x00'))
         self._closed = runtime.Waiter()
         self.end(ConnectionClosed(f'channel {self.id} of {self.link.name} was closed'))
 
@@ -322,16 +322,16 @@ class WireChannel:
         else:
             self.link.unasked(self, signature)
 
-    def on_content(self, content: wire.Content) -> None:
+    def on_content(self, content: frames.Content) -> None:
         if self.error is not None:
             return
         owner = self._owner()
-        if content.signature == wire.DELIVER:
+        if content.signature == frames.DELIVER:
             if owner is not None:
                 owner.on_delivery(self, content)
-        elif content.signature == wire.GET_OK:
-            if self._calls and wire.GET_OK in self._calls[0].replies:
-                self._calls.popleft().resolve((wire.GET_OK, content.method, content))
+        elif content.signature == frames.GET_OK:
+            if self._calls and frames.GET_OK in self._calls[0].replies:
+                self._calls.popleft().resolve((frames.GET_OK, content.method, content))
         elif owner is not None:
             owner.on_return(self, content)
 
@@ -349,12 +349,12 @@ class WireChannel:
     def _on_cancel(self, payload: bytes) -> None:
         owner = self._owner()
         if owner is not None:
-            owner.on_cancel(self, wire.read_arguments('s', payload)[0])
+            owner.on_cancel(self, frames.read_arguments('s', payload)[0])
 
     def _on_close(self, payload: bytes) -> None:
-        code, text, class_id, method_id = wire.read_arguments('BsBB', payload)
+        code, text, class_id, method_id = frames.read_arguments('BsBB', payload)
         text = printable(text)
-        self.link.send(wire.method_frame(self.id, spec.Channel.CloseOk))
+        self.link.send(frames.method_frame(self.id, spec.Channel.CloseOk))
         self.end(error_for_code(code, text, (class_id, method_id), ChannelError))
         # What was raised knows the frames it passed, and they know us: kept here, it would be a circle.
         self.error = error_for_code(code, text, (class_id, method_id), ChannelError)
@@ -369,7 +369,7 @@ class WireChannel:
             self._closed.wake()
 
     def _on_flow(self, payload: bytes) -> None:
-        self.link.send(wire.method_frame(self.id, spec.Channel.FlowOk, payload[4:5]))
+        self.link.send(frames.method_frame(self.id, spec.Channel.FlowOk, payload[4:5]))
 
     _methods: ClassVar[dict[tuple[int, int], Callable[[WireChannel, bytes], Any]]] = {
         spec.Basic.Ack: _on_ack,
@@ -398,9 +398,9 @@ class WireChannel:
 class Control:
     """Owner of the wire channel for calls that may fail: nothing is consumed or published on it."""
 
-    def on_delivery(self, channel: WireChannel, content: wire.Content) -> None: ...
+    def on_delivery(self, channel: WireChannel, content: frames.Content) -> None: ...
 
-    def on_return(self, channel: WireChannel, content: wire.Content) -> None: ...
+    def on_return(self, channel: WireChannel, content: frames.Content) -> None: ...
 
     def on_confirm(self, channel: WireChannel, tag: int, multiple: bool, ack: bool) -> None: ...
 

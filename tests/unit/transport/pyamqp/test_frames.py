@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenmq.exceptions import DecodeError
-from greenmq.transport.pyamqp import properties, wire
+from greenmq.transport.pyamqp import frames, properties
 
 FRAME_MAX = 4096
 PROPERTIES = properties.encode_properties({'content_type': 'text/plain', 'delivery_mode': 2})
@@ -33,13 +33,13 @@ class Recorder:
 
 def delivery(channel_id, body, frame_max=FRAME_MAX, properties=PROPERTIES):
     arguments = dumps('sLbss', ('tag', 7, False, 'exchange', 'key'))
-    return wire.method_frame(channel_id, wire.DELIVER, arguments) + wire.content_frames(
+    return frames.method_frame(channel_id, frames.DELIVER, arguments) + frames.content_frames(
         channel_id, properties, body, frame_max
     )
 
 
 def feed(portions, frame_max=FRAME_MAX, **options):
-    parser, sink = wire.Parser(frame_max, **options), Recorder()
+    parser, sink = frames.Parser(frame_max, **options), Recorder()
     for portion in portions:
         parser.feed(portion, sink)
     return parser, sink.seen
@@ -50,12 +50,12 @@ def pieces(data, size):
 
 
 STREAM = (
-    wire.method_frame(0, (10, 30), b'\x07\xff\x00\x02\x00\x00\x00\x3c')
-    + wire.HEARTBEAT
+    frames.method_frame(0, (10, 30), b'\x07\xff\x00\x02\x00\x00\x00\x3c')
+    + frames.HEARTBEAT
     + delivery(1, b'')
     + delivery(1, b'one')
     + delivery(2, b'x' * 10_000)
-    + wire.method_frame(3, (60, 80), b'\x00' * 8 + b'\x01')
+    + frames.method_frame(3, (60, 80), b'\x00' * 8 + b'\x01')
     + delivery(1, b'last')
 )
 
@@ -64,14 +64,15 @@ STREAM = (
 def test_any_portions_give_the_same_events(size):
     parser, seen = feed(pieces(STREAM, size))
     assert seen == feed([STREAM])[1]
-    assert [event[-1] for event in seen if event[1] == wire.DELIVER] == [b'', b'one', b'x' * 10_000, b'last']
+    delivered = [event[-1] for event in seen if event[1] == frames.DELIVER]
+    assert delivered == [b'', b'one', b'x' * 10_000, b'last']
     assert parser.pending == 0
 
 
 def test_every_cut_leaves_the_rest_waiting():
     whole = feed([STREAM])[1]
     for cut in range(len(STREAM)):
-        parser, sink = wire.Parser(FRAME_MAX), Recorder()
+        parser, sink = frames.Parser(FRAME_MAX), Recorder()
         parser.feed(STREAM[:cut], sink)
         parser.feed(STREAM[cut:], sink)
         assert sink.seen == whole, cut
@@ -79,7 +80,7 @@ def test_every_cut_leaves_the_rest_waiting():
 
 def test_channels_interleave_between_frames_but_not_a_channel_with_itself():
     first, second = delivery(1, b'a' * 5000), delivery(2, b'b')
-    head = len(wire.method_frame(1, wire.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key'))))
+    head = len(frames.method_frame(1, frames.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key'))))
     _, seen = feed([first[:head] + second + first[head:]])
     assert [(event[0], event[-1]) for event in seen] == [(2, b'b'), (1, b'a' * 5000)]
     with pytest.raises(UnexpectedFrame, match='middle of a message'):
@@ -87,25 +88,25 @@ def test_channels_interleave_between_frames_but_not_a_channel_with_itself():
 
 
 @pytest.mark.parametrize(
-    ('frames', 'error'),
+    ('sent', 'error'),
     [
         (b'\x07\x00\x01\x00\x00\x00\x00\xce', UnexpectedFrame),
         (b'i\x00\x01\x00\x00\x00\x00\xce', UnexpectedFrame),
-        (wire.HEARTBEAT[:-1] + b'\x69', FrameError),
+        (frames.HEARTBEAT[:-1] + b'\x69', FrameError),
         (b'\x01\x00\x01\x00\x00\x00\x02\x00\x3c\xce', FrameSyntaxError),
-        (wire.content_frames(1, b'\x00\x00', b'body', FRAME_MAX), UnexpectedFrame),
+        (frames.content_frames(1, b'\x00\x00', b'body', FRAME_MAX), UnexpectedFrame),
         (b'\x03\x00\x01\x00\x00\x00\x01x\xce', UnexpectedFrame),
     ],
 )
-def test_what_the_protocol_forbids_is_a_typed_error(frames, error):
+def test_what_the_protocol_forbids_is_a_typed_error(sent, error):
     with pytest.raises(error):
-        feed([frames])
+        feed([sent])
     with pytest.raises(error):
-        feed(pieces(frames, 1))
+        feed(pieces(sent, 1))
 
 
 def test_a_frame_over_the_negotiated_size_is_refused_before_it_is_buffered():
-    parser, sink = wire.Parser(FRAME_MAX), Recorder()
+    parser, sink = frames.Parser(FRAME_MAX), Recorder()
     with pytest.raises(FrameError, match='4089 bytes, at most 4088'):
         parser.feed(b'\x03\x00\x01' + (FRAME_MAX - 7).to_bytes(4, 'big') + b'x', sink)
     assert feed([delivery(1, b'x' * (FRAME_MAX - 8))])[1][0][-1] == b'x' * (FRAME_MAX - 8)
@@ -120,11 +121,11 @@ def test_a_message_over_the_limit_is_refused_at_its_header():
 
 
 def test_more_body_than_announced_is_refused():
-    frames = bytearray(delivery(1, b'four'))
-    position = frames.index(b'\x00\x3c\x00\x00' + (4).to_bytes(8, 'big'))
-    frames[position + 4 : position + 12] = (3).to_bytes(8, 'big')
+    sent = bytearray(delivery(1, b'four'))
+    position = sent.index(b'\x00\x3c\x00\x00' + (4).to_bytes(8, 'big'))
+    sent[position + 4 : position + 12] = (3).to_bytes(8, 'big')
     with pytest.raises(UnexpectedFrame, match='more than the header announced'):
-        feed([bytes(frames)])
+        feed([bytes(sent)])
 
 
 @settings(deadline=None, max_examples=150)
@@ -155,14 +156,14 @@ def test_large_frames_keep_to_their_borders_whatever_the_reads():
 
 
 def test_a_large_frame_on_its_way_counts_and_small_pieces_are_joined():
-    parser, sink = wire.Parser(131072), Recorder()
-    frames = delivery(1, b'x' * 100_000, 131072)
-    for piece in pieces(frames[:-2], 1):
+    parser, sink = frames.Parser(131072), Recorder()
+    sent = delivery(1, b'x' * 100_000, 131072)
+    for piece in pieces(sent[:-2], 1):
         parser.feed(piece, sink)
     assert parser.pending == 100_000 + 6
     assert len(parser._streamed.parts) < 100
     parser.forget(1)  # its channel is closed: the rest of the frame is nobody's
-    parser.feed(frames[-2:] + delivery(2, b'next'), sink)
+    parser.feed(sent[-2:] + delivery(2, b'next'), sink)
     assert [event[-1] for event in sink.seen] == [b'next'] and parser.pending == 0
 
 
@@ -170,10 +171,10 @@ def test_a_large_frame_on_its_way_counts_and_small_pieces_are_joined():
 def test_the_pieces_of_a_message_are_its_frames(size):
     body = bytes(range(256)) * (size // 256 + 1)
     body = body[:size]
-    parts = wire.content_parts(3, PROPERTIES, body, FRAME_MAX)
-    method = wire.method_frame(3, wire.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key')))
+    parts = frames.content_parts(3, PROPERTIES, body, FRAME_MAX)
+    method = frames.method_frame(3, frames.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key')))
     ((_, _, _, found),) = feed([method + b''.join(parts)])[1]
-    assert found == body and b''.join(parts) == wire.content_frames(3, PROPERTIES, body, FRAME_MAX)
+    assert found == body and b''.join(parts) == frames.content_frames(3, PROPERTIES, body, FRAME_MAX)
     assert all(parts), 'an empty piece'
 
 
@@ -186,7 +187,7 @@ def test_the_pieces_of_a_message_are_its_frames(size):
 )
 def test_broken_bytes_end_in_a_typed_error_or_a_wait(position, replacement, size, removed):
     broken = STREAM[:position] + replacement + STREAM[position + removed :]
-    parser, sink = wire.Parser(FRAME_MAX), Recorder()
+    parser, sink = frames.Parser(FRAME_MAX), Recorder()
     try:
         for portion in pieces(broken, size):
             parser.feed(portion, sink)
@@ -253,7 +254,7 @@ def test_a_property_over_255_bytes_names_itself():
 def test_undecodable_properties_are_the_messages_fault_and_arguments_the_peers(data):
     for call, fault in (
         (lambda: properties.decode_properties(b'\x00' * 12 + data), DecodeError),
-        (lambda: wire.read_arguments('sLbssF', data, 0), FrameSyntaxError),
+        (lambda: frames.read_arguments('sLbssF', data, 0), FrameSyntaxError),
     ):
         try:
             call()
