@@ -383,7 +383,7 @@ class Connection(Opening):
         return self._transport.heartbeat_check(self._connection, rate=rate)
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Have an event loop of kombu's kind call the transport.
+        """Have an event loop of kombu's kind handle the connection's events, in each of its rounds.
 
         Source: kombu Connection.register_with_event_loop.
         """

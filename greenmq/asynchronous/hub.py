@@ -27,6 +27,9 @@ logger = get_logger(__name__)
 #: Text of the log line for an event that nobody asked for.
 W_UNKNOWN_EVENT = 'Received unknown event %r for fd %r, please contact support!'
 
+#: Seconds that a round without anything to do takes: programs look at the clock, or at a flag, between two.
+LONGEST_ROUND = 1.0
+
 _current_loop: Hub | None = None
 
 
@@ -224,7 +227,7 @@ class Hub:
                 return
 
     def run_once(self) -> None:
-        """Wait until there is something to do, and do it.
+        """Wait until there is something to do, at most a second, and do it.
 
         Switches: yes. Killed while waiting: nothing is left behind.
         """
@@ -265,7 +268,7 @@ class Hub:
             if called or fired:
                 runtime.sleep(0)  # descriptors get their turn however many calls there are
             else:
-                self._sleep(delay)
+                self._sleep(LONGEST_ROUND if delay is None else min(delay, LONGEST_ROUND))
                 self._run_ready()
             self._dispatch()
             yield
@@ -290,8 +293,7 @@ class Hub:
                 self.on_callback_error(entry, exc)
         return called
 
-    def _sleep(self, seconds: float | None) -> None:
-        # None: nothing is scheduled, and what will be wakes us.
+    def _sleep(self, seconds: float) -> None:
         if self._events or self._ready:
             return
         waiter = self._waiter = runtime.Waiter('nothing to do')
@@ -301,7 +303,7 @@ class Hub:
         try:
             waiter.wait(seconds)
         except TimeoutError:
-            pass  # a timer is due
+            pass  # a timer is due, or the round has taken long enough
         finally:
             self._waiter = None
             hold.close()

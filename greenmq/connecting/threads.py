@@ -51,7 +51,9 @@ class ThreadConnections:
         with self.lock:
             found = self._found.get(id(hub))
             if found is None or found.hub() is not hub:
-                found = self._found[id(hub)] = ThreadConnection(connection.clone(), hub, self)
+                clone = connection.clone()
+                clone.stands_for = weakref.ref(connection)
+                found = self._found[id(hub)] = ThreadConnection(clone, hub, self)
                 runtime.at_thread_end(found)
         return found.connection
 

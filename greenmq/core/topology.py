@@ -167,11 +167,12 @@ class Topology:
                 'source', 'routing_key', 'arguments'}), then ('consumer', {'tag', 'queue', facts…}); each kind
                 in the order of declaring.
         """
+        # Copied in one step each: another native thread may ask, while this one declares.
         entries: list[tuple[str, Facts]] = []
-        entries += [('exchange', {**facts, 'name': name}) for name, facts in self._exchanges.items()]
-        entries += [('queue', {**facts, 'name': name}) for name, facts in self._queues.values()]
-        entries += [('binding', dict(facts)) for facts in self._bindings.values()]
-        entries += [('consumer', {**facts, 'tag': tag}) for tag, facts in self._consumers.items()]
+        entries += [('exchange', {**facts, 'name': name}) for name, facts in list(self._exchanges.items())]
+        entries += [('queue', {**facts, 'name': name}) for name, facts in list(self._queues.values())]
+        entries += [('binding', dict(facts)) for facts in list(self._bindings.values())]
+        entries += [('consumer', {**facts, 'tag': tag}) for tag, facts in list(self._consumers.items())]
         return iter(entries)
 
     def _drop_consumer(self, tag: str) -> str | None:

@@ -28,6 +28,8 @@ from greenmq.exceptions import (
     WrongHub,
 )
 from greenmq.message import Message
+from greenmq.transport import eventloop
+from greenmq.transport.drain import Drain
 from greenmq.transport.options import Option
 from greenmq.utils.functional import dictfilter
 from greenmq.utils.objects import cached_property
@@ -342,10 +344,21 @@ class Transport:
         return 0
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Do nothing: our sockets belong to the hub."""
+        """Have an event loop of kombu's kind handle what arrives, in its rounds; it is woken for that.
+
+        An error of the connection, or of a callback, comes out of the loop's `run_once`. A connection that is
+        closed is let go.
+        Switches: no.
+        """
+        eventloop.register(self, connection, loop)
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
-        """Do nothing; see `register_with_event_loop`."""
+        """Undo `register_with_event_loop`. Switches: no."""
+        eventloop.unregister(connection, loop)
+
+    def waiting_events(self, connection: Any) -> Drain[Any]:
+        """Return the events of the connection that wait for a callback. Switches: no."""
+        raise _missing(self, 'waiting_events')
 
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection works. Switches: no."""

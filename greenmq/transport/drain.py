@@ -57,6 +57,19 @@ class _Lane(Generic[E]):
         self.notice: BaseException | None = None  # what it was to be told while it was busy
 
 
+class _Notice:
+    """Stands among the waiters, and takes no wake-up for itself."""
+
+    __slots__ = ('_call',)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def wake(self, told: object = None) -> bool:
+        self._call()
+        return False
+
+
 class Drain(Generic[E]):
     """The event queue of one connection.
 
@@ -160,6 +173,22 @@ class Drain(Generic[E]):
                 lane.waiter.wake()
         if not told and not self._private:
             self._notice = error
+
+    def notify(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call once, without a switch, when the next event or error comes: whoever is called drains then.
+
+        Waiters are woken as if it were not there, since it may not drain.
+        Returns:
+            Callable[[], None]: takes the request back.
+        Switches: no.
+        """
+        notice = _Notice(call)
+        self._waiters[notice] = None
+
+        def cancel() -> None:
+            self._waiters.pop(notice, None)
+
+        return cancel
 
     def waiting(self, key: Hashable) -> int:
         """How many events of channel `key` no callback has begun. Switches: no."""

@@ -363,10 +363,9 @@ def test_exchanges_are_bound_to_exchanges(here):
         here.publish('no longer', 'source', 'a.z', mandatory=True)
 
 
-def test_beside_a_hub_there_is_no_loop_to_register_with(connection):
+def test_a_connection_asks_for_no_loop_and_no_heartbeats(connection):
     assert connection.is_evented is False
     connection.connect()
-    assert connection.register_with_event_loop(object()) is None
     assert connection.heartbeat_check() is None and connection.heartbeat_check(rate=4) is None
     assert connection.connected
 

@@ -90,6 +90,19 @@ def test_a_thread_that_ends_leaves_no_descriptor_behind(producer):
     wait_until(lambda: len(census.fds()) <= len(before), 10, 'as few descriptors as before')
 
 
+@pytest.mark.one_of_a_kind
+def test_an_exchange_that_the_broker_lost_is_declared_again_from_another_thread(connection, connect, target):
+    # The connection's own thread would, but it is blocked: a broker that restarts forgets what is not durable
+    channel = connect().channel()
+    channel.queue_delete(queue=target.name)
+    channel.exchange_delete(exchange=target.exchange.name)
+    publish = connection.Producer().publish  # which declares nothing itself
+    answer = natively(lambda: publish('there', exchange=target.exchange.name, routing_key=target.routing_key))
+    assert not isinstance(answer, BaseException), answer
+    if connect().transport.driver_type == 'amqp':
+        assert bodies(target) == ['there']
+
+
 @pytest.fixture
 def moves(connection):
     """A broker whose connections another thread may take over; the others refuse it by name."""

@@ -27,10 +27,10 @@ WIDE = {
     'connection.PooledConnection': 1082,
     'connection.Connection': 1044,
     'transport.redis.consuming.RedisConsuming': 965,
-    'transport.redis.sentinel.SentinelTransport': 944,
-    'transport.redis.cluster.ClusterTransport': 876,
+    'transport.redis.sentinel.SentinelTransport': 958,
+    'transport.redis.cluster.ClusterTransport': 890,
     'pools.ProducerPool': 807,
-    'transport.redis.transport.Transport': 833,
+    'transport.redis.transport.Transport': 847,
 }
 
 #: Private by name only: the standard library's.

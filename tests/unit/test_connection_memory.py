@@ -62,7 +62,7 @@ def test_a_channel_of_a_closed_connection_is_closed(connection):
 def test_heartbeats_need_no_call(connection):
     assert connection.connect().heartbeat_check() is None
     assert not connection.supports_heartbeats and connection.get_heartbeat_interval() == 0
-    assert connection.register_with_event_loop(None) is None and not connection.is_evented
+    assert not connection.is_evented
 
 
 def test_what_the_transport_can_do(connection):

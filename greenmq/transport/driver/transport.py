@@ -254,6 +254,10 @@ class Transport(base.Transport):
 
     # ---- events
 
+    def waiting_events(self, connection: Any) -> Drain[Any]:
+        """See `base.Transport.waiting_events`. Switches: no."""
+        return self.events
+
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
         """Handle one event of any channel in this greenlet.
 

@@ -16,13 +16,7 @@ from typing import Any, ClassVar
 
 from greenmq import events, runtime
 from greenmq.core.topology import Topology
-from greenmq.exceptions import (
-    ConnectionClosed,
-    ConnectionLost,
-    Forked,
-    TimeoutError,
-    WrongHub,
-)
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, NotFound, TimeoutError, WrongHub
 from greenmq.log import outage_level
 from greenmq.transport.drain import Drain
 
@@ -380,7 +374,11 @@ class Connection:
         arguments = methods.encode(
             methods.EXCHANGE_DECLARE, (0, exchange, 'direct', True, False, False, False, False, {})
         )
-        self.control_call(methods.EXCHANGE_DECLARE, arguments, False, deadline)
+        try:
+            self.control_call(methods.EXCHANGE_DECLARE, arguments, False, deadline)
+        except NotFound:
+            if not recovery.restore_for_another(self, exchange, deadline):
+                raise
         self.known_exchanges.add(exchange)
 
     # ---- entities

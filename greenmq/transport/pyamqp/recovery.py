@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from .consuming import Consumer
     from .link import Link
 
-__all__ = ('consume_again', 'consumer_cancelled', 'recover', 'reopen', 'restore', 'start_anew')
+__all__ = (
+    'consume_again', 'consumer_cancelled', 'recover', 'reopen', 'restore', 'restore_for_another',
+    'start_anew',
+)  # fmt: skip
 
 #: Seconds that each step of a recovery has at least: to dial, and for each thing that is declared again.
 PATIENCE = 5.0
@@ -97,6 +100,41 @@ def restore(
         declare(last=True)
     for channel in list(connection.channels.values()):
         channel.consuming.restore(link, step())
+
+
+def restore_for_another(connection: Connection, exchange: str, deadline: runtime.Deadline) -> bool:
+    """Declare an exchange again that the broker lost, and what it gives its messages to, in the place of the
+    connection of another thread for which this one publishes.
+
+    That one does so when it comes back, but it does not while its thread is held up, or has ended. Exclusive
+    queues stay out: they can be that connection's only.
+
+    Returns:
+        bool: False if this one publishes for nobody, or that one has not declared it.
+    """
+    stands_for = getattr(connection.source, 'stands_for', None)
+    origin = getattr(stands_for(), '_connection', None) if stands_for is not None else None
+    topology = getattr(origin, 'topology', None)
+    if topology is None or not topology.has_exchange(exchange):
+        return False
+    link = connection.wait_open(deadline)
+    entries = list(topology.replay())
+    fed = {
+        facts['destination']
+        for kind, facts in entries
+        if kind == 'binding' and facts['kind'] == 'queue' and facts['source'] == exchange
+    }
+    declared = set()
+    for kind, facts in entries:
+        name = facts.get('name')
+        if kind == 'exchange' and name == exchange:
+            _declare_exchange(connection, link, facts, deadline)
+        elif kind == 'queue' and name in fed and not (facts['exclusive'] or facts['server_named']):
+            _declare_queue(connection, link, facts, deadline, deadline)
+            declared.add(name)
+        elif kind == 'binding' and facts['source'] == exchange and facts['destination'] in declared:
+            _bind(connection, link, facts, deadline)
+    return True
 
 
 def _restore_entity(

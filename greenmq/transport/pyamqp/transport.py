@@ -11,6 +11,7 @@ import amqp.exceptions
 from greenmq import runtime
 from greenmq.exceptions import AccessRefused, AMQPError, ConnectionLost, NotAllowed, OperationalError
 from greenmq.transport import base
+from greenmq.transport.drain import Drain
 from greenmq.transport.options import Option, convert, options_table
 from greenmq.utils.amq_manager import get_manager
 from greenmq.utils.url import secret
@@ -147,6 +148,10 @@ class Transport(base.Transport):
         """Flush and close. Switches: yes."""
         connection.client = None
         connection.close()
+
+    def waiting_events(self, connection: AMQPConnection) -> Drain[Any]:
+        """See `base.Transport.waiting_events`. Switches: no."""
+        return connection.drain
 
     def drain_events(
         self, connection: AMQPConnection, timeout: Any = None, channel: Any = None, **kwargs: Any

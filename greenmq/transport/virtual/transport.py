@@ -227,6 +227,10 @@ class Transport(base.Transport):
         """See `base.Transport.drains_channels`: not where a subclass has a `drain_events` of its own."""
         return self._fetches
 
+    def waiting_events(self, connection: Any) -> Drain[Any]:
+        """See `base.Transport.waiting_events`. Switches: no."""
+        return self._events
+
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
         """Handle one event of any channel in this greenlet.
 
