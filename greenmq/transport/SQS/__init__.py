@@ -74,6 +74,8 @@ class Transport(DriverTransport):
             InvalidArgument: its host belongs to another region than the option says.
         """
         place = super().place()
+        if place.host == 'localhost' and not place.port:
+            place = place._replace(host='')  # what a Connection says whose URL names no host
         options = self.client.transport_options or {}
         where(place.host, place.port, options.get('region'), options.get('is_secure'))
         return place

@@ -34,8 +34,8 @@ logger = get_logger('greenmq.transport.SQS')
 #: Seconds before the end of credentials in which they are refreshed in the background; and in which a call
 #: waits for that.
 REFRESH_EARLY, REFRESH_LATE = 300, 2
-#: Tries of a call whose server can't be reached or gives no answer, and of one that the server fails in.
-TRIES, SERVER_TRIES = 3, 5
+#: Tries of a call whose server can't be reached or gives no answer.
+TRIES = 3
 #: Seconds that one try may take where the deadline is longer: a server that is silent is asked again.
 ATTEMPT = 10.0
 #: Clients that a process keeps: making one costs 40 ms.
@@ -99,12 +99,13 @@ class Keys:
         from botocore.credentials import Credentials
 
         if self.signing is None:
-            login = self.login
+            login = self.login if self.fixed else Login()
             self.signing = Credentials(login.key or '', login.secret or '', login.token)
         return self.signing
 
     @property
-    def _fixed(self) -> bool:
+    def fixed(self) -> bool:
+        """Are they the ones of the login, and never others?"""
         return self._assume is None and bool(self.login.key)
 
     def ready(self, deadline: runtime.Deadline) -> None:
@@ -114,7 +115,7 @@ class Keys:
             AccessDeniedQueueException: there are none. TimeoutError: not in time.
         Switches: if they must be waited for.
         """
-        if self._fixed:
+        if self.fixed:
             return
         left = self._left()
         if left < REFRESH_LATE:
@@ -142,7 +143,7 @@ class Keys:
             forget (bool): the service says that they have expired: look for others from the beginning.
         Switches: yes.
         """
-        if self._fixed:
+        if self.fixed:
             return False
         self._once.do('renew', lambda: self._renew(deadline, forget), 'no credentials', deadline)
         return True
@@ -294,18 +295,18 @@ class AWS:
     def _make(self, service: str, deadline: runtime.Deadline) -> Any:
         endpoint = self._endpoints.get(service)
         key = (service, self._region, endpoint, repr(sorted(self._config.items())), runtime.fork_epoch(),
-               id(self.keys) if not self.keys.login.key else self.keys.login.mark)  # fmt: skip
-        known = _clients.get(key)
-        if known is None:
+               self.keys.login.mark)  # fmt: skip
+        # Keys that are refreshed are ours alone, and so are the clients that sign with them.
+        made = _clients.get(key) if self.keys.fixed else None
+        if made is None:
             made = runtime.offload(
                 _make, service, self._region, endpoint, self._config, self.keys, deadline=deadline
             )
-            known = (made, self.keys)
-            if self.keys.login.key:  # what the chain gives is refreshed by us, and goes with us
-                _clients[key] = known
+            if self.keys.fixed:
+                _clients[key] = made
                 while len(_clients) > KEPT:
                     del _clients[next(iter(_clients))]
-        made = self._made[service] = known[0]
+        self._made[service] = made
         return made
 
     def call(
@@ -318,7 +319,7 @@ class AWS:
             service (str), operation (str): "sqs", "send_message_batch": botocore's names.
             repeatable (bool): it does no harm if it is done twice. Others are not made again once they may
                 have arrived.
-            tries (int): how often, where there is no answer.
+            tries (int): how often, where there is no answer; 1 is also for where the server fails.
             attempt (float): seconds for one try.
         Raises:
             http.NoAnswer, http.NoAnswerInTime, runtime.DialError: the last try; `sent` tells whether any of
@@ -353,7 +354,7 @@ class AWS:
                 else:
                     raise refused.translated(operation) from refused.__cause__
                 pause = max(http.pause_before(max(failed, 1) + 1), refused.pause)
-                if failed >= SERVER_TRIES or pause >= _left(deadline):
+                if (failed and tries == 1) or pause >= _left(deadline):
                     raise refused.translated(operation) from refused.__cause__
             except (ConnectionLost, TimeoutError) as error:
                 tried += 1

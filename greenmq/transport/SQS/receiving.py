@@ -14,7 +14,7 @@ from greenmq.transport import http
 from greenmq.transport.driver import Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.SQS import envelope
-from greenmq.transport.SQS.exceptions import ServiceError
+from greenmq.transport.SQS.exceptions import ServiceError, Throttled
 from greenmq.transport.SQS.fifo import Groups
 from greenmq.transport.SQS.queues import Queues
 from greenmq.transport.SQS.sending import ENTRIES, LONGEST_DELAY, Sending
@@ -97,11 +97,15 @@ class Receiving:
                 return self.receive(queue, n, wait, hide)
             except (ConnectionLost, TimeoutError, ServiceError) as error:
                 failures += 1
-                if failures > 2 or runtime.monotonic() - began > PATIENCE:
-                    if isinstance(error, TimeoutError):
-                        raise ConnectionLost(f'a poll was not answered: {error}') from error
+                too_many = isinstance(error, Throttled)
+                if isinstance(error, ServiceError) and not too_many and error.status < 500:
                     raise
                 logger.info('a poll of %r failed, and is made again: %s', queue, error)
+                if failures > 2 or runtime.monotonic() - began > PATIENCE:
+                    if too_many:
+                        return []  # too many calls: there is nothing to repair, and the pace is slower by now
+                    # What ends a connection is what programs expect, and recovery waits for the service.
+                    raise ConnectionLost(f'a poll was not answered: {error}') from error
                 runtime.sleep(http.pause_before(failures + 2))
 
     def receive(self, queue: str, n: int, wait: int, hide: int) -> list[Taken]:

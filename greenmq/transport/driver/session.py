@@ -373,7 +373,7 @@ class Session:
         self.leases.stop()
         if flying:
             # Takes that must not be cut: the driver is closed when they have ended.
-            runtime.spawn(_close_later, flying, self.driver, name='greenmq-close')
+            _Ending(flying, self.driver).begin()
         else:
             _close_driver(self.driver, deadline)
 
@@ -494,7 +494,22 @@ def _close_driver(driver: Driver, deadline: runtime.Deadline) -> None:
         logger.debug('closing %r: %r', driver, error)
 
 
-def _close_later(flying: list[Any], driver: Driver) -> None:
-    for take in flying:
-        take.join()
-    _close_driver(driver, runtime.Deadline.after(ATTEMPT))
+class _Ending:
+    """The last takes of a session that is closed. The end of the interpreter waits for them, too."""
+
+    def __init__(self, flying: list[Any], driver: Driver) -> None:
+        self._flying = flying
+        self._driver = driver
+        self._task: Any = None
+
+    def begin(self) -> None:
+        self._task = runtime.spawn(self._run, name='greenmq-close')
+        runtime.at_exit(self, _Ending.wait, self._driver.wait_seconds + ATTEMPT)
+
+    def _run(self) -> None:
+        for take in self._flying:
+            take.join()
+        _close_driver(self._driver, runtime.Deadline.after(ATTEMPT))
+
+    def wait(self) -> None:
+        self._task.join()

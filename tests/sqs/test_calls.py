@@ -1,0 +1,245 @@
+"""How many calls SQS is asked, and what happens where they fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from greenmq import Connection, runtime
+from greenmq.exceptions import ConnectionLost, InvalidArgument, PublishUnconfirmed
+from greenmq.transport.SQS import AccessDeniedQueueException
+from tests.sqs.conftest import Seen, declared
+from tests.support import green
+
+THROTTLED = json.dumps({'__type': 'com.amazonaws.sqs#RequestThrottled', 'message': 'slow down'})
+DENIED = json.dumps({'__type': 'com.amazonaws.sqs#AccessDenied', 'message': 'you may not'})
+BROKEN = json.dumps({'__type': 'com.amazonaws.sqs#InternalFailure', 'message': 'oh'})
+
+
+def publish(connection, name, bodies, greenlets=1, **kwargs):
+    producer = connection.Producer(routing_key=name, serializer='json')
+    shares = [bodies[at::greenlets] for at in range(greenlets)]
+
+    def work(share):
+        for body in share:
+            producer.publish(body, **kwargs)
+
+    tasks = [green.spawn(work, share) for share in shares]
+    green.joinall(tasks, raise_error=True)
+
+
+class TestCounts:
+
+    def test_publishes_of_a_hundred_greenlets_leave_in_tens(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        declared(connection, name)
+        proxy.reset()
+        publish(connection, name, list(range(500)), 100)
+        assert sum(proxy.counts.values()) <= 65
+        assert connection.default_channel.queue_declare(name, passive=True).message_count == 500
+
+    def test_messages_are_received_and_deleted_in_tens(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, name)
+        publish(connection, name, list(range(200)), 100)
+        proxy.reset()
+        seen = Seen(connection, queue, prefetch=1000)
+        seen.until(lambda: len(seen.bodies) == 200)
+        green.sleep(0.2)
+        counts = proxy.counts
+        seen.stop()
+        assert sorted(seen.bodies) == list(range(200))
+        assert counts['ReceiveMessage'] <= 22
+        assert counts['DeleteMessageBatch'] <= 23
+
+    def test_a_declaration_is_one_call(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        declared(connection, name)
+        other = connect(fauxqs.url(proxy.port), region='us-east-1')
+        declared(other, f'{name}-x')
+        proxy.reset()
+        declared(other, name)
+        assert proxy.counts == {'GetQueueAttributes': 1}
+
+    def test_a_full_consumer_asks_nothing(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, name)
+        publish(connection, name, [1, 2])
+        seen = Seen(connection, queue, handle=lambda message: None, prefetch=1)
+        seen.until(lambda: seen.bodies)
+        green.sleep(0.1)
+        proxy.reset()
+        green.sleep(1.5)
+        assert proxy.counts == {}
+        seen.messages[0].ack()
+        seen.until(lambda: len(seen.bodies) == 2)
+        seen.messages[1].ack()
+        seen.stop()
+
+    def test_a_poll_waits_as_long_as_it_may(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port), wait_time_seconds=2)
+        queue = declared(connection, name)
+        seen = Seen(connection, queue)
+        green.sleep(0.3)
+        proxy.reset()
+        green.sleep(1.5)
+        assert proxy.total <= 1
+        seen.stop()
+        body = [json.loads(body) for operation, body in proxy.log if operation == 'ReceiveMessage']
+        assert all(each['WaitTimeSeconds'] == 2 and each['VisibilityTimeout'] == 60 for each in body)
+        green.sleep(1.5)  # the last poll ends alone
+
+    def test_polls_of_many_queues_wait_at_once(self, connect, fauxqs, name):
+        connection = connect(fauxqs.url(), wait_time_seconds=2)
+        queues = [declared(connection, f'{name}-{n}') for n in range(8)]
+        all_seen = [Seen(connection, queue) for queue in queues]
+        green.sleep(0.2)
+        began = runtime.monotonic()
+        for queue in queues:
+            publish(connection, queue.name, ['x'])
+        for seen in all_seen:
+            seen.until(lambda seen=seen: seen.bodies, 2)
+        assert runtime.monotonic() - began < 1.5  # in turn it would be 7 times 2 s
+        for seen in all_seen:
+            seen.stop()
+        green.sleep(1.5)
+
+
+class TestFaults:
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize('status, body', [(403, THROTTLED), (500, BROKEN), (503, '')],
+                             ids=['throttled', 'broken', 'away'])
+    def test_half_of_the_calls_are_refused_and_all_arrive(self, connect, fauxqs, proxy, name, status, body):
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, name)
+        headers = {'x-amzn-query-error': 'RequestThrottled;Sender'} if status == 403 else {}
+        proxy.answer('Send|Receive|Delete', status, body, headers, chance=0.5)
+        publish(connection, name, list(range(20)), 20)
+        seen = Seen(connection, queue)
+        seen.until(lambda: set(seen.bodies) == set(range(20)), 25)
+        assert proxy.broken
+        proxy.heal()
+        seen.stop()
+
+    @pytest.mark.parametrize('fault', ['cut_before', 'cut_after', 'cut_middle'])
+    def test_connections_are_cut_and_nobody_goes_deaf(self, connect, fauxqs, proxy, name, fault):
+        connection = connect(fauxqs.url(proxy.port), lease_timeout=2)
+        queue = declared(connection, name)
+        seen = Seen(connection, queue)
+        getattr(proxy, fault)('Send|Receive|Delete', chance=0.3)
+        publish(connection, name, list(range(30)), 3, retry=True)
+        seen.until(lambda: set(seen.bodies) == set(range(30)), 25)
+        proxy.heal()
+        publish(connection, name, ['last'])
+        seen.until(lambda: 'last' in seen.bodies, 8)
+        seen.stop()
+
+    def test_garbage_is_no_answer(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, name)
+        proxy.answer('ReceiveMessage', 200, '<html>not json', times=4)
+        seen = Seen(connection, queue)
+        publish(connection, name, ['x'])
+        seen.until(lambda: seen.bodies, 10)
+        seen.stop()
+
+    def test_a_publish_keeps_its_deadline_and_says_what_is_known(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        declared(connection, name)
+        proxy.hang('SendMessageBatch')
+        began = runtime.monotonic()
+        with pytest.raises(PublishUnconfirmed) as caught:
+            connection.Producer(routing_key=name).publish('x', timeout=0.5)
+        assert runtime.monotonic() - began < 2
+        assert caught.value.sent == 'unknown'
+        proxy.heal()
+
+    def test_each_publisher_learns_of_its_own_message(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port))
+        declared(connection, name)
+        failed = [{'Id': '2', 'SenderFault': True, 'Code': 'InvalidMessageContents', 'Message': 'bad'},
+                  {'Id': '3', 'SenderFault': False, 'Code': 'InternalError', 'Message': 'again'}]
+        proxy.rewrite('SendMessageBatch', {'Failed': failed}, times=1)
+        producer = connection.Producer(routing_key=name)
+        outcomes = {}
+
+        def work(number):
+            try:
+                producer.publish(number)
+                outcomes[number] = None
+            except Exception as error:
+                outcomes[number] = error
+
+        green.joinall([green.spawn(work, number) for number in range(5)])
+        errors = [error for error in outcomes.values() if error is not None]
+        assert len(outcomes) == 5
+        assert [type(error).__name__ for error in errors] == ['ServiceError']
+        assert 'InvalidMessageContents' in str(errors[0])
+        # Then only the entry that failed is sent again
+        sent = [len(json.loads(body)['Entries']) for operation, body in proxy.log
+                if operation == 'SendMessageBatch']
+        assert sent == [5, 1]
+
+    def test_a_queue_that_is_there_needs_no_right_to_list_or_make(self, connect, fauxqs, proxy, name):
+        declared(connect(fauxqs.url()), name)
+        proxy.answer('ListQueues|CreateQueue', 403, DENIED)
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, name)
+        publish(connection, name, ['x'])
+        assert queue.get(no_ack=True).payload == 'x'
+        with pytest.raises(AccessDeniedQueueException):
+            declared(connection, f'{name}-new')
+
+    def test_wrong_keys_are_told_at_connect(self, fauxqs, proxy):
+        body = json.dumps({'__type': 'com.amazon.coral.service#InvalidClientTokenId', 'message': 'who?'})
+        proxy.answer('', 403, body)
+        with pytest.raises(AccessDeniedQueueException, match='InvalidClientTokenId'):
+            Connection(fauxqs.url(proxy.port)).connect()
+
+    def test_nobody_there(self):
+        with pytest.raises(ConnectionLost):
+            Connection('sqs://key:secret@127.0.0.1:9/').connect()
+
+    def test_a_message_is_measured_before_it_is_sent(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port), sqs_base64_encoding=False,
+                             **{'sqs-creation-attributes': {'MaximumMessageSize': 2048}})
+        declared(connection, name)
+        connection.default_channel.queue_declare(name, passive=True)
+        proxy.reset()
+        with pytest.raises(InvalidArgument, match='2048 bytes'):
+            connection.Producer(routing_key=name).publish('x' * 3000)
+        with pytest.raises(InvalidArgument, match='1048576 bytes'):
+            connection.Producer(routing_key=name).publish('x' * 1100000)
+        assert proxy.counts.get('SendMessageBatch', 0) == 0
+
+
+class TestLeases:
+
+    def test_a_lease_is_renewed_while_a_callback_works(self, connect, fauxqs, name):
+        connection = connect(fauxqs.url(), lease_timeout=2)
+        queue = declared(connection, name)
+        publish(connection, name, ['long'])
+        slow = Seen(connection, queue, handle=lambda message: (green.sleep(3.5), message.ack()))
+        slow.until(lambda: slow.bodies)
+        other = connect(fauxqs.url(), region='us-east-1')
+        second = Seen(other, queue)
+        green.sleep(3.6)
+        assert second.bodies == []
+        slow.stop()
+        second.stop()
+
+    def test_what_a_late_poll_brings_goes_back_at_once(self, connect, fauxqs, name):
+        connection = connect(fauxqs.url(), wait_time_seconds=2)
+        queue = declared(connection, name)
+        seen = Seen(connection, queue)
+        green.sleep(0.2)
+        seen.stop()  # its poll is on its way, and stays so
+        other = connect(fauxqs.url(), region='us-east-1', wait_time_seconds=1)
+        publish(other, name, ['x'])
+        second = Seen(other, queue)
+        second.until(lambda: second.bodies, 1.5)
+        second.stop()
+        assert seen.bodies == []
+        green.sleep(1.5)
