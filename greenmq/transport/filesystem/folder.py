@@ -341,15 +341,25 @@ class Folder:
             os.rename(path.join(folder, name), path.join(self.folders.into, fresh))
         except FileNotFoundError:
             return False
-        if self.watch is None:
-            self._stale = True
+        self._note(fresh)
         return True
 
     # ---- putting
 
     def put(self, items: Sequence[tuple[str, bytes, int, float | None]]) -> list[Exception | None]:
         """See `Writer.put`."""
-        return self.writer.put(items)
+        outcomes = self.writer.put(items)
+        for place in self.writer.placed:
+            folder, name = path.split(place)
+            if folder == self.folders.into:
+                self._note(name)
+        return outcomes
+
+    def _note(self, name: str) -> None:
+        # We have put a file there: known before the system tells, for a take that comes earlier.
+        line = self._lines.get(names.queue_of(name) or '')
+        if line is not None:
+            line.add(name, self._older(path.join(self.folders.into, name)))
 
     # ---- delayed messages: <due in ms>~<name> in a folder of their own
 

@@ -43,7 +43,7 @@ class Watch:
         self._folders[number] = folder
 
     def read(self) -> tuple[list[tuple[str, str]], bool, bool]:
-        """Read all that was told, without waiting.
+        """Read what was told; the descriptor is ready.
 
         Returns:
             tuple[list[tuple[str, str]], bool, bool]: folder and name of each file that is there and whole as
@@ -51,23 +51,21 @@ class Watch:
         """
         came: list[tuple[str, str]] = []
         missed = gone = False
-        while True:
-            try:
-                data = os.read(self.descriptor, _READ)
-            except BlockingIOError:
-                return came, missed, gone
-            at = 0
-            while at < len(data):
-                number, mask, _, length = _EVENT.unpack_from(data, at)
-                at += _EVENT.size
-                name = os.fsdecode(data[at : at + length].rstrip(b'\0'))
-                at += length
-                if mask & _OVERFLOW:
-                    missed = True
-                elif mask & (_DELETE_SELF | _MOVE_SELF | _IGNORED):
-                    gone = True
-                elif number in self._folders:
-                    came.append((self._folders[number], name))
+        # Once: what is left makes the descriptor ready again, and eventlet's `os.read` would wait for more.
+        data = os.read(self.descriptor, _READ)
+        at = 0
+        while at < len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, at)
+            at += _EVENT.size
+            name = os.fsdecode(data[at : at + length].rstrip(b'\0'))
+            at += length
+            if mask & _OVERFLOW:
+                missed = True
+            elif mask & (_DELETE_SELF | _MOVE_SELF | _IGNORED):
+                gone = True
+            elif number in self._folders:
+                came.append((self._folders[number], name))
+        return came, missed, gone
 
     def close(self) -> None:
         """Watch no more."""

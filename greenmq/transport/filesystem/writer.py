@@ -44,6 +44,7 @@ class Writer:
         aside (str), delayed (str): where files are written, and where those lie that may not be taken yet.
         namer (Namer): makes their names.
         syncs (int): how often something was written to the disk.
+        placed (list[str]): the files of the last put.
     """
 
     def __init__(self, folders: Folders) -> None:
@@ -52,6 +53,7 @@ class Writer:
         self.delayed = path.join(folders.out, OURS, 'delayed')
         self.namer = names.Namer()
         self.syncs = 0
+        self.placed: list[str] = []
 
     def put(self, items: Sequence[tuple[str, bytes, int, float | None]]) -> list[Exception | None]:
         """Put messages, each (queue, payload, priority, due in seconds since 1970).
@@ -59,6 +61,7 @@ class Writer:
         Returns:
             list[Exception | None]: what each met: a queue whose name cannot be.
         """
+        self.placed = []
         outcomes: list[Exception | None] = []
         written: list[tuple[str, str, int]] = []
         delayed = False
@@ -98,6 +101,7 @@ class Writer:
                 if aside:
                     os.unlink(aside)
             raise
+        self.placed = [place for _, place, _ in written]
         if durable and written:
             self._sync(folder)
             if delayed:
