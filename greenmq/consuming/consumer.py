@@ -165,6 +165,10 @@ class Consumer:
         channel = maybe_channel(channel)
         if channel is self.channel and _replays(channel):
             return
+        if self.channel is not None and _replays(self.channel):
+            # It would start them again after each loss, and they would take a share of the messages.
+            for tag in self._active_tags.values():
+                self.channel.basic_cancel(tag, nowait=True)
         self._active_tags.clear()
         self.channel = channel
         self._queues = {name: queue(channel) for name, queue in self._queues.items()}

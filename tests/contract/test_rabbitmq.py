@@ -23,7 +23,7 @@ from greenmq.exceptions import (
 from greenmq.transport import native_delayed_delivery as delayed
 from tests.contract.conftest import text
 from tests.support import green
-from tests.support.process import run
+from tests.support.process import run, wait_until
 from tests.support.raw_senders import AMQP
 
 HERE = pathlib.Path(__file__).parent
@@ -620,3 +620,18 @@ def test_what_was_sent_ahead_counts_and_can_be_had(amqp_url, name, no_ack):
         assert queue.get(timeout=5).payload == 'after'
         queue.close()
         queue.queue.delete()
+
+
+def test_a_consumer_that_goes_to_another_channel_leaves_none_behind(connection, name):
+    consumer = connection.Consumer([Queue(name, durable=False)], callbacks=[print])
+    consumer.consume()
+    for _ in range(3):
+        consumer.revive(connection.channel())
+        consumer.consume()
+    look = connection.channel()
+
+    def consumers():
+        return look.queue_declare(name, passive=True).consumer_count
+
+    wait_until(lambda: consumers() == 1, 10, 'one consumer')
+    look.queue_delete(name)
