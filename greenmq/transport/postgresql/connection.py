@@ -49,10 +49,11 @@ class Line(psycopg.Connection[Any]):
 
     Attributes:
         deadline (Deadline | None): of the statement under way.
-        pid (int): of the server's process.
+        dismissed (bool): did the server say goodbye?
     """
 
     deadline: runtime.Deadline | None = None
+    dismissed = False
 
     def wait(self, gen: Generator[Any, Any, Any], interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run a generator of psycopg. Switches: yes. Killed, or not in time: the connection is closed."""
@@ -93,11 +94,19 @@ class Line(psycopg.Connection[Any]):
         if self.closed:
             return False
         try:
-            self.pgconn.consume_input()
+            for _ in range(2):  # the server's last words, and behind them the end
+                self.pgconn.consume_input()
+                self.pgconn.is_busy()
         except psycopg.Error:
             self.discard()
             return False
+        if self.dismissed:
+            self.discard()
         return not self.closed
+
+    def noticed(self, what: Any) -> None:
+        """The server says something while it is asked nothing. Switches: no."""
+        self.dismissed = self.dismissed or what.severity_nonlocalized in ('FATAL', 'PANIC')
 
     def discard(self) -> None:
         """Close it without a word that could wait. Switches: no."""
@@ -161,6 +170,7 @@ def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool)
         line = Line(end.value)
     finally:
         steps.close()
+    line.add_notice_handler(line.noticed)
     line.prepare_threshold = 5 if prepared else None
     line.deadline = deadline
     try:

@@ -1,0 +1,586 @@
+"""Queues in PostgreSQL: connections that end, a server that dies, notifications that fail, dead rows."""
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from greenmq import Connection, Consumer, Queue, runtime
+from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
+from greenmq.transport.postgresql import listener as listening
+from tests.faults.ledger import Ledger, consume, load
+from tests.stress import FACTOR
+from tests.support import green
+from tests.support.process import end, popen, wait_until
+
+ENDINGS = 100 if FACTOR > 1 else 12
+
+
+class Rig:
+    """Greenlets that end before the connections that they drain are closed."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        green.killall(self.tasks)
+
+    def spawn(self, fun, *args):
+        self.tasks.append(green.spawn(fun, *args))
+        return self.tasks[-1]
+
+
+def driver(connection):
+    connection.connect()
+    return connection.transport.session.driver
+
+
+def statements(connection):
+    return driver(connection).stats()['statements']
+
+
+def listens(connection):
+    wait_until(lambda: driver(connection).stats()['notified'], 10, 'notifications')
+
+
+def declare(connection, name='q'):
+    bound = Queue(name, routing_key=name)(connection.default_channel)
+    bound.declare()
+    return bound
+
+
+def drained(connection, seconds=0.3):
+    with contextlib.suppress(TimeoutError):
+        while True:
+            connection.drain_events(timeout=seconds)
+
+
+@pytest.fixture
+def consumer():
+    """Start to consume a queue: gives the connection's list of bodies seen."""
+    @contextlib.contextmanager
+    def consumer(connection, name='q', **options):
+        seen = []
+
+        def on_message(body, message):
+            seen.append(body)
+            message.ack()
+
+        with Consumer(connection, [Queue(name)], callbacks=[on_message], accept=['json'], **options):
+            yield seen
+
+    return consumer
+
+
+# ------------------------------------------------------------------------------------------ what it costs
+
+
+def test_a_hundred_greenlets_share_statements(postgresql_url):
+    with Connection(postgresql_url) as connection:
+        declare(connection)
+        producer = connection.Producer(routing_key='q')
+        before = statements(connection)
+        green.joinall([green.spawn(producer.publish, str(n)) for n in range(100)], raise_error=True)
+        assert statements(connection) - before <= 5
+
+
+def test_taking_and_settling_come_in_batches(postgresql_url, consumer):
+    with Connection(postgresql_url) as connection:
+        declare(connection)
+        producer = connection.Producer(routing_key='q', serializer='json')
+        green.joinall([green.spawn(producer.publish, n) for n in range(500)], raise_error=True)
+        before = statements(connection)
+        with consumer(connection, prefetch_count=100) as seen:
+            while len(seen) < 500:
+                connection.drain_events(timeout=5)
+        assert sorted(seen) == list(range(500))
+        assert statements(connection) - before <= 30
+
+
+@pytest.mark.slow
+def test_an_idle_consumer_asks_nothing(postgresql_url, consumer):
+    with Connection(postgresql_url) as connection:
+        declare(connection)
+        with consumer(connection):
+            drained(connection)
+            listens(connection)
+            drained(connection)
+            before = statements(connection)
+            drained(connection, 2.5)
+            assert statements(connection) - before <= 1
+
+
+def test_acked_rows_are_gone(postgresql, database, consumer):
+    with Connection(postgresql.url(database)) as connection:
+        declare(connection)
+        producer = connection.Producer(routing_key='q', serializer='json')
+        for n in range(10):
+            producer.publish(n)
+        with consumer(connection) as seen:
+            while len(seen) < 10:
+                connection.drain_events(timeout=5)
+    for table in ('kombu_message', 'greenmq_delivery', 'greenmq_owner'):
+        assert postgresql.run(f'SELECT count(*) FROM {table}', database=database) == [(0,)], table
+
+
+def test_a_claim_reads_no_dead_rows(postgresql, database):
+    """However many kombu left: what a claim reads is what it takes."""
+    dead = 1_000_000 if FACTOR > 1 else 20_000
+    with Connection(postgresql.url(database)) as connection:
+        declare(connection)
+        postgresql.run(
+            "INSERT INTO kombu_message (id, visible, timestamp, payload, version, queue_id) SELECT "
+            "nextval('message_id_sequence'), false, now(), '{}', 2, q.id "
+            f"FROM kombu_queue q, generate_series(1, {dead}) WHERE q.name = 'q'", database=database,
+        )
+        producer = connection.Producer(routing_key='q', serializer='json')
+        for n in range(20):
+            producer.publish(n)
+        postgresql.run('VACUUM ANALYZE kombu_message', database=database)
+        sql = driver(connection).sql.take
+        for place, value in (('$1', "ARRAY['q']"), ('$2', '10'), ('$3', '1000000'), ('$4', '1'), ('$5', '1')):
+            sql = sql.replace(place, value)
+        (plan,), = postgresql.run(f'EXPLAIN (ANALYZE, FORMAT JSON) {sql}', database=database)
+        reads = list(_rows_read(plan[0]['Plan'], 'kombu_message'))
+        assert reads and max(reads) <= 20, reads  # what waits, and none of the dead
+
+
+def _rows_read(node, table):
+    if node.get('Relation Name') == table and 'Scan' in node['Node Type']:
+        yield node['Actual Rows'] * node['Actual Loops'] + node.get('Rows Removed by Filter', 0)
+    for child in node.get('Plans', ()):
+        yield from _rows_read(child, table)
+
+
+def test_dead_rows_of_kombu_are_purged_if_asked(postgresql, database):
+    with Connection(
+        postgresql.url(database), transport_options={'purge_delivered': True, 'sweep_interval': 0.1}
+    ) as connection:
+        bound = declare(connection)
+        producer = connection.Producer(routing_key='q', serializer='json')
+        for n in range(3):
+            producer.publish(n)
+        held = bound.get()
+        postgresql.run(
+            'UPDATE kombu_message SET visible = false, timestamp = now() '
+            'WHERE id = (SELECT max(id) FROM kombu_message)', database=database,
+        )
+        count = 'SELECT count(*) FROM kombu_message'
+        wait_until(lambda: postgresql.run(count, database=database) == [(2,)], 10, 'the purge')
+        green.sleep(0.3)
+        assert postgresql.run(count, database=database) == [(2,)]  # what is held, and what waits
+        assert held.ack() is not False
+
+
+# ---------------------------------------------------------------------------------------------- waking
+
+
+def test_a_publish_elsewhere_wakes_who_waits(postgresql_url, consumer):
+    with Connection(postgresql_url) as here, Connection(
+        postgresql_url, transport_options={'notify': True, 'fetch_ahead': 7}
+    ) as there:
+        declare(here)
+        assert driver(here) is not driver(there)
+        with consumer(here) as seen:
+            drained(here)
+            listens(here)
+            before = statements(here)
+            there.Producer(routing_key='q', serializer='json').publish('hello')
+            here.drain_events(timeout=5)
+            assert seen == ['hello'] and statements(here) - before <= 3
+
+
+def test_nobody_is_told_of_a_queue_on_which_nobody_waits(postgresql, database):
+    with Connection(postgresql.url(database)) as connection, postgresql.client(database) as ear:
+        declare(connection)
+        ear.execute('LISTEN greenmq_kombu_message')
+        connection.Producer(routing_key='q').publish('x')
+        assert list(ear.notifies(timeout=0.2)) == []
+
+
+@pytest.mark.slow
+def test_a_pooler_that_delivers_no_notifications(postgresql_url, consumer, monkeypatch):
+    """LISTEN is taken and nothing comes: consumers look by themselves, and say so once."""
+    monkeypatch.setattr(listening, 'ECHO', 0.3)
+    make = listening.Listener.__init__
+
+    class Elsewhere:
+        """The connection that listens is to a database in which nobody speaks."""
+
+        def __init__(self, pool):
+            self.run = pool.run
+            self.connect = listening.Pool(pool.dsn.rpartition('/')[0] + '/postgres', 1).connect
+
+    monkeypatch.setattr(
+        listening.Listener, '__init__', lambda self, pool, *rest: make(self, Elsewhere(pool), *rest)
+    )
+    with Connection(postgresql_url) as connection, Connection(
+        postgresql_url, transport_options={'fetch_ahead': 7}
+    ) as there:
+        declare(connection)
+        with consumer(connection) as seen:
+            drained(connection, 0.6)
+            assert not driver(connection).stats()['notified']
+            for n in range(3):
+                there.Producer(routing_key='q', serializer='json').publish(n)
+                connection.drain_events(timeout=5)
+            assert seen == [0, 1, 2]
+
+
+def test_bindings_made_elsewhere_are_known_at_once(postgresql_url):
+    from greenmq import Exchange
+
+    exchange = Exchange('x', type='topic')
+    with Connection(postgresql_url) as here, Connection(
+        postgresql_url, transport_options={'fetch_ahead': 7}
+    ) as there:
+        listens(here)
+        producer = here.Producer(exchange=exchange, serializer='json')
+        producer.publish('nobody', routing_key='a.b')
+        Queue('late', exchange, routing_key='a.#')(there.default_channel).declare()
+        wait_until(lambda: _arrives(producer, there), 5, 'the binding')
+
+
+def _arrives(producer, there):
+    producer.publish('somebody', routing_key='a.b')
+    return Queue('late')(there.default_channel).get(no_ack=True)
+
+
+# ------------------------------------------------------------------------------------------ what breaks
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(300)
+def test_connections_ended_by_an_administrator(postgresql, database):
+    """Nobody goes deaf, nothing is lost, and no publish is late."""
+    url, options, ledger, running = postgresql.url(database), {'sweep_interval': 0.5}, Ledger(), [True]
+    with Connection(url, transport_options=options) as connection, Connection(
+        url, transport_options={**options, 'fetch_ahead': 99}
+    ) as other, Rig() as rig:
+        bound = declare(connection)
+        load(rig, connection, ledger, bound, 10, 5, running)
+        consume(rig, other, ledger, bound)
+        for _ in range(ENDINGS):
+            green.sleep(0.15)
+            before = len(ledger.acked)
+            assert postgresql.terminate(database) >= 2
+            wait_until(lambda before=before: len(ledger.acked) > before + 10, 10, 'the consumer to go on')
+        running.clear()
+        wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
+        assert not ledger.late and not ledger.invented
+        assert ledger.safe
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(300)
+def test_a_server_that_is_killed_and_comes_back(postgresql, database):
+    url, ledger, running = postgresql.url(database), Ledger(), [True]
+    other = Connection(url, transport_options={'fetch_ahead': 99})
+    with Connection(url) as connection, other, Rig() as rig:
+        bound = declare(connection)
+        load(rig, connection, ledger, bound, 10, 8, running)
+        consume(rig, other, ledger, bound)
+        for _ in range(12 if FACTOR > 1 else 2):
+            green.sleep(0.3)
+            postgresql.restart()
+            before = len(ledger.acked)
+            wait_until(lambda before=before: len(ledger.acked) > before + 10, 20, 'the consumer to go on')
+        running.clear()
+        wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
+        assert not ledger.invented and ledger.safe
+
+
+@pytest.mark.faults
+def test_an_idle_connection_that_was_ended_costs_nobody_an_error(postgresql, database):
+    with Connection(postgresql.url(database), transport_options={'notify': False}) as connection:
+        bound = declare(connection)
+        producer = connection.Producer(routing_key='q')
+        for n in range(5):
+            postgresql.terminate(database)
+            green.sleep(0.05)
+            producer.publish(str(n))
+        assert bound.queue_declare(passive=True).message_count == 5
+
+
+@pytest.mark.faults
+def test_a_killed_take_gives_back_what_it_took(postgresql_url):
+    """Wherever the kill hits, no message stays with a session that does not know of it."""
+    with Connection(postgresql_url) as connection:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        what = driver(connection)
+        for turn in range(20):
+            task = runtime.spawn(what.take, ['q'], 1, 10**6, 5.0, name='take')
+            for _ in range(turn):
+                green.sleep(0)
+            got = task.done
+            task.kill()
+            task.join()
+            if got:
+                what._give_back_lost(runtime.Deadline.after(5))
+                break
+        wait_until(lambda: bound.queue_declare(passive=True).message_count == 1 or got, 10, 'the message')
+
+
+@pytest.mark.faults
+def test_a_claim_whose_answer_was_lost_goes_back(postgresql, database, monkeypatch):
+    with Connection(postgresql.url(database)) as connection:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        what = driver(connection)
+        run = what._run
+
+        def cut(statement, *values, deadline):
+            rows = run(statement, *values, deadline=deadline)
+            if statement == what.sql.take:
+                raise OSError('cut after it was done')
+            return rows
+
+        monkeypatch.setattr(what, '_run', cut)
+        with pytest.raises(OSError):
+            what.take(['q'], 1, 10**6, 0)
+        monkeypatch.undo()
+        assert bound.queue_declare(passive=True).message_count == 0
+        what.keep()
+        assert bound.queue_declare(passive=True).message_count == 1
+
+
+@pytest.mark.faults
+def test_what_a_session_held_goes_back_when_its_lease_is_over(postgresql, database):
+    brisk = {'lease_timeout': 1, 'sweep_interval': 0.2}
+    with Connection(postgresql.url(database), transport_options=brisk) as here, Connection(
+        postgresql.url(database), transport_options={**brisk, 'fetch_ahead': 7}
+    ) as there:
+        bound = declare(here)
+        here.Producer(routing_key='q').publish('x')
+        held = bound.get()
+        postgresql.run('UPDATE greenmq_owner SET until = now() - interval \'1 s\' WHERE id = %s',
+                       driver(here)._me, database=database)
+        there_bound = Queue('q')(there.default_channel)
+        again = []
+        wait_until(lambda: again.extend(filter(None, [there_bound.get()])) or again, 10, 'the message')
+        assert again[0].headers['x-delivery-count'] == 1 and again[0].delivery_info['redelivered']
+        held.ack()
+        green.sleep(0.1)
+        # Then the late ack has settled nothing
+        again[0].requeue()
+        wait_until(lambda: bound.queue_declare(passive=True).message_count == 1, 5, 'the message')
+
+
+def test_a_long_stay_is_kept(postgresql, database):
+    """A message in work for many leases stays with its consumer."""
+    brisk = {'lease_timeout': 1, 'sweep_interval': 0.2}
+    with Connection(postgresql.url(database), transport_options=brisk) as connection:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        held = bound.get()
+        green.sleep(2.5)
+        assert bound.get() is None
+        assert held.ack() is not False
+
+
+@pytest.mark.own_process
+def test_a_forked_child_leaves_the_parents_connections_alone(postgresql_url):
+    program = """
+import os, sys
+from greenmq import Connection, Queue, runtime
+connection = Connection(sys.argv[1])
+producer = connection.Producer(routing_key='q')
+producer.publish('first')
+held = Queue('q')(connection.default_channel).get()
+for turn in range(3):
+    child = os.fork()
+    if child == 0:
+        mine = Connection(sys.argv[1])
+        mine.Producer(routing_key='children').publish(str(turn))
+        mine.close()
+        sys.exit(0)
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        runtime.sleep(0.01)
+    producer.publish('after')
+assert held.ack() is not False
+print(Queue('q')(connection.default_channel).queue_declare(passive=True).message_count,
+      Queue('children')(connection.default_channel).queue_declare(passive=True).message_count)
+connection.close()
+"""
+    quiet = ['-W', 'ignore::DeprecationWarning']
+    child = popen([sys.executable, *quiet, '-c', program, postgresql_url], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: child.poll() is not None, 30, 'the program')
+    assert child.stdout.read() == '3 3\n' and child.returncode == 0
+    child.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_statement_does_not_stop_the_hub(postgresql_url):
+    with Connection(postgresql_url) as connection:
+        connection.connect()
+        what, ticks, running = driver(connection), [], [True]
+
+        def tick():
+            while running:
+                ticks.append(1)
+                green.sleep(0.01)
+
+        ticker = green.spawn(tick)
+        deadline = runtime.Deadline.after(10)
+        tasks = [
+            runtime.spawn(lambda: what._run('SELECT pg_sleep(0.5)', deadline=deadline), name='sleep')
+            for _ in range(4)
+        ]
+        for task in tasks:
+            task.join(deadline)
+        running.clear()
+        ticker.join()
+        assert len(ticks) > 20
+
+
+# ------------------------------------------------------------------------------------------ what cannot be
+
+
+def test_a_database_that_is_not_there(postgresql):
+    with pytest.raises(NotFound, match='nowhere'):
+        Connection(postgresql.url('nowhere')).connect()
+
+
+def test_a_user_that_is_not_known(postgresql):
+    url = postgresql.url().replace('postgres@', 'stranger:secret-word@')
+    with pytest.raises(AccessRefused, match='stranger') as caught:
+        Connection(url).connect()
+    assert 'secret-word' not in str(caught.value)
+
+
+def test_names_that_cannot_be(postgresql_url):
+    with Connection(postgresql_url) as connection:
+        with pytest.raises(InvalidArgument, match='200'):
+            Queue('q' * 201)(connection.default_channel).declare()
+    with pytest.raises(InvalidArgument, match='message_tablename'):
+        Connection(postgresql_url, transport_options={'message_tablename': 'a"b'}).connect()
+
+
+def test_two_brokers_in_one_database(postgresql_url):
+    options = {'queue_tablename': 'our_queue', 'message_tablename': 'our_message'}
+    with Connection(postgresql_url) as one, Connection(postgresql_url, transport_options=options) as two:
+        declare(one)
+        bound = declare(two)
+        one.Producer(routing_key='q').publish('one')
+        assert bound.get() is None
+        two.Producer(routing_key='q').publish('two')
+        assert bound.get(no_ack=True).payload == 'two'
+
+
+def test_a_queue_that_nobody_uses_expires(postgresql_url):
+    with Connection(postgresql_url, transport_options={'sweep_interval': 0.1}) as connection:
+        Queue('short', expires=0.3)(connection.default_channel).declare()
+        what = driver(connection)
+        assert what.has('short', runtime.Deadline.after(5))
+        wait_until(lambda: not what.has('short', runtime.Deadline.after(5)), 10, 'the end of the queue')
+
+
+# ------------------------------------------------------------------------------------------ beside kombu
+
+
+class Kombu:
+    """A process that runs kombu; see tests.support.kombu_peer."""
+
+    def __init__(self, url):
+        self.process = popen(
+            [sys.executable, '-m', 'tests.support.kombu_peer', url, '{}'],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.process.stdin.write(json.dumps([name, *arguments]) + '\n')
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+            assert answer, f'kombu ended in {name}'
+            return json.loads(answer)
+
+        return call
+
+    def close(self):
+        end(self.process)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def kombu(postgresql, database):
+    peer = Kombu(f'sqla+{postgresql.url(database, "postgresql+psycopg")}')
+    yield peer
+    peer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first', ['kombu', 'greenmq'])
+def test_kombu_on_the_same_tables(postgresql_url, kombu, first):
+    """Each reads what the other published, whoever made the tables."""
+    if first == 'kombu':
+        kombu.declare('q', '', 'direct', 'q')
+    with Connection(postgresql_url) as connection:
+        bound = declare(connection)
+        kombu.declare('q', '', 'direct', 'q')
+        kombu.publish({'from': 'kombu', 'word': 'grün'}, '', 'q')
+        message = bound.get()
+        assert message.payload == {'from': 'kombu', 'word': 'grün'}
+        message.ack()
+        connection.Producer(routing_key='q', serializer='json').publish({'from': 'us'}, headers={'h': [1]})
+        tag, payload, headers, info, _ = kombu.get('q')
+        assert payload == {'from': 'us'} and headers == {'h': [1]} and info['routing_key'] == 'q'
+        kombu.settle(tag, 'ack')
+        assert kombu.get('q') is None and bound.get() is None
+
+
+@pytest.mark.slow
+def test_what_one_holds_the_other_leaves_alone(postgresql, database, kombu):
+    options = {'lease_timeout': 5, 'sweep_interval': 0.2, 'purge_delivered': False}
+    with Connection(postgresql.url(database), transport_options=options) as connection:
+        bound = declare(connection)
+        for n in range(3):
+            connection.Producer(routing_key='q', serializer='json').publish(n)
+        mine = bound.get()
+        tag, theirs, *_ = kombu.get('q')
+        assert (mine.payload, theirs) == (0, 1)
+        # Then kombu's row is revived by no sweep, also if kombu dies with it
+        green.sleep(1.5)
+        assert bound.get().payload == 2 and bound.get() is None and kombu.get('q') is None
+        mine.requeue()
+        wait_until(lambda: bound.queue_declare(passive=True).message_count == 1, 5, 'the requeue')
+        tag, again, *_ = kombu.get('q')
+        assert again == 0
+
+
+@pytest.mark.slow
+def test_kombu_wakes_who_waits_by_a_trigger(postgresql_url, kombu, consumer):
+    with Connection(postgresql_url, transport_options={'trigger': True}) as connection:
+        declare(connection)
+        kombu.declare('q', '', 'direct', 'q')
+        with consumer(connection) as seen:
+            drained(connection)
+            listens(connection)
+            before = statements(connection)
+            kombu.publish('hello', '', 'q')
+            connection.drain_events(timeout=5)
+            assert seen == ['hello'] and statements(connection) - before <= 3
+
+
+@pytest.mark.slow
+def test_kombu_is_found_by_looking_without_one(postgresql_url, kombu, consumer):
+    with Connection(postgresql_url, transport_options={'wait_time_seconds': 1.0}) as connection:
+        declare(connection)
+        kombu.declare('q', '', 'direct', 'q')
+        with consumer(connection) as seen:
+            drained(connection)
+            for n in range(3):
+                kombu.publish(n, '', 'q')
+                connection.drain_events(timeout=5)
+            assert seen == [0, 1, 2]
+            assert driver(connection)._silent_until > runtime.monotonic()
