@@ -95,6 +95,7 @@ class _Extra:
         self.patience = 0.0
         self.woken = False
         self.holds = 0
+        self.forks = 0  # what was held before the last one counts no more
         self.idle: Job | None = None
         self.watchers: dict[tuple[Kind, int], list[_Watcher]] = {}
         self.do_poll: Callable[[float], Any] | None = getattr(hub, 'do_poll', None)
@@ -183,6 +184,7 @@ class _Extra:
         self.posted.clear()
         self.woken = self.polling = False
         self.holds = 0
+        self.forks += 1
         forget(self.hub, READ, self.ear.fileno())
         self.close()
         self.listen()
@@ -216,15 +218,16 @@ def post(hub: Any, callback: Callable[..., None], *args: Any) -> None:
 
 
 class _Hold:
-    __slots__ = ('_extra',)
+    __slots__ = ('_extra', '_forks')
 
     def __init__(self, extra: _Extra) -> None:
         extra.holds += 1
         self._extra: _Extra | None = extra
+        self._forks = extra.forks
 
     def close(self) -> None:
         extra, self._extra = self._extra, None
-        if extra is not None:
+        if extra is not None and extra.forks == self._forks:
             extra.holds -= 1
 
 

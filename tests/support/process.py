@@ -13,6 +13,7 @@ import tempfile
 
 import pytest
 
+from greenmq import runtime
 from tests.support import green
 
 PR_SET_PDEATHSIG = 1
@@ -73,6 +74,17 @@ def wait_until(condition, seconds, what):
         while not (answer := condition()):
             green.sleep(0.02)
         return answer
+
+
+def reap(pid, seconds=20):
+    """Wait until a child that `runtime.fork_child` made has ended, and let the system forget it."""
+    def ended():
+        try:
+            return runtime.exit_code(pid) is not None
+        except ChildProcessError:
+            return True  # a hub library that is patched in has a handler of SIGCHLD, which was there first
+
+    wait_until(ended, seconds, 'the end of the child')
 
 
 def run(command, seconds=30, **options):

@@ -46,6 +46,7 @@ def test_dir_shows_what_is_public():
     ('from greenmq import Queue\nQueue().', {'declare', 'get', 'purge'}),
     ('from greenmq import Producer\nProducer(None).', {'publish', 'publish_nowait'}),
 ], ids=['module', 'import', 'connection', 'queue', 'producer'])
+@pytest.mark.own_process  # jedi reads in a process of its own, by threads of the standard library
 def test_an_editor_that_only_reads_completes_them(before, wanted):
     program = jedi.Script(before)
     assert wanted <= {found.name for found in program.complete()}

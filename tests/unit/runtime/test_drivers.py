@@ -11,7 +11,7 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, Forked, InvalidArgument
 from greenmq.runtime.seam import library
 from tests.support import green
-from tests.support.process import wait_until
+from tests.support.process import reap, wait_until
 
 native_sleep = library.original('time', 'sleep')
 
@@ -158,7 +158,7 @@ def test_a_forked_child_is_refused_the_parents_thread(worker):
             os._exit(0)
     runtime.wait_ready(reading, timeout=20)
     assert os.read(reading, 20) == b'forked'
-    wait_until(lambda: runtime.exit_code(pid) is not None, 20, 'the child to end')
+    reap(pid)
     os.close(reading)
     os.close(writing)
     assert worker.call(int) == 0

@@ -17,7 +17,7 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
 )
 from tests.support import fakes, green
-from tests.support.process import wait_until
+from tests.support.process import reap, wait_until
 
 # ------------------------------------------------------------------------------------------- prefetch
 
@@ -552,6 +552,7 @@ def test_a_forked_child_leaves_the_parents_deliveries_alone(either):
     channel, held = either.consume()
     either.until(lambda: held)
     calls = len(either.faults.calls)
+    reading, writing = os.pipe()
     pid = runtime.fork_child()
     if not pid:
         status = 1
@@ -563,14 +564,13 @@ def test_a_forked_child_leaves_the_parents_deliveries_alone(either):
             new = either.connection.transport.session.epoch == 1
             status = 0 if refused and new and either.left() == ['child'] else 2
         finally:
+            os.write(writing, bytes([status]))
             os._exit(status)
-    done = []
-    while not done:
-        code = runtime.exit_code(pid)
-        if code is not None:
-            done.append(code)
-        green.sleep(0.01)
-    assert done == [0]
+    runtime.wait_ready(reading, timeout=20)
+    assert os.read(reading, 1) == b'\0'
+    reap(pid)
+    os.close(reading)
+    os.close(writing)
     assert not [name for name, _ in either.faults.calls[calls:] if name in ('settle', 'open')]
     held[0].ack()
     wait_until(lambda: not either.broker.out, 5, 'the ack of the parent')
