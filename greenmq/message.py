@@ -383,8 +383,9 @@ def settle_undecodable(
 ) -> None:
     """Settle a message that nobody will be able to read, so that it stops no consumer (P40).
 
-    It is logged, then rejected without requeue where its queue has a place for it, else acknowledged:
-    requeued, it would come back for ever.
+    It is logged, then rejected without requeue where its queue has a place for it, or may have one that no
+    client sees (`channel.dead_letters_unseen`: RabbitMQ's policies), else acknowledged: requeued, it would
+    come back for ever.
 
     Arguments:
         message (Message): of any transport.
@@ -405,15 +406,20 @@ def settle_undecodable(
         queue = getattr(message, 'queue', None) or message.delivery_info.get('queue')
         dead_letter = bool(has_dead_letter is not None and queue and has_dead_letter(queue))
     keep = keep and not dead_letter and not settled
+    unseen = not dead_letter and not settled and getattr(channel, 'dead_letters_unseen', False) is True
     if dead_letter:
         fate = 'rejected without requeue'
+    elif keep:
+        fate = 'left unacknowledged'
+    elif unseen:
+        fate = 'rejected without requeue: lost, unless a policy of the broker has a place for it'
     else:
-        fate = 'left unacknowledged' if keep else 'acknowledged, and so lost'
+        fate = 'acknowledged, and so lost'
     logger.error('Cannot decode message %r: %r. It is %s.', message.delivery_tag, exc, fate, exc_info=exc)
     events.emit('decode_error', source=channel, message=message, error=exc, dead_letter=dead_letter)
     if settled or keep or message.acknowledged or channel is None:
         return
-    if dead_letter:
+    if dead_letter or unseen:
         message.reject(requeue=False)
     else:
         message.ack()

@@ -4,6 +4,7 @@ that is one for replies. Nothing here switches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,6 +23,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     'reply_to': (dict,),
     'ticket': (str,),
 }
+#: Characters of a pattern, and repetitions in a regular expression, that a sender may have a node look for.
+LONGEST_PATTERN = 512
+MOST_REPETITIONS = 3
+_ESCAPED_OR_CLASS = re.compile(r'\\(?:[1-9][0-9]?|.)|\[\^?\]?(?:\\.|[^\]\\])*\]', re.DOTALL)
+_REPETITION = re.compile(r'(?:(?<!\()[*+?]|\{[0-9]*,?[0-9]*\})[?+]?')
+#: Or what may hide one: a reference by name, a condition, a look ahead, a pattern with comments in it.
+_REPEATED_GROUP = re.compile(r'\)\s*(?:[*+?]|\{[0-9]*,?[0-9]*\})|\(\?(?:P?=|\(|[a-zA-Z]*x)')
 #: Clocks and times beyond this are no clocks and times.
 _MOST = 2**53
 
@@ -47,7 +55,35 @@ def check_command(body: Any, exchanges: Sequence[str]) -> None:
     for what, names in (('arguments', body.get('arguments')), ('destination', body.get('destination'))):
         if not all(isinstance(name, str) for name in names or ()):
             raise InvalidArgument(what, type(names), 'has names that are no text')
+    for what in ('pattern', 'matcher'):
+        if len(body.get(what) or '') > LONGEST_PATTERN:
+            raise InvalidArgument(what, body[what][:40], f'is longer than {LONGEST_PATTERN} characters')
+    if body.get('matcher') == 'pcre':
+        check_expression(body.get('pattern') or '')
     reply_place(body, exchanges)
+
+
+def check_expression(pattern: str) -> None:
+    """Check a stranger's regular expression: one that could try for minutes would hold up the whole hub.
+
+    What takes such time repeats: a group within a repetition, or many repetitions in a row. Three of them
+    take at most the third power of the length of a name.
+
+    Raises:
+        InvalidArgument: it repeats a group or a reference, or in more than `MOST_REPETITIONS` places.
+    """
+    plain = _ESCAPED_OR_CLASS.sub(_as_one, pattern)
+    if _REPEATED_GROUP.search(plain):
+        raise InvalidArgument('pattern', pattern[:40], 'repeats a group')
+    count = len(_REPETITION.findall(plain))
+    if count > MOST_REPETITIONS:
+        limit = f'repeats in {count} places, at most {MOST_REPETITIONS} are allowed'
+        raise InvalidArgument('pattern', pattern[:40], limit)
+
+
+def _as_one(found: re.Match[str]) -> str:
+    # A reference to a group may be as long as the group.
+    return ')' if found[0][1:].isdigit() and found[0][1] != '0' else 'x'
 
 
 def reply_place(body: dict[str, Any], exchanges: Sequence[str]) -> dict[str, str] | None:

@@ -190,7 +190,7 @@ class Producer:
             expiration (float): seconds after which the broker may drop it.
             timeout (float): seconds, 0 or more, for all of it: connecting, declaring, sending, confirming.
                 Default: the transport option `publish_timeout`, 30. inf: without limit.
-            confirm_timeout (float): handed to the transport, for kombu's sake.
+            confirm_timeout (float): seconds, 0 or more; handed to the transport, for kombu's sake.
             **properties: further AMQP properties (correlation_id, reply_to, …).
         Returns:
             object: what the transport's channel returned.
@@ -212,6 +212,8 @@ class Producer:
         deadline = runtime.Deadline.of(timeout) if timeout is not None else self._default_deadline()
         if deadline.seconds is not None and deadline.seconds < 0:
             raise InvalidArgument('timeout', timeout, 'is negative, at least 0 needed')
+        if confirm_timeout is not None:
+            confirm_timeout = validate.at_least_zero('confirm_timeout', confirm_timeout)
         args = self._arguments(
             body, routing_key, delivery_mode, mandatory, immediate, priority, content_type, content_encoding,
             serializer, headers, compression, exchange, declare, expiration, properties, deadline,

@@ -9,6 +9,9 @@ know queues. What the layers above call beyond kombu's names:
 * ``basic_publish_nowait(message, exchange, routing_key, **kwargs)`` returns a `runtime.Future` and never
   waits;
 * ``has_dead_letter(queue)``: would a rejected message of this queue be kept somewhere?
+
+and, where the broker may have dead-letter places that no client sees, ``dead_letters_unseen = True``:
+what cannot be decoded is rejected there, not acknowledged.
 """
 
 from __future__ import annotations

@@ -576,6 +576,27 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_place(amqp_url, name, how, 
         dead.delete()
 
 
+def test_what_cannot_be_read_goes_where_a_policy_says(amqp_url, rabbitmq, amqp_vhost, name):
+    with Connection(amqp_url) as connection:
+        channel = connection.channel()
+        dead = Queue(f'{name}-dead', durable=False)(channel)
+        dead.declare()
+        queue = Queue(name, durable=False)(channel)
+        queue.declare()
+        place = json.dumps({'dead-letter-exchange': '', 'dead-letter-routing-key': dead.name})
+        rabbitmq.ctl('set_policy', '-p', amqp_vhost, '--apply-to', 'queues', name, f'^{name}$', place)
+        stranger = AMQP(amqp_url)
+        stranger.send(name, AMQP.cases['a time of 2^63'], b'kept')
+        stranger.close()
+        with pytest.raises(DecodeError):
+            queue.get()
+        with green.Timeout(10):
+            while dead.queue_declare(passive=True).message_count != 1:
+                green.sleep(0.01)
+        queue.delete()
+        dead.delete()
+
+
 @pytest.mark.parametrize('argument', ['x-message-ttl', 'x-expires'])
 def test_the_longest_time_of_a_queue_is_the_brokers(amqp_url, name, argument):
     most = 10 * 365 * 86_400_000

@@ -271,3 +271,11 @@ def test_settle_undecodable(channel, known, place, name):
     settle_undecodable(message, DecodeError('bad'), dead_letter=known)
     assert channel.names()[-1] == f'basic_{name}'
     assert message.acknowledged
+
+
+def test_settle_undecodable_where_a_policy_may_have_a_place(channel, caplog):
+    channel.dead_letters_unseen = True
+    channel.answers['has_dead_letter'] = False
+    message = make(channel, delivery_info={'queue': 'q'})
+    settle_undecodable(message, DecodeError('bad'))
+    assert channel.names()[-1] == 'basic_reject' and 'policy' in caplog.text

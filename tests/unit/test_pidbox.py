@@ -214,6 +214,8 @@ NO_COMMANDS = [
       and not (isinstance(wrong, dict) and name == 'arguments')),
     {**COMMAND, 'pattern': '*', 'matcher': 'nobody has it'},
     {**COMMAND, 'pattern': '(', 'matcher': 'pcre'},
+    {**COMMAND, 'pattern': '(a+)+$', 'matcher': 'pcre'},
+    {**COMMAND, 'pattern': '*' * 600, 'matcher': 'glob'},
     {**COMMAND, 'reply_to': {**REPLY, 'exchange': 'orders'}},
     {**COMMAND, 'reply_to': {**REPLY, 'routing_key': 'k' * 300}},
 ]  # fmt: skip

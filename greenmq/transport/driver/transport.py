@@ -16,6 +16,7 @@ from greenmq.transport.driver.options import OPTIONS, settings_of
 from greenmq.transport.driver.session import Session, session_of
 from greenmq.transport.options import Option
 from greenmq.transport.virtual.transport import Management as VirtualManagement
+from greenmq.transport.virtual.transport import close_and_tell
 
 __all__ = ('Transport',)
 
@@ -186,7 +187,9 @@ class Transport(base.Transport):
         deadline = self.closing = runtime.Deadline.after(session.settings['close_timeout'] or 5.0)
         try:
             # All at once, and each to its end even if we are killed while we wait for them.
-            closing = [runtime.spawn(channel.close, name='greenmq-close') for channel in [*self.channels]]
+            closing = [
+                runtime.spawn(close_and_tell, channel, name='greenmq-close') for channel in [*self.channels]
+            ]
             for task in closing:
                 task.join(deadline)
             if session.state == 'open':

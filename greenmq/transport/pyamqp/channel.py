@@ -16,6 +16,7 @@ from greenmq import events, runtime
 from greenmq.exceptions import ConnectionClosed, InvalidArgument, TimeoutError
 from greenmq.message import settle_undecodable
 from greenmq.utils.uuid import uuid
+from greenmq.utils.validate import at_least_zero
 
 from . import frames, methods
 from .consuming import Consumer, Consuming
@@ -51,6 +52,7 @@ class Channel(Entities):
     """
 
     Message = AMQPMessage
+    dead_letters_unseen = True  # a policy of RabbitMQ names them, which nothing in the protocol tells
 
     def __init__(
         self,
@@ -274,9 +276,7 @@ class Channel(Entities):
             self.connection.settings.publish_timeout if timeout is None else timeout
         )
         if confirm_timeout is not None:
-            left = deadline.remaining()
-            if left is None or confirm_timeout < left:
-                return runtime.Deadline.after(confirm_timeout)
+            return deadline.within(at_least_zero('confirm_timeout', confirm_timeout))
         return deadline
 
     def _adopt(self, message: Any) -> Outgoing:

@@ -50,7 +50,7 @@ _REPEATING = frozenset(
 
 # ---------------------------------------------------------------- out
 
-_cache: dict[tuple[tuple[str, Any], ...], bytes] = {}
+_cache: dict[tuple[Any, ...], bytes] = {}
 _int = struct.Struct('>ci')
 _long = struct.Struct('>cq')
 _double = struct.Struct('>cd')
@@ -81,7 +81,8 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
     """
     if not _REPEATING.issuperset(properties):
         return _encode_properties(properties)
-    key = tuple(properties.items())
+    # With the types: 1 and True are equal, and are not the same property.
+    key = (*properties.items(), *map(type, properties.values()))
     try:
         found = _cache.get(key)
     except TypeError:  # a value that is no text and no number

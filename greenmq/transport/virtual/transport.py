@@ -27,6 +27,18 @@ CLOSE_TIMEOUT = 5.0
 W_NO_CONSUMERS = 'Giving back a message of queue %r: nobody consumes it.'
 
 
+def close_and_tell(channel: Any) -> None:
+    """Close a channel whose connection is closed, in a task: nobody is there to raise to.
+
+    Switches: as the channel's `close`.
+    """
+    try:
+        channel.close()
+    except Exception as error:
+        # What was not settled goes back to its queue by itself: of a broker that is away this is no news.
+        logger.warning('%r was closed, not in good order: %s', channel, error)
+
+
 class Management(base.Management):
     """Questions to a virtual broker, asked on a channel of their own.
 
@@ -143,7 +155,7 @@ class Transport(base.Transport):
                         channel.close()
                     else:
                         # All at once, and each to its end even if we are killed while we wait for them.
-                        closing.append(runtime.spawn(channel.close, name='greenmq-close'))
+                        closing.append(runtime.spawn(close_and_tell, channel, name='greenmq-close'))
             for task in closing:
                 task.join(self._closing)
         finally:

@@ -240,3 +240,8 @@ def test_an_argument_that_cannot_travel_is_named():
         methods.encode(methods.QUEUE_DECLARE, (0, 'q', 0, 0, 0, 0, 0, {'a': 2**63}))
     with pytest.raises(InvalidArgument, match='prefetch_count'):
         methods.encode(methods.BASIC_QOS, (0, 65536, False))
+
+
+def test_equal_values_of_two_types_are_two_properties():
+    for value in (1, True, 1.0):
+        assert str(value).encode() in encode_properties({'type': value})
