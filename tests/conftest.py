@@ -41,6 +41,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     redis_untold_url,
     redis_url,
     sentinel_url,
+    sqla_sqlite_url,
     sqs_url,
 )
 

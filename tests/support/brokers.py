@@ -5,6 +5,7 @@ A new broker is one row, and a fixture in `tests.support.servers` if it has a se
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import tests.support.fakes  # noqa: F401 - its transports get their names
@@ -40,6 +41,11 @@ class Row(NamedTuple):
 REDIS_BRISK = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 1}
 SQL_BRISK = {'sweep_interval': 0.3, 'lease_timeout': 1}
 
+#: A thread and a commit for each message take minutes: for `make soak`.
+SOAK = (
+    [Row('sqla_sqlite', 'sqla_sqlite_url', brisk=SQL_BRISK)] if os.environ.get('GREENMQ_SOAK') else []
+)
+
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
     Row('fake-lease', 'fake-lease://localhost/contract'),
@@ -47,6 +53,7 @@ TABLE = (
     Row('fake-push', 'fake-push://localhost/contract'),
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
     Row('filesystem', 'filesystem_url', brisk={'sweep_interval': 0.3}),
+    *SOAK,
     Row('postgresql', 'postgresql_url', 'postgresql', ('postgresql',), 'server', 'postgresql', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),

@@ -116,6 +116,12 @@ def filesystem_url(tmp_path):
 
 
 @pytest.fixture
+def sqla_sqlite_url(tmp_path):
+    """kombu's tables in a file of SQLite."""
+    return f'sqla+sqlite:///{tmp_path}/kombu.db'
+
+
+@pytest.fixture
 def redis_unix_url(redis_server):
     return redis_server.unix_url()
 

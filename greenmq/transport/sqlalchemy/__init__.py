@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenmq.exceptions import InvalidArgument
 from greenmq.transport.driver import Channel, Place
 from greenmq.transport.driver import Transport as DriverTransport
 from greenmq.transport.sqlalchemy.options import SQLDriver
@@ -35,7 +34,7 @@ class Transport(DriverTransport):
         if database_of(client.hostname or '').is_postgresql:
             from greenmq.transport.sqlalchemy.postgresql import PostgreSQLDriver as Chosen
         else:
-            raise InvalidArgument('the URL', '(hidden)', 'names no PostgreSQL')
+            from greenmq.transport.sqlalchemy.dialects import DialectDriver as Chosen  # type: ignore[assignment]
         self.Driver = Chosen  # type: ignore[misc]
 
     def place(self) -> Place:
