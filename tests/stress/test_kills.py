@@ -126,8 +126,8 @@ def test_what_a_dead_consumer_held_comes_to_another_one(shared, tmp_path):
         child = worker(url, options, tmp_path / 'one', seconds=60)
         for number in range(10):
             producer.publish(number)
-        wait_until(lambda: '0' in lines(tmp_path, 'one'), 10, 'the first message')
+        wait_until(lambda: lines(tmp_path, 'one').keys() - {'ready'}, 30, 'the first message')
         other = worker(url, options, tmp_path / 'two')
         end(child)
-        wait_until(lambda: {str(n) for n in range(10)} <= set(lines(tmp_path, 'two')), 8, 'all ten')
+        wait_until(lambda: {str(n) for n in range(10)} <= set(lines(tmp_path, 'two')), 40, 'all ten')
         end(other)
