@@ -33,6 +33,9 @@ Around it:
   ``greenmq worker``, ``diagnosis`` its ``greenmq doctor``; ``lag`` warns of a hub that is held up,
   ``contrib`` connects to other libraries, ``alias`` stands in kombu's place.
 
+What a docstring does not say: where there is no line ``Switches:``, a call lets no other greenlet run; where
+there is no line ``Source:``, a name is greenmq's own and not kombu's or a specification's.
+
 Which of these may import which is stated and held by ``tests/house/test_layers.py``; what is promised, by
 number (P1 …), by ``docs/guarantees.rst``.
 """
@@ -46,7 +49,6 @@ __version__ = '0.1.0'
 class version_info_t(_namedtuple('version_info_t', 'major minor micro releaselevel serial')):
     """A version taken apart, to compare with: three numbers and two words.
 
-    Switches: no.
     Source: kombu version_info_t.
     """
 

@@ -42,7 +42,6 @@ def maybe_channel(channel: Any) -> Any:
 def unpickle_dict(cls: type[_ObjectT], kwargs: dict[str, Any]) -> _ObjectT:
     """Make an object again from what `Object.__reduce__` gave.
 
-    Switches: no.
     Source: kombu.abstract.unpickle_dict.
     """
     return cls(**kwargs)
@@ -69,7 +68,6 @@ class Object:
 
     A keyword that is nearly the name of a field is refused with that name; others are ignored.
 
-    Switches: no.
     Source: kombu.abstract.Object.
     """
 
@@ -92,7 +90,6 @@ class Object:
 
         Arguments:
             recurse (bool): turn fields that are objects themselves into dictionaries too.
-        Switches: no.
         Source: kombu.abstract.Object.as_dict.
         """
         fields = {}

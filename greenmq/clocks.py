@@ -74,7 +74,6 @@ class LamportClock:
     Arguments:
         initial_value (int): where to start.
         Lock (Callable): makes the lock that keeps native threads apart; nothing switches while it is held.
-    Switches: no.
     Source: kombu.clocks.LamportClock; Lamport, "Time, Clocks, and the Ordering of Events", rules IR1 and IR2.
     """
 

@@ -46,7 +46,6 @@ _node_id: int | None = None
 def get_node_id() -> int:
     """Give the number of this process's installation, drawn at random once.
 
-    Switches: no.
     Source: kombu.common.get_node_id.
     """
     global _node_id
@@ -58,7 +57,6 @@ def get_node_id() -> int:
 def generate_oid(node_id: int, process_id: int, thread_id: int, instance: Any) -> str:
     """Make an identifier of an object: the same for the same four values while the object lives.
 
-    Switches: no.
     Source: kombu.common.generate_oid.
     """
     return str(uuid3(NAMESPACE_OID, f'{node_id:x}-{process_id:x}-{thread_id:x}-{id(instance):x}'))
@@ -69,7 +67,6 @@ def oid_from(instance: Any, threads: bool = True) -> str:
 
     Arguments:
         threads (bool): another one for each greenlet.
-    Switches: no.
     Source: kombu.common.oid_from; differs: greenlets are told apart whether or not the process is patched.
     """
     return generate_oid(get_node_id(), os.getpid(), id(runtime.current()) if threads else 0, instance)
@@ -114,7 +111,6 @@ class Broadcast(Queue):
 def declaration_cached(entity: Any, channel: Any) -> bool:
     """Whether `entity` was declared in this epoch of the channel's connection.
 
-    Switches: no.
     Source: kombu.common.declaration_cached.
     """
     return hash(entity) in channel.connection.client.declared_entities
@@ -157,7 +153,6 @@ def declare_within(
     Raises:
         TimeoutError: it did not end in time.
     Switches: as `maybe_declare`.
-    Source: greenmq's own.
     """
     policy = retry_policy or {}
     if entity.is_bound:

@@ -78,7 +78,6 @@ class Publisher(messaging.Producer):
     def close(self) -> None:
         """Mark it as closed; the channel is the connection's.
 
-        Switches: no.
         Source: kombu Publisher.close.
         """
         super().close()

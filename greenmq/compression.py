@@ -31,8 +31,7 @@ from greenmq.utils.encoding import ensure_bytes
 __all__ = ('compress', 'decompress', 'encoders', 'get_decoder', 'get_encoder', 'register')
 
 #: What a body may grow to when `decompress` is not told otherwise: bytes. Larger than what brokers are good
-#: for, and
-#: small enough that many greenlets can do it at once.
+#: for, and small enough that many greenlets can do it at once.
 max_decoded_bytes = 64 * 1024 * 1024
 
 Encoder = Callable[[bytes], bytes]
@@ -129,7 +128,6 @@ def compress(body: str | bytes, content_type: str) -> tuple[bytes, str]:
         (bytes, str): the compressed body, and the content type for the `compression` header.
     Raises:
         InvalidArgument: there is no such compression, or its package is not installed.
-    Switches: no.
     Source: kombu.compression.compress.
     """
     encoder, content_type = get_encoder(content_type)
@@ -146,7 +144,6 @@ def decompress(body: str | bytes, content_type: str, limit: float | None = None)
         DecompressionLimit: it would grow beyond the limit (a DecodeError).
         DecodeError: the body is damaged or cut short, or the compression is not known; what the decompressor
             raised (zlib.error, say) catches it as well.
-    Switches: no.
     Source: kombu.compression.decompress; differs: the limit, and one type of error for all compressions.
     """
     most = max_decoded_bytes if limit is None else limit

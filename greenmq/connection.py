@@ -87,7 +87,6 @@ class Connection(Opening):
     Raises:
         InvalidArgument: a port, number or strategy that is none; an option of the wrong type.
         UnknownOption: with ``strict_options=True`` in transport_options.
-    Switches: no.
     Source: kombu.connection.Connection; differs: `heartbeat` defaults to None, `connect()` returns the
         Connection.
     """
@@ -229,7 +228,6 @@ class Connection(Opening):
         Raises:
             OperationalError: not within the deadline or the retries.
         Switches: yes, unless it is open.
-        Source: greenmq's own.
         """
         if self.connected:
             self._enter()
@@ -300,7 +298,6 @@ class Connection(Opening):
             ConnectionLost: the connection is not open.
             TimeoutError: no answer in time.
         Switches: yes.
-        Source: greenmq's own.
         """
         if self._connection is None or self._closed:
             raise ConnectionLost(f'{self!r} is not open')
@@ -375,7 +372,6 @@ class Connection(Opening):
     def heartbeat_check(self, rate: int = 2) -> object:
         """Kept for kombu programs: heartbeats are sent by the transport itself.
 
-        Switches: no.
         Source: kombu Connection.heartbeat_check; differs: never opens the connection.
         """
         if self._connection is None:
@@ -535,7 +531,6 @@ class PooledConnection(Connection):
 def is_connection(obj: Any) -> bool:
     """True for a Connection.
 
-    Switches: no.
     Source: kombu.connection.is_connection.
     """
     return isinstance(obj, Connection)

@@ -76,7 +76,6 @@ def doctor(broker: str | None = None, timeout: float = 5.0) -> Diagnosis:
     Returns:
         Diagnosis: its text is for people, its truth for programs.
     Switches: only if a broker is looked at.
-    Source: greenmq's own.
     """
     findings = [*_versions(), _alias(), _patching(), *_process(), *_drivers()]
     if broker is not None:
@@ -174,7 +173,7 @@ def _broker(url: str, timeout: float) -> Finding:
 
 
 def server_name(connection: Any) -> str:
-    """What an open connection's broker calls itself. Switches: no."""
+    """What an open connection's broker calls itself."""
     told = getattr(connection.connection, 'server_properties', None) or {}
     name = ' '.join(str(told[key]) for key in ('product', 'version') if key in told)
     return name or str(connection.transport.driver_type)

@@ -484,7 +484,6 @@ class Queue(MaybeChannelBound):
                 both. Others are ignored, but for what is nearly one of these.
         Raises:
             InvalidArgument: a misspelt option, with the name that was meant.
-        Switches: no.
         Source: kombu Queue.from_dict; differs: `exchange` may be an Exchange, `bindings` may be any iterable.
         """
         validate.keywords('Queue.from_dict()', options, _FROM_DICT)
@@ -528,7 +527,6 @@ class Queue(MaybeChannelBound):
     def as_dict(self, recurse: bool = False) -> dict[str, Any]:
         """Give the fields by name; `bindings` as a list.
 
-        Switches: no.
         Source: kombu Queue.as_dict.
         """
         fields = super().as_dict(recurse)

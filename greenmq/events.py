@@ -121,7 +121,6 @@ class Subscription:
         """End it: the handler is not called any more, not even for what already waits. Any number of times.
 
         Switches: no. A handler that runs just now runs on.
-        Source: greenmq's own.
         """
         _forget(self.name, self._number)
 
@@ -159,8 +158,6 @@ def subscribe(name: str, handler: Handler, source: Any = None) -> Subscription:
     Raises:
         InvalidArgument: there is no such event, the handler can't be called, or the source can't be held
             weakly.
-    Switches: no.
-    Source: greenmq's own.
     """
     if name not in NAMES:
         raise InvalidArgument('event', name, f'must be one of {", ".join(NAMES)}')
@@ -175,9 +172,6 @@ def wanted(name: str) -> bool:
     """Ask whether anybody listens: on a hot path, before the facts are gathered.
 
     An event that is not emitted because nobody wants it is not counted either.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     return bool(_subscriptions[name])
 
@@ -190,7 +184,6 @@ def emit(name: str, /, source: Any = None, **facts: Any) -> None:
         source (object): what it happened to; held weakly.
         facts (Any): what the handlers get as `event.facts`; held until all have run.
     Switches: no: callable from hub callbacks and I/O tasks.
-    Source: greenmq's own.
     """
     # Lost counts need two native threads within one addition; CPython does not change threads there.
     _counts[name] += 1
@@ -212,8 +205,6 @@ def counters() -> dict[str, int]:
     Returns:
         dict[str, int]: for each of `NAMES` how often; 'dropped': how often a handler missed an event because
             `QUEUE_LIMIT` waited already; 'failed': how often a handler raised.
-    Switches: no.
-    Source: greenmq's own.
     """
     return dict(_counts)
 

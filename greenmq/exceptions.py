@@ -121,7 +121,6 @@ def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | N
         tp (type): ignored; it is there because `sys.exc_info()` gives three values.
         value (BaseException): the instance to raise.
         tb (traceback): None drops the one that `value` has.
-    Switches: no.
     Source: kombu.exceptions.reraise.
     """
     if value.__traceback__ is not tb:
@@ -173,7 +172,6 @@ def also(ours: type[Exception], foreign: type[Exception]) -> type[Any]:
     Returns:
         type: below both, with the name, the constructor and the text of `ours`; its objects can be pickled.
             Where `foreign` is an OSError, `ours` itself.
-    Switches: no.
     """
     # An OSError would pass for the loss of the connection, and be taken for one.
     if issubclass(ours, foreign) or issubclass(foreign, OSError):

@@ -40,7 +40,6 @@ def maybe_delivery_mode(
         int: 1 transient, 2 persistent; a number is given back as it is.
     Raises:
         KeyError: an unknown name.
-    Switches: no.
     Source: kombu.entity.maybe_delivery_mode.
     """
     if v:
@@ -51,7 +50,6 @@ def maybe_delivery_mode(
 def pretty_bindings(bindings: Iterable[Any]) -> str:
     """Give bindings as the text ``[exchange->key, …]``.
 
-    Switches: no.
     Source: kombu.entity.pretty_bindings.
     """
     return f'[{", ".join(map(str, bindings))}]'
@@ -63,18 +61,12 @@ def _known_mode(mode: int | str) -> int | str:
 
 
 def name_of(exchange: Exchange | str) -> str:
-    """Give an exchange's name, from the exchange or from the name itself.
-
-    Switches: no.
-    """
+    """Give an exchange's name, from the exchange or from the name itself."""
     return exchange.name if isinstance(exchange, Exchange) else exchange
 
 
 def forget_declaration(entity: MaybeChannelBound) -> None:
-    """Make the next `maybe_declare` of a deleted entity ask the broker again, in the same epoch too (P20).
-
-    Switches: no.
-    """
+    """Make the next `maybe_declare` of a deleted entity ask the broker again, in the same epoch too (P20)."""
     client = getattr(getattr(entity.channel, 'connection', None), 'client', None)
     declared = getattr(client, 'declared_entities', None)
     if declared:
@@ -255,7 +247,6 @@ class Exchange(MaybeChannelBound):
     ) -> binding:
         """Give a binding of this exchange, for `Queue(bindings=…)`.
 
-        Switches: no.
         Source: kombu Exchange.binding.
         """
         return binding(self, routing_key, arguments, unbind_arguments)
@@ -274,7 +265,6 @@ class Exchange(MaybeChannelBound):
             delivery_mode (int | str): default: the exchange's, else persistent.
             properties (dict[str, object]): further AMQP properties. Not changed.
             **kwargs: `priority`, `content_type`, `content_encoding`, `headers`.
-        Switches: no.
         Source: kombu Exchange.Message; differs: the caller's `properties` stay as they are.
         """
         mode = maybe_delivery_mode(delivery_mode or self.delivery_mode)
@@ -341,10 +331,7 @@ class Exchange(MaybeChannelBound):
 
 
 def frozen(arguments: Mapping[str, Any] | None) -> object:
-    """Arguments of a binding as something with a hash: the same for the same arguments in any order.
-
-    Switches: no.
-    """
+    """Arguments of a binding as something with a hash: the same for the same arguments in any order."""
     if not arguments:
         return None
     return frozenset((name, _hashable(value)) for name, value in arguments.items())

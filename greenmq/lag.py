@@ -23,8 +23,6 @@ def watch_lag(threshold: float = 1.0) -> runtime.Watchdog:
         Watchdog: `cancel()` ends it.
     Raises:
         InvalidArgument: a threshold that is not positive.
-    Switches: no.
-    Source: greenmq's own.
     """
     return runtime.Watchdog(threshold, _report)
 

@@ -74,7 +74,6 @@ def outage_level(what: str, host: str) -> int:
         host (str): ``host:port``; what stands behind a slash does not count.
     Returns:
         int: WARNING for the first, and again each minute; DEBUG for all that is said meanwhile.
-    Switches: no.
     """
     now, key = time.monotonic(), _place(host)
     began, told = _outages.get(key, (now, float('-inf')))
@@ -89,7 +88,7 @@ def outage_over(host: str) -> float | None:
 
     Returns:
         float | None: seconds since the outage was first told, for the one who is to tell of its end; None for
-        all others. Switches: no.
+        all others.
     """
     found = _outages.pop(_place(host), None)
     return None if found is None else time.monotonic() - found[0]
@@ -100,7 +99,7 @@ def _place(host: str) -> str:
 
 
 def notice(text: str) -> None:
-    """Keep a line until logging is set up; `tell_notices` writes it. Switches: no."""
+    """Keep a line until logging is set up; `tell_notices` writes it."""
     _notices.append(text)
 
 

@@ -75,7 +75,6 @@ class Message:
     Attributes:
         errors (list[tuple]): `sys.exc_info()` of what failed while it was made (a body that does not
             inflate, properties that cannot be read); `decode()` raises the first.
-    Switches: no.
     Source: kombu.message.Message; differs: `decode` raises what `errors` holds, as a DecodeError.
     """
 
@@ -292,7 +291,6 @@ class Message:
         Raises:
             DecodeError: the bytes are not what the content type says.
             ContentDisallowed: `accept` does not have the content type.
-        Switches: no.
         Source: kombu Message.decode.
         """
         value = self._decoded_cache
@@ -332,8 +330,7 @@ class Message:
 
     @property
     def redelivery_expected(self) -> bool:
-        """Whether the broker will deliver it again, because its connection was lost before it was settled
-        (P36)."""
+        """Will the broker deliver it again? So if its connection was lost before it was settled (P36)."""
         if self._state != 'RECEIVED':
             return self._state == 'STALE'
         is_stale = getattr(self.channel, 'is_stale', None)

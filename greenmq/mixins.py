@@ -176,7 +176,6 @@ class ConsumerMixin(StatusMixin):
         the first time, then rejected: dead-lettered or discarded, as its queue is configured.
 
         Switches: yes.
-        Source: greenmq's own.
         """
         settle_failed(message, exc)
 
@@ -258,8 +257,6 @@ class ConsumerMixin(StatusMixin):
         Arguments:
             timeout (float): seconds from now on for callbacks that run; those that take longer are ended, and
                 their messages delivered again. None: no limit, as with `should_stop`.
-        Switches: no.
-        Source: greenmq's own.
         """
         self._stopping = runtime.Deadline.after(timeout)
         self._ring()
@@ -275,7 +272,6 @@ class ConsumerMixin(StatusMixin):
             ConnectionLost: nothing consumes now, or not any more.
             TimeoutError: no answer in time.
         Switches: yes.
-        Source: greenmq's own.
         """
         group = self._runner_group
         if group is None:

@@ -87,7 +87,6 @@ class Node:
     def handler(self, fun: Callable[..., Any]) -> Callable[..., Any]:
         """Register a command under its function's name; a decorator.
 
-        Switches: no.
         Source: kombu Node.handler.
         """
         assert self.handlers is not None
@@ -97,7 +96,6 @@ class Node:
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Log a command that can't be decoded.
 
-        Switches: no.
         Source: kombu Node.on_decode_error.
         """
         error('Cannot decode message: %r', exc, exc_info=exc)

@@ -128,7 +128,6 @@ class Mailbox:
 
         Arguments:
             hostname (str): default: that of the host.
-        Switches: no.
         Source: kombu Mailbox.Node.
         """
         return self.node_cls(hostname or socket.gethostname(), state, channel, handlers, mailbox=self)
@@ -211,7 +210,6 @@ class Mailbox:
     def get_reply_queue(self) -> Queue:
         """Make the queue where this greenlet's replies arrive.
 
-        Switches: no.
         Source: kombu Mailbox.get_reply_queue.
         """
         oid = self.oid
@@ -238,7 +236,6 @@ class Mailbox:
     def get_queue(self, hostname: str | None) -> Queue:
         """Make the queue of a node's commands.
 
-        Switches: no.
         Source: kombu Mailbox.get_queue.
         """
         return Queue(

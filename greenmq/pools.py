@@ -88,7 +88,7 @@ class ProducerPool(Resource[messaging.Producer]):
         super()._begin()
 
     def setup(self) -> None:
-        """Nothing: producers are made when they are acquired. Switches: no."""
+        """Nothing: producers are made when they are acquired."""
 
     def acquire(self, block: bool = False, timeout: float | None = None) -> messaging.Producer:
         """Take a producer; its channel is opened when it publishes.
@@ -138,7 +138,7 @@ class ProducerPool(Resource[messaging.Producer]):
             raise
 
     def new(self) -> Any:
-        """A producer, with a channel to be opened on a shared connection. Switches: no."""
+        """A producer, with a channel to be opened on a shared connection."""
         if not self._shares:
             return lazy(self.create_producer)
         shared = self._choose()
@@ -165,11 +165,7 @@ class ProducerPool(Resource[messaging.Producer]):
         return least
 
     def lost(self, connection: Any) -> None:
-        """A connection was lost: if it is a shared one that does not come back by itself, it is let go of.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """A connection was lost: if it is a shared one that does not come back by itself, it is let go of."""
         for shared in self._shared:
             if shared.connection is connection and not connection.connected and not connection.recovering:
                 self._give_up(shared)
@@ -215,7 +211,7 @@ class ProducerPool(Resource[messaging.Producer]):
             self.release_resource(resource)
 
     def collect_resource(self, resource: Any) -> None:
-        """As `close_resource`, in the background. Switches: no."""
+        """As `close_resource`, in the background."""
         lease = self._forget(resource)
         if lease is not None:
             if hasattr(lease[1], '__value__'):
@@ -443,7 +439,6 @@ class Connections(_ByConnection[ConnectionPool]):
     def create(self, connection: Connection, limit: int | None) -> ConnectionPool:
         """A pool of connections like `connection`.
 
-        Switches: no.
         Source: kombu Connections.create.
         """
         return connection.Pool(limit=limit)
@@ -458,7 +453,6 @@ class Producers(_ByConnection[ProducerPool]):
     def create(self, connection: Connection, limit: int | None) -> ProducerPool:
         """A pool of producers, on connections of ``connections[connection]``.
 
-        Switches: no.
         Source: kombu Producers.create.
         """
         return ProducerPool(connections[connection], limit=limit)
@@ -467,7 +461,6 @@ class Producers(_ByConnection[ProducerPool]):
 def register_group(group: GroupT) -> GroupT:
     """Have `reset` close the pools of this group, and `set_limit` resize those under the global limit.
 
-    Switches: no.
     Source: kombu.pools.register_group.
     """
     _groups.append(group)
@@ -481,7 +474,6 @@ producers = register_group(Producers(limit=use_global_limit))
 def get_limit() -> int:
     """The global limit: how many resources a pool has at most. 0: no limit.
 
-    Switches: no.
     Source: kombu.pools.get_limit.
     """
     return _limit[0]

@@ -331,7 +331,6 @@ class Resource(Generic[T]):
     def replace(self, resource: Any) -> None:
         """Give a resource back as broken: it is closed in the background, and there is room for a new one.
 
-        Switches: no.
         Source: kombu Resource.replace.
         """
         lease = self._dirty.pop(id(resource), None)
@@ -417,15 +416,11 @@ class Resource(Generic[T]):
     # ------------------------------------------------------------------------------------ in the background
 
     def on_shelf(self) -> list[Any]:
-        """The free resources, the one to be handed out next last. Switches: no."""
+        """The free resources, the one to be handed out next last."""
         return self._resource.queue
 
     def retire(self, resource: Any, cause: str) -> None:
-        """Close a free resource; another one takes its place, in the background, unless it was idle.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Close a free resource; another one takes its place, in the background, unless it was idle."""
         # no switch: identity, not equality: two connections to one broker are equal
         free = self._resource.queue
         for place, each in enumerate(free):
@@ -573,7 +568,7 @@ class Resource(Generic[T]):
     # ------------------------------------------------------------------------------------------- numbers
 
     def stats(self) -> PoolStats:
-        """What the pool has and has done. Switches: no."""
+        """What the pool has and has done."""
         return PoolStats(
             limit=self._limit, size=self._size(), in_use=len(self._dirty), free=len(self._resource.queue),
             opening=self._opening, waiting=self._waiting(), opened=self._opened,

@@ -193,7 +193,6 @@ class SerializerRegistry:
         Raises:
             SerializerNotInstalled: there is none of that name.
             EncodeError: it can't encode that object.
-        Switches: no.
         Source: kombu.serialization.SerializerRegistry.dumps.
         """
         if self._plugins:
@@ -245,7 +244,6 @@ class SerializerRegistry:
         Raises:
             ContentDisallowed: that content type is not to be decoded.
             DecodeError: the body is not what its content type says.
-        Switches: no.
         Source: kombu.serialization.SerializerRegistry.loads; differs: see pickle in the module's table.
         """
         if self._plugins:
@@ -288,7 +286,6 @@ class SerializerRegistry:
             content_type (str): e.g. ``Application/JSON; charset=utf-8``.
         Returns:
             str: as it was registered; one that nobody has registered comes back as it is.
-        Switches: no.
         """
         bare = content_type.partition(';')[0].strip().lower()
         if bare in self.type_to_name or bare in TRUSTED_CONTENT:
@@ -378,7 +375,6 @@ def encoded(body: Any, content_type: str, content_encoding: str | None) -> tuple
 
     Raises:
         EncodeError: it is neither bytes nor a text that can be encoded so.
-    Switches: no.
     """
     if isinstance(body, str):
         encoding = content_encoding or 'utf-8'

@@ -47,7 +47,7 @@ class Future(Protocol):
     """
 
     def done(self) -> bool:
-        """Tell whether there is a value or an error. Switches: no."""
+        """Tell whether there is a value or an error."""
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value, at most `timeout` seconds; raise the error or TimeoutError.

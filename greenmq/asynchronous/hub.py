@@ -43,7 +43,6 @@ class Stop(BaseException):
 def get_event_loop() -> Hub | None:
     """Return the hub that was set as the program's, or None.
 
-    Switches: no.
     Source: kombu.asynchronous.hub.get_event_loop.
     """
     return _current_loop
@@ -52,7 +51,6 @@ def get_event_loop() -> Hub | None:
 def set_event_loop(loop: Hub | None) -> Hub | None:
     """Make a hub the program's.
 
-    Switches: no.
     Source: kombu.asynchronous.hub.set_event_loop.
     """
     global _current_loop
@@ -166,7 +164,6 @@ class Hub:
             consolidate (bool): report to `consolidate_callback` instead.
         Raises:
             ValueError: no such descriptor.
-        Switches: no.
         """
         number, flag = fileno(fd), WRITE if flags & WRITE else READ
         watched = self.writers if flag == WRITE else self.readers
@@ -275,8 +272,7 @@ class Hub:
 
     def _run_ready(self) -> int:
         # Only those that are here now: what they ask for comes next round, or descriptors would never get a
-        # turn.
-        # One at a time, so that the rest is still there if one ends the loop.
+        # turn. One at a time, so that the rest is still there if one ends the loop.
         called = 0
         for _ in range(len(self._ready)):
             if not self._ready:

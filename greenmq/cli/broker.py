@@ -48,7 +48,6 @@ def checked(url: str) -> Connection:
 
     Raises:
         UsageError: no such transport, or no such option.
-    Switches: no.
     """
     if not url.strip():
         raise click.UsageError('the URL of the broker is empty')

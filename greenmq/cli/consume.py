@@ -53,7 +53,7 @@ class Consuming:
                 self._drain(connection)
 
     def summary(self) -> str:
-        """How many messages came. Switches: no."""
+        """How many messages came."""
         return f'{self.taken:,} consumed' + (f', {self.refused:,} refused' if self.refused else '')
 
     def _drain(self, connection: Connection) -> None:

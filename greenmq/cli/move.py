@@ -91,7 +91,7 @@ class Moving:
         return True
 
     def summary(self) -> str:
-        """How many were moved. Switches: no."""
+        """How many were moved."""
         if not self.kept:
             return f'{self.moved:,} moved'
         return f'{self.moved:,} moved, {self.kept:,} left: they do not say where they came from'

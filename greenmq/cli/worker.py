@@ -75,7 +75,6 @@ def check_ports(address: tuple[str, int], processes: int) -> None:
     Raises:
         UsageError: the last process would have a port above 65535.
         ClickException: somebody else listens there, or it is no address of ours.
-    Switches: no.
     """
     host, first = address
     if first == 0:

@@ -411,7 +411,6 @@ class Addressed:
     def info(self) -> dict[str, Any]:
         """The parameters of this connection, with the transport's defaults; password included.
 
-        Switches: no.
         Source: kombu Connection.info.
         """
         return self._info()
@@ -426,7 +425,6 @@ class Addressed:
     ) -> str:
         """The connection as a URL; the password is masked unless asked for.
 
-        Switches: no.
         Source: kombu Connection.as_uri.
         """
         hostname = self.hostname or 'localhost'
@@ -462,7 +460,6 @@ class Addressed:
     def clone(self, **kwargs: Any) -> Any:
         """A Connection with the same settings but those given, not opened.
 
-        Switches: no.
         Source: kombu Connection.clone.
         """
         return self._plain_class()(**{**self._info(resolve=False), **kwargs})

@@ -211,7 +211,6 @@ class Opening(Addressed):
         """Note that the connection was opened anew: what was declared on it must be looked at again.
 
         For transports whose connection recovers by itself; others need not call it.
-        Switches: no.
         """
         self.epoch += 1
         tell_notices(logger)
@@ -282,8 +281,6 @@ class Opening(Addressed):
             Connection: with the same settings; opened by its first use.
         Raises:
             ConnectionClosed: this one was closed.
-        Switches: no.
-        Source: greenmq's own.
         """
         if self._closed:
             raise ConnectionClosed(f'{self!r} is closed')

@@ -46,7 +46,7 @@ class ThreadConnections:
         self._found: dict[int, ThreadConnection] = {}  # by id of the hub, which is known weakly
 
     def of(self, connection: Any) -> Any:
-        """The one of this thread, made if there is none; not opened. Switches: no."""
+        """The one of this thread, made if there is none; not opened."""
         hub = runtime.hub_id()
         with self.lock:
             found = self._found.get(id(hub))
@@ -58,12 +58,12 @@ class ThreadConnections:
         return found.connection
 
     def forget(self, sibling: ThreadConnection) -> None:
-        """Its thread has ended. Switches: no."""
+        """Its thread has ended."""
         with self.lock:
             self._found = {key: each for key, each in self._found.items() if each is not sibling}
 
     def close(self) -> None:
-        """Close them all, each in its thread, soon. Switches: no."""
+        """Close them all, each in its thread, soon."""
         with self.lock:
             found, self._found = self._found, {}
         for each in found.values():

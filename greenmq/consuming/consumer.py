@@ -201,7 +201,6 @@ class Consumer:
 
         Arguments:
             callback (Callable): called with (body, message).
-        Switches: no.
         Source: kombu Consumer.register_callback.
         """
         if not isinstance(self.callbacks, list):
@@ -309,7 +308,6 @@ class Consumer:
 
         Arguments:
             queue (Queue | str): or its name.
-        Switches: no.
         Source: kombu Consumer.consuming_from.
         """
         return (queue.name if isinstance(queue, Queue) else queue) in self._active_tags

@@ -19,7 +19,6 @@ class Loop:
         connection (Connection): open.
         consumers (list[Consumer]): all of it; their callbacks are counted, and fail as ever.
         counts (Counts): what they came to on earlier connections.
-    Source: greenmq's own.
     """
 
     stopping = False
@@ -50,7 +49,7 @@ class Loop:
             self.counts.add(message, runtime.monotonic() - started)
 
     def status(self) -> dict[str, Any]:
-        """See `ChannelRunner.status`. Switches: no."""
+        """See `ChannelRunner.status`."""
         return {
             'queues': [queue.name for consumer in self.consumers for queue in consumer.queues],
             'state': 'consuming',

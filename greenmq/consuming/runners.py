@@ -65,7 +65,6 @@ class ChannelRunner:
     Attributes:
         busy (int): callbacks that run now.
         counts (Counts): what they came to, those of earlier connections included.
-    Source: greenmq's own.
     """
 
     def __init__(self, group: RunnerGroup, number: int, channel: Any, consumers: list[Consumer]) -> None:
@@ -98,7 +97,7 @@ class ChannelRunner:
             self.channel.basic_qos(0, count, False)
 
     def start(self, context: contextvars.Context, waiting_for: list[runtime.Task]) -> None:
-        """Begin to take messages, when the tasks have ended that still work on earlier ones. Switches: no."""
+        """Begin to take messages, when the tasks have ended that still work on earlier ones."""
         self.context = context
         self._waiting_for = waiting_for
         self.task = runtime.spawn(
@@ -139,14 +138,14 @@ class ChannelRunner:
         return [task for task in (self.task, *workers) if task is not None and not task.done]
 
     def dismiss(self) -> None:
-        """End what waits for a message; callbacks go on. Switches: no."""
+        """End what waits for a message; callbacks go on."""
         if self._pool is not None:
             self._pool.dismiss()
         if self.task is not None and (self._pool is not None or not self.busy):
             self.task.kill()
 
     def status(self) -> dict[str, Any]:
-        """What there is to say about it, as numbers and words. Switches: no."""
+        """What there is to say about it, as numbers and words."""
         return {
             'queues': self.queues,
             'state': self.state,
@@ -224,7 +223,7 @@ class _Pool:
             self._held = True
 
     def put(self, consumer: Consumer, message: Any) -> None:
-        """Have a worker run the callbacks. Switches: no."""
+        """Have a worker run the callbacks."""
         if self._taking:
             self._taken = (consumer, message)
             return
@@ -233,7 +232,7 @@ class _Pool:
             self._hire((consumer, message))
 
     def dismiss(self) -> None:
-        """End the workers that wait. Switches: no."""
+        """End the workers that wait."""
         self._idle.fail_all(runtime.TaskExit())
 
     def _hire(self, item: tuple[Consumer, Any]) -> None:
@@ -292,7 +291,6 @@ class RunnerGroup:
     Attributes:
         failure (BaseException | None): what ends it.
         stopping (bool): nothing is taken any more.
-    Source: greenmq's own.
     """
 
     def __init__(
@@ -371,7 +369,6 @@ class RunnerGroup:
 
         Arguments:
             rings (bool): wake the supervisor after each message.
-        Switches: no.
         """
         self._rings = rings
         context = contextvars.copy_context()
@@ -381,11 +378,11 @@ class RunnerGroup:
     # ------------------------------------------------------------------------ what the runners tell
 
     def ends(self) -> bool:
-        """Whether runners shall take no more. Switches: no."""
+        """Whether runners shall take no more."""
         return self.stopping or self.worker._ends()
 
     def fail(self, error: BaseException) -> None:
-        """A runner ended by an error. Switches: no."""
+        """A runner ended by an error."""
         if not self.stopping and self.failure is None:
             self.failure = error
             self.bell.set()
@@ -398,7 +395,7 @@ class RunnerGroup:
             logger.exception('on_callback_error of %r failed for message %s', self.worker, describe(message))
 
     def handled(self) -> None:
-        """A callback ended. Switches: no."""
+        """A callback ended."""
         self.total += 1
         if self._rings:
             self.bell.set()
@@ -436,7 +433,7 @@ class RunnerGroup:
         self.bell.set()
 
     def hand_back(self, message: Any) -> bool:
-        """Give a message back that came after the end had begun; False if it can't be. Switches: no."""
+        """Give a message back that came after the end had begun; False if it can't be."""
         if _needs_no_ack(message):
             return False
         try:
@@ -446,7 +443,7 @@ class RunnerGroup:
         return True
 
     def tasks(self) -> list[runtime.Task]:
-        """All that have not ended, those left over from the group before included. Switches: no."""
+        """All that have not ended, those left over from the group before included."""
         found = [task for runner in self.runners for task in runner.tasks()]
         return found + [task for tasks in self._left.values() for task in tasks if not task.done]
 
@@ -456,7 +453,7 @@ class RunnerGroup:
         return sum(runner.busy for runner in self.runners)
 
     def left(self) -> dict[int, list[runtime.Task]]:
-        """What still runs, by the number of its runner: for the next group. Switches: no."""
+        """What still runs, by the number of its runner: for the next group."""
         running = {number: [task for task in tasks if not task.done] for number, tasks in self._left.items()}
         for runner in self.runners:
             running[runner.number] = running.get(runner.number, []) + runner.tasks()
@@ -484,7 +481,7 @@ class RunnerGroup:
 
 
 def consumes(consumer: Consumer) -> bool:
-    """Whether all its queues are consumed, as far as its channel knows. Switches: no."""
+    """Whether all its queues are consumed, as far as its channel knows."""
     tags = list(consumer._active_tags.values())
     known = getattr(consumer.channel, 'consumes', bool)  # a channel of somebody else's transport may not tell
     return len(tags) == len(consumer.queues) and all(map(known, tags))
@@ -495,7 +492,6 @@ def listed(worker: Any, consumers: Any) -> list[Consumer]:
 
     Raises:
         TypeError: it is no collection of consumers.
-    Switches: no.
     """
     if consumers is None or isinstance(consumers, Consumer):
         what = 'None (is its return missing?)' if consumers is None else 'one Consumer'

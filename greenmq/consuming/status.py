@@ -37,7 +37,6 @@ class Counts:
         last_error (str): of the last callback that failed.
         failed_at (float): when that was, by `runtime.monotonic`.
         failures (deque[tuple[float, str]]): when the last ones were, and the class of their errors.
-    Source: greenmq's own.
     """
 
     __slots__ = (
@@ -53,7 +52,7 @@ class Counts:
         self.failures: deque[tuple[float, str]] = deque(maxlen=FAILURES)
 
     def add(self, message: Any, seconds: float) -> None:
-        """A callback ended. Switches: no."""
+        """A callback ended."""
         self.handled += 1
         self.seconds += seconds
         self.durations[bisect_left(BUCKETS, seconds)] += 1
@@ -61,24 +60,21 @@ class Counts:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def add_failure(self, error: Exception) -> None:
-        """A callback failed. Switches: no."""
+        """A callback failed."""
         self.failed += 1
         self.failed_at = runtime.monotonic()
         self.last_error = f'{type(error).__name__}: {error}'
         self.failures.append((self.failed_at, type(error).__name__))
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of all that, by name. Switches: no."""
+        """A copy of all that, by name."""
         found = {name: getattr(self, name) for name in self.__slots__}
         copied = {'outcomes': dict(self.outcomes), 'durations': list(self.durations)}
         return found | copied | {'failures': list(self.failures)}
 
 
 def away(group: Any) -> tuple[tuple[dict[str, Any], Counts], ...]:
-    """What the runners of a connection that ends were, and their counts; callbacks may still run.
-
-    Switches: no.
-    """
+    """What the runners of a connection that ends were, and their counts; callbacks may still run."""
     facts = ('queues', 'concurrency', 'prefetch')
     gone = {'state': 'away', 'consuming': False, 'busy': 0}
     found = [(runner.status(), runner.counts) for runner in group.runners]
@@ -113,8 +109,6 @@ class StatusMixin:
             queues, state, consuming, concurrency, prefetch, busy, handled, failed, outcomes, durations,
             seconds, last_error, failed_at, failures (seconds by `runtime.monotonic` and class of the last
             ones). While the connection is away they are those it had, 'away', with their numbers.
-        Switches: no.
-        Source: greenmq's own.
         """
         group = self._runner_group
         if group is None:

@@ -32,8 +32,6 @@ def instrument(tracer_provider: Any = None) -> None:
 
     Arguments:
         tracer_provider (TracerProvider): None takes the global one.
-    Switches: no.
-    Source: greenmq's own.
     """
     if _originals:
         return
@@ -45,11 +43,7 @@ def instrument(tracer_provider: Any = None) -> None:
 
 
 def uninstrument() -> None:
-    """Trace nothing any more.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Trace nothing any more."""
     while _originals:
         (owner, name), original = _originals.popitem()
         setattr(owner, name, original)

@@ -65,7 +65,6 @@ class ConfirmLedger(Generic[Waiter]):
                 and of several that are confirmed as one the last. None: it can't come back.
         Returns:
             int: the sequence number the broker will confirm.
-        Switches: no.
         Source: RabbitMQ, confirm.select: counting begins at 1 after confirm.select-ok.
         """
         seq = self._next
@@ -108,7 +107,6 @@ class ConfirmLedger(Generic[Waiter]):
         Returns:
             list[tuple[waiter, outcome]]: in the order of publishing. The outcome is True (acked), False
                 (nacked), or the `info` of `returned` if the message came back.
-        Switches: no.
         """
         waiting = self._waiting
         if not multiple:

@@ -79,7 +79,6 @@ class DeliveryLedger(Generic[Item]):
             list[tuple[tag, item]]: what was settled, oldest first.
         Raises:
             KeyError: the tag is not outstanding; nothing was settled.
-        Switches: no.
         Source: AMQP 0-9-1 basic.ack, fields delivery-tag and multiple.
         """
         items = self._items
@@ -156,7 +155,6 @@ class AckBuffer(Generic[Item]):
             the item that the ledger held for the tag.
         Raises:
             KeyError: the tag is not outstanding; nothing was buffered.
-        Switches: no.
         """
         item = self._ledger.pop(tag)
         self._acked.append(tag)
@@ -179,7 +177,6 @@ class AckBuffer(Generic[Item]):
 
         Returns:
             list[tuple[int, bool]]: (delivery tag, multiple) of each basic.ack, in the order to send them.
-        Switches: no.
         """
         acked = self._acked
         if not acked:

@@ -162,7 +162,6 @@ class Table(Generic[Target]):
             headers (Mapping | None): its headers; only a headers exchange looks at them.
         Returns:
             list: each target once; the order stays the same while the bindings do.
-        Switches: no.
         """
         raise NotImplementedError
 

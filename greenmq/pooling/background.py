@@ -27,13 +27,13 @@ class BackgroundTasks:
         self._task: runtime.Task | None = None
 
     def add(self, work: Callable[..., Any], *args: Any) -> None:
-        """Have `work(*args)` done soon. Switches: no."""
+        """Have `work(*args)` done soon."""
         self._left.append((work, args))
         if self._task is None or self._task.done:
             self._task = runtime.spawn(self._run, name=self._name)
 
     def forget(self) -> None:
-        """Do nothing more of it than what was begun. Switches: no."""
+        """Do nothing more of it than what was begun."""
         self._left.clear()
 
     def _run(self) -> None:

@@ -48,25 +48,25 @@ class ConnectionPool(Resource['PooledConnection']):
             self._resource.put_nowait(self.new())
 
     def new(self) -> PooledConnection:
-        """A connection of this pool, not opened. Switches: no."""
+        """A connection of this pool, not opened."""
         connection = self.connection._pooled(self)
         # The subscription ends with the connection, and must not keep the pool.
         events.subscribe('lost', partial(_told_of_loss, weakref.ref(self)), connection)
         return connection
 
     def prepare(self, resource: Any) -> Any:
-        """See Resource.prepare. Switches: no."""
+        """See Resource.prepare."""
         return super().prepare(resource)
 
     def release_resource(self, resource: Any) -> None:
-        """See Resource.release_resource. Switches: no."""
+        """See Resource.release_resource."""
 
     def close_resource(self, resource: Any) -> None:
         """Close the connection. Switches: yes."""
         resource.close()
 
     def collect_resource(self, resource: Any, socket_timeout: float = 0.1) -> None:
-        """Close the connection in the background. Switches: no."""
+        """Close the connection in the background."""
         resource.collect(socket_timeout=0)
 
     def is_alive(self, resource: Any) -> bool:
@@ -78,11 +78,7 @@ class ConnectionPool(Resource['PooledConnection']):
         resource.connect()
 
     def lost(self, connection: PooledConnection) -> None:
-        """A connection was lost: if it is free and does not come back by itself, another one is opened.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """A connection was lost: if it is free and does not come back by itself, another one is opened."""
         if not connection.recovering and not self.is_alive(connection):
             self.retire(connection, 'dead')
 
@@ -130,7 +126,7 @@ class ChannelPool(Resource['Channel']):
         return self.connection.channel()
 
     def prepare(self, channel: Any) -> Any:
-        """See Resource.prepare. Switches: no."""
+        """See Resource.prepare."""
         return super().prepare(channel)
 
     def is_alive(self, resource: Any) -> bool:

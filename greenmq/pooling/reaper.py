@@ -45,12 +45,12 @@ class Reaper:
         self._at = 0.0
 
     def opened(self, resource: Any) -> None:
-        """Its age counts from now. Switches: no."""
+        """Its age counts from now."""
         if self._max_age is not None:
             self._ends[id(resource)] = runtime.monotonic() + _jittered(self._max_age)
 
     def shelved(self, resource: Any) -> None:
-        """It is free from now on. Switches: no."""
+        """It is free from now on."""
         key = id(resource)
         if self._max_idle is not None:
             self._free[key] = runtime.monotonic() + self._max_idle
@@ -59,21 +59,21 @@ class Reaper:
             self._set(due)
 
     def taken(self, resource: Any) -> None:
-        """It is free no more. Switches: no."""
+        """It is free no more."""
         self._free.pop(id(resource), None)
 
     def gone(self, resource: Any) -> None:
-        """It is closed. Switches: no."""
+        """It is closed."""
         self._free.pop(id(resource), None)
         self._ends.pop(id(resource), None)
 
     def is_old(self, resource: Any) -> bool:
-        """True if its time is over. Switches: no."""
+        """True if its time is over."""
         end = self._ends.get(id(resource))
         return end is not None and runtime.monotonic() >= end
 
     def forget(self) -> None:
-        """Start again with nothing, as in a forked child. Switches: no."""
+        """Start again with nothing, as in a forked child."""
         self._ends.clear()
         self._free.clear()
         if self._timer is not None:

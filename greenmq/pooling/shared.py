@@ -35,7 +35,7 @@ class SharedConnection:
         connection.release = _stay_open
 
     def room(self) -> float:
-        """How many of its channels can be leased. Switches: no."""
+        """How many of its channels can be leased."""
         epoch = self.connection.epoch
         if epoch != self._epoch:
             # what the broker allows is known once it is open

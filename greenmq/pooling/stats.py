@@ -29,13 +29,13 @@ class PoolStats(NamedTuple):
 
 
 def percentile(values: Iterable[float], percent: int) -> float:
-    """The value that `percent` of a hundred do not exceed; 0.0 of none. Switches: no."""
+    """The value that `percent` of a hundred do not exceed; 0.0 of none."""
     ordered = sorted(values)
     return ordered[len(ordered) * percent // 100] if ordered else 0.0
 
 
 def nothing_free(name: str, limit: int | None, leases: Collection[Lease], waited: float | None) -> str:
-    """The text of LimitExceeded. Switches: no."""
+    """The text of LimitExceeded."""
     now = runtime.monotonic()
     oldest = sorted(leases, key=lambda lease: lease.since)[:_NAMED]
     held = ', '.join(f'{lease.holder()} for {now - lease.since:.1f} s' for lease in oldest)

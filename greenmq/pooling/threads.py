@@ -31,7 +31,7 @@ class ThreadPools:
         self._sets: dict[int, tuple[Callable[[], Any], Any]] = {}
 
     def set_of(self, pool: Any, hub: Any) -> Any:
-        """The set of `pool` for that hub, made if there is none. Switches: no."""
+        """The set of `pool` for that hub, made if there is none."""
         known, found = self._sets.get(id(hub), (None, None))
         if known is not None and known() is hub:
             return found
@@ -56,7 +56,7 @@ class ThreadPools:
                 getattr(found, method)(resource)
 
     def tell(self, method: str, *args: Any) -> None:
-        """Call a method of each set, soon, in the thread it belongs to. Switches: no."""
+        """Call a method of each set, soon, in the thread it belongs to."""
         for known, each in list(self._sets.values()):
             hub = known()
             if hub is not None:

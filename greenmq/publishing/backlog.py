@@ -21,8 +21,6 @@ class Backlog:
 
     The task lives while there are entries, also if the producer is forgotten meanwhile, and every entry's
     future learns how it ended, also when the task is killed.
-
-    Source: greenmq's own.
     """
 
     def __init__(self, publish: Callable[..., Any], limit: int = 10_000) -> None:
@@ -41,7 +39,6 @@ class Backlog:
             runtime.Future: resolves as the publish ends.
         Raises:
             BufferFull: too many are waiting already.
-        Switches: no.
         """
         if len(self._entries) >= self._limit:
             raise BufferFull(

@@ -23,8 +23,6 @@ DEFAULT_BATCH_SIZE = 1000
 class BatchState:
     """What the nested batches of one greenlet on one producer share: the transport's batch, made by the
     first publish.
-
-    Source: greenmq's own.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -40,7 +38,6 @@ class BatchState:
         Raises:
             RuntimeError: the producer has another channel than the messages collected so far, or a block
                 inside was left by an exception.
-        Switches: no.
         """
         self._check()
         if self.channel is None:
@@ -59,7 +56,7 @@ class BatchState:
 
     def abort(self, exc: BaseException) -> None:
         """An exception leaves a block: forget what was collected. What that says is logged: the first error
-        counts. Switches: no.
+        counts.
         """
         if not self.aborted:
             self.aborted = True
@@ -90,7 +87,6 @@ class BatchState:
 def can_batch(channel: Any) -> bool:
     """Whether a channel collects publishes: it has the method, and does not say that it is of no use.
 
-    Switches: no.
     Source: kombu's batch context, by which channels of other transports are recognised.
     """
     made = getattr(channel, 'create_publish_batch', None) is not None

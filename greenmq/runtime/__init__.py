@@ -6,9 +6,9 @@ What holds for every name here:
 says otherwise. It is chosen when a name is first *used*; importing decides nothing. Whether and when the
 process is monkey patched makes no difference.
 
-*Switching.* With greenlets a switch point cannot be seen in the code, so each docstring says it: "Switches:
-no" means that no other task of this thread can run before the call returns. A call that would have to wait in
-a hub callback raises `WouldBlock` (see `in_hub`).
+*Switching.* With greenlets a switch point cannot be seen in the code, so the docstring of what may switch
+says it. Without a line "Switches:" no other task of this thread can run before the call returns. A call that
+would have to wait in a hub callback raises `WouldBlock` (see `in_hub`).
 
 *Cancellation.* `Task.kill()` never switches: it leaves a TaskExit to be raised where the task waits, or keeps
 the task from starting. TaskExit and a Timeout of the caller are no `Exception`s and pass through everything
@@ -97,7 +97,6 @@ from greenmq.runtime.worker import Worker as Worker
 def timeout_class() -> type[BaseException]:
     """The hub library's own Timeout, a BaseException that a caller may let fire in any wait here.
 
-    Switches: no.
     Source: gevent.Timeout.
     """
     return _library.Timeout
@@ -119,7 +118,7 @@ def wsgi_server(address: tuple[str, int], application: object, log: object = Non
 
 
 def why_not_served(host: str, port: int) -> str | None:
-    """Say why nothing can listen there, e.g. because somebody else does; None if it can. Switches: no."""
+    """Say why nothing can listen there, e.g. because somebody else does; None if it can."""
     import _socket
 
     family = _socket.AF_INET6 if ':' in host else _socket.AF_INET

@@ -18,7 +18,6 @@ def fork_child() -> int:
 
     Returns:
         int: the child's pid; 0 in the child.
-    Switches: no.
     Source: os.fork.
     """
     return int(library.original('os', 'fork')())
@@ -31,7 +30,6 @@ def exit_code(pid: int) -> int | None:
         int | None: its exit code, negative for the signal that killed it; None while it runs.
     Raises:
         ChildProcessError: it is no child of this process, or was forgotten already.
-    Switches: no.
     Source: os.waitpid.
     """
     found, status = library.original('os', 'waitpid')(pid, os.WNOHANG)

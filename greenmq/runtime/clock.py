@@ -29,7 +29,6 @@ class Deadline:
 
     Attributes:
         seconds (float | None): what was asked for when it was made; None if there is no limit.
-    Source: greenmq's own.
     """
 
     __slots__ = ('at', 'seconds')
@@ -48,8 +47,6 @@ class Deadline:
             seconds (float): from now; 0 or less has passed already; None and inf never pass.
         Raises:
             InvalidArgument: not a number of seconds.
-        Switches: no.
-        Source: greenmq's own.
         """
         if seconds is None or seconds == _FOREVER:
             return NEVER
@@ -67,36 +64,22 @@ class Deadline:
 
         Raises:
             InvalidArgument: neither a deadline nor a number of seconds.
-        Switches: no.
-        Source: greenmq's own.
         """
         return timeout if isinstance(timeout, Deadline) else cls.after(timeout)
 
     def within(self, seconds: float) -> Deadline:
-        """The earlier of this deadline and one that passes some seconds from now.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """The earlier of this deadline and one that passes some seconds from now."""
         other = Deadline.after(seconds)
         return other if other.at < self.at else self
 
     def remaining(self) -> float | None:
-        """Seconds left, never below 0; None if there is no limit.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Seconds left, never below 0; None if there is no limit."""
         if self.at == _FOREVER:
             return None
         return max(0.0, self.at - monotonic())
 
     def expired(self) -> bool:
-        """Tell whether it has passed.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Tell whether it has passed."""
         return self.at != _FOREVER and self.at <= monotonic()
 
     def check(self, what: str) -> None:
@@ -106,18 +89,12 @@ class Deadline:
             what (str): what did not happen, e.g. "pool redis://h/0: nothing free".
         Raises:
             TimeoutError: "<what> within 5.0 s".
-        Switches: no.
-        Source: greenmq's own.
         """
         if self.expired():
             raise self.error(what)
 
     def error(self, what: str) -> TimeoutError:
-        """Make, but do not raise, the error that `check` raises.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Make, but do not raise, the error that `check` raises."""
         return TimeoutError(what if self.seconds is None else f'{what} within {float(self.seconds):g} s')
 
     def __repr__(self) -> str:
@@ -131,11 +108,7 @@ NEVER = Deadline.NEVER = Deadline(_FOREVER, None)
 
 
 def in_hub() -> bool:
-    """Tell whether this is the hub greenlet, which runs callbacks and must not block.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Tell whether this is the hub greenlet, which runs callbacks and must not block."""
     hub = library.peek_hub()
     return hub is not None and getcurrent() is library.hub_greenlet(hub)
 
@@ -144,9 +117,6 @@ def hub_id() -> Any:
     """Identity of the hub of this native thread: hashable, weakly referable, what `post` wants.
 
     Locks, waiters, connections and all other state belong to the hub that made them.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     return library.get_hub()
 
@@ -156,18 +126,12 @@ def run_soon(callback: Callable[..., Any], *args: Any) -> None:
 
     Arguments:
         callback (Callable): must not block; an error it raises is logged on 'greenmq.runtime'.
-    Switches: no.
-    Source: greenmq's own.
     """
     library.run_soon(library.get_hub(), guarded, callback, args, forks.count)
 
 
 def is_here(hub: Any) -> bool:
-    """Tell whether `hub` is that of this native thread. Makes no hub in a thread that has none.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Tell whether `hub` is that of this native thread. Makes no hub in a thread that has none."""
     return library.peek_hub() is hub
 
 
@@ -179,8 +143,6 @@ def post(hub: Any, callback: Callable[..., Any], *args: Any) -> bool:
         callback (Callable): must not block; an error it raises is logged on 'greenmq.runtime'.
     Returns:
         bool: False if that hub is gone, with its thread; the callback will not be called then.
-    Switches: no.
-    Source: greenmq's own.
     """
     try:
         library.post(hub, guarded, callback, args, forks.count)
@@ -201,10 +163,7 @@ def guarded(callback: Callable[..., Any], args: tuple[Any, ...], epoch: int) -> 
 
 
 class Timer:
-    """A call that will be made later from the hub, unless cancelled. Made by `call_later`.
-
-    Source: greenmq's own.
-    """
+    """A call that will be made later from the hub, unless cancelled. Made by `call_later`."""
 
     __slots__ = ('_args', '_callback', '_epoch', '_handle')
 
@@ -220,11 +179,7 @@ class Timer:
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Do not call. Any number of times, also after the call was made.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Do not call. Any number of times, also after the call was made."""
         # The callback goes first: a timer that fires in this same round finds nothing to do, and what the
         # callback's arguments hold is let go at once.
         self._callback, self._args = None, ()
@@ -250,7 +205,5 @@ def call_later(seconds: float, callback: Callable[..., Any], *args: Any) -> Time
         callback (Callable): must not block; an error it raises is logged on 'greenmq.runtime'.
     Returns:
         Timer: has `cancel()`.
-    Switches: no.
-    Source: greenmq's own.
     """
     return Timer(seconds, callback, args)

@@ -106,7 +106,6 @@ def dial_unix(path: str, deadline: Timeoutish = None, socket_options: Iterable[S
         TimeoutError: the server's backlog had no room in time.
         DialRefused, DialError: nobody listens, no such path, no permission.
     Switches: only if the backlog is full. Killed on the way: no descriptor stays open.
-    Source: greenmq's own.
     """
     deadline = Deadline.of(deadline)
     name = f'unix:{path}'
@@ -282,11 +281,7 @@ def _in_turn(addresses: list[Address], first: Address | None) -> list[Address]:
 
 
 def forget_lookups() -> None:
-    """In a forked child: the threads that would answer do not exist here.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """In a forked child: the threads that would answer do not exist here."""
     _lookups.clear()
 
 

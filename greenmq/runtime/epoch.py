@@ -17,8 +17,5 @@ forks = _Forks()
 
 
 def fork_epoch() -> int:
-    """Count of forks between the first process and this one. What was made in another epoch is not ours.
-
-    Switches: no.
-    """
+    """Count of forks between the first process and this one. What was made in another epoch is not ours."""
     return forks.count

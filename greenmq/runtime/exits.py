@@ -68,7 +68,6 @@ def at_exit(owner: Any, step: Step, seconds: float = 5.0) -> None:
         owner (object): held weakly.
         step (Callable[[object], object]): may wait; must not hold the owner. What it raises is logged.
         seconds (float): most for the step; then it is killed.
-    Switches: no.
     """
     _entries[id(owner)] = _Entry(owner, step, seconds)
     _also_in_multiprocessing()

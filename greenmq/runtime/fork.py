@@ -38,8 +38,6 @@ def after_fork(callback: Callable[[], Any]) -> None:
     Arguments:
         callback (Callable): must not block; what it raises is logged. A bound method is held weakly, so that
             registering keeps no object alive; anything else is held for good.
-    Switches: no.
-    Source: greenmq's own.
     """
     install()
     key = object()
@@ -81,11 +79,7 @@ def _after() -> None:
 
 
 def install() -> None:
-    """Register the hook of the child, once a process.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Register the hook of the child, once a process."""
     global _installed
     if not _installed:
         _installed = True

@@ -34,7 +34,6 @@ class Future:
     def done(self) -> bool:
         """Tell whether there is a value or an error.
 
-        Switches: no.
         Source: concurrent.futures.Future.done.
         """
         return self._done
@@ -74,7 +73,6 @@ class Future:
             bool: False if it was done already; the first one stands.
         Raises:
             WrongHub: tasks of another thread wait for it; that needs `post`.
-        Switches: no.
         Source: concurrent.futures.Future.set_result.
         """
         if self._done:
@@ -86,7 +84,6 @@ class Future:
     def set_exception(self, error: BaseException) -> bool:
         """As `set_result`, with an error.
 
-        Switches: no.
         Source: concurrent.futures.Future.set_exception.
         """
         if self._done:
@@ -100,7 +97,6 @@ class Future:
 
         Arguments:
             callback (Callable): runs in whoever sets the value and must not block; what it raises is logged.
-        Switches: no.
         Source: concurrent.futures.Future.add_done_callback.
         """
         if self._done:
@@ -116,7 +112,6 @@ class Future:
         Returns:
             bool: False if not in time.
         Switches: only if not done. Killed while waiting: nothing is left behind.
-        Source: greenmq's own.
         """
         return self._done or self._wait(timeout)
 

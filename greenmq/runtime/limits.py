@@ -13,10 +13,7 @@ __all__ = ('Limits',)
 
 
 class Limits:
-    """For each task the deadline of what it does now.
-
-    Source: greenmq's own.
-    """
+    """For each task the deadline of what it does now."""
 
     __slots__ = ('_of',)
 
@@ -25,7 +22,7 @@ class Limits:
 
     @contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:
-        """Hold every wait that this task makes in the block to a deadline. Switches: no."""
+        """Hold every wait that this task makes in the block to a deadline."""
         me = current()
         outer = self._of.get(me)
         self._of[me] = deadline
@@ -39,8 +36,6 @@ class Limits:
 
     def within(self, seconds: float) -> Deadline:
         """The deadline for one wait of this task: that of the block, or so many seconds, if that is sooner.
-
-        Switches: no.
         """
         limit = self._of.get(current(), NEVER) if self._of else NEVER
         return limit.within(seconds)

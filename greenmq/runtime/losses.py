@@ -54,7 +54,6 @@ class DialRefused(DialError, ConnectionRefusedError):
 def meaning(error: OSError) -> str:
     """Say what an error of the system means for a connection.
 
-    Switches: no.
     Source: the table in this module.
     """
     alert = _ALERTS.get(getattr(error, 'reason', None) or '')

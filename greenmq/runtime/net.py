@@ -97,7 +97,6 @@ class Stream:
             Forked: it belongs to the parent process.
         Switches: only if nothing is there, and now and then if there always is. Killed while waiting: no byte
             is lost.
-        Source: greenmq's own.
         """
         if self._tls is None:
             return self._receive(n, deadline)
@@ -186,7 +185,6 @@ class Stream:
             ConnectionLost, ConnectionClosed, Forked: as for `read`.
         Switches: only if the system's buffer is full. Killed or timed out after a part was taken: the stream
             is closed, because nothing can follow half of something. Before that it is as it was.
-        Source: greenmq's own.
         """
         deadline = None if deadline is None else Deadline.of(deadline)
         sent = self.write_some(data, deadline)
@@ -215,7 +213,6 @@ class Stream:
             TimeoutError: nothing could be written in time.
             ConnectionLost, ConnectionClosed, Forked: as for `read`.
         Switches: only if the system's buffer is full. Killed or timed out: nothing was taken.
-        Source: greenmq's own.
         """
         if self._tls is not None:
             self.flush(deadline)
@@ -230,7 +227,6 @@ class Stream:
 
         Arguments:
             parts (Sequence[bytes | memoryview]): at most some hundred, none of them empty.
-        Source: greenmq's own.
         """
         return self._transmit(Socket.sendmsg, parts, deadline)
 
@@ -251,7 +247,6 @@ class Stream:
             TimeoutError: not in time; the hub goes on sending.
             ConnectionLost, ConnectionClosed, Forked: as for `read`.
         Switches: only if something is left. Killed while waiting: the hub goes on sending.
-        Source: greenmq's own.
         """
         while True:
             self._check_writable()
@@ -310,9 +305,6 @@ class Stream:
 
         Who reads or writes gets ConnectionClosed. What was written but is not with the system yet is lost:
         `flush`.
-
-        Switches: no.
-        Source: greenmq's own.
         """
         if self._sock is not None and self._tls is not None and self._write_error is None:
             self._tls.say_goodbye()
@@ -321,11 +313,7 @@ class Stream:
         self._end(ConnectionClosed(f'{self.name}: we closed the connection'))
 
     def abandon(self) -> None:
-        """Close the descriptor without another byte, not even an alert. Otherwise as `close`.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Close the descriptor without another byte, not even an alert. Otherwise as `close`."""
         self._end(ConnectionClosed(f'{self.name}: we abandoned the connection'))
 
     def hang_up(self, last: bytes) -> None:
@@ -333,8 +321,6 @@ class Stream:
 
         From any thread, if the one we belong to does not run its hub meanwhile: that one has to close us.
         Where a write is under way, nothing can follow its first half, and the bytes are not sent.
-
-        Switches: no.
         """
         sock = self._sock
         if sock is None:
@@ -374,7 +360,7 @@ class Stream:
                 waiter.fail(error)
 
     def thread_ended(self) -> None:
-        """The thread ends: as `abandon`, since nobody can read it any more. Switches: no."""
+        """The thread ends: as `abandon`, since nobody can read it any more."""
         self.abandon()
 
     def __del__(self) -> None:
@@ -390,7 +376,6 @@ class Stream:
     def fileno(self) -> int:
         """The descriptor, -1 when closed.
 
-        Switches: no.
         Source: socket.socket.fileno.
         """
         return -1 if self._sock is None else self._sock.fileno()
@@ -422,7 +407,6 @@ class Stream:
             DialError: the other side, or its certificate, was refused.
             TimeoutError: not in time.
         Switches: yes. Killed or failed: the stream is closed.
-        Source: greenmq's own.
         """
         deadline = Deadline.of(deadline)
         heard = b''
@@ -512,11 +496,7 @@ def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
 
 
 def forget_streams() -> None:
-    """In a forked child: close all inherited descriptors without a byte; the parent's are untouched.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """In a forked child: close all inherited descriptors without a byte; the parent's are untouched."""
     for stream in list(_streams):
         # The waiters are told by the runtime, those of this thread; those of other threads exist no more.
         stream._reader = stream._writer = None

@@ -146,7 +146,6 @@ def start_thread(work: Callable[[], None]) -> None:
 
     Arguments:
         work (Callable): runs in it; what it lets out is printed by the interpreter.
-    Switches: no.
     Source: _thread.start_new_thread.
     """
     library.original('_thread', 'start_new_thread')(_run_thread, (work,))
@@ -181,7 +180,6 @@ def offload(
         TimeoutError: not in time.
         BaseException: what `fun` raised.
     Switches: yes. Killed while waiting: the result goes to `abandon`; a call that had not begun never begins.
-    Source: greenmq's own.
     """
     waiter = Waiter(f'no answer of {getattr(fun, "__name__", fun)!s} from its thread')
     job = _Job(fun, args, abandon, waiter)
@@ -197,9 +195,6 @@ def offload(
 
 def forget_threads() -> None:
     """In a forked child: begin anew, no thread of the parent exists here and its lock may be taken for ever.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     global pool
     pool = _Pool(pool.max_threads)

@@ -41,7 +41,6 @@ class Once:
     Arguments:
         shared (tuple[type[Exception], ...]): errors that mean the same to all who wait. After any other end
             of the one that does it (a kill, its own deadline), the next in line does it.
-    Source: greenmq's own.
     """
 
     def __init__(self, shared: tuple[type[Exception], ...] = ()) -> None:

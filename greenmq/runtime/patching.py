@@ -24,7 +24,6 @@ class Patched:
         subprocess (bool): that module waits cooperatively.
         by (str): 'gevent', 'eventlet' or ''.
         when (str): 'before' greenmq was imported, 'after', or 'never', judged by `socket`.
-    Source: greenmq's own.
     """
 
     socket: bool
@@ -53,8 +52,6 @@ class Patched:
             driver (str): name of its top module, e.g. 'pymongo'.
         Returns:
             bool: False means: use `offload`.
-        Switches: no.
-        Source: greenmq's own.
         """
         if not self.all:
             return False
@@ -89,11 +86,7 @@ _before = bool(_patched_by('socket'))
 
 
 def patched() -> Patched:
-    """Look what is monkey patched at this moment. Imports nothing and decides nothing.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Look what is monkey patched at this moment. Imports nothing and decides nothing."""
     state = {module: _patched_by(module) for module in _MODULES}
     when = 'never' if not state['socket'] else 'before' if _before else 'after'
     by = next((library for library in state.values() if library), '')

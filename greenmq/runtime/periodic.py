@@ -24,7 +24,6 @@ def every(owner: Any, seconds: float, step: Callable[[Any], Any], *, name: str, 
         jitter (float): 0 to 1, the part of a pause that chance may take away.
     Returns:
         Task: to be killed.
-    Switches: no.
     """
     return spawn(_run, weakref.ref(owner), seconds, step, jitter, name=name, owner=owner)
 

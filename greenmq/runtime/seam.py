@@ -116,8 +116,6 @@ def use(name: str) -> None:
     Raises:
         InvalidArgument: no such library is known.
         RuntimeError: another one is in use already.
-    Switches: no.
-    Source: greenmq's own.
     """
     global _wanted
     _known(name, 'runtime')
@@ -134,18 +132,12 @@ def name() -> str:
 
     Returns:
         str: 'gevent' or 'eventlet'.
-    Switches: no.
-    Source: greenmq's own.
     """
     return library.NAME
 
 
 def chosen() -> bool:
-    """Tell whether a hub library is in use yet.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Tell whether a hub library is in use yet."""
     return not isinstance(library, _Undecided)
 
 

@@ -26,7 +26,6 @@ class SharedStream(Stream):
 
     Arguments:
         stream (Stream): from `dial`, unused since.
-    Source: greenmq's own.
     """
 
     __slots__ = ('_guard',)
@@ -43,7 +42,6 @@ class SharedStream(Stream):
         Returns:
             bool: False if the other side takes nothing, or the stream has ended.
         Switches: no; in a native thread. Waits for no more than the lock.
-        Source: greenmq's own.
         """
         with self._guard:
             if self._sock is None or self._write_error is not None or not self._push_guarded():

@@ -58,7 +58,6 @@ class Lock:
 
         Raises:
             RuntimeError: it is free.
-        Switches: no.
         Source: threading.Lock.release.
         """
         if self._owner is None:
@@ -70,7 +69,6 @@ class Lock:
     def locked(self) -> bool:
         """Tell whether somebody holds it.
 
-        Switches: no.
         Source: threading.Lock.locked.
         """
         return self._owner is not None
@@ -147,7 +145,6 @@ class RLock:
 
         Raises:
             RuntimeError: this task does not hold it.
-        Switches: no.
         Source: threading.RLock.release.
         """
         if self._lock._owner is not getcurrent():
@@ -159,7 +156,6 @@ class RLock:
     def locked(self) -> bool:
         """Tell whether some task holds it.
 
-        Switches: no.
         Source: threading.Lock.locked.
         """
         return self._lock.locked()
@@ -205,7 +201,6 @@ def Semaphore(value: int = 1) -> Any:
 def Local() -> Any:
     """Make an object whose attributes each task has for itself.
 
-    Switches: no.
     Source: threading.local.
     """
     return library.Local()

@@ -33,7 +33,6 @@ class Task:
     Attributes:
         name (str): the fixed, documented name.
         error (BaseException | None): what ended it, if that was an error; a kill is none.
-    Source: greenmq's own.
     """
 
     __slots__ = (
@@ -70,7 +69,6 @@ class Task:
 
         It has not ended when this returns; see `join`. The running task is killed where it waits next.
 
-        Switches: no.
         Source: gevent.Greenlet.kill(block=False).
         """
         if self._greenlet is not None:
@@ -181,7 +179,6 @@ def spawn(
             error (None after a kill or a normal end). Must not block. Not called in a forked child.
     Returns:
         Task: has `name`, `done`, `error`, `kill()`, `join(timeout)`.
-    Switches: no.
     Source: greenmq's own; the rule that no greenlet is without an owner is nameko's.
     """
     return Task(fun, args, name, owner, on_exit)
@@ -212,11 +209,7 @@ class TaskGroup:
         owner: object | None = None,
         on_exit: OnExit | None = None,
     ) -> Task:
-        """Start a task in the group; as the function `spawn`.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Start a task in the group; as the function `spawn`."""
 
         def ended(task: Task, error: BaseException | None) -> None:
             self._tasks.discard(task)
@@ -231,11 +224,7 @@ class TaskGroup:
         return task
 
     def kill(self) -> None:
-        """Kill all; but not the task that calls, if it is one of them.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Kill all; but not the task that calls, if it is one of them."""
         me = getcurrent()
         for task in list(self._tasks):
             if task._greenlet is not me:
@@ -247,7 +236,6 @@ class TaskGroup:
         Returns:
             bool: False if not in time.
         Switches: only if there are any. Killed while waiting: the tasks go on.
-        Source: greenmq's own.
         """
         deadline = Deadline.of(timeout)
         while self._tasks:
@@ -263,20 +251,12 @@ class TaskGroup:
 
 
 def current() -> Any:
-    """Identity of the task or greenlet that runs: hashable, weakly referable.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Identity of the task or greenlet that runs: hashable, weakly referable."""
     return getcurrent()
 
 
 def current_name() -> str:
-    """Name of the task or greenlet that runs, its repr if it has none.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Name of the task or greenlet that runs, its repr if it has none."""
     running = getcurrent()
     return str(getattr(running, 'name', '') or repr(running))
 
@@ -289,17 +269,13 @@ def link(task: Any, callback: Callable[[Any], None]) -> bool:
         callback (Callable[[object], None]): gets `task`; runs in the hub.
     Returns:
         bool: False if the library cannot tell: a bare greenlet, or the main one.
-    Switches: no.
     Source: gevent.Greenlet.rawlink.
     """
     return library.link(task, callback)
 
 
 def is_task(greenlet: Any) -> bool:
-    """Tell whether a greenlet, of any thread, is one that `spawn` started and that has not ended.
-
-    Switches: no.
-    """
+    """Tell whether a greenlet, of any thread, is one that `spawn` started and that has not ended."""
     return any(task._greenlet is greenlet for task in list(_live))
 
 
@@ -308,8 +284,6 @@ def kill_all(hub: Any) -> bool:
 
     Returns:
         bool: True if there were any.
-    Switches: no.
-    Source: greenmq's own.
     """
     found = [task for task in list(_live) if task._hub is hub]
     for task in found:
@@ -318,11 +292,7 @@ def kill_all(hub: Any) -> bool:
 
 
 def end_all() -> None:
-    """In a forked child: end all copied tasks of this thread but the one that forked.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """In a forked child: end all copied tasks of this thread but the one that forked."""
     me, hub = getcurrent(), library.peek_hub()
     for task in list(_live):
         if task._hub is not hub:

@@ -89,8 +89,6 @@ def at_thread_end(what: Ending, first: bool = False) -> None:
         what (object): held weakly; the method may wait, not for long: whoever joins the thread waits too.
             What came first is told first.
         first (bool): tell it before all that came already.
-    Switches: no.
-    Source: greenmq's own.
     """
     known = _last().known
     before = list(known) if first else []
@@ -103,7 +101,6 @@ def at_thread_end(what: Ending, first: bool = False) -> None:
 def end_hub_with_thread() -> None:
     """Have the hub of this native thread destroyed when the thread ends; not in the main one.
 
-    Switches: no.
     Source: gevent's `Hub.destroy`, which every thread that used gevent should call.
     """
     _last()
@@ -111,9 +108,6 @@ def end_hub_with_thread() -> None:
 
 def end_thread() -> None:
     """Do now what is to be done at the end of this native thread, and destroy its hub; for threads of ours.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     if _local is not None:
         _local.__dict__.pop('last', None)

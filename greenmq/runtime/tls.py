@@ -67,7 +67,6 @@ class TLSOptions:
         Raises:
             UnknownOption: a key that means nothing here.
             InvalidArgument: none of all that, or an option that has no such value.
-        Switches: no.
         Source: kombu Connection(ssl=…).
         """
         if value is None:
@@ -239,7 +238,6 @@ class TLSCodec:
             bool: True when it is done; False if it needs more from the other side.
         Raises:
             ssl.SSLError: it failed; `outgoing()` may hold an alert for the other side.
-        Switches: no.
         Source: ssl.SSLObject.do_handshake.
         """
         try:
@@ -251,7 +249,6 @@ class TLSCodec:
     def feed(self, ciphertext: bytes) -> None:
         """Take what came from the other side; b'' is its end.
 
-        Switches: no.
         Source: ssl.MemoryBIO.write.
         """
         if ciphertext:
@@ -266,7 +263,6 @@ class TLSCodec:
             bytes | None: b'' at the end, None if more must be fed first.
         Raises:
             ssl.SSLError: the other side broke the protocol.
-        Switches: no.
         Source: ssl.SSLObject.read.
         """
         parts: list[bytes] = []
@@ -289,7 +285,6 @@ class TLSCodec:
     def encrypt(self, data: bytes | bytearray | memoryview) -> None:
         """Turn plain text into ciphertext, which `outgoing` then gives.
 
-        Switches: no.
         Source: ssl.SSLObject.write.
         """
         view = memoryview(data)
@@ -299,7 +294,6 @@ class TLSCodec:
     def say_goodbye(self) -> None:
         """Make the alert that ends the session; `outgoing` then gives it.
 
-        Switches: no.
         Source: ssl.SSLObject.unwrap.
         """
         import ssl
@@ -312,7 +306,6 @@ class TLSCodec:
     def outgoing(self) -> bytes:
         """Take the ciphertext that shall be sent; b'' if there is none.
 
-        Switches: no.
         Source: ssl.MemoryBIO.read.
         """
         return self._outgoing.read() if self._outgoing.pending else b''

@@ -74,7 +74,6 @@ class Waiter:
         what (str): what is waited for, as it shall read in the TimeoutError: "<what> within 5.0 s".
     Attributes:
         task (object): identity of the task while it is parked here, else None.
-    Source: greenmq's own.
     """
 
     __slots__ = ('__weakref__', '_hub', '_state', '_value', 'task', 'what')
@@ -115,7 +114,6 @@ class Waiter:
             WrongHub: made in another thread.
             Forked: this is a copy of the task in a forked child.
         Switches: only if not woken yet. Killed while waiting: later wakes are refused.
-        Source: greenmq's own.
         """
         if self._state == _PENDING:
             self._park(deadline, decline, hold)
@@ -182,7 +180,6 @@ class Waiter:
         Raises:
             WrongHub: called in another thread than the waiter was made in; that needs `post`.
         Switches: no. The task runs in the hub's next round.
-        Source: greenmq's own.
         """
         # Written out, and not shared with `fail`: this is on the way of every message.
         if self._state != _PENDING:
@@ -202,8 +199,6 @@ class Waiter:
             bool: True if accepted.
         Raises:
             WrongHub: as for `wake`.
-        Switches: no.
-        Source: greenmq's own.
         """
         if self._state != _PENDING:
             return False
@@ -231,7 +226,6 @@ class Waiter:
         """As `wake`, for callbacks that run in the hub: the task runs before this returns.
 
         Switches: yes, from the hub to the task and back.
-        Source: greenmq's own.
         """
         self._resume(_WOKEN, value)
 
@@ -266,9 +260,6 @@ def tell_waiters() -> None:
 
     But not the main greenlet: an error there ends the process, and with it the greenlet that forked and whose
     work this child is. It stays parked until nothing else is left to run.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     hub = library.peek_hub()
     for hold in list(_holds.values()):
@@ -307,7 +298,6 @@ class Handoff:
         Returns:
             object: what `give` was given.
         Switches: yes.
-        Source: greenmq's own.
         """
         waiter = Waiter(self.what)
         self._line.append(waiter)
@@ -324,8 +314,6 @@ class Handoff:
 
         Returns:
             bool: False if nobody waits: the value is still the caller's.
-        Switches: no.
-        Source: greenmq's own.
         """
         return wake_first(self._line, value) is not None
 
@@ -334,8 +322,6 @@ class Handoff:
 
         Returns:
             int: how many there were.
-        Switches: no.
-        Source: greenmq's own.
         """
         line, self._line = self._line, deque()
         return sum(waiter.fail(error) for waiter in line)
@@ -352,8 +338,6 @@ def wake_first(line: deque[Waiter], value: Any = None) -> Waiter | None:
 
     Returns:
         Waiter: who accepted; None if nobody did.
-    Switches: no.
-    Source: greenmq's own.
     """
     while line:
         # Woken first, taken out after: WrongHub then leaves the line as it was.
@@ -366,11 +350,7 @@ def wake_first(line: deque[Waiter], value: Any = None) -> Waiter | None:
 
 
 def leave(line: deque[Waiter], waiter: Waiter) -> None:
-    """Take one waiter out of a line, wherever it stands.
-
-    Switches: no.
-    Source: greenmq's own.
-    """
+    """Take one waiter out of a line, wherever it stands."""
     try:
         line.remove(waiter)
     except ValueError:

@@ -29,7 +29,6 @@ class Ticker:
     Arguments:
         interval (float): seconds.
         work (Callable): a bound method, held weakly; must not touch the hub but by `post`.
-    Source: greenmq's own.
     """
 
     __slots__ = ('__weakref__', '_stopped')
@@ -39,11 +38,7 @@ class Ticker:
         start_thread(_Beat(weakref.ref(self), weakref.WeakMethod(work), interval, forks.count))
 
     def stop(self) -> None:
-        """End the thread at its next turn.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """End the thread at its next turn."""
         self._stopped = True
 
     @property
@@ -103,11 +98,7 @@ class Watchdog:
         self._ticker = Ticker(self._interval, self._look)
 
     def cancel(self) -> None:
-        """Stop watching.
-
-        Switches: no.
-        Source: greenmq's own.
-        """
+        """Stop watching."""
         self._ticker.stop()
         timer, self._timer = self._timer, None
         if timer is not None:

@@ -148,7 +148,7 @@ class Worker:
             job.let_go()
 
     def tell(self, fun: Callable[..., Any], *args: Any) -> None:
-        """Run something in the thread and do not wait; what it raises is logged. Switches: no."""
+        """Run something in the thread and do not wait; what it raises is logged."""
         self._put(_Job(fun, args, None, None))
 
     def _put(self, job: _Job) -> None:
@@ -163,7 +163,7 @@ class Worker:
             start_thread(_Run(inbox))
 
     def close(self) -> None:
-        """End the thread after the calls it was given so far; `leave` is called. Switches: no."""
+        """End the thread after the calls it was given so far; `leave` is called."""
         if not self._closed:
             self._closed = True
             self._inbox.jobs.put(None)

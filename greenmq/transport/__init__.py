@@ -62,7 +62,6 @@ _resolved: dict[str, Any] = {}
 def supports_librabbitmq() -> bool | None:
     """Tell whether the C client would be used: never.
 
-    Switches: no.
     Source: kombu supports_librabbitmq; differs: greenmq speaks AMQP itself in every case.
     """
     return None
@@ -79,7 +78,6 @@ def resolve_transport(transport: Any = None) -> Any:
     Raises:
         KeyError: no transport of that name (with the nearest one), or none in this version.
         ImportError: the module of a dotted path can't be imported, or a driver is missing.
-    Switches: no.
     Source: kombu resolve_transport.
     """
     if not isinstance(transport, str):
@@ -115,7 +113,6 @@ def get_transport_cls(transport: Any = None) -> Any:
 
     Raises:
         KeyError: as `resolve_transport`.
-    Switches: no.
     Source: kombu get_transport_cls.
     """
     if not isinstance(transport, str):

@@ -69,7 +69,6 @@ def to_rabbitmq_queue_arguments(arguments: Mapping[str, Any] | None, **options: 
         dict[str, object]: `arguments` and what was given of the options, durations in whole milliseconds.
     Raises:
         KeyError: an option of another name.
-    Switches: no.
     Source: kombu to_rabbitmq_queue_arguments; RabbitMQ "Queues, optional arguments".
     """
     prepared: dict[str, Any] = dict(arguments or {})
@@ -83,7 +82,6 @@ def to_rabbitmq_queue_arguments(arguments: Mapping[str, Any] | None, **options: 
 class Implements(dict):  # type: ignore[type-arg]
     """Capabilities by name, also as attributes.
 
-    Switches: no.
     Source: kombu transport.base.Implements.
     """
 
@@ -97,7 +95,7 @@ class Implements(dict):  # type: ignore[type-arg]
         self[key] = value
 
     def extend(self, **kwargs: Any) -> Implements:
-        """Return a copy with these capabilities changed. Switches: no."""
+        """Return a copy with these capabilities changed."""
         return self.__class__(self, **kwargs)
 
 
@@ -151,13 +149,12 @@ class StdChannel:
         """
 
     def prepare_queue_arguments(self, arguments: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        """Return queue arguments as this broker understands them. Switches: no."""
+        """Return queue arguments as this broker understands them."""
         return arguments
 
     def has_dead_letter(self, queue: str) -> bool:
         """Tell whether a message rejected from `queue` would be kept somewhere; False if it isn't known.
 
-        Switches: no.
         Source: greenmq's own: what decides whether an undecodable message is rejected or acknowledged (P40).
         """
         return False
@@ -166,14 +163,12 @@ class StdChannel:
         """Told to a channel that a pool leases: it may publish over what all leases of its connection share.
 
         An error over it must stay that of the one who caused it. Here: nothing is shared.
-        Switches: no.
         Source: greenmq's own: one confirm of the broker for the publishes of many greenlets (P19, P22).
         """
 
     def consumes(self, consumer_tag: str) -> bool:
         """Tell whether messages may come for a consumer, as far as can be known without asking the broker.
 
-        Switches: no.
         Source: greenmq's own: consuming is proved, not assumed (P25).
         """
         known = getattr(self, 'callbacks', None)
@@ -182,7 +177,6 @@ class StdChannel:
     def within(self, deadline: Any) -> AbstractContextManager[None]:
         """Hold every call that this greenlet makes in the block to a deadline, where calls can wait at all.
 
-        Switches: no.
         Source: greenmq's own: kombu's methods have no `timeout`, and a publish has one deadline (P17).
         """
         return nullcontext()
@@ -192,7 +186,6 @@ class StdChannel:
 
         Returns:
             runtime.Future: resolves when the broker has the message, or to the error.
-        Switches: no.
         Source: greenmq's own. Here: for channels whose `basic_publish` doesn't wait.
         """
         future = runtime.Future()
@@ -251,7 +244,6 @@ def names_errors_only(transport: Any) -> bool:
 
     Arguments:
         transport (Transport): or its class; written for kombu, it need not be below ours.
-    Switches: no.
     """
     owner = transport if isinstance(transport, type) else type(transport)
     if not issubclass(owner, Transport):
@@ -339,11 +331,11 @@ class Transport:
         """Do nothing: heartbeats go by themselves (P10)."""
 
     def driver_version(self) -> str:
-        """Return the version of the driver. Switches: no."""
+        """Return the version of the driver."""
         return 'N/A'
 
     def get_heartbeat_interval(self, connection: Any) -> float:
-        """Return the seconds between heartbeats, 0 for none. Switches: no."""
+        """Return the seconds between heartbeats, 0 for none."""
         return 0
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
@@ -351,20 +343,19 @@ class Transport:
 
         An error of the connection, or of a callback, comes out of the loop's `run_once`. A connection that is
         closed is let go.
-        Switches: no.
         """
         eventloop.register(self, connection, loop)
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
-        """Undo `register_with_event_loop`. Switches: no."""
+        """Undo `register_with_event_loop`."""
         eventloop.unregister(connection, loop)
 
     def waiting_events(self, connection: Any) -> Drain[Any]:
-        """Return the events of the connection that wait for a callback. Switches: no."""
+        """Return the events of the connection that wait for a callback."""
         raise _missing(self, 'waiting_events')
 
     def verify_connection(self, connection: Any) -> bool:
-        """Tell whether the connection works. Switches: no."""
+        """Tell whether the connection works."""
         return True
 
     def ping(self, connection: Any, deadline: Any) -> None:
@@ -376,7 +367,6 @@ class Transport:
             ConnectionLost: the connection is not open.
             TimeoutError: no answer in time.
         Switches: if there is a broker to ask.
-        Source: greenmq's own.
         """
         if not self.verify_connection(connection):
             raise ConnectionLost(f'{connection!r} is not open')
@@ -388,15 +378,11 @@ class Transport:
         Raises:
             WrongHub: a greenlet of the other thread waits on it, or that thread does not let go.
         Switches: only to wait for a thread that is in its loop.
-        Source: greenmq's own.
         """
         raise WrongHub(repr(connection))
 
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
-        """Tell whether `basic_qos(apply_global=False)` counts per consumer, as the specification says.
-
-        Switches: no.
-        """
+        """Tell whether `basic_qos(apply_global=False)` counts per consumer, as the specification says."""
         return True
 
     def on_readable(self, connection: Any, loop: Any) -> None:
@@ -409,7 +395,7 @@ class Transport:
         return {}
 
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a management object. Switches: no."""
+        """Return a management object."""
         return self.Management(self)
 
     @cached_property

@@ -105,7 +105,6 @@ class Drain(Generic[E]):
             key: the channel, any hashable.
             event: what the handler of `drain` will get.
             size (int): bytes it keeps in memory, for `pending_bytes`.
-        Switches: no.
         """
         lane = self._lanes.get(key)
         if lane is None:
@@ -131,10 +130,7 @@ class Drain(Generic[E]):
                 self._wake_one()
 
     def fail(self, error: BaseException) -> None:
-        """End every drain, those waiting now and all later ones, with `error` until `revive`.
-
-        Switches: no.
-        """
+        """End every drain, those waiting now and all later ones, with `error` until `revive`."""
         self._error = error
         self._wake_all()
         for lane in self._private:
@@ -154,7 +150,7 @@ class Drain(Generic[E]):
         return any(lane.waiter is not None for lane in self._private)
 
     def revive(self) -> None:
-        """Let drains work again after `fail`. Switches: no."""
+        """Let drains work again after `fail`."""
         self._error = self._notice = None
         for lane in self._private:
             lane.notice = None
@@ -163,7 +159,6 @@ class Drain(Generic[E]):
         """End the drains that wait now with `error`; if none does, the next one. Later drains work.
 
         Whoever drains a private lane is told in any case, one that is busy when it comes back.
-        Switches: no.
         """
         waiters, self._waiters = self._waiters, OrderedDict()
         told = [waiter for waiter in waiters if waiter.wake(error)]
@@ -180,7 +175,6 @@ class Drain(Generic[E]):
         Waiters are woken as if it were not there, since it may not drain.
         Returns:
             Callable[[], None]: takes the request back.
-        Switches: no.
         """
         notice = _Notice(call)
         self._waiters[notice] = None
@@ -191,17 +185,17 @@ class Drain(Generic[E]):
         return cancel
 
     def waiting(self, key: Hashable) -> int:
-        """How many events of channel `key` no callback has begun. Switches: no."""
+        """How many events of channel `key` no callback has begun."""
         lane = self._lanes.get(key)
         return 0 if lane is None else len(lane.events)
 
     def count(self, key: Hashable, wanted: Callable[[E], bool]) -> int:
-        """How many of the waiting events of channel `key` are such that `wanted` is true. Switches: no."""
+        """How many of the waiting events of channel `key` are such that `wanted` is true."""
         lane = self._lanes.get(key)
         return 0 if lane is None else sum(map(wanted, lane.events))
 
     def discard(self, key: Hashable) -> list[E]:
-        """Forget channel `key` and return the events it still had, oldest first. Switches: no."""
+        """Forget channel `key` and return the events it still had, oldest first."""
         lane = self._lanes.get(key)
         if lane is None:
             return []
@@ -220,10 +214,7 @@ class Drain(Generic[E]):
         return events
 
     def remove(self, key: Hashable, wanted: Callable[[E], bool]) -> list[E]:
-        """Take out the waiting events of channel `key` for which `wanted` is true, oldest first.
-
-        Switches: no.
-        """
+        """Take out the waiting events of channel `key` for which `wanted` is true, oldest first."""
         lane = self._lanes.get(key)
         if lane is None:
             return []

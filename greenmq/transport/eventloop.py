@@ -74,13 +74,13 @@ def _nothing() -> None:
 
 
 def register(transport: Transport, connection: Any, loop: Any) -> None:
-    """Have a loop handle a connection's events; once, however often it is asked. Switches: no."""
+    """Have a loop handle a connection's events; once, however often it is asked."""
     if _find(connection, loop) is None:
         loop.on_tick.add(Tick(transport, connection, loop))
 
 
 def unregister(connection: Any, loop: Any) -> None:
-    """Have a loop let a connection be. One that it does not know is no error. Switches: no."""
+    """Have a loop let a connection be. One that it does not know is no error."""
     tick = _find(connection, loop)
     if tick is not None:
         tick.end()

@@ -44,7 +44,7 @@ _default_state = virtual.BrokerState()
 
 
 def broker(virtual_host: str | None = None) -> LocalBroker:
-    """Return the broker of a virtual host, made at first use; '/' if none is named. Switches: no."""
+    """Return the broker of a virtual host, made at first use; '/' if none is named."""
     name = virtual_host or '/'
     found = _brokers.get(name)
     if found is None:
@@ -57,9 +57,6 @@ def reset(virtual_host: str | None = None) -> None:
     """Empty the broker of a virtual host, or of all: queues, exchanges, consumers. For tests.
 
     Connections stay usable; what they had consumed and not settled is gone.
-
-    Switches: no.
-    Source: greenmq's own.
     """
     for name in [virtual_host] if virtual_host is not None else list(_brokers):
         if name in _brokers:
@@ -185,7 +182,6 @@ class Channel(virtual.Channel):
             Unroutable: `mandatory`, and no queue would get it.
             PublishNacked: a queue is full and refuses (x-overflow).
             ConnectionClosed: the channel is closed.
-        Switches: no.
         Source: AMQP 0-9-1 basic.publish; kombu: without `mandatory` a message for an exchange or key that
             nobody knows vanishes, and a queue named in the default exchange is made.
         """
@@ -257,13 +253,11 @@ class Channel(virtual.Channel):
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> dict[str, Any]:
         """Return `arguments` with a Queue's `expires`, `message_ttl`, `max_length` … as RabbitMQ names them.
-
-        Switches: no.
         """
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
-        """Delete a queue; its consumers stop. See `virtual.Channel.queue_delete`. Switches: no."""
+        """Delete a queue; its consumers stop. See `virtual.Channel.queue_delete`."""
         found = self._broker.queues.get(queue)
         if found is None:
             return 0
@@ -274,7 +268,7 @@ class Channel(virtual.Channel):
         return self._broker.delete(queue)
 
     def has_dead_letter(self, queue: str) -> bool:
-        """Tell whether a message rejected from `queue` is kept somewhere. Switches: no."""
+        """Tell whether a message rejected from `queue` is kept somewhere."""
         found = self._broker.queues.get(queue)
         return found is not None and found.arguments.get('x-dead-letter-exchange') is not None
 
@@ -286,7 +280,7 @@ class Channel(virtual.Channel):
         arguments: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Remove a binding; an auto_delete exchange goes with its last one. Switches: no."""
+        """Remove a binding; an auto_delete exchange goes with its last one."""
         super().queue_unbind(queue, exchange, routing_key, arguments, **kwargs)
         self._broker.exchange_unused(exchange or 'amq.direct')
 
@@ -315,10 +309,7 @@ class Channel(virtual.Channel):
             )
 
     def basic_cancel(self, consumer_tag: str) -> None:
-        """See `virtual.Channel.basic_cancel`; an auto_delete queue goes with its last consumer.
-
-        Switches: no.
-        """
+        """See `virtual.Channel.basic_cancel`; an auto_delete queue goes with its last consumer."""
         sub = self._subscriptions.get(consumer_tag)
         if sub is None:
             return
@@ -327,7 +318,7 @@ class Channel(virtual.Channel):
             self._broker.consumer_gone(sub.queue)
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Take one message now, or None. Switches: no."""
+        """Take one message now, or None."""
         self._check_open()
         message = None
         while message is None:
@@ -376,7 +367,7 @@ class Channel(virtual.Channel):
     # ---------------------------------------------------------------- settle
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
-        """See `virtual.Channel.basic_ack`. Switches: no."""
+        """See `virtual.Channel.basic_ack`."""
         if multiple or self.closed or not is_here(self._hub):
             return super().basic_ack(delivery_tag, multiple)
         qos = self._qos or self.qos
@@ -414,10 +405,7 @@ class Channel(virtual.Channel):
         """Do nothing: reply queues go by their own rules."""
 
     def close(self) -> None:
-        """See `virtual.Channel.close`. Everything unsettled is back in its place when this returns.
-
-        Switches: no.
-        """
+        """See `virtual.Channel.close`. Everything unsettled is back in its place when this returns."""
         if self.closed:
             return
         qos = self._qos
@@ -444,7 +432,7 @@ class Management(virtual.Management):
     """Questions to a broker in memory."""
 
     def get_queues(self) -> list[str]:
-        """See `virtual.Management.get_queues`. Switches: no."""
+        """See `virtual.Management.get_queues`."""
         return sorted(self.channel._broker.queues)
 
 
@@ -481,7 +469,7 @@ class Transport(virtual.Transport):
         self.locks_exclusive: bool = options.get('lock_exclusive') or False
 
     def close_connection(self, connection: Any) -> None:
-        """See `virtual.Transport.close_connection`; exclusive queues go. Switches: no."""
+        """See `virtual.Transport.close_connection`; exclusive queues go."""
         super().close_connection(connection)
         self.broker.connection_closed(self.user)
 
@@ -493,5 +481,5 @@ class Transport(virtual.Transport):
             post(self._home, self.broker.connection_closed, user)
 
     def driver_version(self) -> str:
-        """There is no driver. Switches: no."""
+        """There is no driver."""
         return 'N/A'

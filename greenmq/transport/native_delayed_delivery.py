@@ -37,7 +37,6 @@ def level_name(level: int, prefix: str | None = None) -> str:
         prefix (str): keeps several chains of one virtual host apart.
     Raises:
         ValueError: a level below 0.
-    Switches: no.
     Source: kombu.transport.native_delayed_delivery.level_name.
     """
     if level < 0:
@@ -144,7 +143,6 @@ def calculate_routing_key(countdown: int, routing_key: str) -> str:
         str: 28 binary digits and the routing key, joined by dots.
     Raises:
         ValueError: a countdown out of range, or no routing key.
-    Switches: no.
     Source: kombu.transport.native_delayed_delivery.calculate_routing_key; differs: a countdown that is too
         long is refused; its first digit would be taken for the routing key.
     """

@@ -18,8 +18,6 @@ __all__ = (
 class Option(NamedTuple):
     """One transport option: what turns a given value into the right type, the value when it's not given, its
     meaning.
-
-    Switches: no.
     """
 
     type: Callable[[Any], Any] | None
@@ -36,7 +34,6 @@ def truth(value: Any) -> bool:
 
     Raises:
         ValueError: any other text.
-    Switches: no.
     """
     if isinstance(value, str):
         word = value.strip().lower()
@@ -53,7 +50,6 @@ def seconds(value: Any) -> float | None:
 
     Raises:
         ValueError: not a number, or negative.
-    Switches: no.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in ('none', '')):
         return None
@@ -68,7 +64,6 @@ def whole(value: Any) -> int:
 
     Raises:
         ValueError: not a whole number, or negative.
-    Switches: no.
     """
     number = int(value)
     if number < 0:
@@ -81,7 +76,6 @@ def tcp_options(value: Any) -> dict[int, int | bytes]:
 
     Raises:
         ValueError: anything else.
-    Switches: no.
     """
     if not isinstance(value, Mapping):
         raise ValueError('no mapping of TCP options to values')
@@ -129,8 +123,6 @@ def options_table(transport_cls: Any) -> dict[str, Option]:
 
     The tables `options` of the class and its bases are joined with `COMMON_OPTIONS`, and the names in
     `Channel.from_transport_options`, kombu's way to declare them, count as known without a type.
-
-    Switches: no.
     """
     table = dict(COMMON_OPTIONS)
     channel = getattr(transport_cls, 'Channel', None)
@@ -142,7 +134,7 @@ def options_table(transport_cls: Any) -> dict[str, Option]:
 
 
 def defaults(transport_cls: Any) -> dict[str, Any]:
-    """Return the default of every option of a transport class. Switches: no."""
+    """Return the default of every option of a transport class."""
     return {name: option.default for name, option in options_table(transport_cls).items()}
 
 
@@ -158,7 +150,6 @@ def convert(given: Mapping[str, Any] | None, transport_cls: Any, where: str = ''
     Raises:
         InvalidArgument: a value that can't be converted.
         UnknownOption: an unknown name, with `strict_options`.
-    Switches: no.
     Source: greenmq's own; kombu takes any name and any value.
     """
     if not given:

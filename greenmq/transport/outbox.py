@@ -44,20 +44,20 @@ class Outbox:
         self._held: runtime.Timer | None = None  # ends the wait of `flush_later`
 
     def hurry(self) -> None:
-        """Wake the writer: a write is due. Switches: no."""
+        """Wake the writer: a write is due."""
         idle = self._idle
         if idle is not None:
             self._idle = None
             idle.wake()
 
     def flush_soon(self, flusher: Flusher) -> None:
-        """Have `flusher.flush()` called before the next write, which is due now. Switches: no."""
+        """Have `flusher.flush()` called before the next write, which is due now."""
         if self.error is None:
             self._dirty.append(flusher)
             self.hurry()
 
     def flush_later(self, flusher: Flusher) -> None:
-        """Have `flusher.flush()` called before the next write, within `HOLD_SECONDS`. Switches: no."""
+        """Have `flusher.flush()` called before the next write, within `HOLD_SECONDS`."""
         if self.error is None:
             self._dirty.append(flusher)
             if self._held is None:
@@ -69,13 +69,13 @@ class Outbox:
             self.hurry()
 
     def flush(self) -> None:
-        """Let everybody who holds something back queue it now. Switches: no."""
+        """Let everybody who holds something back queue it now."""
         dirty, self._dirty = self._dirty, []
         for flusher in dirty:
             flusher.flush()
 
     def _empty(self) -> None:
-        """Drop what waits; the link has ended. Switches: no."""
+        """Drop what waits; the link has ended."""
         self._out.clear()
         self._dirty.clear()
         self.out_bytes = 0

@@ -60,7 +60,6 @@ def detect_environment() -> str:
 
     greenmq behaves alike in all three; this is for programs that ask.
 
-    Switches: no.
     Source: kombu.utils.compat.detect_environment; differs: looked up anew each time, since a program may
     patch late.
     """
@@ -100,8 +99,6 @@ def load_entrypoints(namespaces: Iterable[str], use: Callable[[str, Any], Any]) 
     """Hand what installed packages offer under these names to a function, as (name, loaded object).
 
     A package that is broken is logged and left out: it must not stop a program that may never use it.
-
-    Source: greenmq's own.
     """
     from importlib.metadata import entry_points
 

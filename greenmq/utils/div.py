@@ -30,7 +30,6 @@ def emergency_dump_state(
         stderr (file): where to say it; default: the log, where nothing else shows it on stderr.
     Returns:
         str: the path of the file.
-    Switches: no.
     Source: kombu.utils.div.emergency_dump_state.
     """
     # Imported here: an emergency is no part of starting up.

@@ -69,7 +69,6 @@ class LRUCache(UserDict):  # type: ignore[type-arg]
     No operation switches, and each step is a single call into `OrderedDict`, so greenlets and native threads
     may share one without a lock. Views (`keys`, `values`, `items`) are over a copy of the moment.
 
-    Switches: no.
     Source: kombu.utils.functional.LRUCache; differs: `mutex` is taken by `incr` alone and made at first use.
     """
 

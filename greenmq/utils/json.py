@@ -156,7 +156,6 @@ def dumps(
     Raises:
         TypeError: an object inside has a type that is not known.
         ValueError: an object contains itself, or a mapping would be read as a marked value.
-    Switches: no.
     Source: kombu.utils.json.dumps; differs: kombu writes such a mapping, and reads another object.
     """
     if not kwargs and not default_kwargs and cls is JSONEncoder and _dumps is json.dumps:
@@ -201,7 +200,6 @@ def loads(
     Raises:
         ValueError: that is no JSON, a marker is unknown or its value is wrong.
         UnicodeDecodeError: the bytes are not UTF-8 (a ValueError).
-    Switches: no.
     Source: kombu.utils.json.loads.
     """
     if _loads is json.loads and object_hook is _default_hook and decode_bytes:

@@ -75,7 +75,6 @@ def parse_url(url: str) -> dict[str, Any]:
     Raises:
         InvalidArgument: the port is no number up to 65535, `ssl_cert_reqs` is unknown, or an option would
             replace a part of the URL (only `virtual_host` may: a socket path leaves no other room for it).
-    Switches: no.
     Source: kombu.utils.url.parse_url.
     """
     scheme, hostname, port, userid, password, path, query = url_to_parts(url)

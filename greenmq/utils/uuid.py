@@ -12,7 +12,6 @@ __all__ = ('uuid',)
 def uuid(_uuid: Callable[[], UUID] = uuid4) -> str:
     """Return a new random identifier, 36 characters long.
 
-    Switches: no.
     Source: kombu.utils.uuid.uuid; RFC 4122 section 4.4 for the form of a random one.
     """
     if _uuid is not uuid4:

@@ -45,7 +45,6 @@ def short_string(what: str, value: Any) -> str:
         str: the value.
     Raises:
         InvalidArgument: another type, too long, or not encodable.
-    Switches: no.
     Source: AMQP 0-9-1, 4.2.5.3 Strings.
     """
     if not isinstance(value, str):
@@ -60,10 +59,7 @@ def short_string(what: str, value: Any) -> str:
 
 
 def names(**given: Any) -> None:
-    """Check names and routing keys, each given by what it is: as `short_string`, or None.
-
-    Switches: no.
-    """
+    """Check names and routing keys, each given by what it is: as `short_string`, or None."""
     for what, value in given.items():
         if value is not None:
             short_string(what, value)
@@ -76,7 +72,6 @@ def whole_number(what: str, value: Any, lowest: int = 0, highest: int | None = N
         int: the value.
     Raises:
         InvalidArgument: another type, or out of the limits.
-    Switches: no.
     """
     if isinstance(value, bool) or not hasattr(value, '__index__'):
         raise InvalidArgument(what, value, f'is {_kind(value)}, an int is needed')
@@ -89,10 +84,7 @@ def whole_number(what: str, value: Any, lowest: int = 0, highest: int | None = N
 
 
 def priority(value: Any) -> int:
-    """Check a message's priority: 0 to 255.
-
-    Switches: no.
-    """
+    """Check a message's priority: 0 to 255."""
     return whole_number('priority', value, 0, MAX_PRIORITY)
 
 
@@ -103,7 +95,6 @@ def at_least_zero(what: str, value: Any) -> float:
         float: the value; a numeric string is converted, as in kombu.
     Raises:
         InvalidArgument: not a number, not finite, or negative.
-    Switches: no.
     """
     try:
         number = float(value)
@@ -131,7 +122,6 @@ def expiration_ms(value: Any) -> str:
         str: milliseconds.
     Raises:
         InvalidArgument: not a number, negative, or more than 32 bits of milliseconds (49 days).
-    Switches: no.
     Source: kombu Producer.publish; RabbitMQ "TTL", per-message.
     """
     ms = int(at_least_zero('expiration', value) * 1000)
@@ -162,7 +152,6 @@ def queue_limits(owner: str, **given: Any) -> None:
         max_priority (int): 0 to 255.
     Raises:
         InvalidArgument: what a broker would refuse, or this library could only guess at.
-    Switches: no.
     Source: RabbitMQ "Queues, optional arguments".
     """
     for name, value in given.items():
@@ -186,7 +175,6 @@ def queue_arguments(owner: str, arguments: Any) -> None:
 
     Raises:
         InvalidArgument: what cannot travel, or what RabbitMQ would refuse among the arguments it knows.
-    Switches: no.
     """
     headers(arguments, f'queue_arguments {owner}')
     for name, (lowest, highest) in _WHOLE_ARGUMENTS.items():
@@ -207,7 +195,6 @@ def headers(value: Any, what: str = 'headers') -> None:
         what (str): the argument's name, for the error.
     Raises:
         InvalidArgument: another shape, naming the header.
-    Switches: no.
     Source: AMQP 0-9-1, 4.2.5.5 Field tables.
     """
     if not isinstance(value, Mapping):
@@ -266,7 +253,6 @@ def keywords(
         also (frozenset[str]): names that are let through, but that nobody can have meant.
     Raises:
         InvalidArgument: with the name that was meant.
-    Switches: no.
     """
     for name in given:
         if name not in known and name not in also:
@@ -292,7 +278,6 @@ def pool_limit(limit: Any) -> Any:
 
     Raises:
         InvalidArgument: a bool, which would pass for 1 or 0; a TypeError too, as kombu's.
-    Switches: no.
     """
     if isinstance(limit, bool):
         raise also(InvalidArgument, TypeError)('limit', limit, 'must be an int, not bool')

@@ -70,7 +70,6 @@ class Health:
     Arguments:
         worker (ConsumerMixin): of which it tells.
         address (tuple[str, int]): where to listen; port 0 takes a free one.
-    Source: greenmq's own.
     """
 
     def __init__(self, worker: ConsumerMixin, address: tuple[str, int]) -> None:

@@ -15,10 +15,7 @@ __all__ = ('NotAWorker', 'build', 'load')
 
 
 class NotAWorker(KombuError, ValueError):
-    """What was named is no class that can be run.
-
-    Source: greenmq's own.
-    """
+    """What was named is no class that can be run."""
 
 
 def load(target: str) -> type[ConsumerMixin]:
@@ -30,7 +27,6 @@ def load(target: str) -> type[ConsumerMixin]:
         NotAWorker: no such module, no such class, or no ConsumerMixin. What a module raises while it is
             imported comes out as it is.
     Switches: as the module that is imported.
-    Source: greenmq's own.
     """
     name, _, attribute = target.partition(':')
     if not name or not attribute:
@@ -64,7 +60,6 @@ def build(target: str, connection: Any) -> ConsumerMixin:
         NotAWorker: as `load`; or the class takes other arguments, or does not keep the connection. What it
             raises itself comes out as it is.
     Switches: as the class.
-    Source: greenmq's own.
     """
     cls = load(target)
     name = cls.__name__

@@ -17,13 +17,10 @@ PLAIN = '%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s'
 
 
 class JSONFormatter(logging.Formatter):
-    """One object a line: time (ISO 8601, UTC), level, logger, message, pid, and error with its traceback.
-
-    Source: greenmq's own.
-    """
+    """One object a line: time (ISO 8601, UTC), level, logger, message, pid, and error with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter.format`. Switches: no."""
+        """See `logging.Formatter.format`."""
         entry: dict[str, object] = {
             'time': datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec='milliseconds'),
             'level': record.levelname.lower(),
@@ -42,8 +39,6 @@ def set_up(level: str = 'info', form: str = 'plain') -> None:
     Arguments:
         level (str): as `logging` has them, in any case.
         form (str): one of `FORMATS`.
-    Switches: no.
-    Source: greenmq's own.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if form == 'json' else logging.Formatter(PLAIN))

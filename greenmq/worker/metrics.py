@@ -18,8 +18,6 @@ def exposition(report: Report) -> tuple[str, bytes]:
 
     Raises:
         ImportError: prometheus-client is not installed.
-    Switches: no.
-    Source: greenmq's own.
     """
     from prometheus_client import (
         CONTENT_TYPE_LATEST,

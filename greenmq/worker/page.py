@@ -51,10 +51,7 @@ COLUMNS = ('Queues', 'State', 'In hand', 'At once', 'Prefetch', 'Done', 'Acked',
 
 
 def render(report: Report) -> str:
-    """The HTML. Switches: no.
-
-    Source: greenmq's own.
-    """
+    """The HTML."""
     consumers = report.status['consumers']
     word, tone = _state(report)
     return f'''<!doctype html>
@@ -151,7 +148,7 @@ def _table(head: tuple[str, ...], rows: list[list[str]], otherwise: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units. Switches: no."""
+    """In the two largest units."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

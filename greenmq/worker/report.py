@@ -27,7 +27,7 @@ class Durations:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more. Switches: no."""
+        """One more."""
         self.counts[bisect_left(self.buckets, seconds)] += 1
         self.seconds += seconds
 
@@ -68,10 +68,7 @@ class Report:
 
 
 def pool_figures() -> Iterator[tuple[str, str, int, int | None]]:
-    """Of each pool of the process: its kind, its broker without password, how many are in use, its limit.
-
-    Switches: no.
-    """
+    """Of each pool of the process: its kind, its broker without password, how many are in use, its limit."""
     for kind, group in (('connections', pools.connections), ('producers', pools.producers)):
         for pool in list(group.values()):
             stats = pool.stats()

@@ -122,7 +122,6 @@ def serve(settings: Settings, supervisor: int | None = None) -> int:
         OSError: health can't be served there.
         Exception: what the module raises when it is imported, or the class when it is made.
     Switches: yes.
-    Source: greenmq's own.
     """
     connection = Connection(settings.broker)
     worker = build(settings.target, connection)

@@ -193,7 +193,7 @@ class Receiving:
             runtime.call_later(UNWANTED, self._unwanted, queue)
 
     def next_is_ready(self, queue: str) -> None:
-        """The first of a group is settled: another may be taken. Switches: no."""
+        """The first of a group is settled: another may be taken."""
         poll = self._polls.get(queue)
         if poll is not None:
             poll.changed.set()

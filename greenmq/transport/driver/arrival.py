@@ -70,7 +70,7 @@ class Arrival:
         return message
 
     def too_often(self, taken: Taken, headers: Any) -> bool:
-        """Would one more delivery be one too many? Switches: no."""
+        """Would one more delivery be one too many?"""
         count = max(taken.deliveries or 0, delivery_count(headers))
         return bool(self._max_deliveries) and count + 1 >= self._max_deliveries
 
@@ -99,7 +99,7 @@ class Arrival:
             task.join(deadline)
 
     def bury(self, session: Any, taken: Taken, message: dict[str, Any], reason: str) -> None:
-        """A message was refused: have it dead-lettered, or settle it. Switches: no."""
+        """A message was refused: have it dead-lettered, or settle it."""
         if session.router.arguments(taken.queue).get('x-dead-letter-exchange') is None:
             session.settler.back(taken, DEAD)
         else:

@@ -100,7 +100,7 @@ class Channel(base.StdChannel):
         return getattr(self.connection.client, 'virtual_host', None) or '/'
 
     def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
-        """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
+        """Hold every call that this greenlet makes in the block to a deadline."""
         return self._limits.held(deadline)
 
     def _soon(self) -> runtime.Deadline:
@@ -124,7 +124,6 @@ class Channel(base.StdChannel):
         Raises:
             NotFound: `passive`, and there is none. NotEquivalentError: it exists and differs.
             InvalidArgument: a type that greenmq doesn't know.
-        Switches: no.
         """
         self._check_open()
         type = type or 'direct'
@@ -152,7 +151,6 @@ class Channel(base.StdChannel):
 
         Raises:
             NotFound: one of them is not declared. NotImplementedError: the bindings are shared.
-        Switches: no.
         """
         self.session.router.bind_exchange(destination, source, routing_key or '', arguments)
 
@@ -160,18 +158,18 @@ class Channel(base.StdChannel):
         self, destination: str, source: str = '', routing_key: str = '', nowait: bool = False,
         arguments: Any = None,
     ) -> None:  # fmt: skip
-        """Undo `exchange_bind`; no such binding is fine. Switches: no."""
+        """Undo `exchange_bind`; no such binding is fine."""
         self.session.router.unbind_exchange(destination, source, routing_key or '', arguments)
 
     def typeof(self, exchange: str, default: str = 'direct') -> Any:
-        """Return the type of an exchange, as an object with a `type`. Switches: no."""
+        """Return the type of an exchange, as an object with a `type`."""
         from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
         record = self.state.exchanges.get(exchange)
         return STANDARD_EXCHANGE_TYPES[(record['type'] if record else default) or default](self)
 
     def get_exchanges(self) -> list[str]:
-        """Return the names of all exchanges. Switches: no."""
+        """Return the names of all exchanges."""
         return list(self.state.exchanges)
 
     # ---- queues
@@ -250,7 +248,7 @@ class Channel(base.StdChannel):
         return int(count or 0)
 
     def queue_gone(self, queue: str) -> None:
-        """A queue was deleted: its consumers here end, and it is told. Switches: no."""
+        """A queue was deleted: its consumers here end, and it is told."""
         for sub in [sub for sub in self.books.subscriptions.values() if sub.queue == queue]:
             self._remove(sub)
             self.deliveries.unseen(self.deliveries.discard(lambda each, sub=sub: each is sub))
@@ -262,18 +260,18 @@ class Channel(base.StdChannel):
         return self.session.router.purge_queue(queue, self._soon())
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
-        """Return (queue, exchange, routing key) of every binding made here. Switches: no."""
+        """Return (queue, exchange, routing key) of every binding made here."""
         return self.session.router.list_bindings()
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return every binding made here as a dict of destination, source, routing_key. Switches: no."""
+        """Return every binding made here as a dict of destination, source, routing_key."""
         return [
             {'destination': queue, 'source': exchange, 'routing_key': key}
             for queue, exchange, key in self.list_bindings()
         ]
 
     def get_table(self, exchange: str) -> Any:
-        """Return the bindings of an exchange made here: (routing key, pattern, queue). Switches: no."""
+        """Return the bindings of an exchange made here: (routing key, pattern, queue)."""
         return self.state.exchanges[exchange]['table']
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> dict[str, Any]:
@@ -281,7 +279,7 @@ class Channel(base.StdChannel):
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def has_dead_letter(self, queue: str) -> bool:
-        """Tell whether a message rejected from `queue` is kept somewhere. Switches: no."""
+        """Tell whether a message rejected from `queue` is kept somewhere."""
         return bool(self.session.router.has_dead_letter(queue))
 
     def after_reply_message_received(self, queue: str) -> None:
@@ -295,7 +293,7 @@ class Channel(base.StdChannel):
         content_encoding: str | None = None, headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Return the payload of a message; nothing given is changed later. Switches: no."""
+        """Return the payload of a message; nothing given is changed later."""
         properties = dict(properties) if properties else {}
         properties['delivery_info'] = dict(properties.get('delivery_info') or ())
         properties.setdefault('priority', priority or 0)
@@ -350,7 +348,7 @@ class Channel(base.StdChannel):
         return future
 
     def decode_body(self, body: Any, encoding: str | None = None) -> Any:
-        """Return the bytes of a body. Switches: no.
+        """Return the bytes of a body.
 
         Raises:
             KeyError: an encoding nobody knows.
@@ -362,7 +360,7 @@ class Channel(base.StdChannel):
     # ---- consume
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
-        """Limit the unsettled messages of this channel; 0 for no limit. Switches: no.
+        """Limit the unsettled messages of this channel; 0 for no limit.
 
         Raises:
             InvalidArgument: a negative number.
@@ -375,7 +373,7 @@ class Channel(base.StdChannel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> None:
-        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains. Switches: no."""
+        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains."""
         self._check_open()
         if consumer_tag in self.books.subscriptions:
             self.basic_cancel(consumer_tag)
@@ -452,13 +450,13 @@ class Channel(base.StdChannel):
                 runtime.sleep(STRAY_SECONDS)
 
     def message_to_python(self, raw_message: Any) -> Any:
-        """Return a Message of a payload; one that is a Message already stays as it is. Switches: no."""
+        """Return a Message of a payload; one that is a Message already stays as it is."""
         return (
             raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
         )
 
     def accept(self, taken: Taken, raw: dict[str, Any], sub: Subscription) -> None:
-        """A message came for a consumer: it waits for whoever drains. Switches: no."""
+        """A message came for a consumer: it waits for whoever drains."""
         self.deliveries.accept(self, taken, raw, sub)
 
     def hand_over(self, sub: Subscription, message: Any) -> None:
@@ -478,7 +476,7 @@ class Channel(base.StdChannel):
         return poller is not None and poller.state not in ('backoff', 'paused')
 
     def flow(self, active: bool = True) -> bool:
-        """Stop the deliveries to this channel's consumers, or go on. Switches: no."""
+        """Stop the deliveries to this channel's consumers, or go on."""
         self.books.flowing = bool(active)
         self._room_again()
         return self.books.flowing
@@ -494,7 +492,7 @@ class Channel(base.StdChannel):
     # ---- settle
 
     def is_stale(self, delivery_tag: Any) -> bool:
-        """Is a delivery not ours any more? Switches: no."""
+        """Is a delivery not ours any more?"""
         return self.closed or self.deliveries.is_stale(delivery_tag)
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> bool | None:
@@ -502,7 +500,6 @@ class Channel(base.StdChannel):
 
         Returns:
             bool | None: False if the channel is closed or the lease has ended: it is delivered again.
-        Switches: no.
         """
         if self.closed:
             return False
@@ -532,7 +529,7 @@ class Channel(base.StdChannel):
         return None if runtime.post(self._hub, partial(settle, *args)) else False
 
     def lose(self) -> None:
-        """The connection was lost, and the broker gave back all that was out. Switches: no."""
+        """The connection was lost, and the broker gave back all that was out."""
         self.deliveries.lose()
 
     def basic_recover(self, requeue: bool = False) -> Any:
@@ -540,7 +537,6 @@ class Channel(base.StdChannel):
 
         Raises:
             NotImplementedError: without `requeue`, as brokers have it.
-        Switches: no.
         """
         if not requeue:
             raise NotImplementedError('Does not support recover(requeue=False)')

@@ -29,7 +29,6 @@ def translate(driver: Driver, error: Exception) -> tuple[Exception, str]:
 
     Returns:
         tuple[Exception, str]: the error to raise, its cause set; 'no' or 'unknown'.
-    Switches: no.
     """
     found: Any = None
     for key, meaning in driver.errors.items():
@@ -49,7 +48,7 @@ def translate(driver: Driver, error: Exception) -> tuple[Exception, str]:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Does it mean that the connection is gone? Switches: no."""
+    """Does it mean that the connection is gone?"""
     return isinstance(error, RecoverableConnectionError)
 
 

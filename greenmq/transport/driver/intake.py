@@ -52,7 +52,6 @@ class Intake:
 
         Returns:
             list[Flight]: takes that were ended for it, and have not ended yet.
-        Switches: no.
         """
         session = self.session()
         if session is None:
@@ -90,12 +89,12 @@ class Intake:
         return ended
 
     def forget(self, poller: Poller) -> None:
-        """A poller that was stopped has ended its last take. Switches: no."""
+        """A poller that was stopped has ended its last take."""
         if self._pollers.get(poller.key) is poller:
             del self._pollers[poller.key]
 
     def poller_of(self, channel: Any, queue: str) -> Any:
-        """Who fetches from a queue for a channel; None if nobody does. Switches: no."""
+        """Who fetches from a queue for a channel; None if nobody does."""
         return self._pollers.get(queue if self._by_queue else id(channel))
 
     def strays(self, queue: str) -> bool:
@@ -106,13 +105,13 @@ class Intake:
     # ---- reasons to fetch
 
     def kick(self, queue: str | None = None) -> None:
-        """There may be messages in a queue, or in any. Switches: no."""
+        """There may be messages in a queue, or in any."""
         for key, poller in list(self._pollers.items()):
             if queue is None or not self._by_queue or key == queue:
                 poller.kick()
 
     def kick_channel(self, channel: Any) -> None:
-        """A channel has room again. Switches: no."""
+        """A channel has room again."""
         if not channel.books.flowing and self.driver.delivery == 'push':
             for queue in channel.books.queues:
                 if queue in self._pollers:
@@ -130,13 +129,13 @@ class Intake:
                 poller.kick()
 
     def kick_others(self, poller: Poller) -> None:
-        """Room was given back: those that had none come before who had it. Switches: no."""
+        """Room was given back: those that had none come before who had it."""
         others = [other for other in self._pollers.values() if other.state == 'full' and other is not poller]
         for other in sorted(others, key=full_since) if len(others) > 1 else others:
             other.kick()
 
     def arrived(self, takens: Iterable[Taken], session: Any) -> None:
-        """Delivery 'push': messages came. Switches: no."""
+        """Delivery 'push': messages came."""
         for taken in takens:
             self.taken += 1
             poller = self._pollers.get(taken.queue)
@@ -161,7 +160,7 @@ class Intake:
                     self._looking.remove(waiter)
 
     def looked(self) -> None:
-        """A take has ended. Switches: no."""
+        """A take has ended."""
         looking, self._looking = self._looking, []
         for waiter in looking:
             waiter.wake()
@@ -169,12 +168,12 @@ class Intake:
     # ---- lives
 
     def lost(self) -> None:
-        """The connection is gone. Switches: no."""
+        """The connection is gone."""
         for poller in self._pollers.values():
             poller.lost()
 
     def recovered(self) -> None:
-        """It is back. Switches: no."""
+        """It is back."""
         for poller in list(self._pollers.values()):
             poller.recovered()
 

@@ -40,21 +40,21 @@ class Leases:
         return len(self._held)
 
     def hold(self, taken: Taken, session: Any) -> None:
-        """A lease to keep, from now on. Switches: no."""
+        """A lease to keep, from now on."""
         self._held[id(taken)] = taken
         if self.seconds is not None and (self._keeper is None or self._keeper.done):
             self._keeper = runtime.every(session, self.seconds / 12, _renew, name='greenmq-lease')
 
     def forget(self, taken: Taken) -> None:
-        """It is settled, or goes back. Switches: no."""
+        """It is settled, or goes back."""
         self._held.pop(id(taken), None)
 
     def has(self, taken: Taken) -> bool:
-        """Is this lease being kept? Switches: no."""
+        """Is this lease being kept?"""
         return id(taken) in self._held
 
     def due(self, now: float) -> list[Taken]:
-        """The leases of which a third is over. Switches: no."""
+        """The leases of which a third is over."""
         assert self.seconds is not None
         found = []
         for taken in self._held.values():
@@ -108,7 +108,7 @@ class Leases:
                 self._held.move_to_end(id(taken))
 
     def end(self, taken: Taken, session: Any, why: str) -> None:
-        """A lease is lost. Switches: no."""
+        """A lease is lost."""
         if self._held.pop(id(taken), None) is None:
             return
         taken.lost = True
@@ -116,14 +116,14 @@ class Leases:
         events.emit('lease_lost', source=session, queue=taken.queue, reason=why)
 
     def end_all(self) -> list[Taken]:
-        """The connection was lost, and the deliveries with it. Switches: no."""
+        """The connection was lost, and the deliveries with it."""
         held, self._held = list(self._held.values()), OrderedDict()
         for taken in held:
             taken.lost = True
         return held
 
     def stop(self) -> None:
-        """Renew no more. Switches: no."""
+        """Renew no more."""
         if self._keeper is not None:
             self._keeper.kill()
         self._held.clear()

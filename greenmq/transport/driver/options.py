@@ -28,7 +28,7 @@ OPTIONS: dict[str, Option] = {
 
 
 def settings_of(table: Mapping[str, Option], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the value of every option: what was given, else its default. Switches: no."""
+    """Return the value of every option: what was given, else its default."""
     settings = {name: option.default for name, option in {**COMMON_OPTIONS, **OPTIONS, **table}.items()}
     settings.update((name, value) for name, value in (given or {}).items() if value is not None)
     return settings

@@ -82,14 +82,14 @@ class Poller:
     # ---- whose
 
     def channels(self, session: Any) -> list[Any]:
-        """The channels that it fetches for. Switches: no."""
+        """The channels that it fetches for."""
         if self._channel is not None:
             channel = self._channel()
             return [] if channel is None or channel.closed else [channel]
         return [channel for channel in session.channels if channel.books.takes(self.key)]
 
     def queues(self, session: Any) -> list[str]:
-        """The queues that it fetches from. Switches: no."""
+        """The queues that it fetches from."""
         if self._channel is None:
             return [self.key]
         channel = self._channel()
@@ -122,7 +122,7 @@ class Poller:
         return total, crowded
 
     def release(self) -> None:
-        """Give the reserved room back. Switches: no."""
+        """Give the reserved room back."""
         reserved, self.reserved = self.reserved, []
         for reference, room in reserved:
             channel = reference()
@@ -130,7 +130,7 @@ class Poller:
                 channel.books.release(room)
 
     def use_one(self, queue: str) -> tuple[Any, Any]:
-        """Whose turn the next message of a queue is; the room for it is used up. Switches: no."""
+        """Whose turn the next message of a queue is; the room for it is used up."""
         for at, entry in enumerate(self.reserved):
             channel = entry[0]()
             if entry[1] <= 0 or channel is None or channel.closed or not channel.books.flowing:
@@ -153,7 +153,7 @@ class Poller:
         return sum(entry[1] for entry in self.reserved)
 
     def kick(self) -> None:
-        """There may be room, or a message. Switches: no."""
+        """There may be room, or a message."""
         if self._asked and self.left * 2 > self._asked:
             return  # delivery 'push': asked for again at half, not one by one
         if self.state == 'resting':
@@ -163,7 +163,7 @@ class Poller:
             self._step()
 
     def again(self) -> None:
-        """A take has ended: the next one, unless there is a pause. Switches: no."""
+        """A take has ended: the next one, unless there is a pause."""
         if self._again:
             self.kick()
         elif self.state not in ('resting', 'backoff'):
@@ -207,7 +207,7 @@ class Poller:
             self._timer = runtime.call_later(CROWDED, _yield_turn, weakref.ref(self))
 
     def yield_turn(self) -> None:
-        """Let another queue have the room, where they share too little. Switches: no."""
+        """Let another queue have the room, where they share too little."""
         self._timer = None
         intake = self._intake()
         if intake is not None and not self.stopped:
@@ -216,7 +216,7 @@ class Poller:
             self._step()
 
     def let_go(self) -> None:
-        """Delivery 'push': want nothing for now. What comes all the same is given back. Switches: no."""
+        """Delivery 'push': want nothing for now. What comes all the same is given back."""
         intake = self._intake()
         if intake is not None:
             intake.driver.want(self.key, 0)
@@ -225,7 +225,7 @@ class Poller:
         self.state = 'full'
 
     def arrived(self, taken: Taken, session: Any) -> None:
-        """Delivery 'push': a message came. Switches: no."""
+        """Delivery 'push': a message came."""
         self._hand_out(taken, session)
         if self._timer is None:
             self.kick()
@@ -247,7 +247,7 @@ class Poller:
         )
 
     def took(self, flight: Flight, takens: list[Taken]) -> None:
-        """A take ended well. Switches: no."""
+        """A take ended well."""
         intake = self._intake()
         session = intake.session() if intake is not None else None
         if intake is None or session is None or session.state in ('closing', 'closed', 'foreign'):
@@ -281,7 +281,7 @@ class Poller:
             channel.accept(taken, message, sub)
 
     def failed(self, flight: Flight, error: Exception) -> None:
-        """A take failed. Switches: no."""
+        """A take failed."""
         ours = translate(flight.driver, error)[0]
         intake = self._intake()
         session = intake.session() if intake is not None else None
@@ -299,7 +299,7 @@ class Poller:
         self._start_timer(RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2).delay(self._failures))
 
     def ended(self, flight: Flight) -> None:
-        """The take's task has ended, in whatever way. Switches: no."""
+        """The take's task has ended, in whatever way."""
         if self.flight is not flight:
             return
         self.flight = None
@@ -318,14 +318,14 @@ class Poller:
                 runtime.run_soon(_again, weakref.ref(self))
 
     def overdue(self) -> None:
-        """The driver does not keep its time. Switches: no."""
+        """The driver does not keep its time."""
         flight = self.flight
         if flight is not None:
             self.failed(flight, TimeoutError('a take was not answered in time'))
             flight.task.kill()
 
     def recovered(self) -> None:
-        """There is a connection again. Switches: no."""
+        """There is a connection again."""
         self._stop_timer()
         self._failures = 0
         if self.flight is None:
@@ -333,7 +333,7 @@ class Poller:
         self._step()
 
     def lost(self) -> None:
-        """The connection is gone, with what was asked for. Switches: no."""
+        """The connection is gone, with what was asked for."""
         self._stop_timer()
         self._asked = 0
         self.state = 'paused'
@@ -354,20 +354,20 @@ class Poller:
             timer.cancel()
 
     def rested(self) -> None:
-        """A pause is over. Switches: no."""
+        """A pause is over."""
         self._timer = None
         self.state = 'idle'
         self._step()
 
     def restart(self) -> None:
-        """The queues have changed: a take for the old ones ends, if it may be cut. Switches: no."""
+        """The queues have changed: a take for the old ones ends, if it may be cut."""
         if self.flight is not None and not self.flight.driver.uncut and self.flight.driver.delivery != 'poll':
             self.flight.task.kill()
         self._pause = HASTY
         self.kick()
 
     def stop(self) -> Flight | None:
-        """Fetch no more; the take under way, if there is one. Switches: no."""
+        """Fetch no more; the take under way, if there is one."""
         self.stopped = True
         self._stop_timer()
         flight = self.flight
@@ -379,7 +379,7 @@ class Poller:
         return flight
 
     def go_on(self) -> None:
-        """Fetch again after all. Switches: no."""
+        """Fetch again after all."""
         self.stopped = False
         self.kick()
 

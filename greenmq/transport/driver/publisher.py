@@ -90,7 +90,6 @@ class Publisher:
             arguments (Callable): queue → the arguments it was declared with.
         Raises:
             InvalidArgument: what this broker can't take, before anything is sent.
-        Switches: no.
         """
         properties = dict(message['properties'])
         properties['delivery_info'] = {
@@ -118,7 +117,7 @@ class Publisher:
         return body, encoding
 
     def decoded(self, body: Any) -> bytes:
-        """Undo the base64 of a body. Switches: no."""
+        """Undo the base64 of a body."""
         return _base64.decode(body)
 
     def _delay(self, given: Any) -> float:
@@ -296,7 +295,7 @@ class Publisher:
         )  # fmt: skip
 
     def next_batch(self, line: _Line) -> list[_Job]:
-        """Take the messages of the next call out of their line. Switches: no."""
+        """Take the messages of the next call out of their line."""
         batch: list[_Job] = []
         while line.jobs and len(batch) < max(self._driver.put_batch, 1):
             job = line.jobs.pop(0)
@@ -308,7 +307,7 @@ class Publisher:
         return batch
 
     def answered(self, batch: list[_Job], outcomes: list[Exception | None]) -> None:
-        """A call returned: tell each publisher. Switches: no."""
+        """A call returned: tell each publisher."""
         self.calls += 1
         self.published += len(batch)
         for at, job in enumerate(batch):
@@ -319,12 +318,12 @@ class Publisher:
                 job.waiter.fail(self._failure(outcome, [job.item]))
 
     def failed(self, batch: list[_Job], error: Exception) -> None:
-        """A call failed: tell each publisher. Switches: no."""
+        """A call failed: tell each publisher."""
         for job in batch:
             job.waiter.fail(self._failure(error, [job.item]))
 
     def ended(self, line: _Line) -> None:
-        """A call's task has ended. Switches: no."""
+        """A call's task has ended."""
         line.calls -= 1
         if line.jobs and line.calls < self._driver.max_puts:
             self._start(line)
@@ -332,7 +331,7 @@ class Publisher:
             self._lines.pop(line.key, None)
 
     def closed(self, error: Exception) -> None:
-        """The session ends: whoever waits is told. Switches: no."""
+        """The session ends: whoever waits is told."""
         for line in self._lines.values():
             jobs, line.jobs = line.jobs, []
             for job in jobs:

@@ -60,18 +60,18 @@ class Router:
     # ---- exchanges
 
     def exchange_type(self, exchange: str) -> str:
-        """The type of an exchange; direct if it is not declared. Switches: no."""
+        """The type of an exchange; direct if it is not declared."""
         record = self.state.exchanges.get(exchange)
         return (record['type'] if record else None) or 'direct'
 
     def is_native(self, exchange: str) -> bool:
-        """Does the broker fan out this exchange, and so must know who is bound? Switches: no."""
+        """Does the broker fan out this exchange, and so must know who is bound?"""
         return self._driver.fanout == 'native' and self.exchange_type(exchange) == 'fanout'
 
     def declare_exchange(
         self, exchange: str, kind: str, durable: bool, auto_delete: bool, arguments: Any, vhost: str
     ) -> None:
-        """Declare an exchange. Switches: no.
+        """Declare an exchange.
 
         Raises:
             InvalidArgument: no such type. NotEquivalentError: it was declared otherwise.
@@ -122,7 +122,7 @@ class Router:
         self._shared.pop(exchange, None)
 
     def bind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
-        """Let an exchange receive what another one routes so. Switches: no."""
+        """Let an exchange receive what another one routes so."""
         self._own_table('exchange_bind')
         for name in (destination, source):
             if name not in self.state.exchanges:
@@ -130,7 +130,7 @@ class Router:
         self.state.exchange_bind(destination, source, key, arguments)
 
     def unbind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
-        """Undo `bind_exchange`. Switches: no."""
+        """Undo `bind_exchange`."""
         self._own_table('exchange_unbind')
         self.state.exchange_unbind(destination, source, key, arguments)
 
@@ -180,7 +180,7 @@ class Router:
         self._learned.pop(queue, None)
 
     def facts(self, queue: str) -> dict[str, Any]:
-        """What a queue was declared with, in this process or as far as it was learned. Switches: no."""
+        """What a queue was declared with, in this process or as far as it was learned."""
         return self.state.queues.get(queue) or self._learned.get(queue) or {}
 
     def learn(self, queue: str, deadline: runtime.Deadline) -> None:
@@ -190,7 +190,7 @@ class Router:
             self._learned[queue] = dict(found or ())
 
     def arguments(self, queue: str) -> dict[str, Any]:
-        """The arguments a queue was declared with in this process. Switches: no."""
+        """The arguments a queue was declared with in this process."""
         return self.facts(queue).get('arguments') or {}
 
     # ---- bindings
@@ -240,7 +240,7 @@ class Router:
             self.state.exchange_delete(exchange)
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
-        """Return (queue, exchange, routing key) of every binding made here. Switches: no."""
+        """Return (queue, exchange, routing key) of every binding made here."""
         return [
             (queue, exchange, key)
             for exchange, record in list(self.state.exchanges.items())
@@ -255,7 +255,7 @@ class Router:
             ]
 
     def changed(self, exchange: str | None = None) -> None:
-        """Somebody changed the shared table of an exchange, or of any. Switches: no."""
+        """Somebody changed the shared table of an exchange, or of any."""
         if exchange is None:
             self._shared.clear()
         else:
@@ -348,7 +348,7 @@ class Router:
     # ---- dead letters
 
     def has_dead_letter(self, queue: str) -> bool:
-        """Is a message rejected from this queue kept somewhere? Switches: no."""
+        """Is a message rejected from this queue kept somewhere?"""
         here = self.arguments(queue).get('x-dead-letter-exchange') is not None
         return here or self._driver.keeps_dead(queue)
 

@@ -162,7 +162,7 @@ class Session:
             waiters.clear()
 
     def lost(self, error: Exception) -> None:
-        """The connection to the broker is gone: tell everybody, and open it again. Switches: no."""
+        """The connection to the broker is gone: tell everybody, and open it again."""
         if self.state != 'open':
             return
         self.state = 'lost'
@@ -181,7 +181,7 @@ class Session:
         )
 
     def recovered(self) -> None:
-        """The driver is open again. Switches: no."""
+        """The driver is open again."""
         self._opened()
         logger.info('%s: the connection is back', self.name)
         for user in list(self._users):
@@ -190,14 +190,14 @@ class Session:
         self.intake.recovered()
 
     def attempt_failed(self, error: Exception) -> None:
-        """An attempt to recover failed. Switches: no."""
+        """An attempt to recover failed."""
         self.failure = error
         attempts, self._attempts = self._attempts, []
         for waiter in attempts:
             waiter.fail(error)
 
     def next_host(self) -> None:
-        """Go to the next host of a connection's list, if it has one. Switches: no."""
+        """Go to the next host of a connection's list, if it has one."""
         for user in list(self._users):
             place = user.next_place()
             if place is not None:
@@ -210,7 +210,7 @@ class Session:
         return runtime.is_here(self._hub)
 
     def check_here(self) -> None:
-        """Refuse another native thread. Switches: no.
+        """Refuse another native thread.
 
         Raises:
             WrongHub: the session belongs to another thread.
@@ -307,12 +307,12 @@ class Session:
                     self.intake.kick(queue)
 
     def give_back(self, takens: Iterable[Taken]) -> None:
-        """Nobody wants these: as if they had never been taken. Switches: no."""
+        """Nobody wants these: as if they had never been taken."""
         for taken in takens:
             self.settler.back(taken, UNSEEN)
 
     def report(self, error: Exception) -> None:
-        """Something in the background failed, and is tried again: the drains learn of it. Switches: no."""
+        """Something in the background failed, and is tried again: the drains learn of it."""
         for user in list(self._users):
             user.report(error)
 
@@ -323,7 +323,7 @@ class Session:
     # ---- users
 
     def join(self, user: Any) -> None:
-        """A connection uses the session. Switches: no."""
+        """A connection uses the session."""
         self._users.add(user)
 
     def leave(self, user: Any, deadline: runtime.Deadline) -> None:
@@ -343,7 +343,7 @@ class Session:
         return [channel for user in self._users for channel in user.channels]
 
     def consumers(self, queue: str) -> int:
-        """How many consumers of a queue there are in this session. Switches: no."""
+        """How many consumers of a queue there are in this session."""
         return sum(channel.books.consumers(queue) for channel in self.channels)
 
     def close(self, deadline: runtime.Deadline) -> None:
@@ -397,7 +397,7 @@ class Session:
         self.driver.forget()
 
     def stats(self) -> dict[str, Any]:
-        """Numbers for the health page and metrics. Switches: no."""
+        """Numbers for the health page and metrics."""
         return {
             'state': self.state,
             'epoch': self.epoch,
@@ -420,7 +420,7 @@ class Session:
 
 
 def session_of(driver_cls: type[Driver], place: Place, settings: dict[str, Any], name: str) -> Session:
-    """Return the session of this hub to a place, made if there is none. Switches: no."""
+    """Return the session of this hub to a place, made if there is none."""
     there = (driver_cls, repr(place), repr(sorted(settings.items(), key=_first)))
     key = (id(runtime.hub_id()), there)
     session = _sessions.get(key)

@@ -72,12 +72,11 @@ class Settler:
 
         Arguments:
             more (int): deliveries of the channel that still wait for a callback: their acks may join.
-        Switches: no.
         """
         self._add(taken, None, more)
 
     def back(self, taken: Taken, fate: str) -> None:
-        """This one goes back, as `contract` says of its fate. Switches: no."""
+        """This one goes back, as `contract` says of its fate."""
         self._add(taken, None if fate == DEAD and not self._driver.dead_letters else fate, 0)
 
     def _add(self, taken: Taken, fate: str | None, more: int) -> None:
@@ -101,13 +100,13 @@ class Settler:
             group.timer = runtime.call_later(driver.settle_hold, _held, weakref.ref(self), key)
 
     def flush(self) -> None:
-        """Send now what was collected. Switches: no."""
+        """Send now what was collected."""
         for group in list(self._groups.values()):
             if group.entries:
                 self._send_soon(group)
 
     def held(self, key: str) -> None:
-        """The first settlement of a group has waited long enough. Switches: no."""
+        """The first settlement of a group has waited long enough."""
         group = self._groups.get(key)
         if group is not None and group.entries:
             self._send_soon(group)
@@ -125,11 +124,11 @@ class Settler:
             )  # fmt: skip
 
     def take_batch(self, group: _Group) -> list[Entry]:
-        """What the next call carries; it stays in the group until the call has returned. Switches: no."""
+        """What the next call carries; it stays in the group until the call has returned."""
         return group.entries[: self._driver.settle_batch]
 
     def returned(self, group: _Group, batch: list[Entry], failed: list[tuple[Taken, Any]]) -> None:
-        """A call ended well, but for those that failed. Switches: no."""
+        """A call ended well, but for those that failed."""
         del group.entries[: len(batch)]
         group.failures = 0
         self.calls += 1
@@ -159,7 +158,7 @@ class Settler:
             self._wake()
 
     def failed(self, group: _Group, error: Exception) -> float | None:
-        """A call failed: seconds until the next; None if the recovery sends it. Switches: no."""
+        """A call failed: seconds until the next; None if the recovery sends it."""
         group.failures += 1
         session = self._session()
         if session is not None:
@@ -170,12 +169,12 @@ class Settler:
         return RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2).delay(group.failures)
 
     def may_send(self) -> bool:
-        """Is there a connection to send on? Switches: no."""
+        """Is there a connection to send on?"""
         session = self._session()
         return session is not None and session.state in ('open', 'closing')
 
     def ended(self, group: _Group) -> None:
-        """The task of a group has ended. Switches: no."""
+        """The task of a group has ended."""
         group.task = None
         if group.entries and self.may_send():
             self._send_soon(group)
@@ -218,7 +217,7 @@ class Settler:
             self.wait(deadline)
 
     def lost(self) -> None:
-        """The connection was lost: whoever waits for settlements waits in vain. Switches: no."""
+        """The connection was lost: whoever waits for settlements waits in vain."""
         if not self._driver.survives_loss:
             dropped = sum(fate is None for group in self._groups.values() for _, fate in group.entries)
             for group in self._groups.values():
@@ -229,7 +228,7 @@ class Settler:
         self._wake()
 
     def takens(self) -> list[Taken]:
-        """All that is to be settled. Switches: no."""
+        """All that is to be settled."""
         return [taken for group in self._groups.values() for taken, _ in group.entries]
 
     def _wake(self) -> None:

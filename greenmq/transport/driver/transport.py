@@ -94,7 +94,7 @@ class Transport(base.Transport):
     # ---- where to
 
     def place(self) -> Place:
-        """Where the client wants to go. Switches: no.
+        """Where the client wants to go.
 
         Raises:
             InvalidArgument: it asks for what this transport can't do.
@@ -117,7 +117,7 @@ class Transport(base.Transport):
         return host if '://' in host else str(client.as_uri(include_password=True))
 
     def next_place(self) -> Place | None:
-        """Turn the client to its next host; None if it has one only. Switches: no."""
+        """Turn the client to its next host; None if it has one only."""
         client = self.client
         if client is None or client.cycle is None:
             return None
@@ -163,11 +163,11 @@ class Transport(base.Transport):
         return self
 
     def recovering(self, connection: Any) -> bool:
-        """Is it lost, and coming back by itself? Switches: no."""
+        """Is it lost, and coming back by itself?"""
         return self.session is not None and self.session.state == 'lost'
 
     def verify_connection(self, connection: Any) -> bool:
-        """Is it open? Switches: no."""
+        """Is it open?"""
         return self.session is not None and self.session.state == 'open' and not self.events.failed
 
     def ping(self, connection: Any, deadline: runtime.Deadline) -> None:
@@ -202,21 +202,21 @@ class Transport(base.Transport):
     # ---- what the session tells (no switch)
 
     def on_lost(self, error: Exception) -> None:
-        """The connection was lost. Switches: no."""
+        """The connection was lost."""
         client = self.client
         if client is not None:
             events.emit('lost', client, error=error, epoch=getattr(client, 'epoch', 0))
         self.events.report(error)
 
     def on_recovered(self) -> None:
-        """It is back. Switches: no."""
+        """It is back."""
         client = self.client
         if client is not None and client.transport is self:
             client.begin_epoch()
             events.emit('recovered', client, epoch=client.epoch)
 
     def report(self, error: Exception) -> None:
-        """Something failed in the background, and is tried again. Switches: no."""
+        """Something failed in the background, and is tried again."""
         self.events.report(error)
 
     # ---- channels
@@ -234,7 +234,7 @@ class Transport(base.Transport):
         return channel
 
     def close_channel(self, channel: Any) -> None:
-        """Forget a channel that closes. Switches: no."""
+        """Forget a channel that closes."""
         number = getattr(channel, 'channel_id', 0)
         if number in self._used_ids:
             self._used_ids.discard(number)
@@ -245,7 +245,7 @@ class Transport(base.Transport):
         channel.connection = None
 
     def take_channel_id(self) -> int:
-        """A number for a new channel. Switches: no."""
+        """A number for a new channel."""
         used = self._used_ids
         if len(used) >= self.channel_max:
             raise ResourceError(
@@ -258,7 +258,7 @@ class Transport(base.Transport):
     # ---- events
 
     def waiting_events(self, connection: Any) -> Drain[Any]:
-        """See `base.Transport.waiting_events`. Switches: no."""
+        """See `base.Transport.waiting_events`."""
         return self.events
 
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
@@ -312,11 +312,11 @@ class Transport(base.Transport):
         return {'port': self.default_port, 'hostname': 'localhost'}
 
     def stats(self) -> dict[str, Any]:
-        """Numbers of the session. Switches: no."""
+        """Numbers of the session."""
         return {} if self.session is None else self.session.stats()
 
     def driver_version(self) -> str:
-        """The version of the client library. Switches: no."""
+        """The version of the client library."""
         return self.Driver.version(self.session.driver) if self.session is not None else 'N/A'
 
     def __repr__(self) -> str:

@@ -90,7 +90,7 @@ class Line(psycopg.Connection[Any]):
 
     @property
     def sound(self) -> bool:
-        """Can it be used? What the server said while it lay idle is read for that. Switches: no."""
+        """Can it be used? What the server said while it lay idle is read for that."""
         if self.closed:
             return False
         try:
@@ -105,11 +105,11 @@ class Line(psycopg.Connection[Any]):
         return not self.closed
 
     def noticed(self, what: Any) -> None:
-        """The server says something while it is asked nothing. Switches: no."""
+        """The server says something while it is asked nothing."""
         self.dismissed = self.dismissed or what.severity_nonlocalized in ('FATAL', 'PANIC')
 
     def discard(self) -> None:
-        """Close it without a word that could wait. Switches: no."""
+        """Close it without a word that could wait."""
         self._closed = True
         self.pgconn.finish()
 

@@ -56,7 +56,7 @@ class Listener:
         self._task = runtime.spawn(_listen, weakref.ref(self), name='postgresql-listener', owner=self)
 
     def tell(self, channel: str | None, payload: str) -> None:
-        """Give a word to whom it is for. Switches: no."""
+        """Give a word to whom it is for."""
         if channel == self._own:
             self._heard()
             return
@@ -67,7 +67,7 @@ class Listener:
     # ---- are we heard?
 
     def expect_echo(self) -> None:
-        """A word of our own was sent: it must be heard in time. Switches: no."""
+        """A word of our own was sent: it must be heard in time."""
         if self._echo is None and self._line is not None:
             self._echo = runtime.call_later(ECHO, _not_heard, weakref.ref(self))
 
@@ -81,7 +81,7 @@ class Listener:
             self.tell(None, '')
 
     def not_heard(self) -> None:
-        """Our own word did not come: begin anew. Switches: no."""
+        """Our own word did not come: begin anew."""
         self._echo = None
         self.went_deaf('what was sent did not arrive, as behind a pooler')
         task, self._task = self._task, runtime.spawn(
@@ -90,7 +90,7 @@ class Listener:
         task.kill()
 
     def went_deaf(self, why: str) -> None:
-        """No notification arrives any more. Switches: no."""
+        """No notification arrives any more."""
         if not self._deaf_told:
             self._deaf_told = True
             logger.warning('no notifications from PostgreSQL, looking now and then instead: %s', why)
@@ -117,20 +117,20 @@ class Listener:
         return line
 
     def ended(self) -> None:
-        """The connection is gone. Switches: no."""
+        """The connection is gone."""
         if self._echo is not None:
             self._echo.cancel()
             self._echo = None
         self._line = None
 
     def close(self) -> None:
-        """Listen no more. Switches: no."""
+        """Listen no more."""
         self._task.kill()  # which closes its connection
         self.ended()
         self.live = False
 
     def forget(self) -> None:
-        """See `Pool.forget`. Switches: no."""
+        """See `Pool.forget`."""
         if self._line is not None:
             abandon(self._line)
 

@@ -89,18 +89,18 @@ class Pool:
         return line
 
     def drop(self) -> None:
-        """Close those that nobody uses now: they are likely lost as well. Switches: no."""
+        """Close those that nobody uses now: they are likely lost as well."""
         free, self._free = self._free, []
         for line in free:
             line.discard()
 
     def close(self) -> None:
-        """Close all, those in use when their statement has ended. Switches: no."""
+        """Close all, those in use when their statement has ended."""
         self._closed = True
         self.drop()
 
     def forget(self) -> None:
-        """In a forked child: close our copies of the descriptors, without a byte. Switches: no."""
+        """In a forked child: close our copies of the descriptors, without a byte."""
         self._closed = True
         for line in [*self._free, *self._used]:
             abandon(line)
@@ -108,7 +108,7 @@ class Pool:
 
 
 def abandon(line: Line) -> None:
-    """In a forked child: let go of our copy of the socket without a byte. Switches: no.
+    """In a forked child: let go of our copy of the socket without a byte.
 
     Its number stays taken, so that whatever libpq does at the end goes nowhere.
     """

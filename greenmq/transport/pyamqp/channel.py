@@ -111,7 +111,7 @@ class Channel(Entities):
         return self.consuming.qos[1] if self.consuming.qos is not None else 0
 
     def check_open(self) -> None:
-        """Raise ConnectionClosed if it was closed, WrongHub in another native thread. Switches: no."""
+        """Raise ConnectionClosed if it was closed, WrongHub in another native thread."""
         if self.closed:
             raise ConnectionClosed(f'{self!r} was closed')
         self.connection.check_here()
@@ -148,7 +148,7 @@ class Channel(Entities):
             self.no_ack_consumers.clear()
 
     def collect(self) -> None:
-        """Forget the channel without a word to the broker. Switches: no."""
+        """Forget the channel without a word to the broker."""
         self.closed = True
         self.connection.unregister(self)
 
@@ -167,7 +167,6 @@ class Channel(Entities):
 
         Raises:
             InvalidArgument: a header or property that AMQP, or RabbitMQ, cannot carry.
-        Switches: no.
         """
         given: dict[str, Any] = {}
         if content_type is not None:
@@ -229,7 +228,6 @@ class Channel(Entities):
     def publish_together(self) -> None:
         """Publish over one wire with all channels of the connection that were told so; see `sharedwire`.
 
-        Switches: no.
         Source: StdChannel.publish_together.
         """
         connection = self.connection
@@ -263,7 +261,6 @@ class Channel(Entities):
             runtime.Future: resolves with the broker's confirm, or with the error.
         Raises:
             BufferFull: nothing more is taken now, or this channel has not opened its publishing wire yet.
-        Switches: no.
         """
         future = runtime.Future()
         self.check_open()
@@ -304,7 +301,7 @@ class Channel(Entities):
             self.connection.drain.put(self, (delivery, error), len(content.body) + 512)
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Confirms on from the next publish. Switches: no."""
+        """Confirms on from the next publish."""
         if self.transactional:
             raise InvalidArgument('confirm_select', 'a transactional channel', 'a channel without tx')
         self.publishing.confirm = True
@@ -390,7 +387,7 @@ class Channel(Entities):
             self.connection.topology.forget_consumer(consumer_tag)
 
     def held(self, consumer_tag: str) -> int:
-        """How many deliveries of a consumer wait here for `drain_events`. Switches: no."""
+        """How many deliveries of a consumer wait here for `drain_events`."""
         consumer = self.consuming.consumers.get(consumer_tag.encode())
         if consumer is None:
             return 0
@@ -414,7 +411,7 @@ class Channel(Entities):
         return message
 
     def message_to_python(self, raw_message: Any) -> AMQPMessage:
-        """The `Message` of a delivery. Switches: no."""
+        """The `Message` of a delivery."""
         return (
             raw_message if isinstance(raw_message, AMQPMessage) else self.Message(raw_message, channel=self)
         )
@@ -435,22 +432,24 @@ class Channel(Entities):
         return self.consuming.ack(delivery_tag, multiple)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> bool:
-        """Refuse a delivery: back to its queue, or dead-lettered. Returns as `basic_ack`. Switches: no."""
+        """Refuse a delivery: back to its queue, or dead-lettered. Returns as `basic_ack`."""
         hub = self.connection._hub
         if hub is not None and not runtime.is_here(hub):
             return runtime.post(hub, self.consuming.reject, delivery_tag, requeue)
         return self.consuming.reject(delivery_tag, requeue)
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> bool:
-        """Refuse a delivery or all up to it. Returns as `basic_ack`. Switches: no."""
+        """Refuse a delivery or all up to it. Returns as `basic_ack`."""
         hub = self.connection._hub
         if hub is not None and not runtime.is_here(hub):
             return runtime.post(hub, self.consuming.nack, delivery_tag, multiple, requeue)
         return self.consuming.nack(delivery_tag, multiple, requeue)
 
     def basic_recover(self, requeue: bool = False) -> None:
-        """Have every unsettled delivery delivered again. RabbitMQ knows `requeue=True` only. Switches:
-        yes."""
+        """Have every unsettled delivery delivered again. RabbitMQ knows `requeue=True` only.
+
+        Switches: yes.
+        """
         if not requeue:
             raise AMQPNotImplementedError(
                 'basic.recover with requeue=False is not implemented by RabbitMQ', (60, 110)

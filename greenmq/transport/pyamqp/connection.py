@@ -253,7 +253,7 @@ class Connection:
         return self._hub is None or runtime.is_here(self._hub)
 
     def check_here(self) -> None:
-        """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no."""
+        """Refuse another native thread before anything of its call is queued. Makes no hub."""
         if self._hub is not None and not runtime.is_here(self._hub):
             raise WrongHub(f'{self!r}')
 
@@ -384,7 +384,7 @@ class Connection:
     # ---- entities
 
     def forget(self, kind: str, name: str) -> None:
-        """An entity was deleted: neither declared again nor taken for known. Switches: no."""
+        """An entity was deleted: neither declared again nor taken for known."""
         if kind == 'queue':
             self.topology.forget_queue(name)
             self.names.forget(name)
@@ -416,7 +416,7 @@ class Connection:
     # ---- channels
 
     def channel(self, channel_id: int | None = None, callback: Any = None) -> AMQPChannel:
-        """A new channel. Switches: no."""
+        """A new channel."""
         if self.closed:
             raise ConnectionClosed(f'{self.name} was closed')
         return self.Channel(self, channel_id, on_open=callback)
@@ -537,7 +537,7 @@ class Connection:
             link.close(deadline)
 
     def collect(self) -> None:
-        """Drop the socket without a word. Switches: no."""
+        """Drop the socket without a word."""
         self.closed = True
         self._end_recovery()
         if self.link is not None:
@@ -568,7 +568,7 @@ class Connection:
         """Nothing to do: heartbeats go by themselves (P10)."""
 
     def send_heartbeat(self) -> None:
-        """Send a heartbeat frame now. Switches: no."""
+        """Send a heartbeat frame now."""
         if self.link is not None:
             self.link.send(frames.HEARTBEAT)
 

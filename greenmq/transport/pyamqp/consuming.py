@@ -129,8 +129,7 @@ class Consuming(Settling):
         return channel if channel is not None and channel.error is None and self._restored else None
 
     def restore(self, link: Link, deadline: runtime.Deadline) -> None:
-        """Have the wire, with QoS and consumers, on a new link; nothing to do where nothing was open
-        before."""
+        """Have the wire, with QoS and consumers, on a new link, if one was open before."""
         with self._opening:
             while (self.qos is not None or self.consumers) and self.ready_wire is None:
                 self._restore(link, deadline)
@@ -223,8 +222,7 @@ class Consuming(Settling):
             return channel, arguments
 
     def close_soon(self) -> None:
-        """Flush acks, close the wire; what was delivered and not settled goes back to its queue. Switches:
-        no."""
+        """Flush acks, close the wire; what was delivered and not settled goes back to its queue."""
         channel = self.wire
         self.consumers.clear()
         if channel is not None:

@@ -43,7 +43,7 @@ class Entities(StdChannel):
         return self._limits.within(self.connection.settings.operation_timeout)
 
     def within(self, deadline: runtime.Deadline) -> AbstractContextManager[None]:
-        """Hold every call that this greenlet makes in the block to a deadline. Switches: no."""
+        """Hold every call that this greenlet makes in the block to a deadline."""
         return self._limits.held(deadline)
 
     def _call(
@@ -53,8 +53,7 @@ class Entities(StdChannel):
         nowait: bool = False,
         deadline: runtime.Deadline | None = None,
     ) -> list[Any]:
-        """A method that changes entities; where deliveries are in hand, over a wire that may fail without
-        them."""
+        """A method that changes entities. Deliveries in hand are on another wire, which an error spares."""
         deadline = deadline or self._deadline()
         consuming = self.consuming
         encoded = methods.encode(method, arguments)
@@ -235,9 +234,9 @@ class Entities(StdChannel):
         return answer[0] if answer else None
 
     def prepare_queue_arguments(self, arguments: Mapping[str, Any] | None, **kwargs: Any) -> dict[str, Any]:
-        """Queue options in RabbitMQ's names and units. Switches: no."""
+        """Queue options in RabbitMQ's names and units."""
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def has_dead_letter(self, queue: str) -> bool:
-        """True if this connection declared the queue with a dead-letter exchange. Switches: no."""
+        """True if this connection declared the queue with a dead-letter exchange."""
         return self.connection.has_dead_letter(queue)

@@ -220,7 +220,6 @@ class Link(Outbox):
 
         Called in the hub the link belongs to, or in another thread while that hub does not run. Nobody may
         wait here (`in_use`), and the owner is not told.
-        Switches: no.
         """
         if self.error is not None:
             return
@@ -237,7 +236,7 @@ class Link(Outbox):
             runtime.post(hub, self._put_away)  # or never: then its thread has ended, and closed the stream
 
     def thread_ended(self) -> None:
-        """Nobody runs our tasks any more: what was acknowledged leaves. Switches: no."""
+        """Nobody runs our tasks any more: what was acknowledged leaves."""
         self.leave(ConnectionLost(f'{self.name}: the thread it belonged to has ended'), runtime.hub_id())
 
     def abandon(self) -> None:

@@ -183,7 +183,6 @@ class Publishing:
         Raises:
             BufferFull: what waits would pass the mark of the out-buffer.
             ConnectionClosed: the connection was closed.
-        Switches: no.
         """
         link = self.connection.link
         if not self._line and link is not None and link.error is None and link.has_room():
@@ -393,7 +392,7 @@ class Publishing:
         return True
 
     def close_soon(self) -> None:
-        """Close the publishing wire behind what was queued before. Switches: no."""
+        """Close the publishing wire behind what was queued before."""
         if self.wire is not None:
             self.wire.close_soon()
 

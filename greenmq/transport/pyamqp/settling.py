@@ -107,8 +107,7 @@ class Settling:
         return True
 
     def _unknown(self, tag: int) -> bool:
-        """A tag that is not out: of a lost epoch (dropped and reported), or settled before (the caller's
-        fault)."""
+        """A tag that is not out: of a lost epoch (dropped), or settled before (the caller's fault)."""
         channel = self.wire
         base = self.last_tag if channel is None or channel.error is not None else channel.base
         self.stale += 1

@@ -75,7 +75,7 @@ class Transport(base.Transport):
         self.default_ssl_port = default_ssl_port or self.default_ssl_port
 
     def driver_version(self) -> str:
-        """The version of the amqp package. Switches: no."""
+        """The version of the amqp package."""
         return str(amqp.__version__)
 
     @property
@@ -137,7 +137,7 @@ class Transport(base.Transport):
     # ---- what Connection asks for
 
     def create_channel(self, connection: AMQPConnection) -> AMQPChannel:
-        """A new channel. Switches: no."""
+        """A new channel."""
         return connection.channel()
 
     def close_channel(self, channel: Any) -> None:
@@ -150,7 +150,7 @@ class Transport(base.Transport):
         connection.close()
 
     def waiting_events(self, connection: AMQPConnection) -> Drain[Any]:
-        """See `base.Transport.waiting_events`. Switches: no."""
+        """See `base.Transport.waiting_events`."""
         return connection.drain
 
     def drain_events(
@@ -160,7 +160,7 @@ class Transport(base.Transport):
         connection.drain_events(timeout, channel)
 
     def verify_connection(self, connection: AMQPConnection) -> bool:
-        """Is it open, and everything restored on it? Switches: no."""
+        """Is it open, and everything restored on it?"""
         return connection.connected
 
     def ping(self, connection: AMQPConnection, deadline: runtime.Deadline) -> None:
@@ -175,7 +175,7 @@ class Transport(base.Transport):
         connection.come_here()
 
     def recovering(self, connection: AMQPConnection) -> bool:
-        """Was it lost, and does it come back by itself? Switches: no."""
+        """Was it lost, and does it come back by itself?"""
         return connection._recovery is not None
 
     @property
@@ -191,11 +191,11 @@ class Transport(base.Transport):
         """Nothing to do: heartbeats go by themselves (P10)."""
 
     def get_heartbeat_interval(self, connection: AMQPConnection) -> float:
-        """Negotiated seconds between heartbeats. Switches: no."""
+        """Negotiated seconds between heartbeats."""
         return connection.heartbeat
 
     def qos_semantics_matches_spec(self, connection: AMQPConnection) -> bool:
-        """False for RabbitMQ since 3.3: without `apply_global` it counts per consumer. Switches: no."""
+        """False for RabbitMQ since 3.3: without `apply_global` it counts per consumer."""
         properties = connection.server_properties
         if properties.get('product') != 'RabbitMQ':
             return True
@@ -205,7 +205,7 @@ class Transport(base.Transport):
         return version < (3, 3)
 
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """A client of RabbitMQ's management API. Switches: no."""
+        """A client of RabbitMQ's management API."""
         return get_manager(self.client, *args, **kwargs)
 
 

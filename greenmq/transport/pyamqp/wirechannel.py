@@ -203,7 +203,7 @@ class WireChannel:
         return frames.method_frame(self.id, signature, arguments)
 
     def send_method(self, signature: tuple[int, int], arguments: bytes) -> None:
-        """Queue a method that nothing answers. Raises: as `method` and `send`. Switches: no."""
+        """Queue a method that nothing answers. Raises: as `method` and `send`."""
         self.send(self.method(signature, arguments))
 
     def take_turn(self, deadline: runtime.Deadline) -> None:

@@ -125,11 +125,11 @@ class Channel(EntityMethods, PublishMethods, ConsumeMethods, SettleMethods):
         self.connection.close_channel(self)
 
     def leave_here(self) -> None:
-        """The connection leaves this thread, see `Transport.move_here`. Switches: no."""
+        """The connection leaves this thread, see `Transport.move_here`."""
         self._fetcher.leave()
 
     def arrived_here(self) -> None:
-        """The connection goes on in this thread, see `Transport.move_here`. Switches: no."""
+        """The connection goes on in this thread, see `Transport.move_here`."""
         self._hub = runtime.hub_id()
         for sub in self._subscriptions.values():
             sub.hub = self._hub

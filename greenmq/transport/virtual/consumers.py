@@ -74,7 +74,7 @@ class Subscription:
         return bool(qos.can_consume())
 
     def accept(self, message: Any) -> None:
-        """Count a message as delivered and leave it to whoever drains. Switches: no."""
+        """Count a message as delivered and leave it to whoever drains."""
         channel = self.channel
         message.delivery_info['consumer_tag'] = self.tag
         if not self.no_ack:
@@ -117,11 +117,11 @@ class Board:
         self.rings: dict[str, deque[weakref.ref[Subscription]]] = {}
 
     def add(self, sub: Subscription) -> None:
-        """Let a consumer take its turn. Switches: no."""
+        """Let a consumer take its turn."""
         self.rings.setdefault(sub.queue, deque()).append(weakref.ref(sub))
 
     def remove(self, sub: Subscription) -> None:
-        """Take a consumer out. Switches: no."""
+        """Take a consumer out."""
         ring = self.rings.get(sub.queue)
         if ring is None:
             return
@@ -131,12 +131,12 @@ class Board:
             self.rings.pop(sub.queue, None)
 
     def consumers(self, queue: str) -> list[Subscription]:
-        """Return the consumers of a queue. Switches: no."""
+        """Return the consumers of a queue."""
         found = [reference() for reference in list(self.rings.get(queue, ()))]
         return [sub for sub in found if sub is not None]
 
     def notify(self, queue: str) -> None:
-        """Hand messages of `queue` to consumers that have room, in turn. Switches: no."""
+        """Hand messages of `queue` to consumers that have room, in turn."""
         ring = self.rings.get(queue)
         if ring is None:
             return
@@ -163,7 +163,7 @@ class Board:
             ring.rotate(-1)
 
     def lost(self, queue: str) -> None:
-        """The queue is gone: end its consumers, each in its own hub, and tell of it. Switches: no."""
+        """The queue is gone: end its consumers, each in its own hub, and tell of it."""
         for sub in self.consumers(queue):
             if sub.hub is runtime.hub_id():
                 sub.lost()

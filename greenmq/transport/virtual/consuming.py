@@ -29,7 +29,6 @@ class ConsumeMethods(ChannelParts):
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
         """Limit the unsettled messages of this channel; 0 for no limit.
 
-        Switches: no.
         Source: AMQP 0-9-1 basic.qos; kombu: the whole channel counts, whatever `apply_global` says.
         """
         self.qos.prefetch_count = prefetch_count or 0
@@ -45,7 +44,6 @@ class ConsumeMethods(ChannelParts):
     ) -> None:
         """Deliver the messages of `queue` to `callback(message)`, called by whoever drains.
 
-        Switches: no.
         Source: AMQP 0-9-1 basic.consume; kombu.
         """
         self._check_open()
@@ -140,7 +138,7 @@ class ConsumeMethods(ChannelParts):
         return self._get(queue)
 
     def message_to_python(self, raw_message: Any) -> Any:
-        """Return a Message of a payload; one that is a Message already stays as it is. Switches: no."""
+        """Return a Message of a payload; one that is a Message already stays as it is."""
         return (
             raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
         )
@@ -232,7 +230,6 @@ class ConsumeMethods(ChannelParts):
     def flow(self, active: bool = True) -> bool:
         """Stop the deliveries to this channel's consumers, or go on.
 
-        Switches: no.
         Source: AMQP 0-9-1 channel.flow.
         """
         self._flowing = bool(active)

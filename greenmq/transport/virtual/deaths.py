@@ -20,7 +20,6 @@ def died(
     Returns:
         tuple[dict, dict]: the headers with ``x-death``, the newest death first, a further one of the same
             queue and reason counted; the properties without `expiration`.
-    Switches: no.
     Source: RabbitMQ "Dead Letter Exchanges", effects on the message.
     """
     headers, properties = dict(headers or ()), dict(properties)

@@ -49,7 +49,6 @@ class EntityMethods(ChannelParts):
             NotFound: `passive`, and there is none.
             NotEquivalentError: it exists and differs.
             InvalidArgument: a type this channel doesn't know.
-        Switches: no.
         Source: AMQP 0-9-1 exchange.declare; kombu.
         """
         type = type or 'direct'
@@ -110,7 +109,6 @@ class EntityMethods(ChannelParts):
         Raises:
             NotFound: one of them is not declared.
             NotImplementedError: the bindings of this transport are kept at its broker, which can't.
-        Switches: no.
         Source: RabbitMQ exchange.bind; kombu's virtual transports have none.
         """
         self._check_exchange_bind('exchange_bind')
@@ -131,7 +129,6 @@ class EntityMethods(ChannelParts):
 
         Raises:
             NotImplementedError: as `exchange_bind`.
-        Switches: no.
         """
         self._check_exchange_bind('exchange_unbind')
         self.state.exchange_unbind(destination, source, routing_key or '', arguments)
@@ -141,7 +138,7 @@ class EntityMethods(ChannelParts):
             raise NotImplementedError(f'transport does not support {method}')
 
     def typeof(self, exchange: str, default: str = 'direct') -> Any:
-        """Return the `ExchangeType` of an exchange; that of `default` if it isn't declared. Switches: no."""
+        """Return the `ExchangeType` of an exchange; that of `default` if it isn't declared."""
         try:
             kind = self.state.exchanges[exchange]['type']
         except KeyError:
@@ -149,7 +146,7 @@ class EntityMethods(ChannelParts):
         return self.exchange_types[kind or default]
 
     def get_exchanges(self) -> list[str]:
-        """Return the names of all exchanges. Switches: no."""
+        """Return the names of all exchanges."""
         return list(self.state.exchanges)
 
     # ---------------------------------------------------------------- queues
@@ -217,7 +214,7 @@ class EntityMethods(ChannelParts):
         arguments: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Remove a binding; no such binding is fine. Switches: no."""
+        """Remove a binding; no such binding is fine."""
         exchange = exchange or 'amq.direct'
         state = self.state
         state.binding_delete(queue, exchange, routing_key, arguments)
@@ -264,7 +261,7 @@ class EntityMethods(ChannelParts):
         return int(self._purge(queue) or 0)
 
     def list_bindings(self) -> Any:
-        """Yield (queue, exchange, routing key) of every binding. Switches: no."""
+        """Yield (queue, exchange, routing key) of every binding."""
         return (
             (queue, exchange, rkey)
             for exchange, record in list(self.state.exchanges.items())
@@ -272,7 +269,7 @@ class EntityMethods(ChannelParts):
         )
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return every binding as a dict of destination, source, routing_key. Switches: no."""
+        """Return every binding as a dict of destination, source, routing_key."""
         return [
             {'destination': queue, 'source': exchange, 'routing_key': rkey}
             for queue, exchange, rkey in self.list_bindings()
@@ -284,7 +281,6 @@ class EntityMethods(ChannelParts):
 
         Raises:
             KeyError: no such exchange.
-        Switches: no.
         """
         return self.state.exchanges[exchange]['table']
 
@@ -295,7 +291,7 @@ class EntityMethods(ChannelParts):
             return ()
 
     def has_dead_letter(self, queue: str) -> bool:
-        """Tell whether a message rejected from `queue` is kept somewhere. Switches: no."""
+        """Tell whether a message rejected from `queue` is kept somewhere."""
         arguments = self.state.queues.get(queue, {}).get('arguments') or {}
         return arguments.get('x-dead-letter-exchange') is not None
 

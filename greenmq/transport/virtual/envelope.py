@@ -30,11 +30,11 @@ class Base64:
     """
 
     def encode(self, s: Any) -> str:
-        """Return base64 text of bytes or str. Switches: no."""
+        """Return base64 text of bytes or str."""
         return base64.b64encode(str_to_bytes(s)).decode('ascii')
 
     def decode(self, s: Any) -> bytes:
-        """Return the bytes of base64 text. Switches: no."""
+        """Return the bytes of base64 text."""
         # What base64.b64decode comes to, without the three calls it takes for each message.
         return a2b_base64(s)
 
@@ -86,7 +86,7 @@ class Message(BaseMessage):
             self._record(failure)
 
     def serializable(self) -> dict[str, Any]:
-        """Return the payload as it came, to be given back. Switches: no."""
+        """Return the payload as it came, to be given back."""
         raw = self._raw
         return {
             'body': bytes_to_str(raw.get('body'))
@@ -122,7 +122,6 @@ def check_payload(payload: Any) -> None:
 
     Raises:
         DecodeError: it names the field.
-    Switches: no.
     """
     if not isinstance(payload, dict):
         raise DecodeError(f'it is no message but of type {type(payload).__name__}')
@@ -142,10 +141,7 @@ def _check_fields(fields: dict[str, Any], kinds: dict[str, tuple[type, ...]]) ->
 
 
 def given_back(message: Any) -> dict[str, Any]:
-    """Return the payload of a delivery as it goes back to its queue: marked, and counted once more.
-
-    Switches: no.
-    """
+    """Return the payload of a delivery as it goes back to its queue: marked, and counted once more."""
     payload: dict[str, Any] = message.serializable()
     if getattr(message, 'unseen', False):
         # It waited for a callback that never came: as new. Else a prefetched message could die of cancels.
@@ -158,6 +154,6 @@ def given_back(message: Any) -> dict[str, Any]:
 
 
 def delivery_count(headers: Any) -> int:
-    """Return how often a message with these headers was given back. Switches: no."""
+    """Return how often a message with these headers was given back."""
     count = (headers or {}).get(DELIVERY_COUNT, 0)
     return count if isinstance(count, int) and count > 0 else 0

@@ -45,7 +45,7 @@ class ExchangeType:
         raise NotImplementedError('subclass responsibility')
 
     def prepare_bind(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> Binding:
-        """Return the table's entry for a binding. Switches: no."""
+        """Return the table's entry for a binding."""
         return routing_key, None, queue
 
     def deliver(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
@@ -57,7 +57,7 @@ class ExchangeType:
     def equivalent(
         self, prev: dict[str, Any], exchange: str, type: str, durable: bool, auto_delete: bool, arguments: Any
     ) -> bool:
-        """Tell whether declaring `exchange` so again would change nothing. Switches: no."""
+        """Tell whether declaring `exchange` so again would change nothing."""
         return (
             type == prev['type']
             and bool(durable) == bool(prev['durable'])
@@ -75,7 +75,7 @@ class DirectExchange(ExchangeType):
     type = 'direct'
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
-        """Return the queues bound with the key, each once. Switches: no."""
+        """Return the queues bound with the key, each once."""
         return dict.fromkeys(queue for rkey, _, queue in table if rkey == routing_key).keys()
 
 
@@ -90,15 +90,15 @@ class TopicExchange(ExchangeType):
     wildcards: ClassVar[dict[str, str]] = {'*': r'[^\.]+', '#': r'.*?'}
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
-        """Return the queues whose pattern matches, each once. Switches: no."""
+        """Return the queues whose pattern matches, each once."""
         return dict.fromkeys(queue for rkey, _, queue in table if match_topic(rkey, routing_key)).keys()
 
     def prepare_bind(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> Binding:
-        """Return the table's entry with the regular expression of kombu. Switches: no."""
+        """Return the table's entry with the regular expression of kombu."""
         return routing_key, self.key_to_pattern(routing_key), queue
 
     def key_to_pattern(self, rkey: str) -> str:
-        """Return kombu's regular expression for a topic pattern. Switches: no."""
+        """Return kombu's regular expression for a topic pattern."""
         words = [self.wildcards.get(word, escape_regex(word)) for word in rkey.split('.')]
         return '^' + r'\.'.join(words) + '$'
 
@@ -113,7 +113,7 @@ class FanoutExchange(ExchangeType):
     type = 'fanout'
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
-        """Return the queues bound, each once. Switches: no."""
+        """Return the queues bound, each once."""
         return dict.fromkeys(queue for _, _, queue in table).keys()
 
     def deliver(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:

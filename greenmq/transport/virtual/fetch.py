@@ -53,7 +53,7 @@ class Fetcher:
         )
 
     def refresh(self) -> None:
-        """The consumers have changed: start and end tasks accordingly. Switches: no."""
+        """The consumers have changed: start and end tasks accordingly."""
         channel = self._channel()
         if channel is None or channel.closed or not channel.connection._fetches:
             return
@@ -118,14 +118,14 @@ class Fetcher:
                 task.kill()
 
     def leave(self) -> None:
-        """End all tasks, without waiting for it; another fetcher goes on in another thread. Switches: no."""
+        """End all tasks, without waiting for it; another fetcher goes on in another thread."""
         self._left = True  # the old thread may run them once more before they end
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.kill()
 
     def kick(self) -> None:
-        """There is room again, or reason to look at once: wake what waits for that. Switches: no."""
+        """There is room again, or reason to look at once: wake what waits for that."""
         self._again.update(self._tasks)
         for waiter in list(self._sleepers.values()):
             waiter.wake(True)

@@ -70,7 +70,7 @@ class PublishMethods(ChannelParts):
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return the payload of a message; nothing given is changed later. Switches: no."""
+        """Return the payload of a message; nothing given is changed later."""
         properties = dict(properties) if properties else {}
         properties['delivery_info'] = dict(properties.get('delivery_info') or ())
         properties.setdefault('priority', priority or self.default_priority)
@@ -166,13 +166,13 @@ class PublishMethods(ChannelParts):
         return self.max_priority - priority if reverse else priority
 
     def encode_body(self, body: Any, encoding: str | None = None) -> tuple[Any, str | None]:
-        """Return a body as the named codec encodes it, and the name. Switches: no."""
+        """Return a body as the named codec encodes it, and the name."""
         if encoding and encoding.lower() != 'utf-8':
             return self.codecs[encoding].encode(body), encoding
         return body, encoding
 
     def decode_body(self, body: Any, encoding: str | None = None) -> Any:
-        """Undo `encode_body`. Switches: no."""
+        """Undo `encode_body`."""
         if encoding and encoding.lower() != 'utf-8':
             return self.codecs[encoding].decode(body)
         return body

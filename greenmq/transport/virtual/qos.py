@@ -14,7 +14,7 @@ RESTORE_PANIC_FMT = 'CANNOT GIVE BACK {0} MESSAGES: {1}'
 
 
 class Finalizer:
-    """Stands where kombu has one, for those who cancel it. Switches: no."""
+    """Stands where kombu has one, for those who cancel it."""
 
     def cancel(self) -> None:
         """Nothing is to be done: who closes the channel, or ends the process, gives back."""

@@ -29,17 +29,17 @@ class Settling:
         self._keeper: Any = None
 
     def ack(self, tag: Any) -> None:
-        """Settle a delivery soon. Switches: no."""
+        """Settle a delivery soon."""
         self._acks.append(tag)
         self._send_soon()
 
     def reject(self, tag: Any, requeue: bool) -> None:
-        """Refuse a delivery soon. Switches: no."""
+        """Refuse a delivery soon."""
         self._rejects.append((tag, requeue))
         self._send_soon()
 
     def leased(self) -> None:
-        """There is a new delivery whose lease must be kept. Switches: no."""
+        """There is a new delivery whose lease must be kept."""
         channel = self._channel()
         if channel is None or channel._extend is None or not channel.lease_seconds:
             return
@@ -47,7 +47,7 @@ class Settling:
             self._keeper = runtime.spawn(self._keep, name='greenmq-lease', owner=channel)
 
     def arrived_here(self) -> None:
-        """Go on in this thread: what was on its way is sent again. Switches: no."""
+        """Go on in this thread: what was on its way is sent again."""
         for task in (self._keeper, self._sender):
             if task is not None:
                 task.kill()

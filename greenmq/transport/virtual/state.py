@@ -208,8 +208,7 @@ class BrokerState:
         """Return the queues that get a message, each once; its order stays while the bindings do.
 
         An exchange that routes to no queue hands over to its `alternate-exchange`, if it was declared with
-        one.
-        The list is shared: don't change it.
+        one. The list is shared: don't change it.
         """
         found = self._routes.get((exchange, routing_key))
         if found is not None:

@@ -50,7 +50,7 @@ class Management(base.Management):
         self.channel = transport.client.channel()
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return every binding as a dict of destination, source, routing_key. Switches: no."""
+        """Return every binding as a dict of destination, source, routing_key."""
         return [
             {'destination': queue, 'source': exchange, 'routing_key': rkey}
             for queue, exchange, rkey in self.channel.list_bindings()
@@ -174,7 +174,7 @@ class Transport(base.Transport):
         return self._events.in_use
 
     def _leave(self) -> bool:
-        """Let go of what belongs to the old thread's hub; False if it is in use there. Switches: no."""
+        """Let go of what belongs to the old thread's hub; False if it is in use there."""
         if self._is_in_use():
             return False
         for channel in self.channels:
@@ -182,13 +182,13 @@ class Transport(base.Transport):
         return True
 
     def _arrive(self) -> None:
-        """Go on in this thread. Switches: no."""
+        """Go on in this thread."""
         self._home = runtime.hub_id()
         for channel in list(self.channels):
             channel.arrived_here()
 
     def verify_connection(self, connection: Any) -> bool:
-        """Tell whether the connection is open: not closed by us. Switches: no."""
+        """Tell whether the connection is open: not closed by us."""
         return not self._events.failed
 
     def create_channel(self, connection: Any) -> Any:
@@ -209,7 +209,7 @@ class Transport(base.Transport):
         return channel
 
     def close_channel(self, channel: Any) -> None:
-        """Forget a channel that closes. Switches: no."""
+        """Forget a channel that closes."""
         self._free_channel_id(getattr(channel, 'channel_id', 0))
         for channels in (self.channels, self._avail_channels):
             if channel in channels:
@@ -240,7 +240,7 @@ class Transport(base.Transport):
         return self._fetches
 
     def waiting_events(self, connection: Any) -> Drain[Any]:
-        """See `base.Transport.waiting_events`. Switches: no."""
+        """See `base.Transport.waiting_events`."""
         return self._events
 
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:

@@ -24,7 +24,6 @@ def settle_unmade(channel: Any, raw: Any, queue: str, error: Exception) -> None:
     Arguments:
         raw (object): as the channel's `_get` gave it.
         error (Exception): why it is no message.
-    Switches: no.
     """
     keep = getattr(channel, '_keep_unmade', None)
     try:
