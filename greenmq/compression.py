@@ -10,7 +10,8 @@ brotli      application/x-brotli          greenmq[brotli]
 zstd        application/zstd              greenmq[zstd]
 ==========  ============================  ===================  ================================
 
-Nothing here switches: compressing a large body keeps the hub from everything else meanwhile.
+Compressing does not switch: a large body keeps the hub from everything else meanwhile. Decompressing lets other
+greenlets run whenever it has worked for 20 ms, so that a body from a stranger does not keep the hub for seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
+from greenmq import runtime
 from greenmq.exceptions import (
     DecodeError,
     DecompressionLimit,
@@ -144,6 +146,8 @@ def decompress(body: str | bytes, content_type: str, limit: float | None = None)
         DecompressionLimit: it would grow beyond the limit (a DecodeError).
         DecodeError: the body is damaged or cut short, or the compression is not known; what the decompressor
             raised (zlib.error, say) catches it as well.
+    Switches: yes, each time that 20 ms went into it, but not in a callback of the hub. Killed there: nothing is
+        left behind.
     Source: kombu.compression.decompress; differs: the limit, and one type of error for all compressions.
     """
     most = max_decoded_bytes if limit is None else limit
@@ -172,9 +176,28 @@ def _over(content_type: str, most: float) -> DecompressionLimit:
 # ------------------------------------------------------------------ decoders that stop at a limit
 
 
+#: Most that a decoder may return at a time: it works for a few milliseconds between two turns of the others.
+_PIECE = 1024 * 1024
+#: Seconds of work after which the other greenlets get a turn.
+_TURN = 0.02
+
+
 def _room(most: float, size: int) -> int:
-    # One byte beyond the limit tells "too large" from "just fits". -1 is the decoders' word for no limit.
-    return -1 if most == float('inf') else int(most) - size + 1
+    # One byte beyond the limit tells "too large" from "just fits".
+    return int(min(_PIECE, most - size + 1))
+
+
+class _Turns:
+    # Gives the other greenlets of this thread their turn between two steps of long work.
+
+    def __init__(self) -> None:
+        self._since = runtime.monotonic()
+
+    def step(self) -> None:
+        if runtime.monotonic() - self._since > _TURN and not runtime.in_hub():
+            # A timer, not 0: gevent would run what is ready up to 50 times before it looks at a socket.
+            runtime.sleep(1e-4)
+            self._since = runtime.monotonic()
 
 
 #: Input given to a decoder at a time: what it copies of the rest when its stream ends.
@@ -190,6 +213,7 @@ def _collect(make: Callable[[], Any], body: bytes, most: float, cut: type[Except
     parts: list[bytes] = []
     view = memoryview(body)
     position = size = streams = 0
+    turns = _Turns()
     while position < len(view):
         streams += 1
         if streams > MAX_STREAMS:
@@ -203,6 +227,7 @@ def _collect(make: Callable[[], Any], body: bytes, most: float, cut: type[Except
             if size > most:
                 raise _TooLarge
             parts.append(part)
+            turns.step()
             if not part and not given and stream.needs_input and not stream.eof:
                 raise cut('it is cut short')
         position -= len(stream.unused_data)
@@ -233,8 +258,7 @@ class _ZlibStream:
         return self._stream.unused_data
 
     def decompress(self, data: bytes | memoryview, room: int) -> bytes:
-        # Here it is 0 that means no limit.
-        return self._stream.decompress(self._stream.unconsumed_tail or data, max(room, 0))
+        return self._stream.decompress(self._stream.unconsumed_tail or data, room)
 
 
 def _zlib_decompress(body: bytes, most: float = float('inf')) -> bytes:
@@ -267,22 +291,19 @@ def _brotli_decompress(body: bytes, most: float = float('inf')) -> bytes:
     stream = brotli.Decompressor()
     parts: list[bytes] = []
     size = 0
+    turns = _Turns()
     while not stream.is_finished():
-        part = stream.process(body, output_buffer_limit=_brotli_room(most, size))
+        # The limit is counted in whole blocks by brotli; small ones keep the overshoot small.
+        part = stream.process(body, output_buffer_limit=_room(most, size))
         size += len(part)
         if size > most:
             raise _TooLarge
         parts.append(part)
+        turns.step()
         if not part and stream.can_accept_more_data() and not stream.is_finished():
             raise brotli.error('it is cut short')
         body = b''
     return b''.join(parts)
-
-
-def _brotli_room(most: float, size: int) -> int:
-    # The limit is counted in whole blocks by brotli; small ones keep the overshoot small.
-    room = _room(most, size)
-    return 1024 * 1024 if room < 0 else min(room, 1024 * 1024)
 
 
 #: Input given to zstd at a time. Its decoder takes no limit; four bytes make at most 128 KiB, so this makes 2
@@ -296,12 +317,14 @@ def _zstd_decompress(body: bytes, most: float = float('inf')) -> bytes:
     stream = zstandard.ZstdDecompressor().decompressobj()
     parts: list[bytes] = []
     size = 0
+    turns = _Turns()
     for start in range(0, len(body), _ZSTD_STEP):
         part = stream.decompress(body[start : start + _ZSTD_STEP])
         size += len(part)
         if size > most:
             raise _TooLarge
         parts.append(part)
+        turns.step()
         if stream.eof:
             return b''.join(parts)
     raise zstandard.ZstdError('it is cut short')

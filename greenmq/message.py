@@ -142,15 +142,23 @@ class Message:
         return None
 
     def _unpack(self) -> None:
-        body, compression, postencode = self.__dict__.pop('_packed')
-        self.body = body
+        # Decompressing may switch: until it has ended nothing is changed, for the greenlet that looks meanwhile
+        # and for the one that is killed there.
+        body, compression, postencode = self.__dict__['_packed']
+        failure = None
         if not self.__dict__.get('errors'):  # or it is lost already
             try:
-                self.body = decompress(body, compression, limit=_max_decoded_bytes(self.channel))
-                # It said how the body travelled. Published again with these headers, it is not compressed.
-                self.headers.pop('compression', None)
+                body = decompress(body, compression, limit=_max_decoded_bytes(self.channel))
             except Exception as exc:
-                self._record(_as_decode_error(exc, f'body compressed as {_SHORT.repr(compression)}'))
+                failure = _as_decode_error(exc, f'body compressed as {_SHORT.repr(compression)}')
+        if self.__dict__.pop('_packed', None) is None:
+            return  # somebody else was faster
+        self.body = body
+        if failure is not None:
+            self._record(failure)
+        elif not self.__dict__.get('errors'):
+            # It said how the body travelled. Published again with these headers, it is not compressed.
+            self.headers.pop('compression', None)
         if postencode and isinstance(self.body, str):
             self._postencode(postencode)
 

@@ -101,10 +101,16 @@ def resolve_transport(transport: Any = None) -> Any:
         raise
 
 
+#: Names of products, which people write for the scheme → the scheme.
+_PRODUCTS = {
+    'rabbitmq': 'amqp', 'rabbit': 'amqp', 'rabbitmqs': 'amqps', 'postgres': 'postgresql',
+}  # fmt: skip
+
+
 def _unknown(name: str) -> str:
     if name in _ELSEWHERE:
         return f"No such transport: {name}.  kombu has it, greenmq doesn't; a class can be given by its path"
-    nearest = fmatch_best(name, TRANSPORT_ALIASES)
+    nearest = _PRODUCTS.get(name) or fmatch_best(name, TRANSPORT_ALIASES)
     return f'No such transport: {name}' + (f'.  Did you mean {nearest}?' if nearest else '')
 
 

@@ -1,4 +1,5 @@
 import logging
+import random
 
 import pytest
 
@@ -11,6 +12,7 @@ from greenmq.exceptions import (
     StaleDelivery,
 )
 from greenmq.message import Message, settle_undecodable
+from tests.support import green
 from tests.unit.recorder import Recorder
 
 
@@ -279,3 +281,53 @@ def test_settle_undecodable_where_a_policy_may_have_a_place(channel, caplog):
     message = make(channel, delivery_info={'queue': 'q'})
     settle_undecodable(message, DecodeError('bad'))
     assert channel.names()[-1] == 'basic_reject' and 'policy' in caplog.text
+
+
+#: Half a second of work for the decompressor of bz2, in bytes before compression.
+LONG = random.Random(1).randbytes(6_000_000)
+
+
+@pytest.fixture(scope='module')
+def packed():
+    return compress(LONG, 'bzip2')
+
+
+@pytest.fixture
+def turns():
+    """The turns that another greenlet had, counted."""
+    count = [0]
+
+    def counting():
+        while True:
+            count[0] += 1
+            green.sleep(0.001)
+
+    other = green.spawn(counting)
+    yield count
+    other.kill()
+
+
+def test_inflating_a_large_body_leaves_others_their_turns(packed, turns):
+    body, compression = packed
+    message = make(body=body, headers={'compression': compression})
+    assert message.body == LONG
+    assert turns[0] > 2
+    assert 'compression' not in message.headers
+
+
+def test_killed_while_it_inflates_a_message_is_as_before(packed, turns):
+    body, compression = packed
+    message = make(body=body, headers={'compression': compression}, content_type='application/data')
+    reader = green.spawn(lambda: message.body)
+    green.sleep(0)
+    reader.kill()
+    assert message.headers == {'compression': compression}
+    assert message.body == LONG
+
+
+def test_two_greenlets_that_look_at_one_body_see_the_same(packed, turns):
+    body, compression = packed
+    message = make(body=body, headers={'compression': compression})
+    readers = [green.spawn(lambda: message.body) for _ in range(2)]
+    green.joinall(readers)
+    assert [reader.value == LONG for reader in readers] == [True, True]

@@ -125,3 +125,9 @@ def test_publish_nowait_of_a_channel_that_does_not_wait():
     assert channel.closed
     failed = NowaitChannel(OSError('full')).basic_publish_nowait('m', 'e', 'k')
     assert isinstance(failed.exception(0), OSError)
+
+
+@pytest.mark.parametrize('product, scheme', [('rabbitmq', 'amqp'), ('rabbitmqs', 'amqps'), ('postgres', 'postgresql')])
+def test_the_name_of_a_product_is_told_its_scheme(product, scheme):
+    with pytest.raises(KeyError, match=f'Did you mean {scheme}[?]'):
+        resolve_transport(product)
