@@ -10,8 +10,8 @@ brotli      application/x-brotli          greenmq[brotli]
 zstd        application/zstd              greenmq[zstd]
 ==========  ============================  ===================  ================================
 
-Compressing does not switch: a large body keeps the hub from everything else meanwhile. Decompressing lets other
-greenlets run whenever it has worked for 20 ms, so that a body from a stranger does not keep the hub for seconds.
+Compressing does not switch: a large body keeps the hub from everything else meanwhile. Decompressing lets
+other greenlets run whenever it has worked for 20 ms: a stranger's body does not keep the hub for seconds.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def decompress(body: str | bytes, content_type: str, limit: float | None = None)
         DecompressionLimit: it would grow beyond the limit (a DecodeError).
         DecodeError: the body is damaged or cut short, or the compression is not known; what the decompressor
             raised (zlib.error, say) catches it as well.
-    Switches: yes, each time that 20 ms went into it, but not in a callback of the hub. Killed there: nothing is
-        left behind.
+    Switches: yes, each time that 20 ms went into it, but not in a callback of the hub. Killed there: nothing
+        is left behind.
     Source: kombu.compression.decompress; differs: the limit, and one type of error for all compressions.
     """
     most = max_decoded_bytes if limit is None else limit

@@ -142,8 +142,8 @@ class Message:
         return None
 
     def _unpack(self) -> None:
-        # Decompressing may switch: until it has ended nothing is changed, for the greenlet that looks meanwhile
-        # and for the one that is killed there.
+        # Decompressing may switch: until it has ended nothing is changed, for the greenlet that looks
+        # meanwhile and for the one that is killed there.
         body, compression, postencode = self.__dict__['_packed']
         failure = None
         if not self.__dict__.get('errors'):  # or it is lost already
