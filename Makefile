@@ -9,6 +9,8 @@ PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
+# Lanes run side by side: this is one, the rest of the suite another. The rules of the house are `make check`.
+FIRST := tests/alias tests/cancel tests/compat tests/contract tests/sqs tests/typing
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
 CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \
@@ -30,10 +32,12 @@ demo: $(VENV)/.installed  ## install the package into .venv and let greenlets co
 test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; installs missing servers where it may
 	@.ci/servers
 	@.ci/parts $(BIN)/python
-	.ci/both "$(PYTEST) -m 'not stress'" \
-		"$(PATCHED) -m 'not stress and not own_process' --ignore tests/house && \
-		$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET) && \
-		$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)"
+	$(BIN)/python .ci/lanes \
+		"$(PYTEST) -m 'not stress' $(FIRST)" \
+		"$(PATCHED) -m 'not stress and not own_process' --ignore tests/house" \
+		"$(PYTEST) -m 'not stress' $(FIRST:%=--ignore %) --ignore tests/house" \
+		"$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET) && \
+			$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit

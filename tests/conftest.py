@@ -1,18 +1,19 @@
 """Round every test: a green timeout, no error in the hub, no greenlet left over, an empty in-memory broker.
 
 Tests run in the main greenlet, as a script of a user does, so that fixtures and the test share it. The time
-limit is a Timeout of the runtime, thrown there; pytest-timeout, half a minute later, is the last net for a
-test that never lets the hub run.
+limit is a Timeout of the runtime, thrown there; half a minute later comes the last net, for a test that never
+lets the hub run.
 """
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
 
 import pytest
 
-from tests.support import green, guard, servers
+from tests.support import green, guard, last_net, servers
 from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
@@ -47,13 +48,18 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
 
 #: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
 #: and `@pytest.mark.green_timeout(seconds)` says otherwise.
-TIME_LIMIT, SLOW_TIME_LIMIT = 30, 600
+TIME_LIMIT, SLOW_TIME_LIMIT = 30, 600 if os.environ.get('GREENMQ_SOAK') else 240
 LAST_NET = 30
+NO_LIMIT = 86400.0  # for `--timeout 0`, in a debugger
 
 ABOUT_GEVENT = re.compile(r'^ *(import|from) gevent\b', re.MULTILINE)
 
 
+LAST_NET_SECONDS = pytest.StashKey[float]()
+
+
 def pytest_configure(config):
+    last_net.prepare()
     for line in (
         'green_timeout(seconds): time limit of this test; the stacks of all greenlets are shown at its end',
         'slow: takes more than 0.25 s or belongs to the soak',
@@ -109,8 +115,16 @@ def _phase(item, when):
     return guard.limited(limit, lambda title, text: item.add_report_section(when, title, text))
 
 
+# pytest-timeout reads the option and the mark. Its own timer stops at the first failure and is not started
+# again for what is rerun, and what its signal raises in the hub is lost there.
+def pytest_timeout_set_timer(item, settings):
+    item.stash[LAST_NET_SECONDS] = settings.timeout
+    return True
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
+    last_net.spread(item.nodeid, item.stash.get(LAST_NET_SECONDS, NO_LIMIT))
     with _phase(item, 'setup'):
         return (yield)
 
@@ -123,8 +137,11 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
-    with _phase(item, 'teardown'):
-        return (yield)
+    try:
+        with _phase(item, 'teardown'):
+            return (yield)
+    finally:
+        last_net.take_in()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,10 @@ from __future__ import annotations
 
 import traceback
 
+#: Seconds that greenlets get to end after their test: a call that its driver does not end in time takes half
+#: a second, and on a busy machine everything takes longer.
+GRACE = 3.0
+
 
 class HubErrorList(list):
     """(context, exception) of each error that reached a hub.

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import sys
+import time
 import weakref
 
 import eventlet
@@ -13,7 +15,7 @@ from eventlet.greenthread import GreenThread
 from eventlet.hubs.hub import BaseHub
 
 from tests.support import green_eventlet
-from tests.support.guard_common import HubErrorList, describe
+from tests.support.guard_common import GRACE, HubErrorList, describe
 
 LONG_LIVED: tuple[str, ...] = ()
 settle = green_eventlet.idle
@@ -116,15 +118,17 @@ class Spawned:
                 if each and each.parent is hub.greenlet
                 and getattr(each, 'name', '') not in LONG_LIVED]
 
-    def leftover(self, grace=0.5):
+    def leftover(self, grace=GRACE):
         """Those alive after `grace` seconds: the killed and the just woken get that long to end."""
-        for wait, collect in ((0, False), (grace / 10, True), (grace, False)):
+        until = time.monotonic() + grace
+        for wait in itertools.chain((0, 0.05), itertools.repeat(0.1)):
             if not self.alive():
                 return []
+            if time.monotonic() > until:
+                return self.alive()
             eventlet.sleep(wait)
-            if collect:
+            if wait == 0.05:
                 gc.collect()
-        return self.alive()
 
 
 def kill(greenlets):

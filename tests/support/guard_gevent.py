@@ -9,7 +9,7 @@ import gevent
 from gevent.exceptions import LoopExit
 from gevent.util import format_run_info
 
-from tests.support.guard_common import HubErrorList
+from tests.support.guard_common import GRACE, HubErrorList
 
 #: Tasks of greenmq that may outlive a test: shared by a whole hub and documented as such.
 LONG_LIVED: tuple[str, ...] = ()
@@ -115,9 +115,9 @@ class Spawned:
         return [g for g in list(self._seen)
                 if not g.ready() and g.parent is hub and getattr(g, 'name', '') not in LONG_LIVED]
 
-    def leftover(self, grace=0.5):
+    def leftover(self, grace=GRACE):
         """Those alive after `grace` seconds: the killed and the just woken get that long to end."""
-        for wait, collect in ((0, False), (grace / 10, True), (grace, False)):
+        for wait, collect in ((0, False), (0.05, True), (grace, False)):
             if not self.alive():
                 return []
             gevent.joinall(self.alive(), timeout=wait)

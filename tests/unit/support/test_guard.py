@@ -10,6 +10,9 @@ from tests.support import guard
 
 pytest_plugins = 'pytester'
 
+#: Suites of their own, whoever patched what: once is enough.
+suite = pytest.mark.own_process
+
 HEADER = 'import gevent, gevent.event, pytest, time\n'
 
 
@@ -23,16 +26,17 @@ def run(pytester, hub_errors, monkeypatch):
                           '    if name.startswith(("pytest_", "_")) and not name.startswith("__"):\n'
                           '        globals()[name] = getattr(real, name)\n')
 
-    def run(source, alone=False):
+    def run(source, *options, alone=False):
         pytester.makepyfile(HEADER + source)
         start = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
-        result = start('-p', 'no:cacheprovider', '-p', 'no:hypothesispytest')
+        result = start('-p', 'no:cacheprovider', '-p', 'no:hypothesispytest', *options)
         hub_errors.clear()  # both suites share this hub; the inner one has judged them
         return result
 
     return run
 
 
+@suite
 def test_a_test_that_waits_too_long_fails_and_every_greenlet_is_shown(run):
     result = run('''
 def parked_for_ever():
@@ -48,6 +52,7 @@ def test_it():
     result.stdout.fnmatch_lines(['*did not end within 0.05 s*'])
 
 
+@suite
 def test_a_test_cannot_swallow_its_time_limit(run):
     result = run('''
 @pytest.mark.green_timeout(0.05)
@@ -60,6 +65,7 @@ def test_it():
     assert result.parseoutcomes() == {'failed': 1}
 
 
+@suite
 def test_a_deadlock_is_noticed_at_once_and_shown(run):
     result = run('''
 def stuck(event):
@@ -74,6 +80,7 @@ def test_it():
     result.stdout.fnmatch_lines(['*hub had nothing left to do*', '*in stuck*'])
 
 
+@suite
 def test_an_error_in_the_hub_fails_the_test(run):
     result = run('''
 def test_it():
@@ -90,6 +97,7 @@ def test_an_error_in_the_hub_that_is_expected_can_be_taken(hub_errors):
     assert not hub_errors
 
 
+@suite
 def test_a_greenlet_left_over_fails_the_test_and_does_not_meet_the_next_one(run):
     result = run('''
 left = []
@@ -117,6 +125,7 @@ def test_a_greenlet_that_is_about_to_end_is_no_leftover():
     assert spawned.leftover() == []
 
 
+@suite
 def test_the_in_memory_broker_is_empty_for_each_test(run):
     result = run('''
 def fill():
@@ -139,6 +148,7 @@ def test_second():
     assert outcomes.get('failed', 0) == outcomes.get('errors', 0) == 0
 
 
+@suite
 def test_what_a_server_wrote_is_shown_with_the_test_that_failed(run):
     result = run('''
 from tests.support import process
@@ -166,3 +176,55 @@ def test_third():
     assert result.parseoutcomes() == {'passed': 2, 'failed': 1}
     result.stdout.fnmatch_lines(['*output of a server*', 'written while it failed'])
     result.stdout.no_fnmatch_line('*written before*')
+
+
+@suite
+def test_what_spins_in_the_hub_is_ended_by_the_last_net_and_the_suite_goes_on(run):
+    result = run('''
+def spin():
+    while True:
+        pass
+
+@pytest.mark.timeout(0.5)
+def test_first():
+    gevent.get_hub().loop.run_callback(spin)
+    gevent.sleep(1000)
+
+def test_second():
+    gevent.sleep(0)
+''', alone=True)
+    assert result.parseoutcomes() == {'passed': 1, 'failed': 1, 'errors': 1}
+    result.stdout.fnmatch_lines(['*errors in the hub*'])
+    result.stdout.fnmatch_lines(['*test_first: nothing could end it within 0.5 s*'])
+
+
+@suite
+@pytest.mark.parametrize('rerun', [(), ('--reruns', '1')])
+def test_where_the_hub_lost_its_timers_the_last_net_ends_the_test_each_time(run, rerun):
+    result = run('''
+@pytest.mark.timeout(0.5)
+def test_first(monkeypatch):
+    monkeypatch.setattr('tests.support.guard_gevent.GreenTimeout._on_expiration', lambda *args: None)
+    gevent.get_hub().loop.timer(1000).start(print)
+    gevent.sleep(1000)
+''', *rerun, alone=True)
+    assert result.parseoutcomes() == {'failed': 1} | ({'rerun': 1} if rerun else {})
+    result.stderr.fnmatch_lines(['*in test_first*', '*gevent.sleep(1000)*'])
+
+
+@suite
+def test_the_last_net_ends_a_process_that_hears_nothing_any_more(run):
+    result = run('''
+import signal
+from tests.support import last_net
+
+last_net.GRACE = 0.5
+
+@pytest.mark.timeout(0.5)
+def test_first():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    while True:
+        pass
+''', alone=True)
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(['Timeout*', '*in test_first'])
