@@ -101,7 +101,7 @@ class Arrival:
     def bury(self, session: Any, taken: Taken, message: dict[str, Any], reason: str) -> None:
         """A message was refused: have it dead-lettered, or settle it."""
         if session.router.arguments(taken.queue).get('x-dead-letter-exchange') is None:
-            session.settler.back(taken, DEAD)
+            self.settle_dead(session, taken, reason)
         else:
             self._refuse(session, self.dead_letter, taken, message, reason)
 
@@ -121,7 +121,11 @@ class Arrival:
         if kept:
             session.settler.done(taken)
         else:
-            session.settler.back(taken, DEAD)
+            self.settle_dead(session, taken, reason)
+
+    def settle_dead(self, session: Any, taken: Taken, reason: str) -> None:
+        """Settle a refused message whose queue has no dead-letter exchange."""
+        session.settler.back(taken, DEAD)
 
     def _bury_payload(self, session: Any, taken: Taken, error: Exception) -> None:
         failure = DecodeError(f'queue {taken.queue!r} gave what is no message: {error!r}')

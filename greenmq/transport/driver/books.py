@@ -106,11 +106,16 @@ class Books:
         self._acking -= not sub.no_ack
         return sub
 
-    def next_taker(self, queue: str) -> Subscription | None:
-        """Whose turn it is to get a message of this queue; None if nobody consumes it."""
+    def next_taker(self, queue: str, release: int = 0) -> Subscription | None:
+        """Whose turn it is to get a message of this queue; None if nobody consumes it.
+
+        Arguments:
+            release (int): room to give back with it, see `release`.
+        """
         takers = self._takers.get(queue)
         if not takers:
             return None
+        self.reserved -= release
         sub = takers[0]
         if len(takers) > 1:
             takers.rotate(-1)
@@ -146,13 +151,6 @@ class Books:
         self._number += 1
         return self._number
 
-    def deliver(self, sub: Subscription, message: Any) -> None:
-        """A message came for a subscription, and waits for its callback."""
-        if not sub.no_ack:
-            self.unsettled.add(message.delivery_tag, message)
-        sub.waiting += 1
-        self.waiting += 1
-
     def handed(self, sub: Subscription) -> None:
         """A waiting message left the line: its callback begins, or it goes back."""
         sub.waiting -= 1
@@ -165,9 +163,10 @@ class Books:
             list[Message]: oldest first.
         """
         if not multiple:
-            if tag not in self.unsettled:
+            try:
+                return [self.unsettled.pop(tag)]
+            except KeyError:
                 return []
-            return [self.unsettled.pop(tag)]
         if tag not in self.unsettled and tag != 0:
             return []
         return [message for _, message in self.unsettled.settle(tag, multiple=True)]

@@ -17,7 +17,6 @@ from greenmq.transport import base
 from greenmq.transport.base import to_rabbitmq_queue_arguments
 from greenmq.transport.driver.arrival import DriverMessage
 from greenmq.transport.driver.books import Books, Subscription
-from greenmq.transport.driver.contract import Taken
 from greenmq.transport.driver.deliveries import Deliveries
 from greenmq.transport.driver.qos import QoS
 from greenmq.transport.virtual.envelope import Base64
@@ -396,14 +395,19 @@ class Channel(base.StdChannel):
         waiting = self.deliveries.discard(lambda each: each is sub)
         try:
             if not runtime.in_hub() and not self.session.driver.uncut:
-                deadline = runtime.Deadline.after(CANCEL_SECONDS)
-                for flight in flights:
-                    flight.join(deadline)  # what it took goes back first, then what was delivered before it
+                # What it took goes back first, then what was delivered before it.
+                self._join(flights, runtime.Deadline.after(CANCEL_SECONDS))
         finally:
             self.deliveries.unseen(waiting)
         if self.session.router.facts(sub.queue).get('auto_delete') and not self.session.consumers(sub.queue):
             if not self.closed and self.session.state == 'open':
                 self.queue_delete(sub.queue)
+
+    def _join(self, flights: list[Any], deadline: runtime.Deadline) -> None:
+        for flight in flights:
+            flight.join(deadline)
+        if flights:
+            self.session.driver.cut(deadline)
 
     def _remove(self, sub: Subscription) -> list[Any]:
         self.books.remove(sub.tag)
@@ -430,7 +434,8 @@ class Channel(base.StdChannel):
                 decline=session.give_back, uncut=session.driver.uncut,
             )  # fmt: skip
             for taken in takens or ():
-                session.leases.hold(taken, session)
+                if session.leases.keeps:
+                    session.leases.hold(taken, session)
                 raw = session.arrival.envelope(taken, session)
                 if raw is None:
                     break  # expired, or no message: that was another's turn
@@ -455,14 +460,11 @@ class Channel(base.StdChannel):
             raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
         )
 
-    def accept(self, taken: Taken, raw: dict[str, Any], sub: Subscription) -> None:
-        """A message came for a consumer: it waits for whoever drains."""
-        self.deliveries.accept(self, taken, raw, sub)
-
     def hand_over(self, sub: Subscription, message: Any) -> None:
         """The turn of a waiting message: give it to its callback. Switches: as the callback."""
         ours = self.deliveries.hand_over(sub, message)
-        if self.books.low():
+        books = self.books
+        if books.waiting * 2 <= (books.prefetch_count or books.fetch_ahead):  # `low`, without the call
             self._room_again()
         if ours:
             sub.callback(message)
@@ -564,8 +566,7 @@ class Channel(base.StdChannel):
         flights = session.intake.refresh(self)
         try:
             if not runtime.in_hub() and not session.driver.uncut:
-                for flight in flights:
-                    flight.join(deadline)
+                self._join(flights, deadline)
         finally:
             self.deliveries.give_back(self.deliveries.discard(lambda sub: True))
             connection.events.discard(self.books)

@@ -204,6 +204,10 @@ class Driver:
     #: Bytes of a payload, and seconds of a delay, that the broker takes; None for no limit.
     max_payload: int | None = None
     max_delay: float | None = 0.0
+    #: Is the receipt, a text, the delivery tag that programs see? Else channels number their deliveries.
+    names_tags: ClassVar[bool] = False
+    #: Can `encode` write the time of a death, a datetime, into a header? Else it is seconds since 1970.
+    writes_times: ClassVar[bool] = False
     #: Is what is settled as DEAD for the driver to settle? See `keeps_dead`.
     dead_letters: ClassVar[bool] = False
     #: Are the bindings kept at the broker, for all processes?
@@ -301,6 +305,12 @@ class Driver:
         """Delivery 'push': up to n messages of this queue may come from now on; 0 for none.
 
         Must not switch. What comes all the same is given back.
+        """
+
+    def cut(self, deadline: runtime.Deadline) -> None:
+        """Takes were killed: wait until what they may have taken at the broker has gone back.
+
+        For brokers that answer a take whose caller is gone: so what it took goes back first.
         """
 
     # ---- queues

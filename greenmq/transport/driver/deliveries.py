@@ -26,36 +26,46 @@ class Deliveries:
         self._books = books
         self._session = session
         self._events = events
+        self._names_tags = session.driver.names_tags
 
     # ---- coming
 
     def message(self, channel: Any, taken: Taken, raw: dict[str, Any]) -> Any:
         """Make the Message of what was taken."""
         message = channel.Message(raw, channel=channel)
-        message.delivery_tag = self._books.next_tag()
+        message.delivery_tag = taken.receipt if self._names_tags else self._books.next_tag()
         message.queue = taken.queue
         message.place = taken
         return message
 
     def accept(self, channel: Any, taken: Taken, raw: dict[str, Any], sub: Subscription) -> None:
         """A message came for a consumer: it waits for whoever drains."""
-        message = self.message(channel, taken, raw)
+        # As `message` does, without the call: each delivery of a consumer comes this way.
+        books = self._books
+        message = channel.Message(raw, channel=channel)
+        tag = message.delivery_tag = taken.receipt if self._names_tags else books.next_tag()
+        message.queue = taken.queue
+        message.place = taken
         message.delivery_info['consumer_tag'] = sub.tag
-        self._books.deliver(sub, message)
+        if not sub.no_ack:
+            books.unsettled.add(tag, message)
+        sub.waiting += 1
+        books.waiting += 1
         payload = taken.payload
         self._events.put(
-            self._books, (sub, message), len(payload) if isinstance(payload, (str, bytes)) else 0
+            books, (sub, message), len(payload) if isinstance(payload, (str, bytes)) else 0
         )
 
     def hand_over(self, sub: Subscription, message: Any) -> bool:
         """The turn of a waiting message: False if it's not ours any more, and no callback is to see it."""
-        self._books.handed(sub)
-        taken = message.place
+        books, taken = self._books, message.place
+        sub.waiting -= 1
+        books.waiting -= 1
         if taken.lost:
-            self._books.settle(message.delivery_tag)  # somebody else gets it
+            books.settle(message.delivery_tag)  # somebody else gets it
             return False
         if sub.no_ack:
-            self._session.settler.done(taken, self._books.waiting)
+            self._session.settler.done(taken, books.waiting)
         return True
 
     # ---- settling
@@ -125,5 +135,7 @@ class Deliveries:
                 self._refuse(message, True, 'delivery_limit')
 
 
-def _tag(message: Any) -> Any:
-    return message.delivery_tag
+def _tag(message: Any) -> int:
+    # Those that are named and not numbered stay as they stand: the driver knows their order.
+    tag = message.delivery_tag
+    return tag if isinstance(tag, int) else 0

@@ -177,6 +177,12 @@ class Intake:
         for poller in list(self._pollers.values()):
             poller.recovered()
 
+    def leave(self) -> None:
+        """The session goes on in another thread: end all pollers without waiting for it."""
+        for poller in self._pollers.values():
+            poller.leave()
+        self._pollers.clear()
+
     def close(self, deadline: runtime.Deadline) -> list[Flight]:
         """End all pollers.
 

@@ -27,11 +27,15 @@ class Leases:
     Arguments:
         driver (Driver): whose `extend` is called.
         seconds (float | None): of a lease; None if there are none to keep.
+    Attributes:
+        keeps (bool): is there anything to know of what is out? Not where leases are not ours to keep, and
+            deliveries outlive a loss.
     """
 
     def __init__(self, driver: Driver, seconds: float | None) -> None:
         self.seconds = seconds
         self._driver = driver
+        self.keeps = seconds is not None or not driver.survives_loss
         self._held: OrderedDict[int, Taken] = OrderedDict()
         self._keeper: Any = None
         self.renewals = 0

@@ -135,11 +135,10 @@ class Poller:
             channel = entry[0]()
             if entry[1] <= 0 or channel is None or channel.closed or not channel.books.flowing:
                 continue
-            sub = channel.books.next_taker(queue)
+            sub = channel.books.next_taker(queue, 1)
             if sub is None:
                 continue
             entry[1] -= 1
-            channel.books.release(1)
             if len(self.reserved) > 1:
                 self.reserved.append(self.reserved.pop(at))  # the next one is another's
             return channel, sub
@@ -270,7 +269,8 @@ class Poller:
         return None
 
     def _hand_out(self, taken: Taken, session: Any) -> None:
-        session.leases.hold(taken, session)
+        if session.leases.keeps:
+            session.leases.hold(taken, session)
         channel, sub = self.use_one(taken.queue)
         if channel is None:
             session.intake.unwanted[taken.queue] += 1
@@ -278,7 +278,7 @@ class Poller:
             return
         message = session.arrival.envelope(taken, session)
         if message is not None:
-            channel.accept(taken, message, sub)
+            channel.deliveries.accept(channel, taken, message, sub)
 
     def failed(self, flight: Flight, error: Exception) -> None:
         """A take failed."""
@@ -365,6 +365,13 @@ class Poller:
             self.flight.task.kill()
         self._pause = HASTY
         self.kick()
+
+    def leave(self) -> None:
+        """Fetch no more: the session goes on in another thread. Its own timers find it stopped."""
+        self.stopped = True
+        if self.flight is not None:
+            self.flight.poller = None
+            self.flight.task.kill()
 
     def stop(self) -> Flight | None:
         """Fetch no more; the take under way, if there is one."""

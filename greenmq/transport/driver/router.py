@@ -13,6 +13,7 @@ from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, Prec
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.contract import Binding, Driver
+from greenmq.transport.virtual.deaths import died
 from greenmq.transport.virtual.entities import NOT_EQUIVALENT_FMT, NotEquivalentError
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, UndeliverableWarning
@@ -366,17 +367,13 @@ class Router:
         if exchange is None:
             return False
         info = message['properties'].get('delivery_info') or {}
-        headers = dict(message.get('headers') or ())
-        headers.setdefault('x-first-death-reason', reason)
-        headers.setdefault('x-first-death-queue', queue)
-        headers.setdefault('x-first-death-exchange', info.get('exchange', ''))
-        key = arguments.get('x-dead-letter-routing-key') or info.get('routing_key') or ''
-        # What made it expire, or it would expire again among the dead.
-        properties = {
-            name: value
-            for name, value in message['properties'].items()
-            if name not in ('expiration', EXPIRES_AT)
-        }
+        came_by = info.get('exchange') or '', info.get('routing_key') or ''
+        headers, properties = died(message.get('headers'), message['properties'], queue, reason, *came_by)
+        if not self._driver.writes_times:
+            first = headers['x-death'][0]
+            first['time'] = int(first['time'].timestamp())
+        key = arguments.get('x-dead-letter-routing-key') or came_by[1]
+        properties.pop(EXPIRES_AT, None)  # or it would expire again among the dead
         session = self._session()
         if session is None:
             raise ConnectionClosed('nobody uses the connection any more')

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
@@ -89,6 +89,11 @@ class Session:
         failure (Exception | None): why it is lost.
     """
 
+    #: The parts that a transport may have its own of, where its broker asks for other ways.
+    Publisher: ClassVar[Any] = Publisher
+    Settler: ClassVar[Any] = Settler
+    Arrival: ClassVar[Any] = Arrival
+
     def __init__(
         self,
         driver_cls: type[Driver],
@@ -117,10 +122,10 @@ class Session:
         if settings.get('lease_timeout') is not None and driver.lease_seconds is not None:
             driver.lease_seconds = settings['lease_timeout']
         self.router = Router(self, BrokerState() if state is None else state, settings['deadletter_queue'])
-        self.publisher = Publisher(self, driver, settings)
-        self.settler = Settler(self, driver, operation)
+        self.publisher = self.Publisher(self, driver, settings)
+        self.settler = self.Settler(self, driver, operation)
         self.leases = Leases(driver, driver.lease_seconds)
-        self.arrival = Arrival(driver, settings['max_deliveries'])
+        self.arrival = self.Arrival(driver, settings['max_deliveries'])
         self.intake = Intake(self, driver, settings)
         runtime.after_fork(self._after_fork)
         runtime.at_thread_end(self)
