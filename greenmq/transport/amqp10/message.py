@@ -1,0 +1,181 @@
+"""The sections of a message: header, annotations, properties, the program's own properties, and the body.
+
+Nothing here switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from greenmq.transport.amqp10.codec import Described, Symbol, Timestamp, decode, encode, encode_as
+from greenmq.transport.amqp10.errors import Malformed
+
+__all__ = ('Sections', 'read', 'write')
+
+#: Fields of the header section, with their types.
+HEADER = (
+    ('durable', 'boolean'), ('priority', 'ubyte'), ('ttl', 'uint'), ('first_acquirer', 'boolean'),
+    ('delivery_count', 'uint'),
+)  # fmt: skip
+#: Fields of the properties section. The type None: what AMQP has for the value.
+PROPERTIES = (
+    ('message_id', None), ('user_id', 'binary'), ('to', None), ('subject', 'string'), ('reply_to', None),
+    ('correlation_id', None), ('content_type', 'symbol'), ('content_encoding', 'symbol'),
+    ('absolute_expiry_time', 'timestamp'), ('creation_time', 'timestamp'), ('group_id', 'string'),
+    ('group_sequence', 'uint'), ('reply_to_group_id', 'string'),
+)  # fmt: skip
+
+_HEADER, _DELIVERY, _ANNOTATIONS, _PROPERTIES, _PROGRAM, _DATA, _SEQUENCE, _VALUE, _FOOTER = range(0x70, 0x79)
+_NAMES = {
+    'amqp:header:list': _HEADER, 'amqp:delivery-annotations:map': _DELIVERY,
+    'amqp:message-annotations:map': _ANNOTATIONS, 'amqp:properties:list': _PROPERTIES,
+    'amqp:application-properties:map': _PROGRAM, 'amqp:data:binary': _DATA,
+    'amqp:amqp-sequence:list': _SEQUENCE, 'amqp:amqp-value:*': _VALUE, 'amqp:footer:map': _FOOTER,
+}  # fmt: skip
+_EMPTY: dict[str, Any] = {}
+
+
+class Sections(NamedTuple):
+    """A message, taken apart.
+
+    Attributes:
+        header, properties (dict): by the names of their fields; those that are missing are not there.
+        annotations (dict), program (dict): message annotations and application properties.
+        body (bytes | object): of data sections, joined; else the value, or the list of a sequence.
+        is_data (bool): which of the two.
+    """
+
+    header: Mapping[str, Any]
+    annotations: Mapping[Any, Any]
+    properties: Mapping[str, Any]
+    program: Mapping[Any, Any]
+    body: Any
+    is_data: bool
+
+
+def _listed(code: int, fields: Any, values: Mapping[str, Any]) -> bytes:
+    parts = []
+    last = 0
+    for name, kind in fields:
+        value = values.get(name)
+        parts.append(encode(value) if kind is None else encode_as(kind, value))
+        if value is not None:
+            last = len(parts)
+    if not last:
+        return b''
+    whole = b''.join(parts[:last])
+    head = b'\x00\x53' + bytes((code,))
+    if len(whole) < 255:
+        return head + b'\xc0' + bytes((len(whole) + 1, last)) + whole
+    return head + b'\xd0' + (len(whole) + 4).to_bytes(4, 'big') + last.to_bytes(4, 'big') + whole
+
+
+def write(
+    body: bytes,
+    header: Mapping[str, Any] = _EMPTY,
+    properties: Mapping[str, Any] = _EMPTY,
+    program: Mapping[str, Any] = _EMPTY,
+    annotations: Mapping[str, Any] = _EMPTY,
+) -> bytes:
+    """Put a message together, its body as one data section.
+
+    Raises:
+        EncodeError: AMQP has no type for a value.
+    """
+    parts = [_listed(_HEADER, HEADER, header)] if header else []
+    if annotations:
+        named = {Symbol(name): value for name, value in annotations.items()}
+        parts.append(b'\x00\x53\x72' + encode(named))
+    if properties:
+        parts.append(_listed(_PROPERTIES, PROPERTIES, properties))
+    if program:
+        parts.append(b'\x00\x53\x74' + encode(program))
+    size = len(body)
+    if size < 256:
+        parts.append(b'\x00\x53\x75\xa0' + bytes((size,)))
+    else:
+        parts.append(b'\x00\x53\x75\xb0' + size.to_bytes(4, 'big'))
+    parts.append(body)
+    return b''.join(parts)
+
+
+def write_value(value: Any, properties: Mapping[str, Any], program: Mapping[str, Any] = _EMPTY) -> bytes:
+    """Put a message together whose body is one value: what management nodes are told.
+
+    Raises:
+        EncodeError: AMQP has no type for a value.
+    """
+    named = b'\x00\x53\x74' + encode(program) if program else b''
+    return _listed(_PROPERTIES, PROPERTIES, properties) + named + b'\x00\x53\x77' + encode(value)
+
+
+def read(payload: bytes) -> Sections:
+    """Take a message apart.
+
+    Raises:
+        Malformed: it is none.
+    """
+    header = annotations = properties = program = _EMPTY
+    body: Any = None
+    data: list[bytes] = []
+    sequence: list[Any] = []
+    kind, at, end = 0, 0, len(payload)
+    while at < end:
+        section, at = decode(payload, at)
+        if not isinstance(section, Described):
+            raise Malformed('a message holds what is no section')
+        code, value = section
+        if isinstance(code, Symbol):
+            code = _NAMES.get(code)
+        if code == _DATA and isinstance(value, bytes):
+            data.append(value)
+            kind = _DATA
+        elif code == _HEADER:
+            header = _named(HEADER, value)
+        elif code == _PROPERTIES:
+            properties = _named(PROPERTIES, value)
+        elif code == _PROGRAM:
+            program = _mapping(value)
+        elif code == _ANNOTATIONS:
+            annotations = _mapping(value)
+        elif code == _VALUE:
+            kind, body = _VALUE, value
+        elif code == _SEQUENCE and isinstance(value, list):
+            kind = _SEQUENCE
+            sequence += value
+        elif code not in (_DELIVERY, _FOOTER):
+            raise Malformed(f'a message has a section {code!r:.40}')
+    if kind == _DATA:
+        body = data[0] if len(data) == 1 else b''.join(data)
+    elif kind == _SEQUENCE:
+        body = sequence
+    elif not kind and not payload:
+        raise Malformed('a message of no bytes')
+    return Sections(header, annotations, properties, program, body, kind == _DATA)
+
+
+def _named(fields: Any, values: Any) -> dict[str, Any]:
+    if not isinstance(values, list) or len(values) > len(fields):
+        raise Malformed('a section has no list of its fields')
+    return {
+        name: value for (name, _), value in zip(fields, values, strict=False) if value is not None
+    }
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Malformed('a section has no map')
+    return value
+
+
+def moment(value: Any) -> Any:
+    """A timestamp as a datetime, where a datetime can say it."""
+    if isinstance(value, Timestamp):
+        try:
+            return value.moment()
+        except OverflowError:
+            return int(value)
+    return value

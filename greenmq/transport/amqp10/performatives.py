@@ -1,0 +1,355 @@
+"""What frames say: each body a tuple of named fields, its types read from the annotations.
+
+An annotation is the name that the specification has for the type, with `| None` where the field may be
+missing. So one line a field is all there is, and what comes from a peer has the types it says.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from greenmq.exceptions import EncodeError
+from greenmq.transport.amqp10.codec import Array, Described, Symbol, decode, encode, encode_as
+from greenmq.transport.amqp10.errors import Malformed
+
+__all__ = (
+    'Accepted', 'Attach', 'Begin', 'Close', 'Detach', 'Disposition', 'End', 'Error', 'Flow', 'Init',
+    'Mechanisms', 'Modified', 'Open', 'Outcome', 'Received', 'Rejected', 'Released', 'Source', 'Target',
+    'Transfer', 'pack', 'unpack',
+)  # fmt: skip
+
+boolean = bool
+ubyte = int
+ushort = int
+uint = int
+ulong = int
+string = str
+symbol = str
+binary = bytes
+symbols = tuple[str, ...]
+mapping = dict[Any, Any]
+anything = Any
+
+
+class Error(NamedTuple):
+    """Why something ended."""
+
+    condition: symbol
+    description: string | None = None
+    info: mapping | None = None
+
+
+class Open(NamedTuple):
+    container_id: string
+    hostname: string | None = None
+    max_frame_size: uint | None = None
+    channel_max: ushort | None = None
+    idle_time_out: uint | None = None
+    outgoing_locales: symbols | None = None
+    incoming_locales: symbols | None = None
+    offered_capabilities: symbols | None = None
+    desired_capabilities: symbols | None = None
+    properties: mapping | None = None
+
+
+class Begin(NamedTuple):
+    remote_channel: ushort | None
+    next_outgoing_id: uint
+    incoming_window: uint
+    outgoing_window: uint
+    handle_max: uint | None = None
+    offered_capabilities: symbols | None = None
+    desired_capabilities: symbols | None = None
+    properties: mapping | None = None
+
+
+class Attach(NamedTuple):
+    name: string
+    handle: uint
+    role: boolean
+    snd_settle_mode: ubyte | None = None
+    rcv_settle_mode: ubyte | None = None
+    source: anything | None = None
+    target: anything | None = None
+    unsettled: anything | None = None
+    incomplete_unsettled: boolean | None = None
+    initial_delivery_count: uint | None = None
+    max_message_size: ulong | None = None
+    offered_capabilities: symbols | None = None
+    desired_capabilities: symbols | None = None
+    properties: mapping | None = None
+
+
+class Flow(NamedTuple):
+    next_incoming_id: uint | None
+    incoming_window: uint
+    next_outgoing_id: uint
+    outgoing_window: uint
+    handle: uint | None = None
+    delivery_count: uint | None = None
+    link_credit: uint | None = None
+    available: uint | None = None
+    drain: boolean | None = None
+    echo: boolean | None = None
+    properties: mapping | None = None
+
+
+class Transfer(NamedTuple):
+    handle: uint
+    delivery_id: uint | None = None
+    delivery_tag: binary | None = None
+    message_format: uint | None = None
+    settled: boolean | None = None
+    more: boolean | None = None
+    rcv_settle_mode: ubyte | None = None
+    state: anything | None = None
+    resume: boolean | None = None
+    aborted: boolean | None = None
+    batchable: boolean | None = None
+
+
+class Disposition(NamedTuple):
+    role: boolean
+    first: uint
+    last: uint | None = None
+    settled: boolean | None = None
+    state: anything | None = None
+    batchable: boolean | None = None
+
+
+class Detach(NamedTuple):
+    handle: uint
+    closed: boolean | None = None
+    error: anything | None = None
+
+
+class End(NamedTuple):
+    error: anything | None = None
+
+
+class Close(NamedTuple):
+    error: anything | None = None
+
+
+class Source(NamedTuple):
+    address: anything | None = None
+    durable: uint | None = None
+    expiry_policy: symbol | None = None
+    timeout: uint | None = None
+    dynamic: boolean | None = None
+    dynamic_node_properties: mapping | None = None
+    distribution_mode: symbol | None = None
+    filter: mapping | None = None
+    default_outcome: anything | None = None
+    outcomes: symbols | None = None
+    capabilities: symbols | None = None
+
+
+class Target(NamedTuple):
+    address: anything | None = None
+    durable: uint | None = None
+    expiry_policy: symbol | None = None
+    timeout: uint | None = None
+    dynamic: boolean | None = None
+    dynamic_node_properties: mapping | None = None
+    capabilities: symbols | None = None
+
+
+class Received(NamedTuple):
+    section_number: uint
+    section_offset: ulong
+
+
+class Accepted(NamedTuple):
+    pass
+
+
+class Rejected(NamedTuple):
+    error: anything | None = None
+
+
+class Released(NamedTuple):
+    pass
+
+
+class Modified(NamedTuple):
+    delivery_failed: boolean | None = None
+    undeliverable_here: boolean | None = None
+    message_annotations: mapping | None = None
+
+
+class Mechanisms(NamedTuple):
+    sasl_server_mechanisms: symbols
+
+
+class Init(NamedTuple):
+    mechanism: symbol
+    initial_response: binary | None = None
+    hostname: string | None = None
+
+
+class Outcome(NamedTuple):
+    code: ubyte
+    additional_data: binary | None = None
+
+
+#: Number in the specification → class. The name goes with it: descriptors may be either.
+CODES: dict[int, Any] = {
+    0x10: Open, 0x11: Begin, 0x12: Attach, 0x13: Flow, 0x14: Transfer, 0x15: Disposition, 0x16: Detach,
+    0x17: End, 0x18: Close, 0x1D: Error, 0x23: Received, 0x24: Accepted, 0x25: Rejected, 0x26: Released,
+    0x27: Modified, 0x28: Source, 0x29: Target, 0x40: Mechanisms, 0x41: Init, 0x44: Outcome,
+}  # fmt: skip
+_SASL = (Mechanisms, Init, Outcome)
+_BY_SYMBOL = {
+    f'amqp:{"sasl-" if cls in _SASL else ""}{cls.__name__.lower()}:list': cls for cls in CODES.values()
+}
+
+#: Type in an annotation → what a value read from a peer is.
+_KINDS: dict[str, tuple[type, ...]] = {
+    'boolean': (bool,), 'ubyte': (int,), 'ushort': (int,), 'uint': (int,), 'ulong': (int,),
+    'string': (str,), 'symbol': (str,), 'binary': (bytes,), 'mapping': (dict,),
+    'symbols': (str, Array, tuple), 'anything': (object,),
+}  # fmt: skip
+_TOP = {'ubyte': 1 << 8, 'ushort': 1 << 16, 'uint': 1 << 32, 'ulong': 1 << 64}
+
+
+class _Field(NamedTuple):
+    name: str
+    kind: str
+    needed: bool
+
+
+def _fields(cls: Any) -> tuple[_Field, ...]:
+    found = []
+    for name, annotation in cls.__annotations__.items():
+        kind = annotation if isinstance(annotation, str) else annotation.__forward_arg__
+        kind, _, optional = kind.partition(' | ')
+        found.append(_Field(name, kind, not optional))
+    return tuple(found)
+
+
+_FIELDS: dict[Any, tuple[_Field, ...]] = {cls: _fields(cls) for cls in CODES.values()}
+_HEADS: dict[Any, bytes] = {cls: b'\x00\x53' + bytes((code,)) for code, cls in CODES.items()}
+
+def pack(body: Any) -> bytes:
+    """Write a body.
+
+    Raises:
+        EncodeError: a field is out of range.
+    Switches: no.
+    """
+    parts: list[bytes] = []
+    last = 0
+    for field, value in zip(_FIELDS[type(body)], body, strict=True):
+        parts.append(_packed(field.kind, value))
+        if value is not None:
+            last = len(parts)
+        elif field.needed:
+            raise EncodeError(f'{type(body).__name__} lacks {field.name}')
+    del parts[last:]
+    head = _HEADS[type(body)]
+    if not parts:
+        return head + b'E'
+    whole = b''.join(parts)
+    size = len(whole)
+    if size < 255:
+        return head + b'\xc0' + bytes((size + 1, len(parts))) + whole
+    return head + b'\xd0' + (size + 4).to_bytes(4, 'big') + len(parts).to_bytes(4, 'big') + whole
+
+
+def _packed(kind: str, value: Any) -> bytes:
+    if value is None:
+        return b'@'
+    if kind == 'anything':
+        return pack(value) if type(value) in _FIELDS else encode(value)
+    if kind == 'symbols':
+        return encode(Array('symbol', list(value)))
+    if kind == 'mapping':
+        return encode(value)
+    return encode_as(kind, value)
+
+
+def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
+    """Read a body.
+
+    Returns:
+        tuple[object, int]: the body, and where the payload of the frame begins.
+    Raises:
+        Malformed: it is none, or a field has another type than it must have.
+    Switches: no.
+    """
+    value, end = decode(data, at)
+    if not isinstance(value, Described):
+        raise Malformed('a frame begins with what is no performative')
+    body = understood(value)
+    if type(body) not in _FIELDS:
+        raise Malformed(f'no performative is {value.descriptor!r:.80}')
+    return body, end
+
+
+def understood(value: Any) -> Any:
+    """A described list that has a class here, as that; anything else as it is.
+
+    Raises:
+        Malformed: a field has another type than it must have.
+    Switches: no.
+    """
+    if not isinstance(value, Described):
+        return value
+    descriptor = value.descriptor
+    cls = CODES.get(descriptor) if isinstance(descriptor, int) else None
+    if cls is None and isinstance(descriptor, Symbol):
+        cls = _BY_SYMBOL.get(descriptor)
+    if cls is None:
+        return value
+    values = value.value
+    fields = _FIELDS[cls]
+    if not isinstance(values, list) or len(values) > len(fields):
+        raise Malformed(f'{cls.__name__} has no list of its fields')
+    for at, each in enumerate(values):
+        if each is not None:
+            values[at] = _checked(cls, fields[at], each)
+        elif fields[at].needed:
+            raise Malformed(f'{cls.__name__} lacks {fields[at].name}')
+    try:
+        return cls(*values)
+    except TypeError:
+        raise Malformed(f'{cls.__name__} lacks a field that it must have') from None
+
+
+def _checked(cls: Any, field: _Field, value: Any) -> Any:
+    kind = field.kind
+    if kind == 'anything':
+        return understood(value)
+    fits = isinstance(value, _KINDS[kind]) and (kind == 'boolean' or not isinstance(value, bool))
+    if not fits:
+        raise Malformed(f'{cls.__name__}.{field.name} is of type {type(value).__name__}, and no {kind}')
+    top = _TOP.get(kind)
+    if top is not None and not 0 <= value < top:
+        raise Malformed(f'{cls.__name__}.{field.name} is {value}, and no {kind}')
+    if kind == 'symbols':
+        if isinstance(value, str):
+            return (value,)
+        names = list(value.values if isinstance(value, Array) else value)
+        if not all(isinstance(name, str) for name in names):
+            raise Malformed(f'{cls.__name__}.{field.name} holds what is no symbol')
+        return tuple(names)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value as programs and JSON have it: symbols as str, arrays as lists, UUIDs as str. Switches: no."""
+    if isinstance(value, Symbol):
+        return str(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Array):
+        return [plain(each) for each in value.values]
+    if isinstance(value, Described):
+        return plain(value.value)
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {plain(key): plain(each) for key, each in value.items()}
+    return value
