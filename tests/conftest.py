@@ -46,9 +46,11 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     sqs_url,
 )
 
-#: Seconds for the test, and as many for set-up and for tear-down; `slow` tests get the second figure,
-#: and `@pytest.mark.green_timeout(seconds)` says otherwise.
+#: Seconds for the test, and as many for tear-down; `slow` tests get the second figure, and
+#: `@pytest.mark.green_timeout(seconds)` says otherwise.
 TIME_LIMIT, SLOW_TIME_LIMIT = 30, 600 if os.environ.get('GREENMQ_SOAK') else 240
+#: Seconds for set-up, at least: where lanes start their servers at once, one may need a minute.
+SETUP_LIMIT = 150
 LAST_NET = 30
 NO_LIMIT = 86400.0  # for `--timeout 0`, in a debugger
 
@@ -94,14 +96,19 @@ def pytest_collection_modifyitems(items):
         if names & {'postgresql', 'postgresql_url', 'database'}:
             item.add_marker(pytest.mark.postgresql)
         if item.get_closest_marker('timeout') is None:
-            item.add_marker(pytest.mark.timeout(3 * _limit(item) + LAST_NET))
+            item.add_marker(pytest.mark.timeout(sum(_limit(item, when) for when in PHASES) + LAST_NET))
 
 
-def _limit(item):
+PHASES = ('setup', 'call', 'teardown')
+
+
+def _limit(item, when):
     mark = item.get_closest_marker('green_timeout')
     if mark is not None:
-        return mark.args[0]
-    return SLOW_TIME_LIMIT if item.get_closest_marker('slow') is not None else TIME_LIMIT
+        limit = mark.args[0]
+    else:
+        limit = SLOW_TIME_LIMIT if item.get_closest_marker('slow') is not None else TIME_LIMIT
+    return max(limit, {'setup': SETUP_LIMIT, 'call': 0, 'teardown': TIME_LIMIT}[when])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -111,8 +118,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def _phase(item, when):
-    limit = _limit(item) if when == 'call' else max(_limit(item), TIME_LIMIT)
-    return guard.limited(limit, lambda title, text: item.add_report_section(when, title, text))
+    return guard.limited(_limit(item, when), lambda title, text: item.add_report_section(when, title, text))
 
 
 # pytest-timeout reads the option and the mark. Its own timer stops at the first failure and is not started
@@ -127,6 +133,18 @@ def pytest_runtest_setup(item):
     last_net.spread(item.nodeid, item.stash.get(LAST_NET_SECONDS, NO_LIMIT))
     with _phase(item, 'setup'):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    try:
+        return (yield)
+    except guard.GreenTimeout as exc:
+        # pytest notes only an Exception as the outcome of a fixture. For any other it would refuse to set this one
+        # up again, and fail every test that comes after.
+        if fixturedef.cached_result is None:
+            fixturedef.cached_result = (None, fixturedef.cache_key(request), (exc, exc.__traceback__))
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

@@ -66,6 +66,28 @@ def test_it():
 
 
 @suite
+def test_a_fixture_that_takes_too_long_fails_its_test_alone(run):
+    result = run('''
+import tests.conftest as real
+real.SETUP_LIMIT, turns = 0.05, []
+
+@pytest.fixture
+def slow_at_first():
+    turns.append(1)
+    gevent.sleep(1000 if len(turns) == 1 else 0)
+    yield
+
+@pytest.mark.green_timeout(0.05)
+def test_first(slow_at_first):
+    pass
+
+def test_second(slow_at_first):
+    pass
+''', alone=True)
+    assert result.parseoutcomes() == {'passed': 1, 'errors': 1}
+
+
+@suite
 def test_a_deadlock_is_noticed_at_once_and_shown(run):
     result = run('''
 def stuck(event):
