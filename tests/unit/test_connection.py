@@ -437,9 +437,9 @@ class TestOpening:
 
     def test_a_publish_connects_within_its_own_deadline(self, connection):
         connection.server.failures = [lost() for _ in range(100000)]
-        connection.transport_options.update(interval_start=0.002, interval_step=0)
+        connection.transport_options.update(interval_start=0.02, interval_step=0)
         with pytest.raises(OperationalError) as caught:
-            connection.Producer().publish('x', routing_key='q', timeout=0.02)
+            connection.Producer().publish('x', routing_key='q', timeout=0.3)
         assert isinstance(caught.value.__cause__, ConnectionLost)
         assert 1 < len(connection.server.dials) < 30
 
