@@ -140,8 +140,8 @@ def pytest_fixture_setup(fixturedef, request):
     try:
         return (yield)
     except guard.GreenTimeout as exc:
-        # pytest notes only an Exception as the outcome of a fixture. For any other it would refuse to set this one
-        # up again, and fail every test that comes after.
+        # pytest notes only an Exception as the outcome of a fixture. For any other it would refuse to set
+        # this one up again, and fail every test that comes after.
         if fixturedef.cached_result is None:
             fixturedef.cached_result = (None, fixturedef.cache_key(request), (exc, exc.__traceback__))
         raise

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 
 #: Seconds that greenlets get to end after their test: a call that its driver does not end in time takes half
 #: a second, and on a busy machine everything takes longer.
@@ -24,6 +25,16 @@ class HubErrorList(list):
     def report(self):
         return '\n'.join(
             f'{context}:\n' + ''.join(traceback.format_exception(exc)) for context, exc in self)
+
+
+def shown(picture):
+    """The text that `picture` gives, or why it gives none: no strange `repr` may keep a limit from coming."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return picture()
+    except Exception:
+        return f'where the greenlets stood could not be shown:\n{traceback.format_exc()}'
 
 
 def describe(greenlets):

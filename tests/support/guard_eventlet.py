@@ -15,7 +15,7 @@ from eventlet.greenthread import GreenThread
 from eventlet.hubs.hub import BaseHub
 
 from tests.support import green_eventlet
-from tests.support.guard_common import GRACE, HubErrorList, describe
+from tests.support.guard_common import GRACE, HubErrorList, describe, shown
 
 LONG_LIVED: tuple[str, ...] = ()
 settle = green_eventlet.idle
@@ -24,7 +24,7 @@ settle = green_eventlet.idle
 def run_info():
     """Where every greenlet stands now. eventlet keeps no list of them, the garbage collector does."""
     waiting = [each for each in gc.get_objects() if isinstance(each, greenlet.greenlet) and each.gr_frame]
-    return describe(waiting)
+    return shown(lambda: describe(waiting))
 
 
 class GreenTimeout(green_eventlet.Timeout):

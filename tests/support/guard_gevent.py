@@ -9,7 +9,7 @@ import gevent
 from gevent.exceptions import LoopExit
 from gevent.util import format_run_info
 
-from tests.support.guard_common import GRACE, HubErrorList
+from tests.support.guard_common import GRACE, HubErrorList, shown
 
 #: Tasks of greenmq that may outlive a test: shared by a whole hub and documented as such.
 LONG_LIVED: tuple[str, ...] = ()
@@ -17,7 +17,7 @@ LONG_LIVED: tuple[str, ...] = ()
 
 def run_info() -> str:
     """Where every greenlet of every thread stands now."""
-    return '\n'.join(format_run_info())
+    return shown(lambda: '\n'.join(format_run_info()))
 
 
 class GreenTimeout(gevent.Timeout):

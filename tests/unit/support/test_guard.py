@@ -10,9 +10,6 @@ from tests.support import guard
 
 pytest_plugins = 'pytester'
 
-#: Suites of their own, whoever patched what: once is enough.
-suite = pytest.mark.own_process
-
 HEADER = 'import gevent, gevent.event, pytest, time\n'
 
 
@@ -36,7 +33,6 @@ def run(pytester, hub_errors, monkeypatch):
     return run
 
 
-@suite
 def test_a_test_that_waits_too_long_fails_and_every_greenlet_is_shown(run):
     result = run('''
 def parked_for_ever():
@@ -52,7 +48,24 @@ def test_it():
     result.stdout.fnmatch_lines(['*did not end within 0.05 s*'])
 
 
-@suite
+def test_a_picture_that_cannot_be_drawn_keeps_no_test_from_its_end(run):
+    result = run('''
+from gevent.local import local
+
+class Shy:
+    def __repr__(self):
+        raise RuntimeError('not for you')
+
+@pytest.mark.green_timeout(0.05)
+def test_it():
+    here = local()
+    here.value = Shy()
+    gevent.sleep(1000)
+''')
+    assert result.parseoutcomes() == {'failed': 1}
+    result.stdout.fnmatch_lines(['*could not be shown*', '*not for you*'])
+
+
 def test_a_test_cannot_swallow_its_time_limit(run):
     result = run('''
 @pytest.mark.green_timeout(0.05)
@@ -65,7 +78,7 @@ def test_it():
     assert result.parseoutcomes() == {'failed': 1}
 
 
-@suite
+@pytest.mark.own_process
 def test_a_fixture_that_takes_too_long_fails_its_test_alone(run):
     result = run('''
 import tests.conftest as real
@@ -87,7 +100,7 @@ def test_second(slow_at_first):
     assert result.parseoutcomes() == {'passed': 1, 'errors': 1}
 
 
-@suite
+@pytest.mark.own_process
 def test_a_deadlock_is_noticed_at_once_and_shown(run):
     result = run('''
 def stuck(event):
@@ -102,7 +115,6 @@ def test_it():
     result.stdout.fnmatch_lines(['*hub had nothing left to do*', '*in stuck*'])
 
 
-@suite
 def test_an_error_in_the_hub_fails_the_test(run):
     result = run('''
 def test_it():
@@ -119,7 +131,6 @@ def test_an_error_in_the_hub_that_is_expected_can_be_taken(hub_errors):
     assert not hub_errors
 
 
-@suite
 def test_a_greenlet_left_over_fails_the_test_and_does_not_meet_the_next_one(run):
     result = run('''
 left = []
@@ -147,7 +158,6 @@ def test_a_greenlet_that_is_about_to_end_is_no_leftover():
     assert spawned.leftover() == []
 
 
-@suite
 def test_the_in_memory_broker_is_empty_for_each_test(run):
     result = run('''
 def fill():
@@ -170,7 +180,6 @@ def test_second():
     assert outcomes.get('failed', 0) == outcomes.get('errors', 0) == 0
 
 
-@suite
 def test_what_a_server_wrote_is_shown_with_the_test_that_failed(run):
     result = run('''
 from tests.support import process
@@ -200,7 +209,7 @@ def test_third():
     result.stdout.no_fnmatch_line('*written before*')
 
 
-@suite
+@pytest.mark.own_process
 def test_what_spins_in_the_hub_is_ended_by_the_last_net_and_the_suite_goes_on(run):
     result = run('''
 def spin():
@@ -220,7 +229,7 @@ def test_second():
     result.stdout.fnmatch_lines(['*test_first: nothing could end it within 0.5 s*'])
 
 
-@suite
+@pytest.mark.own_process
 @pytest.mark.parametrize('rerun', [(), ('--reruns', '1')])
 def test_where_the_hub_lost_its_timers_the_last_net_ends_the_test_each_time(run, rerun):
     result = run('''
@@ -234,7 +243,7 @@ def test_first(monkeypatch):
     result.stderr.fnmatch_lines(['*in test_first*', '*gevent.sleep(1000)*'])
 
 
-@suite
+@pytest.mark.own_process
 def test_the_last_net_ends_a_process_that_hears_nothing_any_more(run):
     result = run('''
 import signal
