@@ -24,6 +24,8 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     file_url,
     filesystem_url,
     moto,
+    pgmq_database,
+    pgmq_url,
     polls_end,
     postgresql,
     postgresql_session,
@@ -93,7 +95,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.redis)
         if names & {'fauxqs', 'sqs_url', 'moto'}:
             item.add_marker(pytest.mark.sqs)
-        if names & {'postgresql', 'postgresql_url', 'database'}:
+        if names & {'postgresql', 'postgresql_url', 'database', 'pgmq_database', 'pgmq_url'}:
             item.add_marker(pytest.mark.postgresql)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(sum(_limit(item, when) for when in PHASES) + LAST_NET))

@@ -31,7 +31,6 @@ SCHEMES = {
     'etcd': 'etcd',
     'gcpubsub': 'gcpubsub',
     'kafka': 'confluentkafka',
-    'pgmq': 'pgmq',
     'slmq': 'SLMQ',
     'SLMQ': 'SLMQ',
 }

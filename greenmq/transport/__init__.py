@@ -38,6 +38,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'sqla': 'greenmq.transport.sqlalchemy:Transport',
     'sqlalchemy': 'greenmq.transport.sqlalchemy:Transport',
     'postgresql': 'greenmq.transport.sqlalchemy:Transport',
+    'pgmq': 'greenmq.transport.pgmq:Transport',
     'pyro': 'greenmq.transport.pyro:Transport',
     'qpid': 'greenmq.transport.qpid:Transport',
 }
@@ -52,7 +53,6 @@ _ELSEWHERE = frozenset(
         'etcd',
         'gcpubsub',
         'kafka',
-        'pgmq',
     )
 )
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 
@@ -15,7 +14,8 @@ from greenmq.transport.postgresql import listener as listening
 from tests.faults.ledger import Ledger, consume, load
 from tests.stress import FACTOR
 from tests.support import green
-from tests.support.process import end, popen, wait_until
+from tests.support.process import popen, wait_until
+from tests.support.sql import Kombu, declare, drained, driver, listens, statements
 
 ENDINGS = 100 if FACTOR > 1 else 12
 
@@ -35,31 +35,6 @@ class Rig:
     def spawn(self, fun, *args):
         self.tasks.append(green.spawn(fun, *args))
         return self.tasks[-1]
-
-
-def driver(connection):
-    connection.connect()
-    return connection.transport.session.driver
-
-
-def statements(connection):
-    return driver(connection).stats()['statements']
-
-
-def listens(connection):
-    wait_until(lambda: driver(connection).stats()['notified'], 10, 'notifications')
-
-
-def declare(connection, name='q'):
-    bound = Queue(name, routing_key=name)(connection.default_channel)
-    bound.declare()
-    return bound
-
-
-def drained(connection, seconds=0.3):
-    with contextlib.suppress(TimeoutError):
-        while True:
-            connection.drain_events(timeout=seconds)
 
 
 @pytest.fixture
@@ -306,6 +281,7 @@ def test_an_idle_connection_that_was_ended_costs_nobody_an_error(postgresql, dat
         producer = connection.Producer(routing_key='q')
         for n in range(5):
             postgresql.terminate(database)
+            wait_until(lambda: not postgresql.sessions(database), 10, 'the end of the sessions')
             green.sleep(0.05)
             producer.publish(str(n))
         assert bound.queue_declare(passive=True).message_count == 5
@@ -366,7 +342,7 @@ def test_what_a_session_held_goes_back_when_its_lease_is_over(postgresql, databa
         here.Producer(routing_key='q').publish('x')
         held = bound.get()
         postgresql.run('UPDATE greenmq_owner SET until = now() - interval \'1 s\' WHERE id = %s',
-                       driver(here)._me, database=database)
+                       driver(here).presence.me, database=database)
         there_bound = Queue('q')(there.default_channel)
         again = []
         wait_until(lambda: again.extend(filter(None, [there_bound.get()])) or again, 10, 'the message')
@@ -490,31 +466,6 @@ def test_a_queue_that_nobody_uses_expires(postgresql_url):
 # ------------------------------------------------------------------------------------------ beside kombu
 
 
-class Kombu:
-    """A process that runs kombu; see tests.support.kombu_peer."""
-
-    def __init__(self, url):
-        self.process = popen(
-            [sys.executable, '-m', 'tests.support.kombu_peer', url, '{}'],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            self.process.stdin.write(json.dumps([name, *arguments]) + '\n')
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-            assert answer, f'kombu ended in {name}'
-            return json.loads(answer)
-
-        return call
-
-    def close(self):
-        end(self.process)
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
 @pytest.fixture
 def kombu(postgresql, database):
     peer = Kombu(f'sqla+{postgresql.url(database, "postgresql+psycopg")}')
@@ -586,4 +537,4 @@ def test_kombu_is_found_by_looking_without_one(postgresql_url, kombu, consumer):
                 kombu.publish(n, '', 'q')
                 connection.drain_events(timeout=5)
             assert seen == [0, 1, 2]
-            assert driver(connection)._silent_until > runtime.monotonic()
+            assert driver(connection).presence.silent_until > runtime.monotonic()

@@ -43,7 +43,7 @@ MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
 SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'eventloop', 'http', 'limits',
-                        'options', 'outbox', 'owners', 'postgresql'}
+                        'options', 'outbox', 'owners', 'postgresql', 'waiters'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},

@@ -39,6 +39,7 @@ class Row(NamedTuple):
 
 
 REDIS_BRISK = {'health_check_interval': 0.3, 'sweep_interval': 0.5, 'lease_timeout': 1}
+PGMQ_BRISK = {'lease_timeout': 1}
 SQL_BRISK = {'sweep_interval': 0.3, 'lease_timeout': 1}
 
 #: A thread and a commit for each message take minutes: for `make soak`.
@@ -55,6 +56,7 @@ TABLE = (
     Row('filesystem', 'filesystem_url', brisk={'sweep_interval': 0.3}),
     *SOAK,
     Row('postgresql', 'postgresql_url', 'postgresql', ('postgresql',), 'server', 'postgresql', SQL_BRISK),
+    Row('pgmq', 'pgmq_url', 'postgresql', ('postgresql',), 'server', 'postgresql', PGMQ_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),

@@ -109,6 +109,19 @@ def postgresql_url(postgresql, database):
 
 
 @pytest.fixture
+def pgmq_database(postgresql):
+    """The name of a database of this test's own, with pgmq in it and no queue."""
+    name = postgresql.create_database(template=postgresql.pgmq_template())
+    yield name
+    postgresql.drop_database(name)
+
+
+@pytest.fixture
+def pgmq_url(postgresql, pgmq_database):
+    return postgresql.url(pgmq_database, 'pgmq')
+
+
+@pytest.fixture
 def filesystem_url(tmp_path):
     """Queues as files in a folder of its own, in kombu's layout."""
     data, control = tmp_path / 'data', tmp_path / 'control'

@@ -28,7 +28,7 @@ from psycopg import conninfo as _conninfo
 from psycopg import generators as _generators
 from psycopg import waiting as _waiting
 
-__all__ = ('Line', 'check_dsn', 'connect', 'driver_version', 'psycopg')
+__all__ = ('Line', 'check_dsn', 'connect', 'driver_version', 'dsn_of', 'psycopg')
 
 _READ, _WRITE = _waiting.WAIT_R, _waiting.WAIT_W
 _NONE, _READY_READ, _READY_WRITE = _waiting.READY_NONE, _waiting.READY_R, _waiting.READY_W
@@ -124,6 +124,11 @@ def check_dsn(dsn: str) -> dict[str, Any]:
         return dict(_conninfo.conninfo_to_dict(dsn))
     except psycopg.ProgrammingError:
         raise InvalidArgument('the URL', '(hidden)', 'is none that libpq can read') from None
+
+
+def dsn_of(**parts: Any) -> str:
+    """Return the connection string of libpq that says these parameters: host, user, dbname and so on."""
+    return str(_conninfo.make_conninfo('', **parts))
 
 
 def connect(dsn: str, deadline: runtime.Deadline, prepared: bool = True, **more: Any) -> Line:

@@ -45,7 +45,8 @@ class Listener:
         self, pool: Pool, channels: list[str], own: str, told: Callable[[str | None, str], Any]
     ) -> None:
         self._pool = pool
-        self._channels = channels
+        self._channels = list(channels)
+        self._more: list[str] = []
         self._own = own
         self._told = weakref.WeakMethod(told) if hasattr(told, '__self__') else lambda: told
         self._line: Line | None = None
@@ -54,6 +55,19 @@ class Listener:
         self.connects = 0
         self._deaf_told = False
         self._task = runtime.spawn(_listen, weakref.ref(self), name='postgresql-listener', owner=self)
+
+    def add(self, channel: str) -> None:
+        """Listen on one more channel, from the next notification on. Switches: no."""
+        self._channels.append(channel)
+        self._more.append(channel)
+
+    def begin_more(self, line: Line) -> None:
+        """Listen on what was added meanwhile. Switches: yes, if anything was."""
+        more, self._more = self._more, []
+        for name in more:
+            line.run(f'LISTEN "{name}"', deadline=runtime.Deadline.after(CONNECT))
+        if more:
+            self.tell(None, '')  # what came before is to be looked for
 
     def tell(self, channel: str | None, payload: str) -> None:
         """Give a word to whom it is for."""
@@ -104,6 +118,7 @@ class Listener:
         """Connect, listen, and send a word of our own. Switches: yes."""
         line = self._pool.connect(deadline)
         try:
+            self._more.clear()
             for name in (*self._channels, self._own):
                 line.run(f'LISTEN "{name}"', deadline=deadline)
             self._line = line
@@ -176,6 +191,7 @@ def _hear(ref: Callable[[], Listener | None], line: Line) -> None:
             if listener is None:
                 return
             listener.tell(notice.relname.decode(), notice.extra.decode())
+            listener.begin_more(line)
             del listener
         runtime.wait_ready(pgconn.socket)
         pgconn.consume_input()

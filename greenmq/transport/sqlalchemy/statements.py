@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from greenmq.transport.postgresql import side_tables
+from greenmq.transport.postgresql.side_tables import tell
 from greenmq.transport.sqlalchemy.tables import Tables
 
 __all__ = ('Statements',)
 
-#: kombu's tables as SQLAlchemy makes them for kombu, and ours.
+#: kombu's tables as SQLAlchemy makes them for kombu, and our deliveries.
 _CREATE = """
 SELECT pg_advisory_xact_lock(hashtext('greenmq tables'));
 CREATE SEQUENCE IF NOT EXISTS queue_id_sequence;
@@ -24,21 +26,10 @@ CREATE TABLE IF NOT EXISTS "{message}" (
 CREATE INDEX IF NOT EXISTS "ix_{message}_visible" ON "{message}" (visible);
 CREATE INDEX IF NOT EXISTS "ix_{message}_timestamp" ON "{message}" (timestamp);
 CREATE INDEX IF NOT EXISTS "ix_{message}_timestamp_id" ON "{message}" (timestamp, id);
-CREATE TABLE IF NOT EXISTS "{owner}" (
-    id BIGSERIAL PRIMARY KEY, until TIMESTAMPTZ NOT NULL, host TEXT NOT NULL,
-    queues TEXT[] NOT NULL DEFAULT '{{}}'
-);
 CREATE TABLE IF NOT EXISTS "{delivery}" (
     message_id BIGINT PRIMARY KEY, owner BIGINT, claim BIGINT, deliveries INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS "ix_{delivery}_owner" ON "{delivery}" (owner, claim);
-CREATE TABLE IF NOT EXISTS "{facts}" (
-    queue TEXT PRIMARY KEY, arguments TEXT NOT NULL, owner BIGINT, lives INTERVAL, used TIMESTAMPTZ NOT NULL
-);
-CREATE TABLE IF NOT EXISTS "{binding}" (
-    exchange TEXT NOT NULL, kind TEXT NOT NULL, routing_key TEXT NOT NULL, queue TEXT NOT NULL,
-    arguments TEXT NOT NULL, PRIMARY KEY (exchange, routing_key, queue, arguments)
-)
+CREATE INDEX IF NOT EXISTS "ix_{delivery}_owner" ON "{delivery}" (owner, claim)
 """
 
 #: Makes a claim read what it takes and nothing else, however many dead rows kombu left.
@@ -61,14 +52,6 @@ END $body$;
 DROP TRIGGER IF EXISTS greenmq_tell ON "{message}";
 CREATE TRIGGER greenmq_tell AFTER INSERT ON "{message}" REFERENCING NEW TABLE AS added
 FOR EACH STATEMENT EXECUTE PROCEDURE "{message}_greenmq_tell"()
-"""
-
-# Who waits for a queue that got messages is told, and nobody else: NOTIFY makes commits wait for each other.
-_TELL = """
-(SELECT count(pg_notify('{channel}', 'q' || t.name)) FROM (
-    SELECT DISTINCT s.name FROM {source} s WHERE $1::boolean AND EXISTS (
-        SELECT 1 FROM "{owner}" o WHERE o.id <> $2 AND o.until > clock_timestamp() AND s.name = ANY(o.queues)
-    )) t)
 """
 
 _PUT = """
@@ -179,14 +162,6 @@ DELETE FROM "{delivery}" d WHERE d.message_id IN (
 )
 """
 
-_EXPIRED = """
-SELECT f.queue FROM "{facts}" f WHERE f.used + f.lives < clock_timestamp() OR (
-    f.owner IS NOT NULL AND NOT EXISTS (
-        SELECT 1 FROM "{owner}" o WHERE o.id = f.owner AND o.until > clock_timestamp()
-    )
-)
-"""
-
 _PURGE_DELIVERED = """
 WITH gone AS (
     DELETE FROM "{message}" WHERE id IN (
@@ -196,17 +171,6 @@ WITH gone AS (
     ) RETURNING 1
 )
 SELECT count(*)::int FROM gone
-"""
-
-_RENEW = """
-WITH mine AS (
-    INSERT INTO "{owner}" AS o (id, until, host, queues)
-    VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4::text[])
-    ON CONFLICT (id) DO UPDATE SET until = excluded.until, queues = excluded.queues RETURNING o.id
-), used AS (
-    UPDATE "{facts}" SET used = clock_timestamp() WHERE queue = ANY($4::text[]) AND lives IS NOT NULL
-)
-SELECT id, CASE WHEN $5::boolean THEN pg_notify('{channel}_' || id, 'here')::text END FROM mine
 """
 
 _EXTEND = """
@@ -259,21 +223,6 @@ SELECT count(*)::int FROM "{message}"
 WHERE visible AND queue_id = (SELECT id FROM "{queue}" WHERE name = $1::text)
 """
 
-_BIND = """
-WITH added AS (
-    INSERT INTO "{binding}" VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING exchange
-)
-SELECT pg_notify('{channel}', 'b' || exchange) FROM added
-"""
-
-_UNBIND = """
-WITH removed AS (
-    DELETE FROM "{binding}" WHERE exchange = $1 AND routing_key = $2 AND queue = $3 AND arguments = $4
-    RETURNING exchange
-)
-SELECT pg_notify('{channel}', 'b' || exchange) FROM removed
-"""
-
 _QUEUES = """
 SELECT q.name, count(m.id) FILTER (WHERE m.visible), count(d.message_id) FILTER (WHERE d.owner IS NOT NULL)
 FROM "{queue}" q LEFT JOIN "{message}" m ON m.queue_id = q.id
@@ -290,10 +239,6 @@ to_regclass(quote_ident('ix_{message}_greenmq')) IS NOT NULL, EXISTS (
 FROM unnest(ARRAY['{queue}', '{message}', '{delivery}', '{owner}', '{facts}', '{binding}']) t
 """
 
-_ENLIST = """
-INSERT INTO "{owner}" (until, host) VALUES (clock_timestamp() + make_interval(secs => $1), $2) RETURNING id
-"""
-
 _LEAVE = """
 DELETE FROM "{owner}" o WHERE o.id = $1 AND NOT EXISTS (SELECT 1 FROM "{delivery}" d WHERE d.owner = o.id)
 """
@@ -306,9 +251,7 @@ class Statements(NamedTuple):
     create: str
     make_index: str
     trigger: str
-    enlist: str
     leave: str
-    renew: str
     put: str
     take: str
     done: str
@@ -317,17 +260,12 @@ class Statements(NamedTuple):
     extend: str
     sweep: str
     clean: str
-    expired: str
     purge_delivered: str
     make: str
     has: str
-    facts: str
     delete: str
     purge: str
     size: str
-    bindings: str
-    bind: str
-    unbind: str
     queues: str
 
     @classmethod
@@ -335,18 +273,14 @@ class Statements(NamedTuple):
         """Write them for some tables, telling waiters on a channel."""
         names = {**tables._asdict(), 'channel': channel}
 
-        def written(statement: str, source: str = 'named') -> str:
-            tell = _TELL.format(**names, source=source)
-            return statement.format(**{**names, 'tell': tell})
+        def written(statement: str) -> str:
+            return statement.format(**names, tell=tell(tables.owner, channel))
 
         return cls(
             *map(written, (
-                _THERE, _CREATE, _INDEX, _TRIGGER, _ENLIST, _LEAVE, _RENEW, _PUT, _TAKE, _DONE, _BACK,
-                _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _EXPIRED, _PURGE_DELIVERED, _MAKE,
+                _THERE, f'{_CREATE};{side_tables.CREATE}', _INDEX, _TRIGGER, _LEAVE, _PUT, _TAKE, _DONE,
+                _BACK, _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _PURGE_DELIVERED, _MAKE,
                 'SELECT 1 FROM "{queue}" WHERE name = $1::text',
-                'SELECT arguments FROM "{facts}" WHERE queue = $1',
-                _DELETE, _PURGE, _SIZE,
-                'SELECT kind, routing_key, queue, arguments FROM "{binding}" WHERE exchange = $1',
-                _BIND, _UNBIND, _QUEUES,
+                _DELETE, _PURGE, _SIZE, _QUEUES,
             )),
         )  # fmt: skip
