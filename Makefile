@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The same suite in a process that was patched before anything else was imported.
 PATCHED := $(BIN)/python -m gevent.monkey --module pytest
-# (What runs in processes of its own runs alike in both.) And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
+# (What runs in processes of its own, or looks at nothing of the runtime, once.) And on the other runtime. eventlet leaves out what is slow or about gevent; unpatched, all but the heart.
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
@@ -34,10 +34,10 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 	@.ci/parts $(BIN)/python
 	$(BIN)/python .ci/lanes \
 		"$(PYTEST) -m 'not stress' $(FIRST)" \
-		"$(PATCHED) -m 'not stress and not own_process' --ignore tests/house" \
+		"$(PATCHED) -m 'not stress and not own_process and not once' --ignore tests/house" \
 		"$(PYTEST) -m 'not stress' $(FIRST:%=--ignore %) --ignore tests/house" \
-		"$(EVENTLET) -m 'not slow and not stress' $(ON_EVENTLET) && \
-			$(EVENTLET) --unpatched -m 'not slow and not stress' $(HEART)"
+		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
+			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit

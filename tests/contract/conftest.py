@@ -46,6 +46,9 @@ DIFFERS_AT_TIMES: dict[tuple[str, str], str] = {
     )
 }
 
+#: Whether the whole suite has asked these brokers already, on gevent and unpatched.
+AGAIN = (green.PATCHED or green.RUNTIME != 'gevent') and not GIVEN
+
 _numbers = itertools.count(1)
 
 
@@ -54,8 +57,11 @@ def pytest_generate_tests(metafunc):
         return
     params = []
     one_of_a_kind = metafunc.definition.get_closest_marker('one_of_a_kind') is not None
+    core = metafunc.definition.get_closest_marker('core') is not None
     for row in ROWS:
         if one_of_a_kind and row.name in REACHED_OTHERWISE:
+            continue
+        if AGAIN and not core and row.name not in brokers.IN_FULL:
             continue
         marks = [getattr(pytest.mark, row.mark)] if row.mark else []
         reason = DIFFERS.get((row.name, metafunc.function.__name__))

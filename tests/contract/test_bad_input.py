@@ -12,7 +12,8 @@ from greenmq import Connection, Consumer, Exchange, Producer, Queue
 from greenmq.exceptions import InvalidArgument
 from tests.support import green
 
-pytestmark = pytest.mark.one_of_a_kind
+# Refused before anything is sent, whatever the runtime.
+pytestmark = [pytest.mark.one_of_a_kind, pytest.mark.once]
 
 LONG = 'a' * 300
 DEEP = {}

@@ -23,6 +23,7 @@ def there(connect, bench):
     return bench(connect().channel())
 
 
+@pytest.mark.core
 def test_a_message_arrives_as_it_was_sent(here, queue):
     headers = {'word': 'grün', 'number': 7, 'nested': {'list': [1, 2]}}
     here.put(queue, b'\x00\xffbody', headers=headers, correlation_id='c-1', reply_to='r', delivery_mode=1)
@@ -60,6 +61,7 @@ def test_order_is_kept(here, queue):
     assert here.get_all(queue) == [str(n) for n in range(20)]
 
 
+@pytest.mark.core
 def test_consumer_gets_what_was_there_and_what_comes(here, queue):
     seen = []
     here.put(queue, 'before')
@@ -139,6 +141,7 @@ def test_rejected_is_gone(here, queue):
     assert here.get(queue) is None
 
 
+@pytest.mark.core
 def test_requeued_comes_back_first_and_marked(here, queue):
     for n in range(3):
         here.put(queue, n)
@@ -166,6 +169,7 @@ def test_closing_a_channel_gives_back_in_order(here, there, queue):
     there.channel.queue_delete(queue=queue)
 
 
+@pytest.mark.core
 def test_closing_the_connection_gives_back(connect, bench, here, queue):
     connection = connect()
     other = bench(connection.channel())
@@ -225,11 +229,13 @@ def test_get_from_an_empty_queue_is_none(here, queue):
     assert here.get(queue) is None
 
 
+@pytest.mark.core
 def test_drain_without_an_event_times_out(connection, channel):
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.01)
 
 
+@pytest.mark.core
 def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
@@ -259,6 +265,7 @@ def test_the_error_of_a_callback_reaches_its_drainer_and_the_next_message_comes(
     assert seen == ['error', '2']
 
 
+@pytest.mark.core
 def test_a_killed_drainer_loses_nothing(here, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
@@ -295,6 +302,7 @@ def test_callbacks_of_a_channel_do_not_overlap(here, queue):
     assert overlapped == [False] * 10
 
 
+@pytest.mark.core
 def test_closing_the_connection_wakes_its_drainers(connect, bench, queue):
     from greenmq.exceptions import ConnectionClosed
 
@@ -329,6 +337,7 @@ def test_an_ack_after_the_channel_closed_says_so(here, queue):
     assert message.ack() is False
 
 
+@pytest.mark.core
 def test_worker_threads_settle_what_another_thread_has_drained(here, there, queue):
     for word in ('acked', 'rejected', 'requeued'):
         here.put(queue, word)
@@ -354,6 +363,7 @@ def test_a_consumer_is_known_as_long_as_it_consumes(here, queue):
     assert not here.channel.consumes('t')
 
 
+@pytest.mark.core
 def test_the_broker_answers_while_the_connection_is_open(connection):
     assert connection.ping() >= 0
     connection.close()

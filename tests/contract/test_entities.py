@@ -59,6 +59,7 @@ def test_a_queue_gets_a_message_once_however_many_bindings_match(here, exchange,
     assert here.get_all(f'{name}-a') == ['one']
 
 
+@pytest.mark.core
 def test_fanout_reaches_every_queue(here, exchange, name):
     fanout = exchange('fanout', a=[''], b=['whatever'])
     here.publish('all', fanout, 'any')
@@ -118,6 +119,7 @@ def test_mandatory_to_a_missing_queue_raises(here, name):
         here.publish('lost', '', name, mandatory=True)
 
 
+@pytest.mark.core
 def test_declaring_counts(here, queue):
     here.put(queue, 1)
     here.put(queue, 2)

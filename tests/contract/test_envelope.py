@@ -24,7 +24,7 @@ BAD = b'"bad"'
 #: What may be wrong with one message.
 FAULTS = (SerializationError, ContentDisallowed)
 
-pytestmark = [pytest.mark.green_timeout(240), pytest.mark.one_of_a_kind]
+pytestmark = [pytest.mark.green_timeout(240), pytest.mark.one_of_a_kind, pytest.mark.once]
 
 
 class Stage:

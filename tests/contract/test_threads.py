@@ -72,6 +72,7 @@ def test_what_is_bound_to_no_channel_yet_is_published_too(connection, target):
     assert bodies(target) == ['there']
 
 
+@pytest.mark.core
 def test_many_at_once_and_often(producer, target):
     def ten():
         for n in range(10):

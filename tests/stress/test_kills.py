@@ -16,7 +16,7 @@ from tests.stress import FACTOR
 from tests.support import brokers, green
 from tests.support.process import end, popen, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_process]
 
 KILLS = 20 if FACTOR > 1 else 3
 CROWD = 20

@@ -68,6 +68,10 @@ TABLE = (
     Row('redis_six', 'redis_six_url', None, ('redis-server',), 'server', 'redis'),
 )
 
+#: One of each mechanism. The suite is run whole on gevent, unpatched; patched and on eventlet, others than
+#: these are asked the core of the contract alone: what waits, is woken and is killed.
+IN_FULL = ('memory', 'fake-lease', 'fake-push', 'amqp', 'redis')
+
 
 def row(name):
     return next(row for row in TABLE if row.name == name)
