@@ -46,6 +46,9 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     sentinel_url,
     sqla_sqlite_url,
     sqs_url,
+    zookeeper,
+    zookeeper_session,
+    zookeeper_url,
 )
 
 #: Seconds for the test, and as many for tear-down; `slow` tests get the second figure, and
@@ -72,6 +75,7 @@ def pytest_configure(config):
         'redis: needs a Redis server that the suite starts',
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
+        'zookeeper: needs a ZooKeeper server that the suite starts',
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
     ):
         config.addinivalue_line('markers', line)
@@ -97,6 +101,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.sqs)
         if names & {'postgresql', 'postgresql_url', 'database', 'pgmq_database', 'pgmq_url'}:
             item.add_marker(pytest.mark.postgresql)
+        if names & {'zookeeper', 'zookeeper_url'}:
+            item.add_marker(pytest.mark.zookeeper)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(sum(_limit(item, when) for when in PHASES) + LAST_NET))
 

@@ -60,6 +60,8 @@ TABLE = (
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
+    Row('zookeeper', 'zookeeper_url', 'zookeeper', ('default-jre-headless', 'zookeeper'), 'server',
+        'zookeeper', {'session_timeout': 2, 'sweep_interval': 1}),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_untold', 'redis_untold_url', None, ('redis-server',), 'server', 'redis'),

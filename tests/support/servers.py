@@ -14,6 +14,7 @@ from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
 from tests.support.redis_topology import Cluster, Sentinels
 from tests.support.sqs_servers import Fauxqs, Moto
+from tests.support.zookeeper import ZooKeeper
 
 
 @pytest.fixture(scope='session')
@@ -215,6 +216,25 @@ def moto():
     """The emulator that has STS, groups in one receive, and the rule of purges."""
     with Moto() as server:
         yield server
+
+
+@pytest.fixture(scope='session')
+def zookeeper_session(certificates):
+    with ZooKeeper(certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def zookeeper(zookeeper_session):
+    """The ZooKeeper of this run. Tests name their virtual hosts apart."""
+    yield zookeeper_session
+    if not zookeeper_session.running:
+        zookeeper_session.start()
+
+
+@pytest.fixture
+def zookeeper_url(zookeeper):
+    return zookeeper.url(f'test-{uuid.uuid4().hex[:12]}')
 
 
 def fresh_output():
