@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from greenmq import events
 from greenmq.abstract import maybe_channel
+from greenmq.consuming.standins import StandIns, keeper
 from greenmq.entity import Queue
 from greenmq.exceptions import ContentDisallowed, InvalidArgument
 from greenmq.log import get_logger
@@ -72,6 +73,7 @@ class Consumer:
     _runner: Callable[[Any, Any], Any] | None = None
 
     _tags = count(1)
+    _stand_ins = StandIns()
 
     @overload
     def __init__(
@@ -163,12 +165,9 @@ class Consumer:
         Source: kombu Consumer.revive.
         """
         channel = maybe_channel(channel)
-        if channel is self.channel and _replays(channel):
+        if channel is self.channel and keeper(channel) is not None:
             return
-        if self.channel is not None and _replays(self.channel):
-            # It would start them again after each loss, and they would take a share of the messages.
-            for tag in self._active_tags.values():
-                self.channel.basic_cancel(tag, nowait=True)
+        self._leave()
         self._active_tags.clear()
         self.channel = channel
         self._queues = {name: queue(channel) for name, queue in self._queues.items()}
@@ -183,6 +182,20 @@ class Consumer:
             if queue is not None:
                 self._consumed[queue.name] = no_ack
                 self._basic_consume(queue, no_ack, nowait=name != again[-1][0])
+
+    def _leave(self) -> None:
+        """End what a channel that restores its consumers would start again, to take a share of the messages.
+
+        Lost or not: what cannot be told to the broker is not restored either.
+        """
+        connection = keeper(self.channel)
+        if connection is None:
+            return
+        for tag in list(self._active_tags.values()):
+            try:
+                self._stand_ins.cancel(self.channel, tag)
+            except (*connection.connection_errors, *connection.channel_errors) as error:
+                logger.debug('cancelling %r: %r', self, error)
 
     def declare(self) -> None:
         """Declare the queues, their exchanges and bindings.
@@ -217,7 +230,10 @@ class Consumer:
         connection = self.connection
         lost = tuple(getattr(connection, 'connection_errors', ()))
         if isinstance(exc, lost):
-            return  # the broker has no consumer of ours any more
+            # The broker has no consumer of ours any more, unless it was a mere time-out, or is restored.
+            self._leave()
+            self._active_tags.clear()
+            return
         ignored = lost + tuple(getattr(connection, 'channel_errors', ()))
         try:
             self.cancel()
@@ -259,13 +275,24 @@ class Consumer:
         if queue.name in self._active_tags:
             return  # another greenlet was faster
         tag = self._active_tags[queue.name] = f'{self.tag_prefix or "greenmq-"}{next(self._tags)}'
+        connection = keeper(self.channel)
+        receiver = self if connection is None else self._twin()
         try:
-            queue.consume(tag, self._receive_callback, no_ack=no_ack, nowait=nowait)
+            queue.consume(tag, receiver._receive_callback, no_ack=no_ack, nowait=nowait)
         except BaseException:
             # Also when killed: a queue that counts as consumed and is not would stay so for ever.
             if self._active_tags.get(queue.name) == tag:
                 del self._active_tags[queue.name]
             raise
+        if connection is not None:
+            self._stand_ins.started(self, queue, tag, connection)
+
+    def _twin(self) -> Any:
+        # The channel holds it in our place, so that it can be seen when the program has let go of us; what it
+        # has is ours.
+        twin = object.__new__(type(self))
+        twin.__dict__ = self.__dict__
+        return twin
 
     def cancel(self) -> None:
         """Stop taking messages; those in hand stay ours to settle. Can be called any number of times.
@@ -279,7 +306,7 @@ class Consumer:
             tag = active.pop(name)
             self._consumed.pop(name, None)
             try:
-                channel.basic_cancel(tag)
+                self._stand_ins.cancel(channel, tag)
             except BaseException as exc:
                 # After an error the broker has no such consumer; after a kill it may still have it.
                 if not isinstance(exc, Exception):
@@ -301,7 +328,7 @@ class Consumer:
         self._consumed.pop(name, None)
         tag = self._active_tags.pop(name, None)
         if tag is not None:
-            self.channel.basic_cancel(tag)
+            self._stand_ins.cancel(self.channel, tag)
 
     def consuming_from(self, queue: Queue | str) -> bool:
         """Whether messages are taken from a queue.
@@ -422,8 +449,3 @@ def _queue(queue: Any) -> Queue:
     if not hasattr(queue, 'name'):
         raise InvalidArgument('queue', queue, 'is not a Queue')
     return queue  # type: ignore[no-any-return]
-
-
-def _replays(channel: Any) -> bool:
-    client = getattr(getattr(channel, 'connection', None), 'client', None)
-    return getattr(getattr(client, 'transport', None), 'keeps_channels', False) is True

@@ -468,6 +468,9 @@ class Stream:
         return self._check_open()
 
     def _lost(self, error: OSError) -> ConnectionLost:
+        # Its traceback knows this stream, and the stream will know the error: nothing that such a circle
+        # reaches, the program's own frames among it, would be freed before the collector comes.
+        error.__traceback__ = None
         return ConnectionLost(f'{self.name}: {meaning(error)}')
 
     def _write_failed(self, error: OSError) -> BaseException:

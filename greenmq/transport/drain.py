@@ -23,12 +23,13 @@ drains it takes from it. So a consumer with a greenlet of its own waits for nobo
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed
+from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError
 
 __all__ = ('Drain',)
 
@@ -443,9 +444,9 @@ class Drain(Generic[E]):
                 self._nested.pop(me, None)
         if told is not None:
             try:
-                raise told.with_traceback(None)
+                raise _own(told)
             finally:
-                del told
+                del told, waiter  # as in `_raise`; the waiter knows it, too
 
     def _decline(self, told: BaseException | None) -> None:
         # The killed greenlet had been told something: tell the next one instead.
@@ -472,8 +473,7 @@ class Drain(Generic[E]):
             error, self._notice = self._notice, None
         if error is not None:
             try:
-                # The object is shared by all drains: without this its traceback would grow with each of them.
-                raise error.with_traceback(None)
+                raise _own(error)
             finally:
                 del error  # or the frame in its traceback would keep it until the collector comes
 
@@ -483,3 +483,16 @@ class Drain(Generic[E]):
     def __repr__(self) -> str:
         state = f'failed {self._error!r}' if self._error is not None else f'{len(self._waiters)} waiting'
         return f'<Drain {self.name}: {self.pending} events in {len(self._lanes)} channels, {state}>'
+
+
+def _own(error: BaseException) -> BaseException:
+    """What one drain raises of an error that is told to all: its traceback is that of this drain alone.
+
+    A copy, where that can be made: the links that were lost keep the error itself, and with its traceback
+    they would keep the program's frames, and all that their variables hold.
+    """
+    if not isinstance(error, (AMQPError, KombuError)):
+        return error.with_traceback(None)
+    own: BaseException = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own

@@ -19,7 +19,7 @@ LEVELS = (
     ('connecting.address', 'connecting.attempt', 'connecting.opening', 'connecting.retrying',
      'pooling.connections', 'connection'),
     ('publishing.arguments', 'publishing.batch', 'publishing.backlog', 'publishing.producer',
-     'consuming.consumer', 'common', 'messaging'),
+     'consuming.standins', 'consuming.consumer', 'common', 'messaging'),
     ('pooling.shared', 'pools', 'simple', 'consuming.status', 'consuming.runners', 'consuming.loop',
      'mixins', 'node', 'pidbox', 'compat'),
     ('',),

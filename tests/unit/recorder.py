@@ -12,6 +12,7 @@ class Client:
 
     connection_errors = (OSError,)
     channel_errors = (KeyError,)
+    epoch = 1
 
     def __init__(self):
         self.declared_entities = set()
