@@ -41,6 +41,13 @@ def prepare():
     global _stderr
     if _stderr is None:
         _stderr = os.dup(2)
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget():
+    # The child has neither our timer nor the thread of C; an alarm of its own shall end it.
+    _nets.clear()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def spread(name, seconds):
