@@ -9,8 +9,9 @@ PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
-# Lanes run side by side: this is one, the rest of the suite another. The rules of the house are `make check`.
-FIRST := tests/alias tests/cancel tests/compat tests/contract tests/sqs tests/typing
+# Lanes run side by side: each of these is one, the rest of the suite another. The rules of the house are `make check`.
+FAULT_LANE := tests/faults tests/worker
+CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/sqs tests/typing
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
 CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \
@@ -33,9 +34,10 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 	@.ci/servers
 	@.ci/parts $(BIN)/python
 	$(BIN)/python .ci/lanes \
-		"$(PYTEST) -m 'not stress' $(FIRST)" \
+		"$(PYTEST) -m 'not stress' $(CONTRACT_LANE)" \
 		"$(PATCHED) -m 'not stress and not own_process and not once' --ignore tests/house" \
-		"$(PYTEST) -m 'not stress' $(FIRST:%=--ignore %) --ignore tests/house" \
+		"$(PYTEST) -m 'not stress' $(FAULT_LANE)" \
+		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(CONTRACT_LANE) tests/house)" \
 		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
 			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
 

@@ -10,7 +10,7 @@ from greenmq.exceptions import BufferFull, ConnectionBlocked
 from tests.faults.conftest import SOON, Consuming, outcome, queue
 from tests.support.process import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 PUBLISHERS = 100
 

@@ -10,7 +10,9 @@ from tests.faults.ledger import Ledger, consume, load
 from tests.support import green
 from tests.support.process import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(900 if SOAK else 180)]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(900 if SOAK else 180), pytest.mark.once,
+]
 
 #: Seconds for three nodes on two cores to elect, and for one to start.
 START = 60

@@ -15,7 +15,7 @@ from greenmq.exceptions import OperationalError
 from tests.faults.conftest import SOON, Consuming, outcome, queue, wait_open
 from tests.support.process import free_ports, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 
 def backwards(hosts):

@@ -11,7 +11,7 @@ from greenmq.pools import ProducerPool
 from tests.faults.conftest import SOON
 from tests.support.process import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 
 @pytest.fixture(autouse=True)

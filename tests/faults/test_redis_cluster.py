@@ -14,7 +14,7 @@ from tests.support import green
 from tests.support.process import wait_until
 from tests.support.redis_topology import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 QUEUES = ['alpha', 'beta', 'gamma', 'delta']
 

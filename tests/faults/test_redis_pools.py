@@ -11,7 +11,7 @@ import pytest
 from greenmq import Connection, Queue, pools
 from tests.support.process import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(90), pytest.mark.once]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from tests.contract.conftest import Bench, text
 from tests.support import green
 from tests.support.redis_topology import Sentinels
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 
 @pytest.fixture(scope='module')

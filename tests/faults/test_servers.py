@@ -11,7 +11,7 @@ from tests.support import process
 from tests.support.rabbitmq import AMQP_HEADER
 from tests.support.redis_server import Redis
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
 
 def dial(server, vhost='/', **options):

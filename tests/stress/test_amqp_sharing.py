@@ -18,7 +18,7 @@ from tests.stress import FACTOR
 from tests.support import census
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 SECONDS = 60 if FACTOR > 1 else 2
 GREENLETS = 200

@@ -21,7 +21,7 @@ from tests.support import green
 from tests.support.process import end, popen, wait_until
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 #: Greenlets that publish at once: one waits for the answer to each message.
 CROWD = 20
