@@ -42,8 +42,8 @@ NOT_FOR_TRANSPORTS = {'entity'}
 MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
-SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'eventloop', 'http', 'limits',
-                        'options', 'outbox', 'owners', 'postgresql', 'waiters'}
+SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'errors', 'eventloop', 'http',
+                        'limits', 'numbers', 'options', 'outbox', 'owners', 'postgresql', 'waiters'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},

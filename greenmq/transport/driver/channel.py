@@ -19,7 +19,7 @@ from greenmq.transport.driver.arrival import DriverMessage
 from greenmq.transport.driver.books import Books, Subscription
 from greenmq.transport.driver.deliveries import Deliveries
 from greenmq.transport.driver.qos import QoS
-from greenmq.transport.virtual.envelope import Base64
+from greenmq.transport.virtual import envelope
 from greenmq.transport.virtual.state import queue_declare_ok_t
 from greenmq.utils.uuid import uuid
 
@@ -36,7 +36,7 @@ CANCEL_SECONDS = 1.0
 #: Seconds that an empty look waits for what a take has that nobody wants any more.
 STRAY_SECONDS = 0.05
 
-_base64 = Base64()
+_base64 = envelope.Base64()
 
 
 class Channel(base.StdChannel):
@@ -54,6 +54,7 @@ class Channel(base.StdChannel):
     #: What `StdChannel` and kombu's programs ask.
     supports_fanout = True
     do_restore = True
+    default_priority = 0
     #: Transport options that kombu's channels copied to attributes.
     from_transport_options: tuple[str, ...] = ()
 
@@ -287,22 +288,7 @@ class Channel(base.StdChannel):
 
     # ---- publish
 
-    def prepare_message(
-        self, body: Any, priority: int | None = None, content_type: str | None = None,
-        content_encoding: str | None = None, headers: dict[str, Any] | None = None,
-        properties: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Return the payload of a message; nothing given is changed later."""
-        properties = dict(properties) if properties else {}
-        properties['delivery_info'] = dict(properties.get('delivery_info') or ())
-        properties.setdefault('priority', priority or 0)
-        return {
-            'body': body,
-            'content-encoding': content_encoding,
-            'content-type': content_type,
-            'headers': dict(headers) if headers else {},
-            'properties': properties,
-        }
+    prepare_message = envelope.prepare_message
 
     def basic_publish(
         self, message: Any, exchange: str, routing_key: str, mandatory: bool = False,

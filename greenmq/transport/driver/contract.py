@@ -16,10 +16,11 @@ The page "Write a transport" of the manual has a whole one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from greenmq import runtime
+from greenmq.transport.errors import Fault
 from greenmq.transport.options import Option
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT, delivery_count
 from greenmq.utils.encoding import bytes_to_str
@@ -124,18 +125,6 @@ class Binding(NamedTuple):
     routing_key: str
     queue: str
     arguments: Any = None
-
-
-class Fault(NamedTuple):
-    """What an error of the client means.
-
-    Attributes:
-        error (type): the class of ours to raise; a `ConnectionLost` begins a recovery.
-        sent (str): of a put that fails so: 'no' if the broker surely has no message of it, else 'unknown'.
-    """
-
-    error: Callable[[str], Exception]
-    sent: str = 'unknown'
 
 
 class Owner(Protocol):

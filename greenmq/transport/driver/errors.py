@@ -11,10 +11,10 @@ from greenmq.exceptions import (
     KombuError,
     MessageNacked,
     OperationalError,
-    RecoverableConnectionError,
     TimeoutError,
 )
-from greenmq.transport.driver.contract import Driver, Fault
+from greenmq.transport.driver.contract import Driver
+from greenmq.transport.errors import Fault, is_loss, meaning
 
 __all__ = ('bounded', 'is_loss', 'translate')
 
@@ -30,26 +30,12 @@ def translate(driver: Driver, error: Exception) -> tuple[Exception, str]:
     Returns:
         tuple[Exception, str]: the error to raise, its cause set; 'no' or 'unknown'.
     """
-    found: Any = None
-    for key, meaning in driver.errors.items():
-        if isinstance(error, key) if isinstance(key, type) else key(error):
-            found = meaning
-            break
-    if found is None:
-        if isinstance(error, _OURS):
+    fault = meaning(driver.errors, error)
+    if fault is None:
+        if isinstance(error, (*_OURS, TimeoutError)):
             return error, getattr(error, 'sent', 'unknown')
-        if isinstance(error, TimeoutError):
-            return error, getattr(error, 'sent', 'unknown')
-        found = ConnectionLost if isinstance(error, (OSError, EOFError)) else OperationalError
-    fault = found if isinstance(found, Fault) else Fault(found)
-    ours = fault.error(str(error) or type(error).__name__)
-    ours.__cause__ = error
-    return ours, fault.sent
-
-
-def is_loss(error: BaseException) -> bool:
-    """Does it mean that the connection is gone?"""
-    return isinstance(error, RecoverableConnectionError)
+        fault = Fault(ConnectionLost if isinstance(error, (OSError, EOFError)) else OperationalError)
+    return fault.of(error), fault.sent
 
 
 class _Call:

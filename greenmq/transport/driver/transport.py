@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any, ClassVar
 
 from greenmq import events, runtime
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, ResourceError
+from greenmq.exceptions import ConnectionClosed, InvalidArgument
 from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.drain import Drain
@@ -14,6 +13,7 @@ from greenmq.transport.driver.channel import Channel
 from greenmq.transport.driver.contract import Driver, Place
 from greenmq.transport.driver.options import OPTIONS, settings_of
 from greenmq.transport.driver.session import Session, session_of
+from greenmq.transport.numbers import ChannelNumbers
 from greenmq.transport.options import Option
 from greenmq.transport.virtual.transport import Management as VirtualManagement
 from greenmq.transport.virtual.transport import close_and_tell
@@ -47,6 +47,7 @@ class Transport(base.Transport):
         client (Connection): the Connection it serves.
     Attributes:
         session (Session): what the connections of this hub to this URL share; None until it is opened.
+        numbers (ChannelNumbers): of its channels.
         events (Drain): deliveries that wait for whoever drains.
         channels (list[Channel]): the open ones.
         exclusive_queues (set[str]): deleted when the connection closes.
@@ -83,8 +84,7 @@ class Transport(base.Transport):
         self.events: Drain[Any] = Drain(f'{self.driver_type} connection')
         self._fork = runtime.fork_epoch()
         self._spare: list[Any] = []
-        self._used_ids: set[int] = set()
-        self._free_ids: list[int] = []
+        self.numbers = ChannelNumbers()
 
     @property
     def keeps_channels(self) -> bool:
@@ -235,25 +235,15 @@ class Transport(base.Transport):
 
     def close_channel(self, channel: Any) -> None:
         """Forget a channel that closes."""
-        number = getattr(channel, 'channel_id', 0)
-        if number in self._used_ids:
-            self._used_ids.discard(number)
-            heapq.heappush(self._free_ids, number)
+        self.numbers.give_back(getattr(channel, 'channel_id', 0))
         for channels in (self.channels, self._spare):
             if channel in channels:
                 channels.remove(channel)
         channel.connection = None
 
     def take_channel_id(self) -> int:
-        """A number for a new channel."""
-        used = self._used_ids
-        if len(used) >= self.channel_max:
-            raise ResourceError(
-                f'No free channel ids, current={len(self.channels)}, channel_max={self.channel_max}', (20, 10)
-            )
-        number = heapq.heappop(self._free_ids) if self._free_ids else len(used) + 1
-        used.add(number)
-        return number
+        """A number for a new channel. Raises `ResourceError`: `channel_max` are open."""
+        return self.numbers.take(self.channel_max)
 
     # ---- events
 

@@ -64,11 +64,11 @@ class Subscription:
     def room(self) -> bool:
         """May another message come? Within the prefetch; where there is none, at most `fetch_ahead` wait."""
         channel = self.channel
-        if not channel._flowing:
+        if not channel.books.flowing:
             return False
         if self.no_ack:
             return bool(self.waiting < channel.fetch_ahead)
-        qos = channel._qos or channel.qos
+        qos = channel.books.qos or channel.qos
         if not qos.prefetch_count and self.waiting >= channel.fetch_ahead:
             return False
         return bool(qos.can_consume())
@@ -78,15 +78,15 @@ class Subscription:
         channel = self.channel
         message.delivery_info['consumer_tag'] = self.tag
         if not self.no_ack:
-            (channel._qos or channel.qos).append(message, message.delivery_tag)
+            (channel.books.qos or channel.qos).append(message, message.delivery_tag)
         self.waiting += 1
-        channel.connection._events.put(channel, (self, message))
+        channel.connection.events.put(channel, (self, message))
 
     def handled(self) -> bool:
         """One waiting message was taken; True if it's time to ask for more."""
         self.waiting -= 1
         channel = self.channel
-        return bool(channel._starved and self.waiting * 2 <= channel.fetch_ahead)
+        return bool(channel.books.starved and self.waiting * 2 <= channel.fetch_ahead)
 
     def lost(self) -> None:
         """The broker ended it. Switches: no, where the channel's `basic_cancel` doesn't."""
@@ -148,11 +148,11 @@ class Board:
                 ring.popleft()
                 continue
             if not sub.room() or (sub.hub is not here and sub.posted):
-                sub.channel._starved[queue] = None
+                sub.channel.books.starved[queue] = None
                 without_room += 1
                 ring.rotate(-1)
                 continue
-            message = sub.channel._next_message(queue, sub)
+            message = sub.channel.next_message(queue, sub)
             if message is None:
                 return  # whose turn it was has it the next time
             if sub.hub is here:
@@ -176,7 +176,7 @@ class Board:
         if not runtime.post(sub.hub, self._arrive, sub):
             # Its thread has ended without closing. Out of the ring first: giving back asks the ring again.
             self.remove(sub)
-            sub.channel._put_back([sub.posted.pop()])
+            sub.channel.put_back([sub.posted.pop()])
 
     def _arrive(self, sub: Subscription) -> None:
         while sub.posted:
@@ -185,7 +185,7 @@ class Board:
             except IndexError:
                 return  # the channel closed in between and took it back
             if sub.cancelled or not sub.room():
-                sub.channel._put_back([message])
+                sub.channel.put_back([message])
             else:
                 sub.accept(message)
         self.notify(sub.queue)
@@ -195,31 +195,34 @@ class Callbacks(MutableMapping[str, Callable[[Any], Any]]):
     """kombu's `Transport._callbacks`: queue → what to call with a raw message. A view of the subscriptions.
 
     Setting an item overrides the view for that queue, as some channels for kombu do.
+
+    Attributes:
+        own (dict[str, Callable]): what was set.
     """
 
     def __init__(self, channels: list[Any]) -> None:
         self._channels = channels
-        self._own: dict[str, Callable[[Any], Any]] = {}
+        self.own: dict[str, Callable[[Any], Any]] = {}
 
     def __getitem__(self, queue: str) -> Callable[[Any], Any]:
-        own = self._own.get(queue)
+        own = self.own.get(queue)
         if own is not None:
             return own
         for channel in self._channels:
-            if queue in channel._tag_to_queue.values():
-                return lambda raw: channel._receive(raw, queue)
+            if queue in channel.active_queues:
+                return lambda raw: channel.receive(raw, queue)
         raise KeyError(queue)
 
     def __setitem__(self, queue: str, callback: Callable[[Any], Any]) -> None:
-        self._own[queue] = callback
+        self.own[queue] = callback
 
     def __delitem__(self, queue: str) -> None:
-        del self._own[queue]
+        del self.own[queue]
 
     def __iter__(self) -> Iterator[str]:
-        queues = dict.fromkeys(self._own)
+        queues = dict.fromkeys(self.own)
         for channel in self._channels:
-            queues.update(dict.fromkeys(channel._tag_to_queue.values()))
+            queues.update(dict.fromkeys(channel.active_queues))
         return iter(queues)
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from greenmq import runtime
 from greenmq.log import get_logger
 from greenmq.transport.virtual.consumers import Subscription
 from greenmq.transport.virtual.envelope import Message, check_payload
-from greenmq.transport.virtual.parts import AbstractChannel, ChannelParts, Empty
+from greenmq.transport.virtual.parts import ChannelParts, Empty
 from greenmq.transport.virtual.unmade import settle_unmade
 from greenmq.utils.uuid import uuid
 
@@ -32,12 +31,12 @@ class ConsumeMethods(ChannelParts):
         Source: AMQP 0-9-1 basic.qos; kombu: the whole channel counts, whatever `apply_global` says.
         """
         self.qos.prefetch_count = prefetch_count or 0
-        self._ask_for_more()
+        self.ask_for_more()
 
     @property
     def prefetch_count(self) -> int:
         """What `basic_qos` set last; 0 is unlimited."""
-        return self._qos.prefetch_count or 0 if self._qos is not None else 0
+        return self.books.prefetch_count
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
@@ -48,7 +47,7 @@ class ConsumeMethods(ChannelParts):
         """
         self._check_open()
         self.connection.move_here(self.connection)
-        if consumer_tag in self._subscriptions:
+        if consumer_tag in self.books.subscriptions:
             self.basic_cancel(consumer_tag)
         sub = Subscription(
             consumer_tag,
@@ -59,12 +58,10 @@ class ConsumeMethods(ChannelParts):
             bool(kwargs.get('exclusive')),
             kwargs.get('arguments'),
         )
-        self._admit(sub)
-        self._subscriptions[consumer_tag] = sub
+        self.books.add(sub)
         self._consumers.add(consumer_tag)
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
-        self._takers.setdefault(queue, deque()).append(sub)
         if no_ack:
             self.no_ack_consumers.add(consumer_tag)
         self._reset_cycle()
@@ -72,10 +69,7 @@ class ConsumeMethods(ChannelParts):
             self.board.add(sub)
             self.board.notify(queue)
         else:
-            self._fetcher.refresh()
-
-    def _admit(self, sub: Subscription) -> None:
-        """Refuse a consumer by raising; a hook for brokers that know exclusive ones."""
+            self.fetcher.refresh()
 
     def basic_cancel(self, consumer_tag: str) -> None:
         """End a consumer; what waits for its callback goes back to the queue. An unknown tag is fine.
@@ -83,27 +77,21 @@ class ConsumeMethods(ChannelParts):
         Switches: as the channel's `_restore_at_beginning`, and if a fetch is on its way. Killed: ended all
         the same.
         """
-        sub = self._subscriptions.pop(consumer_tag, None)
+        sub = self.books.remove(consumer_tag)
         if sub is None:
             return
-        sub.cancelled = True
         self._consumers.discard(consumer_tag)
         self.no_ack_consumers.discard(consumer_tag)
         self._tag_to_queue.pop(consumer_tag, None)
         if sub.queue in self._active_queues:
             self._active_queues.remove(sub.queue)
-        takers = self._takers.get(sub.queue)
-        if takers is not None:
-            takers.remove(sub)
-            if not takers:
-                del self._takers[sub.queue]
         self._reset_cycle()
         if self.delivery == 'push':
             self.board.remove(sub)
         else:
-            self._fetcher.refresh()
+            self.fetcher.refresh()
         waiting = [
-            message for _, message in self.connection._events.remove(self, lambda event: event[0] is sub)
+            message for _, message in self.connection.events.remove(self, lambda event: event[0] is sub)
         ]
         while sub.posted:
             waiting.append(sub.posted.popleft())
@@ -124,18 +112,14 @@ class ConsumeMethods(ChannelParts):
         message = self._take_message(queue)
         if message is not None and not no_ack:
             self.qos.append(message, message.delivery_tag)
-            if self._settling is not None:
-                self._settling.leased()
+            if self.settling is not None:
+                self.settling.leased()
         elif message is not None and self.settle_now is not None:
             self.settle_now(message.delivery_tag)
         return message
 
     def _get_one(self, queue: str) -> Any:
-        if getattr(self, '_get_many', None) is not None and type(self)._get is AbstractChannel._get:
-            for _, raw in self._get_many([queue], 1, 0):  # type: ignore[attr-defined]
-                return raw
-            raise Empty()
-        return self._get(queue)
+        return self.adapter.get_one(queue)
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a Message of a payload; one that is a Message already stays as it is."""
@@ -148,14 +132,14 @@ class ConsumeMethods(ChannelParts):
             check_payload(raw)
         message = self.Message(raw, channel=self)
         tag = message.delivery_tag
-        if tag is None or tag in self.qos._delivered:
+        if tag is None or tag in self.qos.unsettled:
             # kombu numbers messages when they are published: one in two queues would be settled in both at
             # once.
             message.delivery_tag = tag = uuid()
         message.queue = queue
         return message
 
-    def _next_message(self, queue: str, sub: Subscription) -> Any:
+    def next_message(self, queue: str, sub: Subscription) -> Any:
         """The next message of a push channel for `sub`, or None; never switches."""
         return self._take_message(queue)
 
@@ -171,9 +155,9 @@ class ConsumeMethods(ChannelParts):
             except Exception as error:
                 settle_unmade(self, raw, queue, error)
 
-    def _receive(self, raw: Any, queue: str) -> Any:
+    def receive(self, raw: Any, queue: str) -> Any:
         """Hand one payload to the next consumer of `queue` on this channel, in the caller's greenlet."""
-        known = self.connection._prepared.pop(id(raw), None)
+        known = self.connection.prepared.pop(id(raw), None)
         if known is not None:
             sub, message = known
             return sub.callback(message)
@@ -181,31 +165,27 @@ class ConsumeMethods(ChannelParts):
             message = self._make_message(raw, queue)
         except Exception as error:
             return settle_unmade(self, raw, queue, error)
-        sub = self._next_taker(queue)
+        sub = self.books.next_taker(queue)
         message.delivery_info['consumer_tag'] = sub.tag
         if not sub.no_ack:
             self.qos.append(message, message.delivery_tag)
         return sub.callback(message)
 
-    def _next_taker(self, queue: str) -> Subscription:
-        takers = self._takers[queue]
-        sub = takers[0]
-        takers.rotate(-1)
-        return sub
-
-    def _fetched(self, raw: Any, queue: str) -> None:
+    def fetched(self, raw: Any, queue: str) -> None:
         """Register one payload that a fetch brought, and leave it to whoever drains."""
-        if queue not in self._takers or self.closed:
-            self._abandon([(queue, raw)])
+        if queue not in self.books.takers or self.closed:
+            self.adapter.abandon([(queue, raw)])
             return
         try:
             message = self._make_message(raw, queue)
         except Exception as error:
             settle_unmade(self, raw, queue, error)
             return
-        self._next_taker(queue).accept(message)
-        if self._settling is not None:
-            self._settling.leased()
+        self.books.next_taker(queue).accept(message)
+        if self.settling is not None:
+            self.settling.leased()
+
+    _fetched = fetched
 
     def drain_events(self, timeout: float | None = None, callback: Callable[..., Any] | None = None) -> Any:
         """Ask the broker once for a message, and give it to `callback(payload, queue)`.
@@ -215,44 +195,43 @@ class ConsumeMethods(ChannelParts):
         Switches: as the channel's `_get`.
         Source: kombu virtual.Channel.drain_events. `Transport.drain_events` is what programs call.
         """
-        callback = callback or self.connection._deliver
+        callback = callback or self.connection.deliver
         if self._consumers and self.qos.can_consume():
-            if self.delivery == 'poll' and getattr(self, '_get_many', None) is not None:
-                return self._get_many(self._active_queues, timeout=timeout)  # type: ignore[attr-defined]
-            return self._poll(self.cycle, callback, timeout=timeout)
+            return self.adapter.look(self.cycle, self._active_queues, callback, timeout)
         raise Empty()
 
     def _consumer_count(self, queue: str) -> int:
         if self.delivery == 'push':
             return len(self.board.consumers(queue))
-        return sum(len(channel._takers.get(queue, ())) for channel in self.connection.channels)
+        return sum(len(channel.books.takers.get(queue, ())) for channel in self.connection.channels)
 
     def flow(self, active: bool = True) -> bool:
         """Stop the deliveries to this channel's consumers, or go on.
 
         Source: AMQP 0-9-1 channel.flow.
         """
-        self._flowing = bool(active)
-        self._ask_for_more()
-        return self._flowing
+        flowing = self.books.flowing = bool(active)
+        self.ask_for_more()
+        return flowing
 
     def _waiting(self) -> int:
         """How many deliveries no callback has begun."""
-        return sum(sub.waiting for sub in self._subscriptions.values())
+        return self.books.waiting()
 
     def _fetch_ended(self, deadline: runtime.Deadline) -> None:
         """The fetch tasks were killed. For brokers that may still answer one: what it took goes back first,
         then what was delivered before it. Switches: perhaps.
         """
 
-    def _ask_for_more(self) -> None:
-        # There is room, perhaps for the first time in a while.
-        if not self._subscriptions or self.closed:
+    def ask_for_more(self) -> None:
+        """There is room, perhaps for the first time in a while."""
+        books = self.books
+        if not books.subscriptions or self.closed:
             return
-        starved = self._starved
+        starved = books.starved
         if self.delivery != 'push':
             starved.clear()
-            self._fetcher.kick()
+            self.fetcher.kick()
             return
         qos = self.qos
         # Each at most once, and no more of them than there is room for: an ack must not cost more the more

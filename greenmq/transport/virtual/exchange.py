@@ -7,7 +7,7 @@ share a table with us (it is a regular expression); we match by word and never l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from greenmq.core.routing import match_topic
 from greenmq.utils.text import escape_regex
@@ -21,20 +21,38 @@ Binding = tuple[str, Any, str]
 Table = Iterable[Binding]
 
 
+class Target(Protocol):
+    """What a type of exchange asks of its channel, by kombu's names."""
+
+    supports_fanout: bool
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        """Put a message into a queue."""
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str | None = None, **kwargs: Any) -> None:
+        """Have the broker fan it out."""
+
+    def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
+        """The queues that get a message."""
+
+    def _lookup_headers(self, exchange: str, routing_key: str, headers: Any) -> Any:
+        """The same, where the headers have a say."""
+
+
 class ExchangeType:
     """One type of exchange, on one channel.
 
     Subclass it, and name the class in `Channel.exchange_types`, for a type of your own.
 
     Arguments:
-        channel (Channel): whose `_put` takes the messages.
+        channel (Target): whose `_put` takes the messages.
     Source: kombu ExchangeType.
     """
 
     type: ClassVar[Any] = None
 
     def __init__(self, channel: Any) -> None:
-        self.channel = channel
+        self.channel: Any = channel
 
     def lookup(self, table: Table, exchange: str, routing_key: str, default: Any) -> Any:
         """Return the queues of `table` that get a message with this key: any iterable; here a set in order.

@@ -55,7 +55,7 @@ class Fetcher:
     def refresh(self) -> None:
         """The consumers have changed: start and end tasks accordingly."""
         channel = self._channel()
-        if channel is None or channel.closed or not channel.connection._fetches:
+        if channel is None or channel.closed or not channel.connection.fetches:
             return
         wanted = self._groups(channel)
         if channel.delivery == 'wait':
@@ -71,10 +71,10 @@ class Fetcher:
         self.kick()
 
     def _groups(self, channel: Any) -> list[str | None]:
-        if not channel._takers:
+        if not channel.books.takers:
             return []
-        if channel.delivery == 'wait' and getattr(channel, '_get_many', None) is None:
-            return list(channel._takers)
+        if channel.delivery == 'wait' and (channel.groups == 'each' or not channel.adapter.fetches_many):
+            return list(channel.books.takers)
         return [None]
 
     def _start(self, channel: Any, group: str | None) -> None:
@@ -145,7 +145,7 @@ class Fetcher:
         me = runtime.current()
         while True:
             channel = self._channel()
-            if channel is None or channel.closed or not channel._takers:
+            if channel is None or channel.closed or not channel.books.takers:
                 self._leave(group)
                 return
             transport = channel.connection
@@ -153,15 +153,15 @@ class Fetcher:
             pause: float | None = None
             if room <= 0:
                 self.states[group] = 'full'
-                channel._starved[group] = None
+                channel.books.starved[group] = None
             else:
                 self.states[group] = 'fetching'
                 self._again.discard(group)
-                transport._fetching[me] = channel
-                asked = room if group is None else 1
+                transport.fetching[me] = channel
+                asked = self._share(channel, group, room)
                 self._reserved += asked
                 try:
-                    pause = self._fetch(channel, group, room)
+                    pause = self._fetch(channel, group, room, asked)
                     failures = 0
                 except Exception as error:  # told to the drains; the task must outlive it
                     if self._left:
@@ -171,7 +171,7 @@ class Fetcher:
                     self.states[group] = 'backoff'
                     self._tell(channel, error)
                 finally:
-                    transport._fetching.pop(me, None)
+                    transport.fetching.pop(me, None)
                     self._reserved -= asked
                     others = group is not None and self._kick_others(group)
                 if pause == 0:
@@ -189,12 +189,12 @@ class Fetcher:
         if channel is not None and not channel.closed and self._tasks.pop(group, None) is not None:
             self.states.pop(group, None)
 
-    def _fetch(self, channel: Any, group: str | None, room: int) -> float | None:
-        """Fetch once; return the seconds to wait before the next time."""
+    def _fetch(self, channel: Any, group: str | None, room: int, asked: int) -> float | None:
+        """Fetch up to what was `asked` once; return the seconds to wait before the next time."""
         if channel.delivery == 'poll':
             interval = channel.connection.polling_interval
             try:
-                channel.drain_events(timeout=interval if interval else 1.0, callback=channel._fetched)
+                channel.drain_events(timeout=interval if interval else 1.0, callback=channel.fetched)
             except Empty:
                 self.states[group] = 'idle'
                 return interval or HASTY
@@ -203,12 +203,13 @@ class Fetcher:
         started = runtime.monotonic()
         try:
             if group is None:
-                items = list(channel._get_many(list(channel._takers), room, channel.wait_timeout) or ())
+                queues = list(channel.books.takers)
+                items = list(channel.adapter.get_many(queues, asked, channel.wait_timeout) or ())
             else:
                 # Where queues share a prefetch that is smaller than their number, they take turns.
                 crowded = room < len(self._tasks)
                 timeout = min(channel.wait_timeout, CROWDED) if crowded else channel.wait_timeout
-                items = [(group, channel._get(group, timeout=timeout))]
+                items = self._fetch_of(channel, group, asked, timeout)
         except Empty:
             items = []
         self._arrived(channel, items)
@@ -217,22 +218,35 @@ class Fetcher:
             runtime.sleep(0)
         return HASTY if not items and runtime.monotonic() - started < HASTY else 0
 
+    def _share(self, channel: Any, group: str | None, room: int) -> int:
+        # Fetches of single queues share the room: each asks for its part, or one alone would take it all.
+        if group is None:
+            return room
+        if not channel.adapter.fetches_many:
+            return 1
+        return max(room // max(len(self._tasks), 1), 1)
+
+    def _fetch_of(self, channel: Any, queue: str, n: int, timeout: float) -> list[tuple[str, Any]]:
+        if channel.adapter.fetches_many:
+            return list(channel.adapter.get_many([queue], n, timeout) or ())
+        return [(queue, channel.adapter.get(queue, timeout))]
+
     def _arrived(self, channel: Any, items: list[tuple[str, Any]]) -> None:
         # All that is wanted is registered before anything that may switch, or a kill in between would lose
         # the rest.
-        wanted = () if channel.closed else channel._takers
+        wanted = () if channel.closed else channel.books.takers
         unwanted = [item for item in items if item[0] not in wanted]
         for queue, raw in items:
             if queue in wanted:
-                channel._fetched(raw, queue)
+                channel.fetched(raw, queue)
         if unwanted:
-            channel._abandon(unwanted)
+            channel.adapter.abandon(unwanted)
 
     def _room(self, channel: Any) -> int:
-        if not channel._flowing:
+        if not channel.books.flowing:
             return 0
-        room: int = channel.fetch_ahead - channel._waiting() - self._reserved
-        if all(sub.no_ack for sub in channel._subscriptions.values()):
+        room: int = channel.fetch_ahead - channel.books.waiting() - self._reserved
+        if all(sub.no_ack for sub in channel.books.subscriptions.values()):
             return room
         qos = channel.qos
         if not qos.can_consume():
@@ -259,7 +273,7 @@ class Fetcher:
     def _tell(self, channel: Any, error: BaseException) -> None:
         logger.warning('%r could not fetch, and tries again: %r', channel, error)
         if channel.connection is not None:
-            channel.connection._events.report(error)
+            channel.connection.events.report(error)
 
     def __repr__(self) -> str:
         return f'<Fetcher: {self.state}>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from greenmq.utils.div import emergency_dump_state
 
@@ -20,6 +20,16 @@ class Finalizer:
         """Nothing is to be done: who closes the channel, or ends the process, gives back."""
 
 
+class Restoring(Protocol):
+    """What a QoS asks of its channel, by kombu's names."""
+
+    do_restore: bool
+    restores_in_front: bool
+
+    def _restore_at_beginning(self, message: Any) -> None:
+        """Give a message back."""
+
+
 class QoS:
     """The unsettled deliveries of one channel, oldest first, and its prefetch.
 
@@ -27,7 +37,7 @@ class QoS:
     these.
 
     Arguments:
-        channel (Channel): whose `_restore_at_beginning` gives a message back.
+        channel (Restoring): whose `_restore_at_beginning` gives a message back.
         prefetch_count (int): unsettled messages allowed; 0 for any number.
     No method switches, unless the channel's restoring does.
     Source: kombu virtual.QoS.
@@ -41,12 +51,17 @@ class QoS:
     restore_at_shutdown = True
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
-        self.channel = channel
+        self.channel: Any = channel
         self.prefetch_count = prefetch_count or 0
         #: delivery tag → message, in order of delivery.
         self._delivered: dict[Any, Any] = {}
         #: Tags settled but not yet taken out. Ours are taken out at once; subclasses may collect here.
         self._dirty: set[Any] = set()
+
+    @property
+    def unsettled(self) -> dict[Any, Any]:
+        """Delivery tag → message, in order of delivery."""
+        return self._delivered
 
     def can_consume(self) -> bool:
         """Tell whether another message may be taken."""
@@ -72,6 +87,17 @@ class QoS:
         """
         return self._delivered[delivery_tag]
 
+    def up_to(self, delivery_tag: Any) -> list[Any]:
+        """Return the tags of all unsettled deliveries up to one; itself alone if it isn't one."""
+        if delivery_tag not in self._delivered:
+            return [delivery_tag]
+        tags = []
+        for tag in self._delivered:
+            tags.append(tag)
+            if tag == delivery_tag:
+                break
+        return tags
+
     def ack(self, delivery_tag: Any) -> None:
         """Take a message out for good; an unknown tag is fine."""
         self._delivered.pop(delivery_tag, None)
@@ -92,7 +118,7 @@ class QoS:
         self._flush()
         failed: list[tuple[Exception, Any]] = []
         tags = list(self._delivered)
-        for tag in reversed(tags) if self.channel._restores_in_front else tags:
+        for tag in reversed(tags) if self.channel.restores_in_front else tags:
             message = self._delivered.pop(tag, None)
             if message is None:
                 continue

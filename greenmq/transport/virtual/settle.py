@@ -41,7 +41,7 @@ class Settling:
     def leased(self) -> None:
         """There is a new delivery whose lease must be kept."""
         channel = self._channel()
-        if channel is None or channel._extend is None or not channel.lease_seconds:
+        if channel is None or not channel.adapter.extends or not channel.lease_seconds:
             return
         if self._keeper is None or self._keeper.done:
             self._keeper = runtime.spawn(self._keep, name='greenmq-lease', owner=channel)
@@ -65,7 +65,7 @@ class Settling:
             if task is not None:
                 task.kill()
         channel = self._channel()
-        if channel is None or channel._settle is None or not (self._acks or self._rejects):
+        if channel is None or not channel.adapter.settles or not (self._acks or self._rejects):
             return
         # In a task, because the channel's code may hang, and closing must not.
         last = runtime.spawn(self._send, channel, name='greenmq-settle', owner=channel)
@@ -82,7 +82,7 @@ class Settling:
 
     def _send_soon(self) -> None:
         channel = self._channel()
-        if channel is None or channel._settle is None:
+        if channel is None or not channel.adapter.settles:
             self._acks.clear()
             self._rejects.clear()
             return
@@ -102,13 +102,13 @@ class Settling:
                 continue
             except Exception as error:  # told to the drains, and tried again
                 failures += 1
-                channel.connection._events.report(error)
+                channel.connection.events.report(error)
             del channel
             runtime.sleep(retry.delay(failures))
 
     def _send(self, channel: Any) -> None:
         acks, rejects = list(self._acks), list(self._rejects)
-        channel._settle(acks, rejects)
+        channel.adapter.settle(acks, rejects)
         # Others may have joined meanwhile, at the end.
         del self._acks[: len(acks)]
         del self._rejects[: len(rejects)]
@@ -116,7 +116,7 @@ class Settling:
     def _keep(self) -> None:
         while True:
             channel = self._channel()
-            if channel is None or channel.closed or not channel.qos._delivered:
+            if channel is None or channel.closed or not channel.qos.unsettled:
                 return
             seconds = channel.lease_seconds
             del channel
@@ -124,12 +124,12 @@ class Settling:
             channel = self._channel()
             if channel is None or channel.closed:
                 return
-            tags = list(channel.qos._delivered)
+            tags = list(channel.qos.unsettled)
             if tags:
                 try:
-                    channel._extend(tags, seconds)
+                    channel.adapter.extend(tags, seconds)
                 except Exception as error:  # the next third may succeed; the drains learn of it
-                    channel.connection._events.report(error)
+                    channel.connection.events.report(error)
             del channel
 
     def __repr__(self) -> str:

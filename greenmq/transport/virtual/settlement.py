@@ -33,7 +33,7 @@ class SettleMethods(ChannelParts):
             return self._at_home(self.basic_ack, delivery_tag, multiple)
         qos = self.qos
         if multiple:
-            for tag in self._up_to(delivery_tag):
+            for tag in qos.up_to(delivery_tag):
                 self._ack(qos, tag)
         else:
             self._ack(qos, delivery_tag)
@@ -45,21 +45,10 @@ class SettleMethods(ChannelParts):
         return runtime.post(self._hub, partial(runtime.spawn, settle, *args, name='greenmq-settle'))
 
     def _ack(self, qos: Any, tag: Any) -> None:
-        known = self._settling is not None and tag in qos._delivered
+        known = self.settling is not None and tag in qos.unsettled
         qos.ack(tag)
-        if known and self._settling is not None:
-            self._settling.ack(tag)
-
-    def _up_to(self, delivery_tag: Any) -> list[Any]:
-        delivered = self.qos._delivered
-        if delivery_tag not in delivered:
-            return [delivery_tag]
-        tags = []
-        for tag in delivered:
-            tags.append(tag)
-            if tag == delivery_tag:
-                break
-        return tags
+        if known:
+            self.settling.ack(tag)
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
         """Refuse a message: dead-lettered or dropped, or with `requeue` back to the front of its queue.
@@ -72,30 +61,27 @@ class SettleMethods(ChannelParts):
             return False
         if not runtime.is_here(self._hub):
             return self._at_home(self.basic_reject, delivery_tag, requeue)
-        message = self.qos._delivered.get(delivery_tag)
+        message = self.qos.unsettled.get(delivery_tag)
         if message is not None and requeue and self._delivered_too_often(message):
             requeue = False
             self._dead_letter(message, 'delivery_limit')
         elif message is not None and not requeue:
             self._dead_letter(message, 'rejected')
-        if self._settling is not None and message is not None and self._settle is not None:
+        if message is not None and self.adapter.settles:
             self.qos.ack(delivery_tag)
-            self._settling.reject(delivery_tag, requeue)
+            self.settling.reject(delivery_tag, requeue)
         else:
             self.qos.reject(delivery_tag, requeue=requeue)
         self._room_again()
         return None
 
     def _room_again(self) -> None:
-        if self._subscriptions:
-            if self._starved and self._low():
-                self._ask_for_more()
+        if self.books.subscriptions and self.books.starved and self._low():
+            self.ask_for_more()
 
     def _low(self) -> bool:
         # Without a prefetch the limit is ours: we refill at half, not one by one.
-        return bool(self.qos.prefetch_count) or any(
-            sub.waiting * 2 <= self.fetch_ahead for sub in self._subscriptions.values()
-        )
+        return bool(self.qos.prefetch_count) or self.books.below_half(self.fetch_ahead)
 
     def _delivered_too_often(self, message: Any) -> bool:
         limit = self.max_deliveries
@@ -133,9 +119,9 @@ class SettleMethods(ChannelParts):
         """
         if not requeue:
             raise NotImplementedError('Does not support recover(requeue=False)')
-        self.connection._events.remove(self, self._forget_event)
+        self.connection.events.remove(self, self._forget_event)
         failed = self.qos.restore_unacked()
-        self._ask_for_more()
+        self.ask_for_more()
         return failed
 
     def _forget_event(self, event: Any) -> bool:
@@ -148,18 +134,29 @@ class SettleMethods(ChannelParts):
 
     def _put_back(self, messages: list[Any]) -> None:
         """Give back deliveries that no callback had, so that the oldest comes first again."""
-        for message in reversed(messages) if self._restores_in_front else messages:
+        for message in reversed(messages) if self.restores_in_front else messages:
             message.unseen = True
             tag = message.delivery_tag
-            if tag not in self.qos._delivered:
+            if tag not in self.qos.unsettled:
                 self.qos.append(
                     message, tag
                 )  # of a consumer that needs no ack: in our books until it is back
             self._restore_at_beginning(message)
             self.qos.ack(tag)  # not before: killed in between, it is given back when the channel closes
 
+    def take_back(self, payload: Any, queue: str) -> None:
+        """Give back a payload that nobody consumes."""
+        message = self.adapter.make_message(payload, queue)
+        self.qos.append(message, message.delivery_tag)
+        self.basic_reject(message.delivery_tag, requeue=True)
+
+    def put_back(self, messages: list[Any]) -> None:
+        """Give back what came from another thread, and has no room here."""
+        self._put_back(messages)
+
     @property
-    def _restores_in_front(self) -> bool:
+    def restores_in_front(self) -> bool:
+        """Does what is given back go to the front of its queue?"""
         return type(self)._restore_at_beginning is not SettleMethods._restore_at_beginning
 
     def _restore(self, message: Any) -> None:
@@ -167,19 +164,19 @@ class SettleMethods(ChannelParts):
         payload = given_back(message)
         queue = getattr(message, 'queue', None)
         if queue is not None:
-            self._put(queue, payload)
+            self.adapter.put(queue, payload)
             return
         info = message.delivery_info
         for name in self._lookup(info.get('exchange', ''), info.get('routing_key', '')):
-            self._put(name, payload)
+            self.adapter.put(name, payload)
 
     def _restore_at_beginning(self, message: Any) -> None:
         """As `_restore`, at the front; override it where the broker has a front.
 
         With `_settle` the broker still has the message, and is asked to deliver it again.
         """
-        if self._settle is not None and self._settling is not None:
-            self._settling.reject(message.delivery_tag, True)
+        if self.adapter.settles:
+            self.settling.reject(message.delivery_tag, True)
         else:
             self._restore(message)
 

@@ -65,6 +65,8 @@ class BrokerState:
         queue_index (dict[str, set[binding_key_t]]): the bindings of each queue.
         queues (dict[str, dict]): what each queue was declared with: durable, exclusive, auto_delete,
             arguments.
+        plans (dict[tuple[str, str], object]): what a broker in this process has worked out for an exchange
+            and a key; forgotten with the routes.
     No method switches.
     Source: kombu BrokerState; differs: knows queues, exchange-to-exchange bindings and routes.
     """
@@ -80,7 +82,7 @@ class BrokerState:
         self.queues: dict[str, dict[str, Any]] = {}
         self._tables: dict[str, routing.Table[Any]] = {}
         self._routes: dict[tuple[str, str], list[str]] = {}
-        self._plans: dict[tuple[str, str], Any] = {}
+        self.plans: dict[tuple[str, str], Any] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -89,11 +91,12 @@ class BrokerState:
         self.queue_index.clear()
         self.queues.clear()
         self._tables.clear()
-        self._changed()
+        self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """A binding or a queue came or went: forget what was worked out."""
         self._routes.clear()
-        self._plans.clear()
+        self.plans.clear()
 
     # -------------------------------------------------------------- bindings
 
@@ -129,7 +132,7 @@ class BrokerState:
             ]
             for args in gone:
                 table.remove(queue, routing_key, args)
-            self._changed()
+            self.changed()
             if len(gone) < len(mine):
                 return
         del self.bindings[key]
@@ -153,7 +156,7 @@ class BrokerState:
             table = self._tables.get(key.exchange)
             if table is not None:
                 table.remove_target(queue)
-        self._changed()
+        self.changed()
 
     def exchange_bind(self, destination: str, source: str, routing_key: str, arguments: Any = None) -> None:
         """Let an exchange receive what another one routes so."""
@@ -164,7 +167,7 @@ class BrokerState:
         table = self._tables.get(source)
         if table is not None:
             table.remove(exchange_t(destination), routing_key, arguments)
-            self._changed()
+            self.changed()
 
     def exchange_delete(self, exchange: str) -> None:
         """Forget an exchange and every binding from it or to it."""
@@ -175,7 +178,7 @@ class BrokerState:
             self.queue_index[key.queue].discard(key)
         for table in self._tables.values():
             table.remove_target(exchange_t(exchange))
-        self._changed()
+        self.changed()
 
     def table(self, exchange: str) -> routing.Table[Any] | None:
         """Return the bindings of an exchange as `core.routing` keeps them; None if it has none."""
@@ -193,7 +196,7 @@ class BrokerState:
                 return  # an exchange type of the program's own: its `lookup` routes, over `get_table`
             table = self._tables[exchange] = routing.table(kind)
         table.add(target, routing_key or '', arguments)
-        self._changed()
+        self.changed()
 
     # ---------------------------------------------------------------- routes
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, ResourceError, WrongHub
+from greenmq.exceptions import ConnectionClosed, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.drain import Drain
+from greenmq.transport.numbers import ChannelNumbers
 from greenmq.transport.options import Option, seconds, whole
 from greenmq.transport.virtual.channel import Channel, Empty
 from greenmq.transport.virtual.consumers import Callbacks
+from greenmq.transport.virtual.parts import alias
 from greenmq.transport.virtual.state import BrokerState
 from greenmq.utils.objects import cached_property
 from greenmq.utils.scheduling import FairCycle
@@ -89,6 +91,9 @@ class Transport(base.Transport):
         asynchronous=False, exchange_type=frozenset(['direct', 'topic']), heartbeats=False
     )
     generic_options: ClassVar[bool] = True
+    #: What the errors of the broker's client mean: its class, or a predicate → a class of ours, or a `Fault`.
+    #: They become that wherever the base calls the channel; what is not named passes as it is.
+    errors: ClassVar[Mapping[Any, Any]] = {}
     options: ClassVar[dict[str, Option]] = {
         'fetch_ahead': Option(whole, 100, 'messages that may wait here while the program sets no prefetch'),
         'max_deliveries': Option(
@@ -98,6 +103,8 @@ class Transport(base.Transport):
             seconds, 1.0, 'seconds between two looks, where the broker can only be polled'
         ),
     }
+
+    _closing: Any = alias('closing')
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
@@ -109,19 +116,22 @@ class Transport(base.Transport):
         if interval is not None:
             self.polling_interval = interval
         self._callbacks: Any = Callbacks(self.channels)
-        self._events: Drain[Any] = Drain(f'{self.driver_type} connection')
+        #: Deliveries that wait for whoever drains.
+        self.events: Drain[Any] = Drain(f'{self.driver_type} connection')
+        self._events = self.events
         self._avail_channels: list[Any] = []
-        self._used_channel_ids: set[int] = set()
-        self._free_channel_ids: list[int] = []
-        self._closing: runtime.Deadline | None = None
+        self.numbers = ChannelNumbers()
+        self._used_channel_ids = self.numbers.used
+        self.closing: runtime.Deadline | None = None
         self._opening: dict[Any, int] = {}  # greenlet → the number of the channel it is about to open
         # A subclass with a `drain_events` of its own fetches in it: our tasks would take its messages away.
         self._looks = self.Channel.delivery == 'poll'
-        self._fetches = type(self).drain_events is Transport.drain_events
+        #: Do tasks of ours fetch, and the one that does for a channel?
+        self.fetches = type(self).drain_events is Transport.drain_events
         self._delivers_itself = type(self)._deliver is not Transport._deliver
-        self._fetching: dict[Any, Any] = {}  # fetch task → its channel
+        self.fetching: dict[Any, Any] = {}  # fetch task → its channel
         # A payload on its way through a subclass's `_deliver` → (subscription, Message), by its id.
-        self._prepared: dict[int, tuple[Any, Any]] = {}
+        self.prepared: dict[int, tuple[Any, Any]] = {}
 
     # ------------------------------------------------------------ connection
 
@@ -131,7 +141,7 @@ class Transport(base.Transport):
 
         Switches: as the channel's constructor.
         """
-        self._events.revive()
+        self.events.revive()
         self._avail_channels.append(self.create_channel(self))
         return self
 
@@ -140,10 +150,10 @@ class Transport(base.Transport):
 
         Switches: as the channels' `close`.
         """
-        self._events.fail(ConnectionClosed(f'{self!r} is closed'))
+        self.events.fail(ConnectionClosed(f'{self!r} is closed'))
         options = getattr(self.client, 'transport_options', None) or {}
         # One deadline for all channels, or a hundred of them would take a hundred times as long.
-        self._closing = self._closing or runtime.Deadline.after(options.get('close_timeout', CLOSE_TIMEOUT))
+        self.closing = self.closing or runtime.Deadline.after(options.get('close_timeout', CLOSE_TIMEOUT))
         closing = []
         try:
             for channels in (self._avail_channels, self.channels):
@@ -157,21 +167,21 @@ class Transport(base.Transport):
                         # All at once, and each to its end even if we are killed while we wait for them.
                         closing.append(runtime.spawn(close_and_tell, channel, name='greenmq-close'))
             for task in closing:
-                task.join(self._closing)
+                task.join(self.closing)
         finally:
-            self._closing = None
+            self.closing = None
 
     def move_here(self, connection: Any) -> None:
         """See `base.Transport.move_here`. What is unsettled stays ours: nothing has to be delivered again."""
         if runtime.is_here(self._home):
             return
-        if self._events.failed or not runtime.take_over(self._home, self._leave):
+        if self.events.failed or not runtime.take_over(self._home, self._leave):
             raise WrongHub(repr(self))
         self._arrive()
 
     def _is_in_use(self) -> bool:
         """Does a greenlet of the program wait for something here, or run a callback?"""
-        return self._events.in_use
+        return self.events.in_use
 
     def _leave(self) -> bool:
         """Let go of what belongs to the old thread's hub; False if it is in use there."""
@@ -189,7 +199,16 @@ class Transport(base.Transport):
 
     def verify_connection(self, connection: Any) -> bool:
         """Tell whether the connection is open: not closed by us."""
-        return not self._events.failed
+        return not self.events.failed
+
+    def ping(self, connection: Any, deadline: runtime.Deadline) -> None:
+        """See `base.Transport.ping`: by the channel's `_ping`, or the size of a queue.
+
+        Switches: as the channel's hooks.
+        """
+        super().ping(connection, deadline)
+        for channel in self.channels[:1]:
+            channel.adapter.ping(deadline)
 
     def create_channel(self, connection: Any) -> Any:
         """Open a channel. Switches: as its constructor.
@@ -202,7 +221,7 @@ class Transport(base.Transport):
         try:
             channel = self.Channel(connection)
         except BaseException:
-            self._free_channel_id(self._opening.pop(runtime.current(), 0))
+            self.numbers.give_back(self._opening.pop(runtime.current(), 0))
             raise
         self._opening.pop(runtime.current(), None)
         self.channels.append(channel)
@@ -210,38 +229,27 @@ class Transport(base.Transport):
 
     def close_channel(self, channel: Any) -> None:
         """Forget a channel that closes."""
-        self._free_channel_id(getattr(channel, 'channel_id', 0))
+        self.numbers.give_back(getattr(channel, 'channel_id', 0))
         for channels in (self.channels, self._avail_channels):
             if channel in channels:
                 channels.remove(channel)
         channel.connection = None
 
-    def _take_channel_id(self) -> int:
-        used = self._used_channel_ids
-        if len(used) >= self.channel_max:
-            raise ResourceError(
-                f'No free channel ids, current={len(self.channels)}, channel_max={self.channel_max}', (20, 10)
-            )
-        number = heapq.heappop(self._free_channel_ids) if self._free_channel_ids else len(used) + 1
-        used.add(number)
-        self._opening[runtime.current()] = number
+    def take_channel_id(self) -> int:
+        """A number for a new channel. Raises `ResourceError`: `channel_max` are open."""
+        number = self._opening[runtime.current()] = self.numbers.take(self.channel_max)
         return number
-
-    def _free_channel_id(self, number: int) -> None:
-        if number in self._used_channel_ids:
-            self._used_channel_ids.discard(number)
-            heapq.heappush(self._free_channel_ids, number)
 
     # ---------------------------------------------------------------- events
 
     @property
     def drains_channels(self) -> bool:
         """See `base.Transport.drains_channels`: not where a subclass has a `drain_events` of its own."""
-        return self._fetches
+        return self.fetches
 
     def waiting_events(self, connection: Any) -> Drain[Any]:
         """See `base.Transport.waiting_events`."""
-        return self._events
+        return self.events
 
     def drain_events(self, connection: Any, timeout: Any = None, channel: Any = None, **kwargs: Any) -> None:
         """Handle one event of any channel in this greenlet.
@@ -255,10 +263,10 @@ class Transport(base.Transport):
             Exception: what the callback raises, or what a fetch failed with.
         Switches: yes, unless an event waits.
         """
-        events = self._events
+        events = self.events
         if channel is not None:
             if self._looks:
-                channel._fetcher.kick()
+                channel.fetcher.kick()
             events.drain_lane(channel, self._dispatch, timeout)
             return
         if not self._looks or events.pending:
@@ -277,19 +285,19 @@ class Transport(base.Transport):
 
     def drain_waiting(self, channel: Any) -> bool:
         """As `drain_events` of a channel; False where that would have to wait."""
-        return self._events.drain_waiting(channel, self._dispatch)
+        return self.events.drain_waiting(channel, self._dispatch)
 
     def _look_now(self) -> None:
         for channel in self.channels:
-            channel._fetcher.kick()
+            channel.fetcher.kick()
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event
         if sub.no_ack and sub.channel.settle_now is not None:
             sub.channel.settle_now(message.delivery_tag)
         if sub.handled():
-            sub.channel._ask_for_more()
-        if self._delivers_itself or sub.queue in self._callbacks._own:
+            sub.channel.ask_for_more()
+        if self._delivers_itself or sub.queue in self._callbacks.own:
             self._deliver_raw(sub, message)
         else:
             sub.callback(message)
@@ -297,12 +305,12 @@ class Transport(base.Transport):
     def _deliver_raw(self, sub: Any, message: Any) -> None:
         # By way of the subclass: it sees the payload as kombu would show it. `_receive` finds the Message
         # again.
-        raw = message._raw
-        self._prepared[id(raw)] = (sub, message)
+        raw = message.raw
+        self.prepared[id(raw)] = (sub, message)
         try:
             self._deliver(raw, sub.queue)
         finally:
-            self._prepared.pop(id(raw), None)
+            self.prepared.pop(id(raw), None)
 
     def _deliver(self, message: Any, queue: str) -> None:
         """Give a payload to the consumer of its queue; from a fetch task, by way of whoever drains.
@@ -313,10 +321,10 @@ class Transport(base.Transport):
         """
         if not queue:
             raise KeyError(f'Received message without destination queue: {message}')
-        if self._fetching and id(message) not in self._prepared:
-            channel = self._fetching.get(runtime.current())
+        if self.fetching and id(message) not in self.prepared:
+            channel = self.fetching.get(runtime.current())
             if channel is not None:
-                channel._fetched(message, queue)
+                channel.fetched(message, queue)
                 return
         try:
             callback = self._callbacks[queue]
@@ -327,11 +335,12 @@ class Transport(base.Transport):
             callback(message)
 
     def _reject_inbound_message(self, raw_message: Any, queue: str | None = None) -> None:
-        for channel in self.channels:
-            message = channel._make_message(raw_message, queue)
-            channel.qos.append(message, message.delivery_tag)
-            channel.basic_reject(message.delivery_tag, requeue=True)
-            break
+        for channel in self.channels[:1]:
+            channel.take_back(raw_message, queue)
+
+    def deliver(self, message: Any, queue: str) -> None:
+        """Give a payload to the consumer of its queue, as the subclass does it."""
+        self._deliver(message, queue)
 
     def on_message_ready(self, channel: Any, message: Any, queue: str) -> None:
         """Give a payload to the consumer of its queue.
@@ -365,4 +374,4 @@ class Transport(base.Transport):
 
     def __repr__(self) -> str:
         cls = type(self)
-        return f'<{cls.__module__}.{cls.__name__}: {len(self.channels)} channels, {self._events!r}>'
+        return f'<{cls.__module__}.{cls.__name__}: {len(self.channels)} channels, {self.events!r}>'

@@ -11,7 +11,7 @@ from greenmq import events
 from greenmq.log import get_logger
 from greenmq.utils.text import printable
 
-__all__ = ('settle_unmade',)
+__all__ = ('settle_unmade', 'tell_unmade')
 
 logger = get_logger('greenmq.transport.virtual')
 
@@ -30,6 +30,15 @@ def settle_unmade(channel: Any, raw: Any, queue: str, error: Exception) -> None:
         fate = _reject(channel, raw) if keep is None else keep(raw, queue)
     except Exception as failure:  # of what the channel does: the next message follows all the same
         fate = f'It could not be settled: {failure!r}.'
+    tell_unmade(channel, queue, error, fate)
+
+
+def tell_unmade(channel: Any, queue: str, error: Exception, fate: str) -> None:
+    """The same of one that is settled.
+
+    Arguments:
+        fate (str): a sentence about what became of it.
+    """
     why = printable(f'{type(error).__name__}: {error}', 300)
     logger.error('queue %r gave what is no message (%s). %s', queue, why, fate)
     events.emit('decode_error', source=channel, message=None, queue=queue, error=error)
@@ -38,7 +47,7 @@ def settle_unmade(channel: Any, raw: Any, queue: str, error: Exception) -> None:
 def _reject(channel: Any, raw: Any) -> str:
     properties = raw.get('properties') if isinstance(raw, dict) else None
     tag = properties.get('delivery_tag') if isinstance(properties, dict) else None
-    if tag is None or channel._settling is None or channel._settle is None:
+    if tag is None or not channel.adapter.settles:
         return 'It is dropped.'
-    channel._settling.reject(tag, False)
+    channel.settling.reject(tag, False)
     return 'It is rejected.'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenmq.transport.virtual.local_queue import LocalQueue, Record
+from greenmq.transport.memory.queue import LocalQueue, Record
 
 
 def record(queue, priority=0, due=None, body=b'x'):

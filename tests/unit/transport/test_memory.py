@@ -241,7 +241,7 @@ def test_consumed_messages_with_a_long_time_to_live_are_not_kept(channel):
     for n in range(1000):
         publish(channel, n)
         channel.basic_get('q', no_ack=True)
-    assert len(memory.broker().queues['q']._due) < 200
+    assert len(memory.broker().queues['q'].times) < 200
 
 
 def test_expired_messages_of_a_queue_nobody_consumes_are_not_kept(channel):
@@ -444,7 +444,7 @@ def test_deleting_a_queue_tells_of_its_consumers(channel):
     finally:
         subscription.cancel()
     assert event.facts == {'consumer_tag': 'tag', 'queue': 'q'} and event.source is channel
-    assert channel._consumers == set()
+    assert channel.active_queues == set()
 
 
 # -------------------------------------------------------------------- routing
@@ -567,13 +567,13 @@ def test_cancel_gives_back_what_no_callback_had_unmarked(channel):
 
 def test_an_ack_asks_no_more_queues_than_it_makes_room_for(channel, monkeypatch):
     """Each message is taken by one look into one queue, however many queues one consumer has."""
-    asked, next_message = [], type(channel)._next_message
+    asked, next_message = [], type(channel).next_message
 
     def counting(self, queue, sub):
         asked.append(queue)
         return next_message(self, queue, sub)
 
-    monkeypatch.setattr(type(channel), '_next_message', counting)
+    monkeypatch.setattr(type(channel), 'next_message', counting)
     names = [f'q{n}' for n in range(200)]
     channel.basic_qos(0, 5, False)
     seen = []

@@ -7,9 +7,9 @@ from queue import Empty
 
 import pytest
 
-from greenmq import Connection
+from greenmq import Connection, runtime
 from greenmq.core.retry import RetrySchedule
-from greenmq.exceptions import PublishUnconfirmed
+from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from greenmq.transport import virtual
 from greenmq.transport.options import Option
 from tests.support import green
@@ -132,8 +132,9 @@ def broker():
 def connect(broker):
     opened = []
 
-    def connect(channel_cls, **options):
-        cls = type('Transport', (virtual.Transport,), {'Channel': channel_cls, 'driver_type': 'wait'})
+    def connect(channel_cls, errors=None, **options):
+        names = {'Channel': channel_cls, 'driver_type': 'wait', 'errors': errors or {}}
+        cls = type('Transport', (virtual.Transport,), names)
         cls.options = {'broker': Option(None)}
         connection = Connection(transport=cls, transport_options={'broker': broker, **options})
         connection.connect()
@@ -496,3 +497,102 @@ def test_a_lease_that_cannot_be_renewed_is_told_and_tried_again(connect, broker)
     with pytest.raises(ConnectionResetError):
         connection.drain_events(timeout=5)
     wait_until(lambda: any(entry[0] == 'extend' for entry in broker.log))
+
+
+# ------------------------------------------------------------------ many of one queue, errors, ping
+
+
+class EachChannel(ManyChannel):
+    """Many in one call, of one queue: SQS, storage queues."""
+
+    groups = 'each'
+
+
+def test_many_messages_of_one_queue_come_in_one_fetch(connect, broker):
+    connection = connect(EachChannel)
+    channel, seen = connection.channel(), []
+    for queue in 'ab':
+        for n in range(100):
+            publish(channel, f'{queue}{n}', queue=queue)
+    for queue in 'ab':
+        consume(channel, seen, queue=queue, tag=queue)
+    drain_until(connection, lambda: len(seen) == 200)
+    assert len(broker.log) <= 20
+    assert all(len(queues) == 1 for queues, _ in broker.log)
+
+
+def test_fetches_of_single_queues_share_the_prefetch(connect, broker):
+    connection = connect(EachChannel)
+    channel, seen = connection.channel(), []
+    for queue in 'abc':
+        for n in range(10):
+            publish(channel, f'{queue}{n}', queue=queue)
+    channel.basic_qos(0, 6, False)
+    for queue in 'abc':
+        consume(channel, seen, queue=queue, tag=queue, ack=False)
+    drain_until(connection, lambda: len(seen) == 6)
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.05)
+    assert len(channel.qos.unsettled) == 6
+
+
+class ClientError(Exception):
+    """What the broker's client raises."""
+
+
+def failing(connect):
+    class Failing(ManyChannel):
+        def _put(self, queue, message, **kwargs):
+            if self.broker.error is not None:
+                raise self.broker.error
+            super()._put(queue, message, **kwargs)
+
+        def _size(self, queue):
+            if self.broker.error is not None:
+                raise self.broker.error
+            return super()._size(queue)
+
+    connection = connect(Failing, errors={ClientError: ConnectionLost})
+    connection.transport_options['broker'].error = ClientError('the client says no')
+    return connection
+
+
+def test_an_error_of_the_client_is_ours_wherever_it_comes_from(connect, broker):
+    connection = failing(connect)
+    channel = connection.channel()
+    for use in (lambda: publish(channel, 'x'), lambda: channel.queue_declare('q'), connection.ping):
+        with pytest.raises(ConnectionLost, match='the client says no') as caught:
+            use()
+        assert isinstance(caught.value.__cause__, ClientError)
+    consume(channel, [])
+    with pytest.raises(ConnectionLost):
+        connection.drain_events(timeout=5)
+    broker.error = KeyError('not in the table')
+    with pytest.raises(KeyError):
+        publish(channel, 'x')
+
+
+def test_a_publish_is_tried_again_after_an_error_of_the_client(connect, broker):
+    connection = failing(connect)
+    green.spawn_later(0.05, setattr, broker, 'error', None)
+    with connection.Producer() as producer:
+        policy = {'interval_start': 0.01, 'interval_step': 0.01, 'max_retries': 100}
+        producer.publish('x', routing_key='q', retry=True, retry_policy=policy)
+    assert len(broker.queues['q']) == 1
+
+
+def test_ping_asks_the_broker_and_keeps_its_deadline(connect, broker):
+    asked = []
+
+    class Pinged(ManyChannel):
+        def _ping(self, deadline):
+            asked.append(deadline.remaining())
+            green.sleep(broker.pause)
+
+    broker.pause = 0
+    connection = connect(Pinged)
+    connection.ping(timeout=5)
+    assert len(asked) == 1 and 0 < asked[0] <= 5
+    broker.pause = 30
+    with pytest.raises(TimeoutError), runtime.timeout_class()(10):
+        connection.ping(timeout=0.05)

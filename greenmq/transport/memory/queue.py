@@ -61,6 +61,7 @@ class LocalQueue:
         plain (bool): no limit, no time to live: nothing to look at when a message comes.
         ready (int), ready_bytes (int): what is in it.
         used_at (float): when it was last declared, asked or consumed.
+        times (list): what expires, a heap of (due, number, record).
         scheduled (float | None): when the broker looks at it next, for what is over by then.
     Raises:
         InvalidArgument: an argument of the wrong kind.
@@ -101,7 +102,7 @@ class LocalQueue:
         self._levels: dict[int, deque[Record]] = {0: self._zero}
         self._sorted: list[deque[Record]] = [self._zero]
         self._dead = 0
-        self._due: list[tuple[float, int, Record]] = []
+        self.times: list[tuple[float, int, Record]] = []
 
     # --------------------------------------------------------------- put, take
 
@@ -166,7 +167,7 @@ class LocalQueue:
             record.stored = False
         for level in self._sorted:
             level.clear()
-        self._due.clear()
+        self.times.clear()
         self.ready = self.ready_bytes = self._dead = 0
         return records
 
@@ -187,24 +188,24 @@ class LocalQueue:
     # ------------------------------------------------------------ time to live
 
     def _watch(self, record: Record, due: float) -> None:
-        heap = self._due
+        heap = self.times
         if len(heap) > 64 and len(heap) > 2 * self.ready:
             # Most of them were consumed long before their time; they'd hold their messages in memory till
             # then.
-            self._due = heap = [entry for entry in heap if entry[2].stored and entry[2] is not record]
+            self.times = heap = [entry for entry in heap if entry[2].stored and entry[2] is not record]
             heapq.heapify(heap)
         heapq.heappush(heap, (due, record.number, record))
 
     def next_due(self) -> float | None:
         """Return when the next message expires, or None."""
-        heap = self._due
+        heap = self.times
         while heap and not heap[0][2].stored:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def expire(self, now: float) -> list[Record]:
         """Take out what has expired, oldest first."""
-        heap = self._due
+        heap = self.times
         expired = []
         while heap and (heap[0][0] <= now or not heap[0][2].stored):
             record = heapq.heappop(heap)[2]

@@ -12,12 +12,38 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument, PublishNacked, ResourceLocked
+from greenmq.transport.memory.queue import LocalQueue, Record
 from greenmq.transport.virtual.consumers import Board
 from greenmq.transport.virtual.deaths import died
-from greenmq.transport.virtual.local_queue import LocalQueue, Record
 from greenmq.transport.virtual.state import MAX_ROUTES, BrokerState
 
-__all__ = ('LocalBroker',)
+__all__ = ('DEFAULT_QUEUES', 'DEFAULT_STATE', 'LocalBroker', 'broker', 'reset')
+
+_brokers: dict[str, LocalBroker] = {}
+
+#: kombu has the broker's state as class attributes: these are those of the virtual host '/'.
+DEFAULT_QUEUES: dict[str, LocalQueue] = {}
+DEFAULT_STATE = BrokerState()
+
+
+def broker(virtual_host: str | None = None) -> LocalBroker:
+    """Return the broker of a virtual host, made at first use; '/' if none is named."""
+    name = virtual_host or '/'
+    found = _brokers.get(name)
+    if found is None:
+        fresh = LocalBroker(name, DEFAULT_STATE, DEFAULT_QUEUES) if name == '/' else LocalBroker(name)
+        found = _brokers.setdefault(name, fresh)
+    return found
+
+
+def reset(virtual_host: str | None = None) -> None:
+    """Empty the broker of a virtual host, or of all: queues, exchanges, consumers. For tests.
+
+    Connections stay usable; what they had consumed and not settled is gone.
+    """
+    for name in [virtual_host] if virtual_host is not None else list(_brokers):
+        if name in _brokers:
+            _brokers[name].clear()
 
 
 class LocalBroker:
@@ -83,11 +109,11 @@ class LocalBroker:
                 bool(kwargs.get('locked', True)),
             )
             queue = self.queues.setdefault(name, queue)
-            self.state._changed()
+            self.state.changed()
         self.check(queue, user)
         if queue.owner is not None and kwargs.get('exclusive'):
             queue.owner = user  # not locked: it goes with the connection that wanted it last
-        self._used(queue)
+        self.used(queue)
         return queue
 
     def check(self, queue: LocalQueue, user: object) -> None:
@@ -109,7 +135,7 @@ class LocalBroker:
         """Delete a queue with its messages and bindings; return how many messages it had."""
         with self._lock:
             queue = self.queues.pop(name, None)
-            self.state._changed()
+            self.state.changed()
             count = len(queue.clear()) if queue is not None else 0
             bound = {binding.exchange for binding in self.state.queue_bindings(name)}
             self.state.queue_bindings_delete(name)
@@ -153,9 +179,10 @@ class LocalBroker:
             if queue.auto_delete:
                 self.delete(name)
             else:
-                self._used(queue)
+                self.used(queue)
 
-    def _used(self, queue: LocalQueue) -> None:
+    def used(self, queue: LocalQueue) -> None:
+        """A queue was used: what it lives unused begins anew."""
         if queue.expires is not None:
             queue.used_at = runtime.monotonic()
             self._schedule(queue, queue.used_at + queue.expires)
@@ -164,12 +191,12 @@ class LocalBroker:
 
     def plan(self, exchange: str, routing_key: str) -> tuple[LocalQueue, ...] | None:
         """Return the queues that a plain publish goes to, if that is known from an earlier one."""
-        return self.state._plans.get((exchange, routing_key))
+        return self.state.plans.get((exchange, routing_key))
 
     def remember_plan(self, exchange: str, routing_key: str, names: list[str]) -> tuple[LocalQueue, ...]:
         """Return the queues of these names, and know them until a binding or a queue changes."""
         plan = tuple(self.queues[name] for name in names if name in self.queues)
-        plans = self.state._plans
+        plans = self.state.plans
         if len(plans) >= MAX_ROUTES:
             plans.clear()
         plans[exchange, routing_key] = plan
@@ -210,7 +237,7 @@ class LocalBroker:
 
     def take(self, queue: LocalQueue) -> Record | None:
         """Take the first message of a queue."""
-        if queue._due:
+        if queue.times:
             self.expire(queue)
         with self._lock:
             return queue.take()
