@@ -22,10 +22,10 @@ RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-versi
 SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit contract check soak bench others clean
+.PHONY: help demo test unit contract check docs linkcheck matrix release-check soak bench others clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: $(VENV)/.installed  ## install the package into .venv and let greenlets count words over memory://
 	$(BIN)/greenmq demo
@@ -52,6 +52,16 @@ check: $(VENV)/.tested  ## lint, types and the rules of the house
 	$(BIN)/mypy --no-incremental --cache-dir=/dev/null
 	$(PYTEST) -q tests/house
 
+docs: $(VENV)/.tested  ## the site, into docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo 'open docs/_build/html/index.html'
+
+linkcheck: $(VENV)/.tested  ## do the links of the site to other sites lead somewhere? Needs a network
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
+release-check:  ## is this a version that can go out? Builds, looks, installs, runs; publishes nothing
+	@.ci/release $(PYTHON)
+
 soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minutes
 	@.ci/servers
 	@.ci/parts $(BIN)/python
@@ -65,7 +75,7 @@ others: $(VENV)/.tested  ## kombu's and Celery's own tests, downloaded, with gre
 	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery
 
 clean:  ## take away what these targets made
-	rm -rf $(VENV) .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/_build $(VENV) .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made once, and again when what they are made from has changed.

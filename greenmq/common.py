@@ -355,8 +355,7 @@ def collect_replies(
     """Give the bodies of replies that arrive in `queue`.
 
     Arguments:
-        *args, **kwargs: as for `itermessages`; `no_ack` is true unless given, else each reply is
-        acknowledged.
+        args, kwargs: as for `itermessages`; `no_ack` is true unless given, else each reply is acknowledged.
     Switches: yes.
     Source: kombu.common.collect_replies.
     """

@@ -42,7 +42,7 @@ class MatcherRegistry:
         """Make a matcher known.
 
         Arguments:
-            matcher (Callable): called with (data, pattern, **matcher_kwargs), true if it fits.
+            matcher (Callable): called with the data, the pattern and matcher_kwargs, true if it fits.
         """
         self._matchers[name] = matcher
 

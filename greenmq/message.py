@@ -299,6 +299,7 @@ class Message:
         Raises:
             DecodeError: the bytes are not what the content type says.
             ContentDisallowed: `accept` does not have the content type.
+        Switches: if the body is compressed and large, as `compression.decompress`.
         Source: kombu Message.decode.
         """
         value = self._decoded_cache

@@ -1,0 +1,101 @@
+"""The site is built without a warning, its links lead somewhere, and each public name has its text."""
+from __future__ import annotations
+
+import html.parser
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+
+from tests.house.source import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.own_process]
+
+REFERENCE = ROOT / 'docs' / 'reference'
+MODULES = sorted(set(re.findall(
+    r'automodule:: (\S+)', ''.join(page.read_text() for page in REFERENCE.glob('*.rst')))))
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The folder of the site, built without a network."""
+    folder = tmp_path_factory.mktemp('site')
+    done = subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-j', '2', '-t', 'offline', '-b', 'html',
+         ROOT / 'docs', folder], text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """What a page names, and where its links go."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.names, self.links = set(), set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if 'id' in attributes:
+            self.names.add(attributes['id'])
+        if tag == 'a' and attributes.get('href'):
+            self.links.add(attributes['href'])
+
+
+@pytest.mark.green_timeout(300)
+def test_every_link_inside_leads_somewhere(site):
+    pages = {path: Page(path) for path in site.rglob('*.html')}
+    assert len(pages) > 40
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            where = urllib.parse.urlsplit(link)
+            if where.scheme or where.netloc:
+                continue
+            target = (path.parent / urllib.parse.unquote(where.path)).resolve() if where.path else path
+            found = pages.get(target)
+            if not target.exists() or (where.fragment and found and where.fragment not in found.names
+                                       and where.fragment not in ('', 'furo-main-content')):
+                broken.append(f'{path.relative_to(site)}: {link}')
+    assert broken == []
+
+
+METHODS = type(lambda: None), classmethod, staticmethod, property
+
+
+def public(module):
+    """(name, object) of what a module offers, members of its classes included."""
+    names = getattr(module, '__all__', None) or [
+        name for name, value in vars(module).items()
+        if not name.startswith('_') and getattr(value, '__module__', None) == module.__name__]
+    for name in names:
+        thing = getattr(module, name)
+        if inspect.ismodule(thing) or not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            continue
+        if not thing.__module__.startswith('greenmq'):
+            continue  # another library's, which has its own reference
+        yield name, thing
+        if not inspect.isclass(thing):
+            continue
+        for member, value in vars(thing).items():
+            if not member.startswith('_') and isinstance(value, METHODS):
+                yield f'{name}.{member}', getattr(thing, member)
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_each_public_name_has_its_text(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert [found for found, thing in public(module) if not (inspect.getdoc(thing) or '').strip()] == []
+
+
+def test_each_page_of_the_docs_is_in_the_tree():
+    everywhere = ''.join(page.read_text() for page in (ROOT / 'docs').rglob('index.rst'))
+    for page in (ROOT / 'docs').rglob('*.rst'):
+        if page.name != 'index.rst':
+            assert re.search(rf'^   (?:\w+/)?{page.stem}$', everywhere, re.M), page
