@@ -23,11 +23,11 @@ PAGES = [ROOT / 'README.rst', *sorted((ROOT / 'docs').rglob('*.rst'))]
 #: Page, and the start of a block that is not run → why.
 NOT_RUN = {
     ('README.rst', '$ make demo'): 'the commands that run this very test',
-    ('README.rst', '$ GREENMQ_AS_KOMBU=1'): 'an application of Celery that you have: tests/alias/test_celery.py',
+    ('README.rst', '$ GREENMQ_AS_KOMBU=1'): 'your own application of Celery: tests/alias/test_celery.py',
 }
 #: Commands that go on until they are told to end.
 DAEMONS = re.compile(r'greenmq worker |gunicorn |celery .*worker')
-#: A broker on this machine, as a page writes it. The fixture with the URL of a real one is named by the scheme.
+#: A broker on this machine, as a page writes it. The fixture with a real one's URL is named by the scheme.
 BROKER = re.compile(r'\b(?!memory|file)(\w+)://(?:[\w:]+@)?localhost(?:[:/][\w/]*)?')
 #: Other words of a page → the fixture, and its attribute, to be put in their place.
 WORDS = {'/etc/ssl/our-ca.pem': 'certificates.ca'}
@@ -49,8 +49,7 @@ class Copied:
     def __init__(self, folder, words):
         self._folder, self._words, self._running = folder, words, []
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']
-        self._environment = {'PATH': path, 'HOME': str(folder), 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1',
-                             'GREENMQ_LAG': '0'}
+        self._environment = {'PATH': path, 'HOME': str(folder), 'PYTHONPATH': str(ROOT)}
 
     def text(self, text):
         for word in sorted(self._words, key=len, reverse=True):
