@@ -18,9 +18,12 @@ from tests.support import green, guard
 
 #: Seconds from the signal to the end of the process: the test may still be torn down.
 GRACE = 60.0
+#: Seconds that it may come later: a new thread of C for each of ten thousand tests takes minutes.
+SLACK = 30.0
 
 _nets = []  # of the tests under way: one may run a suite of its own in this process
 _stderr = None
+_process_ends = 0.0
 
 
 class Net:
@@ -46,6 +49,8 @@ def prepare():
 
 def _forget():
     # The child has neither our timer nor the thread of C; an alarm of its own shall end it.
+    global _process_ends
+    _process_ends = 0.0
     _nets.clear()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
@@ -64,14 +69,16 @@ def take_in():
 
 def _arm():
     """The signal for the first that did not get one, the end of the process for the first of all."""
+    global _process_ends
     now = time.monotonic()
     due = min((net.until for net in _nets if not net.signalled), default=None)
     signal.signal(signal.SIGALRM, _signalled)
     signal.setitimer(signal.ITIMER_REAL, 0 if due is None else max(due - now, 0.001))
-    faulthandler.cancel_dump_traceback_later()
-    if _nets:
-        left = min(net.until for net in _nets) - now
-        faulthandler.dump_traceback_later(max(left, 0) + GRACE, exit=True, file=_stderr)
+    if _nets:  # without one it stays as it is: what hangs between two tests ends, too
+        due = max(min(net.until for net in _nets), now) + GRACE
+        if not due <= _process_ends <= due + SLACK:
+            _process_ends = due + SLACK
+            faulthandler.dump_traceback_later(_process_ends - now, exit=True, file=_stderr)
 
 
 def _signalled(signum, frame):
