@@ -454,6 +454,7 @@ class wsgi_server:
         wsgi.server(
             self._socket, self._application, log=self._log, log_output=self._log is not None,
             custom_pool=self._requests, protocol=Bounded,
+            keepalive=False,  # it does not hear an application that says `Connection: close`
         )  # fmt: skip
 
     def stop(self, timeout: float = 1.0) -> None:
