@@ -23,6 +23,10 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     fauxqs_session,
     file_url,
     filesystem_url,
+    mariadb,
+    mariadb_database,
+    mariadb_session,
+    mariadb_url,
     moto,
     pgmq_database,
     pgmq_url,
@@ -76,6 +80,7 @@ def pytest_configure(config):
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
         'zookeeper: needs a ZooKeeper server that the suite starts',
+        'mariadb: needs a MariaDB server that the suite starts',
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
     ):
         config.addinivalue_line('markers', line)
@@ -103,6 +108,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.postgresql)
         if names & {'zookeeper', 'zookeeper_url'}:
             item.add_marker(pytest.mark.zookeeper)
+        if names & {'mariadb', 'mariadb_url', 'mariadb_database'}:
+            item.add_marker(pytest.mark.mariadb)
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(sum(_limit(item, when) for when in PHASES) + LAST_NET))
 

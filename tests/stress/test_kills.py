@@ -26,7 +26,7 @@ import json, sys
 from greenmq import Connection
 from tests.support import green
 url, queue, path, options = sys.argv[1:]
-connection = Connection(url, transport_options=json.loads(options))
+connection = Connection(url, connect_timeout=30, transport_options=json.loads(options))
 producer = connection.Producer(serializer='json', routing_key=queue)
 book = open(path, 'a', buffering=1)
 def publish(who):
@@ -76,7 +76,7 @@ def test_consumers_killed_at_random_lose_nothing(shared, tmp_path):
     url, options = shared
     seed = random.randrange(1 << 30)
     chance, numbers, sent = random.Random(seed), itertools.count(), set()
-    with Connection(url, transport_options=options) as connection:
+    with Connection(url, connect_timeout=30, transport_options=options) as connection:
         Queue('kills', routing_key='kills')(connection.default_channel).declare()
         producer = connection.Producer(serializer='json', routing_key='kills')
 
@@ -102,7 +102,7 @@ def test_publishers_killed_at_random_lose_nothing_that_was_confirmed(shared, tmp
     url, options = shared
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
-    with Connection(url, transport_options=options) as connection:
+    with Connection(url, connect_timeout=30, transport_options=options) as connection:
         Queue('kills', routing_key='kills')(connection.default_channel).declare()
     child = worker(url, options, tmp_path / 'seen')
     for turn in range(KILLS):
@@ -120,7 +120,7 @@ def test_publishers_killed_at_random_lose_nothing_that_was_confirmed(shared, tmp
 
 def test_what_a_dead_consumer_held_comes_to_another_one(shared, tmp_path):
     url, options = shared
-    with Connection(url, transport_options=options) as connection:
+    with Connection(url, connect_timeout=30, transport_options=options) as connection:
         Queue('kills', routing_key='kills')(connection.default_channel).declare()
         producer = connection.Producer(serializer='json', routing_key='kills')
         child = worker(url, options, tmp_path / 'one', seconds=60)

@@ -57,6 +57,7 @@ TABLE = (
     *SOAK,
     Row('postgresql', 'postgresql_url', 'postgresql', ('postgresql',), 'server', 'postgresql', SQL_BRISK),
     Row('pgmq', 'pgmq_url', 'postgresql', ('postgresql',), 'server', 'postgresql', PGMQ_BRISK),
+    Row('mariadb', 'mariadb_url', 'mariadb', ('mariadb-server-core',), 'server', 'mariadb', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),

@@ -21,7 +21,7 @@ def main(url, queue, path, options='{}', seconds='0'):
         message.ack()
         book.write(f'{body} done\n')
 
-    with Connection(url, transport_options=json.loads(options)) as connection:
+    with Connection(url, connect_timeout=30, transport_options=json.loads(options)) as connection:
         connection.connect()
         with Consumer(connection, [Queue(queue)], callbacks=[on_message], accept=['json'], prefetch_count=50):
             book.write('ready\n')

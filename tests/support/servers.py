@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from tests.support.certificates import Certificates
+from tests.support.mariadb import MariaDB
 from tests.support.postgresql import PostgreSQL
 from tests.support.process import RUNNING
 from tests.support.rabbitmq import RabbitMQ
@@ -120,6 +121,33 @@ def pgmq_database(postgresql):
 @pytest.fixture
 def pgmq_url(postgresql, pgmq_database):
     return postgresql.url(pgmq_database, 'pgmq')
+
+
+@pytest.fixture(scope='session')
+def mariadb_session():
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb(mariadb_session):
+    """The MariaDB of this run. A test that kills it starts it again."""
+    yield mariadb_session
+    if not mariadb_session.running:
+        mariadb_session.start()
+
+
+@pytest.fixture
+def mariadb_database(mariadb):
+    """The name of an empty database that is this test's own."""
+    name = mariadb.create_database()
+    yield name
+    mariadb.drop_database(name)
+
+
+@pytest.fixture
+def mariadb_url(mariadb, mariadb_database):
+    return mariadb.url(mariadb_database)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, ConnectionLost, InvalidArgument, NotFound, TimeoutError
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, InvalidArgument, NotFound
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
+from greenmq.transport.waiters import Waiters
 from greenmq.utils.json import dumps, loads
 
 try:
@@ -102,6 +103,51 @@ def _is_disconnect(error: Exception) -> bool:
     return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
 
 
+class _Client:
+    """SQLAlchemy's engine, which one worker's thread makes, alone uses, and disposes of at its end.
+
+    Attributes:
+        transactions (int): how many were begun.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
+        self._url = url
+        self._options = dict(options or {})
+        self._engine: Any = None
+        self.transactions = 0
+
+    def connect(self, metadata: Any, first: Callable[[Any], Any]) -> None:
+        """Make the engine, the tables that are not there, and a first transaction."""
+        given = self._options
+        if self._url.startswith(('mysql', 'mariadb')):
+            # Locks on what was read and not taken would make consumers wait for each other.
+            given.setdefault('isolation_level', 'READ COMMITTED')
+        engine = self._engine = sa.create_engine(self._url, **given)
+        if self._url.startswith('sqlite'):
+            # The driver would begin a transaction that is upgraded later, which another writer can refuse.
+            sa.event.listen(engine, 'connect', _by_hand)
+            sa.event.listen(engine, 'begin', _immediate)
+        metadata.create_all(engine)
+        self.transact(first)
+
+    def transact(self, fun: Callable[[Any], Any]) -> Any:
+        """Return what a function does with a connection, in one transaction."""
+        for turn in range(_TRIES):
+            self.transactions += 1
+            try:
+                with self._engine.begin() as db:
+                    return fun(db)
+            except sa.exc.OperationalError as error:
+                if not _is_collision(error) or turn == _TRIES - 1:
+                    raise
+        return None
+
+    def dispose(self, close: bool = True) -> None:
+        """Close its connections; in a forked child only forget them."""
+        if self._engine is not None:
+            self._engine.dispose(close=close)
+
+
 class DialectDriver(SQLDriver):
     """Queues in kombu's tables in MySQL, MariaDB, SQLite and other databases of SQLAlchemy."""
 
@@ -117,9 +163,9 @@ class DialectDriver(SQLDriver):
         self._tables = _Schema(Tables.of(settings['queue_tablename'], settings['message_tablename']))
         self._me = f'{_socket.gethostname()[:20]}:{os.getpid()}:{os.urandom(8).hex()}'
         self._worker: runtime.Worker | None = None
-        self._engine: Any = None
+        self._client: _Client | None = None
         self._sqlite = place.url.startswith('sqlite')
-        self._waiting: dict[str, set[runtime.Waiter]] = {}
+        self._waiters = Waiters()
         self._transactions = 0
         self._keeper: Any = None
 
@@ -127,28 +173,10 @@ class DialectDriver(SQLDriver):
 
     def open(self, deadline: runtime.Deadline) -> None:
         self._leave()
-        worker = self._worker = runtime.Worker(f'sql {self.place.host}', self._dispose)
-        worker.call(self._connect, deadline=deadline)
+        client = self._client = _Client(self.place.url, self.settings['engine_options'])
+        worker = self._worker = runtime.Worker(f'sql {self.place.host}', client.dispose)
+        worker.call(client.connect, self._tables.metadata, self._renew, deadline=deadline)
         self._keeper = runtime.every(self, (self.lease_seconds or 30.0) / 3, _keep, name='sql-owner')
-
-    def _connect(self) -> None:
-        given = dict(self.settings['engine_options'] or {})
-        if self.place.url.startswith(('mysql', 'mariadb')):
-            # Locks on what was read and not taken would make consumers wait for each other.
-            given.setdefault('isolation_level', 'READ COMMITTED')
-        engine = self._engine = sa.create_engine(self.place.url, **given)
-        if self._sqlite:
-            # The driver would begin a transaction that is upgraded later, which another writer can refuse.
-            sa.event.listen(engine, 'connect', _by_hand)
-            sa.event.listen(engine, 'begin', _immediate)
-        self._tables.metadata.create_all(engine)
-        with engine.begin() as db:
-            self._renew(db)
-
-    def _dispose(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.dispose()
 
     def close(self, deadline: runtime.Deadline) -> None:
         owner, delivery = self._tables.owner, self._tables.delivery
@@ -159,7 +187,7 @@ class DialectDriver(SQLDriver):
                 db.execute(owner.delete().where(owner.c.id == self._me))
 
         try:
-            if self._worker is not None and self._engine is not None:
+            if self._worker is not None:
                 self._do(leave, deadline)
         finally:
             self._leave()
@@ -170,12 +198,15 @@ class DialectDriver(SQLDriver):
             keeper.kill()
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.close()
+            worker.close()  # and its thread disposes of the client
+        client, self._client = self._client, None
+        if client is not None:
+            self._transactions += client.transactions
 
     def forget(self) -> None:
-        engine, self._engine, self._worker = self._engine, None, None
-        if engine is not None:
-            engine.dispose(close=False)
+        client, self._client, self._worker = self._client, None, None
+        if client is not None:
+            client.dispose(close=False)
 
     def ping(self, deadline: runtime.Deadline) -> None:
         self._do(lambda db: db.execute(sa.select(1)).scalar(), deadline)
@@ -184,21 +215,16 @@ class DialectDriver(SQLDriver):
         return f'SQLAlchemy {sa.__version__}'
 
     def _do(self, fun: Callable[[Any], Any], deadline: runtime.Deadline, abandon: Any = None) -> Any:
-        worker = self._worker
-        if worker is None:
+        worker, client = self._worker, self._client
+        if worker is None or client is None:
             raise ConnectionClosed(f'{self.place.host} is closed')
-        return worker.call(self._transact, fun, deadline=deadline, abandon=abandon)
 
-    def _transact(self, fun: Callable[[Any], Any]) -> Any:
-        for turn in range(_TRIES):
-            self._transactions += 1
-            try:
-                with self._engine.begin() as db:
-                    return fun(db)
-            except sa.exc.OperationalError as error:
-                if not _is_collision(error) or turn == _TRIES - 1:
-                    raise
-        return None
+        def late(result: Any) -> None:
+            client.transact(lambda db: abandon(db, result))
+
+        return worker.call(
+            client.transact, fun, deadline=deadline, abandon=None if abandon is None else late
+        )
 
     # ---- leases
 
@@ -217,7 +243,7 @@ class DialectDriver(SQLDriver):
             known = sa.select(owner.c.id).where(owner.c.id == self._me)
             if db.execute(known).first() is None:  # MySQL counts only what changed
                 db.execute(owner.insert().values(id=self._me, until=until))
-        waiting = list(self._waiting)
+        waiting = list(self._waiters)
         facts = self._tables.facts
         if waiting:
             db.execute(facts.update().where(facts.c.queue.in_(waiting)).values(used=self._now(db)))
@@ -248,34 +274,24 @@ class DialectDriver(SQLDriver):
             return [None if item.queue in ids else NotFound(f'no queue {item.queue!r}') for item in items]
 
         outcomes: list[Exception | None] = self._do(put, deadline)
-        self._wake({item.queue for item in items})
+        self._waiters.wake({item.queue for item in items})
         return outcomes
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
-        deadline = runtime.Deadline.after(seconds)
         pause = _FIRST_PAUSE
-        while True:
-            waiter = runtime.Waiter()
-            for queue in queues:
-                self._waiting.setdefault(queue, set()).add(waiter)
-            try:
-                takens: list[Taken] = self._do(
-                    lambda db: self._claim(db, queues, n, max_bytes), runtime.Deadline.after(_OPERATION),
-                    self._abandon,
-                )
-                if takens or deadline.expired():
-                    return takens
-                try:
-                    waiter.wait(deadline.within(pause))
-                except TimeoutError:
-                    if not waiter.expired:
-                        raise
-                    pause = min(pause * 2, self.settings['polling_interval'] or 1.0)
-            finally:
-                for queue in queues:
-                    self._waiting[queue].discard(waiter)
-                    if not self._waiting[queue]:
-                        del self._waiting[queue]
+
+        def look(woken: bool) -> tuple[list[Taken], float]:
+            nonlocal pause
+            again, pause = pause, min(pause * 2, self.settings['polling_interval'] or 1.0)
+            claim = runtime.Deadline.after(_OPERATION)
+            return self._do(lambda db: self._claim(db, queues, n, max_bytes), claim, self._unseen), again
+
+        return self._waiters.take(queues, seconds, look)
+
+    def _unseen(self, db: Any, takens: list[Taken]) -> None:
+        # In the worker's thread: nobody waits for these any more.
+        if takens:
+            self._settle(db, [], [(taken, UNSEEN) for taken in takens])
 
     def _claim(self, db: Any, queues: list[str], n: int, max_bytes: int) -> list[Taken]:
         message, delivery = self._tables.message, self._tables.delivery
@@ -320,21 +336,11 @@ class DialectDriver(SQLDriver):
             db.execute(delivery.insert(), fresh)
         return [Taken(name, payload, number, counted.get(number, 0)) for name, number, payload in found]
 
-    def _abandon(self, takens: list[Taken]) -> None:
-        # In the worker's thread: nobody waits for these any more.
-        if takens and self._engine is not None:
-            self._transact(lambda db: self._settle(db, [], [(taken, UNSEEN) for taken in takens]))
-
-    def _wake(self, queues: Iterable[str]) -> None:
-        for queue in queues:
-            for waiter in self._waiting.get(queue, ()):
-                waiter.wake()
-
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
     ) -> Iterable[tuple[Taken, Exception | None]]:
         gone = self._do(lambda db: self._settle(db, done, back), deadline)
-        self._wake({taken.queue for taken, _ in back})
+        self._waiters.wake({taken.queue for taken, _ in back})
         return [(taken, None) for taken in (*done, *(taken for taken, _ in back)) if taken.receipt in gone]
 
     def _mine(self, db: Any, numbers: list[int]) -> list[int]:
@@ -515,7 +521,8 @@ class DialectDriver(SQLDriver):
                 db.execute(message.delete().where(message.c.id.in_(list(taken))))
 
     def stats(self) -> dict[str, Any]:
-        return {'transactions': self._transactions}
+        client = self._client
+        return {'transactions': self._transactions + (0 if client is None else client.transactions)}
 
 
 def _text(arguments: Any) -> str:
