@@ -17,6 +17,9 @@ from tests.support import green, guard, last_net, servers
 from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
+    azure_url,
+    azurite,
+    azurite_session,
     certificates,
     database,
     fauxqs,
@@ -77,6 +80,7 @@ def pytest_configure(config):
         'stress: storms, soaks and leak slopes',
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
+        'azure: needs an emulator of Azure Storage that the suite starts',
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
         'zookeeper: needs a ZooKeeper server that the suite starts',
@@ -102,6 +106,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.rabbitmq)
         if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_six', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)
+        if names & {'azurite', 'azure_url'}:
+            item.add_marker(pytest.mark.azure)
         if names & {'fauxqs', 'sqs_url', 'moto'}:
             item.add_marker(pytest.mark.sqs)
         if names & {'postgresql', 'postgresql_url', 'database', 'pgmq_database', 'pgmq_url'}:

@@ -127,6 +127,9 @@ def parse_address(text: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if scheme.endswith('+socket'):
             url_to_parts(text)  # ours, and read by the same rules
         params.update(hostname=text, transport_cls=driver)
+        read = getattr(_class_of(driver), 'url_options', None)
+        if read is not None:
+            params['url_options'] = read(text)
         if '+' in scheme:
             params['uri_prefix'] = driver
         return params
@@ -145,13 +148,19 @@ def _reader_of(scheme: str) -> str | None:
     prefix, plus, rest = scheme.partition('+')
     if plus and scheme in TRANSPORT_ALIASES:
         return prefix if rest == 'socket' else None
-    try:
-        cls = get_transport_cls(prefix)
-    except (KeyError, ImportError):
+    cls = _class_of(prefix)
+    if cls is None:
         # It is not here, which is said when it is used. Until then nothing takes the URL apart: what it
         # holds, and where the password stands in it, only its transport knows.
         return prefix if plus or prefix.lower() in _THEIR_OWN else None
     return prefix if getattr(cls, 'can_parse_url', False) else None
+
+
+def _class_of(name: str) -> Any:
+    try:
+        return get_transport_cls(name)
+    except (KeyError, ImportError):
+        return None
 
 
 def _take_query(params: dict[str, Any], found: dict[str, Any]) -> None:

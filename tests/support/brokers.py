@@ -64,6 +64,7 @@ TABLE = (
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('zookeeper', 'zookeeper_url', 'zookeeper', ('default-jre-headless', 'zookeeper'), 'server',
         'zookeeper', {'session_timeout': 2, 'sweep_interval': 1}),
+    Row('azure', 'azure_url', 'azurite', (), 'server', 'azure', {'lease_timeout': 1}),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_untold', 'redis_untold_url', None, ('redis-server',), 'server', 'redis'),

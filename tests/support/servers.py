@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from tests.support.azurite import Azurite
 from tests.support.certificates import Certificates
 from tests.support.mariadb import MariaDB
 from tests.support.postgresql import PostgreSQL
@@ -237,6 +238,25 @@ def polls_end(no_greenlet_left):
 @pytest.fixture
 def sqs_url(fauxqs, polls_end):
     return fauxqs.url(query='?wait_time_seconds=1')
+
+
+@pytest.fixture(scope='session')
+def azurite_session():
+    with Azurite() as server:
+        yield server
+
+
+@pytest.fixture
+def azurite(azurite_session):
+    """The emulator of Azure Storage Queues of this run. Tests name their queues apart."""
+    yield azurite_session
+    if not azurite_session.running:
+        azurite_session.start()
+
+
+@pytest.fixture
+def azure_url(azurite):
+    return azurite.url(query='?polling_interval=0.2')
 
 
 @pytest.fixture(scope='session')

@@ -6,11 +6,11 @@ the body of a message: plain text, JSON of another program, a notification of SN
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from typing import Any
 
-from greenmq.utils.json import dumps, loads
+from greenmq.transport.driver import strangers
+from greenmq.utils.json import dumps
 
 __all__ = ('ATTRIBUTES', 'DUE', 'decode', 'due_at', 'encode', 'plain')
 
@@ -42,28 +42,9 @@ def encode(message: dict[str, Any], base64: bool) -> str:
     return b64encode(text.encode()).decode() if base64 else text
 
 
-def _unwrapped(body: str) -> str:
-    # base64 only if it is nothing else: it encodes to itself again, and is text.
-    try:
-        raw = b64decode(body, validate=True)
-        if body and b64encode(raw).decode() == body:
-            return raw.decode('utf-8')
-    except (binascii.Error, ValueError):
-        return body
-    return body
-
-
-def _read(text: str) -> Any:
-    try:
-        found = loads(text)
-    except ValueError:
-        return None
-    return found
-
-
 def due_at(raw: dict[str, Any]) -> float:
     """When a message may be handled, in seconds since 1970; 0 for at once."""
-    found = _read(_unwrapped(raw['Body']))
+    found = strangers.read(strangers.unwrapped(raw['Body']))
     properties = found.get('properties') if isinstance(found, dict) else None
     at = properties.get(DUE) if isinstance(properties, dict) else None
     return float(at) if isinstance(at, (int, float)) else 0.0
@@ -75,20 +56,10 @@ def decode(raw: dict[str, Any], url: str) -> dict[str, Any]:
     Arguments:
         raw (dict): as ReceiveMessage has it. url (str): of its queue.
     """
-    text = _unwrapped(raw['Body'])
-    found = _read(text)
-    if not isinstance(found, dict) or not isinstance(found.get('properties'), dict):
-        found = {
-            'body': text,
-            'content-type': 'text/plain' if found is None else 'application/json',
-            'content-encoding': 'utf-8',
-            'headers': {},
-            'properties': {'delivery_mode': 2},
-        }
+    found = strangers.message(raw['Body'])
     properties = found['properties']
     properties.pop(DUE, None)
     properties['delivery_info'] = {
         **(properties.get('delivery_info') or {}), 'sqs_message': raw, 'sqs_queue': url,
     }  # fmt: skip
-    found.setdefault('headers', {})
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from greenmq.exceptions import AccessRefused, KombuError, NotFound, OperationalError
+from greenmq.exceptions import AccessRefused, KombuError, NotFound
+from greenmq.transport.http import ServiceError, Throttled
 
 __all__ = (
     'AccessDeniedQueueException', 'DoesNotExistQueueException', 'InvalidQueueException', 'ServiceError',
@@ -43,24 +44,3 @@ class UnableToSubscribeQueueToTopicException(KombuError):
 
 class UnableToUnsubscribeQueueFromTopicException(KombuError):
     """A queue could not be unsubscribed from the topic of a fanout exchange."""
-
-
-class ServiceError(OperationalError):
-    """The service refused a call, or failed in it.
-
-    Attributes:
-        code (str): the service's name for it, e.g. "InvalidParameterValue".
-        status (int): of the HTTP answer; 0 if it is not known.
-    """
-
-    def __init__(self, text: str, code: str = '', status: int = 0) -> None:
-        super().__init__(text)
-        self.code = code
-        self.status = status
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self), self.code, self.status)
-
-
-class Throttled(ServiceError):
-    """The service had more calls than it allows, for as long as the deadline of this one."""

@@ -122,7 +122,7 @@ class Receiving:
 
     def _taken(self, queue: str, raw: dict[str, Any]) -> Taken:
         count = (raw.get('Attributes') or {}).get('ApproximateReceiveCount')
-        seen = int(count) - 1 - self._settling.unseen(raw['MessageId']) if count else None
+        seen = int(count) - 1 - self._settling.unseen.count(raw['MessageId']) if count else None
         return Taken(queue, raw, raw['ReceiptHandle'], seen if seen is None else max(seen, 0))
 
     # ---- delays that SQS can't keep

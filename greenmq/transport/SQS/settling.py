@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from math import ceil
 from typing import Any
 
 from greenmq import runtime
 from greenmq.transport.driver import DEAD, REQUEUE, UNSEEN, Taken
+from greenmq.transport.driver.unseen import Unseen
 from greenmq.transport.SQS import envelope, predefined
 from greenmq.transport.SQS.aws import refusal
 from greenmq.transport.SQS.exceptions import DoesNotExistQueueException
@@ -20,8 +20,6 @@ __all__ = ('LONGEST_LEASE', 'Failed', 'Settling')
 ENTRIES = 10
 #: Seconds that SQS hides a message at most.
 LONGEST_LEASE = 12 * 3600
-#: Messages that were given back unseen, of which that is remembered.
-REMEMBERED = 10_000
 
 #: Names of errors that mean: somebody else has it by now, or nobody any more.
 _GONE = frozenset((
@@ -39,18 +37,14 @@ class Settling:
         queues (Queues): of which. settings (Mapping): of the driver.
     Attributes:
         groups (dict[str, Groups]): FIFO queue → what this process holds of it.
+        unseen (Unseen): what went back that no callback had seen; the service counts that as received.
     """
 
     def __init__(self, queues: Queues, settings: Mapping[str, Any]) -> None:
         self.groups: dict[str, Groups] = {}
         self._queues = queues
         self._requeue_delay: int = settings['requeue_delay']
-        # Id of a message → how often we gave it back unseen: the service counts that, and nobody else does.
-        self._unseen: OrderedDict[str, int] = OrderedDict()
-
-    def unseen(self, message_id: str) -> int:
-        """How often a message was given back that no callback had seen."""
-        return self._unseen.get(message_id, 0)
+        self.unseen = Unseen()
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
@@ -85,7 +79,7 @@ class Settling:
             return [(taken, None) for taken in (*done, *(taken for taken, _ in shown))], False
         for taken, fate in back:
             if fate == UNSEEN:
-                self._gave_back_unseen(taken)
+                self.unseen.gave_back(taken.payload['MessageId'])
         if groups is None:
             return failed, False
         unsettled = {id(taken) for taken, error in failed if error is not None}
@@ -106,18 +100,12 @@ class Settling:
         # With a policy the service counts, and moves it to the queue of the dead.
         return 0 if 'RedrivePolicy' in self._queues.attributes(queue, deadline) else None
 
-    def _gave_back_unseen(self, taken: Taken) -> None:
-        known = taken.payload['MessageId']
-        self._unseen[known] = self._unseen.pop(known, 0) + 1
-        while len(self._unseen) > REMEMBERED:
-            self._unseen.popitem(last=False)
-
     def give_back(self, queue: str, takens: list[Taken], deadline: runtime.Deadline) -> None:
         """Show messages again that nobody had. Switches: if there are any."""
         if takens:
             self.show(queue, [(taken, 0) for taken in takens], deadline)
             for taken in takens:
-                self._gave_back_unseen(taken)
+                self.unseen.gave_back(taken.payload['MessageId'])
 
     def delete(self, queue: str, takens: list[Taken], deadline: runtime.Deadline) -> Failed:
         """Delete deliveries; return what could not be, as `Driver.settle`. Switches: yes."""

@@ -14,7 +14,9 @@ OPTIONS: dict[str, Option] = {
     'fetch_bytes': Option(whole, 32 * 1024 * 1024, 'bytes of payloads that one fetch asks for, about'),
     'max_deliveries': Option(whole, 0, 'deliveries of a message before it is dead-lettered; 0 is unlimited'),
     'deadletter_queue': Option(None, None, 'where messages go that no queue is bound for'),
-    'body_encoding': Option(None, None, "how bodies are written; the default is the transport's own"),
+    'body_encoding': Option(
+        None, None, "how bodies are written: base64, or none for text; default: the transport's own"
+    ),
     'polling_interval': Option(
         seconds, 1.0, 'longest pause in seconds between two looks, where the broker can only be polled'
     ),

@@ -111,10 +111,10 @@ class Publisher:
             return _base64.encode(body if body is not None else b''), 'base64'
         if isinstance(body, (bytes, bytearray, memoryview)):
             try:
-                return bytes(body).decode('utf-8'), encoding
+                return bytes(body).decode('utf-8'), None
             except UnicodeDecodeError:
                 return _base64.encode(bytes(body)), 'base64'
-        return body, encoding
+        return body, None
 
     def decoded(self, body: Any) -> bytes:
         """Undo the base64 of a body."""

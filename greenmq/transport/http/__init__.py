@@ -2,15 +2,20 @@
 
 httpcore frames requests and answers (on h11); bytes come and go by runtime's Stream, so waits, kills and
 deadlines are what they are everywhere in greenmq. Read `client.py` first, then `pool.py` and `connection.py`;
-`pacing.py` says how long to wait before a request is made again.
+`retrying.py` makes a request again, `pacing.py` says how long to wait before that, `parallel.py` makes
+several at once.
 """
 
 from __future__ import annotations
 
-from greenmq.transport.http.client import Client, Settings
+from greenmq.transport.http.client import Client, Settings, settings_for
 from greenmq.transport.http.connection import NoAnswer, NoAnswerInTime, Response
+from greenmq.transport.http.errors import ServiceError, Throttled
 from greenmq.transport.http.pacing import Pace, pause_before, retry_after
+from greenmq.transport.http.parallel import side_by_side
+from greenmq.transport.http.retrying import Refused, call
 
 __all__ = (
-    'Client', 'NoAnswer', 'NoAnswerInTime', 'Pace', 'Response', 'Settings', 'pause_before', 'retry_after',
+    'Client', 'NoAnswer', 'NoAnswerInTime', 'Pace', 'Refused', 'Response', 'ServiceError', 'Settings',
+    'Throttled', 'call', 'pause_before', 'retry_after', 'settings_for', 'side_by_side',
 )  # fmt: skip

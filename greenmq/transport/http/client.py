@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import environ
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import httpcore
@@ -20,7 +20,7 @@ from greenmq.transport.http.pool import Pool
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ('Client', 'Settings')
+__all__ = ('Client', 'Settings', 'settings_for')
 
 _PORTS = {'http': 80, 'https': 443}
 
@@ -35,6 +35,7 @@ class Settings:
         connect_timeout (float): seconds to dial one connection, never longer than the request's deadline.
         max_body_bytes (int): largest answer that is taken.
         tls (TLSOptions): for https. The certificate is always verified unless this says otherwise.
+        context (ssl.SSLContext | None): the program's own, in place of what `tls` says.
         proxies (Mapping[str, str] | None): scheme → "http://[user:password@]host:port". None: those of
             `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; empty: none.
         user_agent (str): how we introduce ourselves, where the request does not say.
@@ -45,8 +46,21 @@ class Settings:
     connect_timeout: float = 5.0
     max_body_bytes: int = 64 * 1024 * 1024
     tls: TLSOptions = field(default_factory=TLSOptions)
+    context: ssl.SSLContext | None = None
     proxies: Mapping[str, str] | None = None
     user_agent: str = 'greenmq'
+
+
+def settings_for(ssl: Any, pool_size: int, connect_timeout: float) -> Settings:
+    """Return how a client behaves, of what users pass as `ssl=` (see `TLSOptions.of`).
+
+    Raises:
+        InvalidArgument, UnknownOption: it is nothing of that.
+    """
+    tls = TLSOptions.of(ssl)
+    if isinstance(tls, TLSOptions):
+        return Settings(pool_size=pool_size, connect_timeout=connect_timeout, tls=tls)
+    return Settings(pool_size=pool_size, connect_timeout=connect_timeout, context=tls)
 
 
 class Place(NamedTuple):
@@ -82,7 +96,7 @@ class Client:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self._pools: dict[Place, Pool] = {}
-        self._context: ssl.SSLContext | None = None
+        self._context = self.settings.context
         self._places: dict[tuple[str, str], Place] = {}
 
     def request(
