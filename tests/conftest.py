@@ -24,12 +24,19 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     database,
     fauxqs,
     fauxqs_session,
+    ferretdb,
+    ferretdb_session,
     file_url,
     filesystem_url,
     mariadb,
     mariadb_database,
     mariadb_session,
     mariadb_url,
+    mongo_alone,
+    mongo_peer,
+    mongo_peers,
+    mongodb_given_url,
+    mongodb_url,
     moto,
     pgmq_database,
     pgmq_url,
@@ -83,6 +90,7 @@ def pytest_configure(config):
         'azure: needs an emulator of Azure Storage that the suite starts',
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
+        'mongodb: needs a FerretDB that was built, or the peer of MongoDB',
         'zookeeper: needs a ZooKeeper server that the suite starts',
         'mariadb: needs a MariaDB server that the suite starts',
         'keeps_greenlets: the test leaves greenlets on purpose (say why beside the mark)',
@@ -112,6 +120,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.sqs)
         if names & {'postgresql', 'postgresql_url', 'database', 'pgmq_database', 'pgmq_url'}:
             item.add_marker(pytest.mark.postgresql)
+        if names & {'ferretdb', 'mongodb_url', 'mongo_peer', 'mongo_alone'}:
+            item.add_marker(pytest.mark.mongodb)
         if names & {'zookeeper', 'zookeeper_url'}:
             item.add_marker(pytest.mark.zookeeper)
         if names & {'mariadb', 'mariadb_url', 'mariadb_database'}:

@@ -147,7 +147,7 @@ def _reader_of(scheme: str) -> str | None:
     """Name of the transport that reads URLs of this scheme by itself, lists of hosts and all; or None."""
     prefix, plus, rest = scheme.partition('+')
     if plus and scheme in TRANSPORT_ALIASES:
-        return prefix if rest == 'socket' else None
+        return prefix if rest in ('socket', 'srv') else None
     cls = _class_of(prefix)
     if cls is None:
         # It is not here, which is said when it is used. Until then nothing takes the URL apart: what it

@@ -92,6 +92,11 @@ def end_thread() -> None:
     hub = peek_hub()
     if hub is None or hub.loop is None:  # the program has done it
         return
+    pool = getattr(hub, '_threadpool', None)
+    if pool is not None and getcurrent() is hub.parent:
+        # Of a client that looked a name up: its threads end with the help of the hub, so while there is one.
+        pool.kill()
+        hub._threadpool = None
     if getcurrent() is hub.parent and hub.join(_LAST_ROUND) and not hub.dead:
         # A hub that is destroyed but never leaves its `run` is kept by it, with all that it knows.
         hub.throw(GreenletExit)

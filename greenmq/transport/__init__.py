@@ -29,6 +29,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'SQS': 'greenmq.transport.SQS:Transport',
     'sqs': 'greenmq.transport.SQS:Transport',
     'mongodb': 'greenmq.transport.mongodb:Transport',
+    'mongodb+srv': 'greenmq.transport.mongodb:Transport',
     'zookeeper': 'greenmq.transport.zookeeper:Transport',
     'azurestoragequeues': 'greenmq.transport.azurestoragequeues:Transport',
     'azureservicebus': 'greenmq.transport.azureservicebus:Transport',

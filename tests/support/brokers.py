@@ -47,6 +47,9 @@ SOAK = (
     [Row('sqla_sqlite', 'sqla_sqlite_url', brisk=SQL_BRISK)] if os.environ.get('GREENMQ_SOAK') else []
 )
 
+#: A MongoDB of somebody else's, beside the server that the suite starts.
+GIVEN = [Row('mongodb_given', 'mongodb_given_url')] if os.environ.get('GREENMQ_MONGODB_URL') else []
+
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
     Row('fake-lease', 'fake-lease://localhost/contract'),
@@ -55,6 +58,7 @@ TABLE = (
     Row('file', 'file_url', brisk={'sweep_interval': 0.3}),
     Row('filesystem', 'filesystem_url', brisk={'sweep_interval': 0.3}),
     *SOAK,
+    *GIVEN,
     Row('postgresql', 'postgresql_url', 'postgresql', ('postgresql',), 'server', 'postgresql', SQL_BRISK),
     Row('pgmq', 'pgmq_url', 'postgresql', ('postgresql',), 'server', 'postgresql', PGMQ_BRISK),
     Row('mariadb', 'mariadb_url', 'mariadb', ('mariadb-client-core', 'mariadb-server-core'), 'server',
@@ -62,6 +66,8 @@ TABLE = (
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
+    Row('mongodb', 'mongodb_url', 'ferretdb', (), 'server', 'mongodb',
+        {'lease_timeout': 1, 'sweep_interval': 0.5}),
     Row('zookeeper', 'zookeeper_url', 'zookeeper', ('default-jre-headless', 'zookeeper'), 'server',
         'zookeeper', {'session_timeout': 2, 'sweep_interval': 1}),
     Row('azure', 'azure_url', 'azurite', (), 'server', 'azure', {'lease_timeout': 1}),

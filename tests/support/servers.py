@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.azurite import Azurite
 from tests.support.certificates import Certificates
 from tests.support.mariadb import MariaDB
+from tests.support.mongodb import FerretDB, Peer
 from tests.support.postgresql import PostgreSQL
 from tests.support.process import RUNNING
 from tests.support.rabbitmq import RabbitMQ
@@ -283,6 +285,59 @@ def zookeeper(zookeeper_session):
 @pytest.fixture
 def zookeeper_url(zookeeper):
     return zookeeper.url(f'test-{uuid.uuid4().hex[:12]}')
+
+
+@pytest.fixture(scope='session')
+def ferretdb_session():
+    with FerretDB() as server:
+        yield server
+
+
+@pytest.fixture
+def ferretdb(ferretdb_session):
+    """The FerretDB of this run. A test that kills it starts it again."""
+    yield ferretdb_session
+    if not ferretdb_session.running:
+        ferretdb_session.start()
+
+
+@pytest.fixture
+def mongodb_url(ferretdb):
+    """A database of its own."""
+    return ferretdb.url(f'test_{uuid.uuid4().hex[:12]}')
+
+
+@pytest.fixture(scope='session')
+def mongo_peers():
+    with Peer() as one, Peer(streams=False) as other:
+        yield one, other
+
+
+@pytest.fixture
+def mongo_peer(mongo_peers):
+    """A peer of MongoDB's protocol: a replica set with change streams."""
+    mongo_peers[0].fresh()
+    return mongo_peers[0]
+
+
+@pytest.fixture
+def mongo_alone(mongo_peers):
+    """The same without change streams."""
+    mongo_peers[1].fresh()
+    return mongo_peers[1]
+
+
+@pytest.fixture
+def mongodb_given_url():
+    """A MongoDB that somebody else runs, a database of our own."""
+    import pymongo
+
+    given, name = os.environ['GREENMQ_MONGODB_URL'], f'greenmq_test_{uuid.uuid4().hex[:12]}'
+    base, mark, query = given.partition('?')
+    scheme, _, rest = base.partition('://')
+    yield f'{scheme}://{rest.partition("/")[0]}/{name}{mark}{query}'
+    with pymongo.MongoClient(given) as client:
+        client.drop_database(name)
 
 
 def fresh_output():
