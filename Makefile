@@ -59,6 +59,9 @@ docs: $(VENV)/.tested  ## the site, into docs/_build/html; warnings are errors
 linkcheck: $(VENV)/.tested  ## do the links of the site to other sites lead somewhere? Needs a network
 	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
+matrix:  ## unit tests and the contract on memory, on each Python there is, and with the lowest versions allowed
+	@.ci/matrix
+
 release-check:  ## is this a version that can go out? Builds, looks, installs, runs; publishes nothing
 	@.ci/release $(PYTHON)
 
@@ -75,7 +78,7 @@ others: $(VENV)/.tested  ## kombu's and Celery's own tests, downloaded, with gre
 	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery
 
 clean:  ## take away what these targets made
-	rm -rf docs/_build $(VENV) .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/_build $(VENV) .venv-* .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made once, and again when what they are made from has changed.

@@ -43,7 +43,7 @@ number (P1 …), by ``docs/guarantees.rst``.
 from collections import namedtuple as _namedtuple
 
 # What type checkers and editors see of this package stands in __init__.pyi; nothing is imported for it here.
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 class version_info_t(_namedtuple('version_info_t', 'major minor micro releaselevel serial')):
@@ -55,7 +55,7 @@ class version_info_t(_namedtuple('version_info_t', 'major minor micro releaselev
     __slots__ = ()
 
 
-VERSION = version_info = version_info_t(0, 1, 0, '', '')
+VERSION = version_info = version_info_t(0, 2, 0, '', '')
 
 __all__ = (
     'Connection', 'BrokerConnection', 'Exchange', 'Queue', 'binding', 'Message', 'Consumer', 'Producer',
