@@ -47,9 +47,9 @@ def test_get_gevent_concurrent_error(monkeypatch):
 
 
 def test_entrypoints():
-    found = dict(compat.entrypoints('console_scripts'))
+    found = dict(compat.entrypoints('pytest11'))  # loaded already; others may lack what they import
     assert found
-    assert all(callable(loaded) for loaded in found.values())
+    assert all(loaded is not None for loaded in found.values())
     assert list(compat.entrypoints('greenmq.nobody')) == []
 
 

@@ -13,7 +13,7 @@ from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Close, Error, Mechanisms, Open, Outcome, Source, Target
 from greenmq.transport.amqp10.sasl import Login
 from tests.support import green
-from tests.support.amqp10_proton import ProtonPeer
+from tests.support.amqp10_proton import ProtonPeer, need_proton
 from tests.unit.transport.amqp10.test_engine import Told
 
 GREETING = SASL_HEADER + frame(0, Mechanisms(('ANONYMOUS',)), kind=1) + frame(0, Outcome(0), kind=1) + HEADER
@@ -45,6 +45,11 @@ class Served:
         self.task.kill()
         self.task.join(5)
         self.listener.close()
+
+
+@pytest.fixture
+def proton():
+    need_proton()
 
 
 def proton_talk(served, sock):
@@ -108,7 +113,7 @@ def until(condition, seconds=10):
             green.sleep(0.005)
 
 
-def test_messages_go_both_ways(world):
+def test_messages_go_both_ways(world, proton):
     connection, server = world.dial(proton_talk)
     told, session = Told(), connection.session()
     sender = Sender('out', told, Source('us'), Target('out'))
@@ -192,7 +197,7 @@ def test_a_connection_that_nobody_has_any_more_says_goodbye(world):
     until(lambda: found() is None and b'\x00\x53\x18' in server.heard)
 
 
-def test_a_cut_is_told_once_to_everybody(world):
+def test_a_cut_is_told_once_to_everybody(world, proton):
     def talk(served, sock):
         peer = ProtonPeer()
         while data := sock.recv(65536):
