@@ -12,35 +12,50 @@ without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle as roundrobin_failover
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from greenmq import runtime
 from greenmq.abstract import maybe_channel
-from greenmq.connecting.address import failover_strategies, resolve_aliases
-from greenmq.connecting.opening import Opening
+from greenmq.connecting.address import (
+    Address,
+    converted,
+    failover_strategies,
+    host_cycle,
+    host_of,
+    resolve_aliases,
+    settings_of,
+    split_hosts,
+    uri_of,
+    warn_unknown,
+)
+from greenmq.connecting.opening import CLOSE_TIMEOUT, Opener
 from greenmq.connecting.retrying import AutoRetry, Ensured, LibraryErrors, Policy
-from greenmq.exceptions import ConnectionLost, OperationalError
+from greenmq.exceptions import ConnectionLost, IrrecoverableChannelError, OperationalError
 from greenmq.log import get_logger
 from greenmq.pooling.connections import ChannelPool, ConnectionPool, is_closed
 from greenmq.pooling.lease import Lease
 from greenmq.resource import Resource
+from greenmq.transport import get_transport_cls
+from greenmq.utils.collections import HashedSeq
+from greenmq.utils.objects import alias
 from greenmq.utils.url import ssl_available
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Unpack
 
     from greenmq.entity import Queue
     from greenmq.messaging import Consumer, Producer
     from greenmq.simple import SimpleBuffer, SimpleQueue
+    from greenmq.transport.base import Transport
     from greenmq.types import (
         Channel,
         ChannelLike,
         ConsumerOptions,
         DrainOptions,
+        NoOptions,
         PoolOptions,
         ProducerOptions,
         Queues,
@@ -60,12 +75,8 @@ T = TypeVar('T')
 SelfT = TypeVar('SelfT', bound='Connection')
 PooledT = TypeVar('PooledT', bound='PooledConnection')
 
-RETRY_TIMEOUT = 30.0  # seconds: what an implicit connect (default_channel) tries at most after a loss
 
-_RETRY_OPTIONS = ('max_retries', 'interval_start', 'interval_step', 'interval_max', 'errback', 'callback')
-
-
-class Connection(Opening):
+class Connection:
     """A connection to a broker, opened when it is first needed, shared by any number of greenlets.
 
     Arguments:
@@ -91,21 +102,324 @@ class Connection(Opening):
         Connection.
     """
 
+    #: `ensure_connection` makes the pauses that the transport makes between its own tries to recover, unless
+    #: it is told others: for daemons, which shall be back when the broker is.
+    paced_by_transport = False
+    failover_strategies = failover_strategies
+    resolve_aliases = resolve_aliases
+
+    # What it is made of: where it may go, and what is open there.
+    address: Address
+    opener: Opener
+
+    transport_cls: Any = 'amqp'
+    hostname: str | None = None
+    userid: str | None = None
+    password: str | None = None
+    virtual_host: str | None = '/'
+    port: int | None = None
+    ssl: Any = None
+    login_method: str | None = None
+    uri_prefix: str | None = None
+    connect_timeout: float | None = 5
+    heartbeat: float | None = None
+    transport_options: dict[str, Any] = None  # type: ignore[assignment]
+    failover_strategy: Any = 'round-robin'
+    strategy_given: Any = 'round-robin'
+    #: What was declared on this connection since it was opened; empty again when it is opened anew.
+    declared_entities: set[Any] = None  # type: ignore[assignment]
+    #: Endless iterator of the next URL to try; None if there is only one.
+    cycle: Iterator[str] | None = None
+    #: What a copy is made of, if it isn't the class.
+    plain_class: type[Any] | None = None
+    _eqhash: tuple[Any, HashedSeq] | None = None
+
+    #: How often this connection was opened. A transport that recovers by itself counts on with `begin_epoch`.
+    epoch: Any = alias('opener', 'epoch')
+    #: The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
+    connect_deadline: Any = alias('opener', 'connect_deadline')
+    # kombu's names, for programs that look there.
+    _connection: Any = alias('opener', 'connection')
+    _transport: Any = alias('opener', 'transport')
+    _default_channel: Any = alias('opener', 'default_channel')
+    _closed: Any = alias('opener', 'closed')
+    _ensure_connection: Any = alias('opener', 'ensure')
+
+    def __init__(
+        self, hostname: str | Sequence[str] | None = 'localhost', userid: str | None = None,
+        password: str | None = None, virtual_host: str | None = None, port: int | None = None,
+        insist: bool = False, ssl: Any = False, transport: Any = None, connect_timeout: float | None = 5,
+        transport_options: Mapping[str, Any] | None = None, login_method: str | None = None,
+        uri_prefix: str | None = None, heartbeat: float | None = None,
+        failover_strategy: Any = 'round-robin', alternates: Sequence[str] | None = None,
+        credential_provider: Any = None, **kwargs: Unpack[NoOptions],
+    ) -> None:  # fmt: skip
+        given: dict[str, Any] = {
+            'hostname': 'localhost',
+            'userid': userid,
+            'password': password,
+            'virtual_host': virtual_host,
+            'port': port,
+            'ssl': ssl,
+            'transport_cls': transport,
+            'connect_timeout': connect_timeout,
+            'login_method': login_method,
+            'uri_prefix': uri_prefix,
+            'heartbeat': heartbeat,
+            'failover_strategy': failover_strategy or 'round-robin',
+        }
+        self.insist = insist
+        self.credential_provider = credential_provider
+        self.declared_entities = set()
+        #: What is being declared now, done once for all greenlets that want it.
+        self._declaring = runtime.Once((IrrecoverableChannelError,))
+        self.opener = Opener(self)
+        warn_unknown(kwargs, given)
+        hosts = split_hosts(hostname) or ['localhost']
+        self.address = Address(given, transport_options or {}, hosts, alternates)
+        self.alt = self.address.alternates
+        self._apply(hosts[0])
+        self.cycle = host_cycle(self.address.hosts, self.failover_strategy)
+
+    def _apply(self, text: str) -> None:
+        for name, value in self.address.parameters(text).items():
+            setattr(self, name, value)
+        self.transport_options = converted(self, self.transport_options)
+
+    # ------------------------------------------------------------------------------------------- where to
+
+    def next_host(self) -> None:
+        """Turn to the next host of the failover strategy, if there is one: for transports that recover.
+
+        Switches: no; nothing is opened or closed.
+        """
+        if self.cycle is not None:
+            self._apply(next(self.cycle))
+
+    def completes_cycle(self, retries: int) -> bool:
+        """True if the attempt number `retries`, counted from 0, was the last of a round over all hosts.
+
+        Source: kombu Connection.completes_cycle.
+        """
+        return not (retries + 1) % len(self.address.hosts)
+
+    def info(self) -> dict[str, Any]:
+        """The parameters of this connection, with the transport's defaults; password included.
+
+        Source: kombu Connection.info.
+        """
+        return settings_of(self)
+
+    def as_uri(
+        self, include_password: bool = False, mask: str = '**',
+        getfields: Callable[[Any], tuple[Any, ...]] = itemgetter(
+            'port', 'userid', 'password', 'virtual_host', 'transport'
+        ),
+    ) -> str:  # fmt: skip
+        """The connection as a URL; the password is masked unless asked for.
+
+        Source: kombu Connection.as_uri.
+        """
+        return uri_of(self, include_password, mask, getfields)
+
+    @property
+    def host(self) -> str:
+        """Host name and port with a colon between."""
+        return host_of(self)
+
+    def clone(self, **kwargs: Any) -> Any:
+        """A Connection with the same settings but those given, not opened.
+
+        Source: kombu Connection.clone.
+        """
+        cls = self.plain_class or type(self)
+        return cls(**{**settings_of(self, resolve=False), **kwargs})
+
+    def __copy__(self) -> Any:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.plain_class or type(self), tuple(settings_of(self, resolve=False).values()), None
+
+    def __eqhash__(self) -> HashedSeq:
+        # Asked by each ``producers[connection]`` of each request: made again only if something was changed.
+        options = self.transport_options
+        parts = (
+            self.transport_cls, self.hostname, self.userid, self.password, self.virtual_host, self.port,
+            repr(options) if options else '{}',
+        )  # fmt: skip
+        made = self._eqhash
+        if made is None or made[0] != parts:
+            made = self._eqhash = parts, HashedSeq(*parts)
+        return made[1]
+
+    def __repr__(self) -> str:
+        return f'<Connection: {self.as_uri()} at {id(self):#x}>'
+
+    def get_transport_cls(self) -> type[Transport]:
+        """The transport's class.
+
+        Raises:
+            KeyError: no such transport.
+            ImportError: its driver is not installed.
+        Source: kombu Connection.get_transport_cls.
+        """
+        return get_transport_cls(self.transport_cls or 'amqp')  # type: ignore[no-any-return]
+
+    def create_transport(self) -> Transport:
+        """A new transport of this connection.
+
+        Source: kombu Connection.create_transport.
+        """
+        return self.get_transport_cls()(client=self)
+
+    @property
+    def transport(self) -> Transport:
+        """The transport, made when first asked for."""
+        opener = self.opener
+        if opener.transport is None:
+            opener.transport = self.create_transport()
+        return opener.transport  # type: ignore[no-any-return]
+
+    # --------------------------------------------------------------------------------- opened, and closed
+
+    def connect(self: SelfT) -> SelfT:
+        """Open the connection now; each host is tried, and a single host twice.
+
+        Returns:
+            Connection: itself.
+        Raises:
+            ConnectionLost and whatever else the transport raises when a broker can't be reached.
+        Switches: yes. Killed: the next greenlet that waits for this connection tries on.
+        Source: kombu Connection.connect; differs: returns the Connection.
+        """
+        hosts = len(self.address.hosts)
+        limit = None if self.connect_timeout is None else self.connect_timeout * hosts
+        self._ensure_connection(
+            max_retries=max(1, hosts - 1), reraise_as_library_errors=False, timeout=limit
+        )
+        return self
+
+    def ensure_connection(self: SelfT, *args: Any, **kwargs: Any) -> SelfT:
+        """Open the connection, trying again until it is open.
+
+        Arguments:
+            errback (Callable[[Exception, float], None]): called before each pause, with its seconds.
+            max_retries (int): None tries for ever, within `timeout`.
+            interval_start, interval_step, interval_max (float): seconds between tries: 2, then 2 more each
+                time, up to 30.
+            callback (Callable[[], None]): called each second of a pause.
+            reraise_as_library_errors (bool): False lets the transport's own error out.
+            timeout (float): seconds for all of it; None: no limit.
+        Returns:
+            Connection: itself, also for a ``with``, which closes it.
+        Raises:
+            OperationalError: given up; the transport's error is its cause.
+            ConnectionClosed: it was closed while we tried.
+        Switches: yes, unless it is open.
+        Source: kombu Connection.ensure_connection.
+        """
+        self._ensure_connection(*args, **kwargs)
+        return self
+
+    def _establish_connection(self) -> Any:
+        # kombu's name and place: programs that test what they do without a broker let this fail
+        return self.transport.establish_connection()
+
+    def establish(self) -> Any:
+        """Have the transport connect, once: for the opener. Switches: yes."""
+        return self._establish_connection()
+
+    def begin_epoch(self) -> None:
+        """Note that it was opened anew: for transports whose connection recovers by itself."""
+        self.opener.begin_epoch()
+
+    def close(self) -> None:
+        """Close the connection; who waits in `drain_events` or for it to open gets ConnectionClosed.
+
+        Any greenlet may call it at any time, any number of times; the next `connect()` opens it again. It
+        takes at most the option `close_timeout` (5 s); what is not closed by then is abandoned.
+
+        Switches: yes, if it was open. Killed: closing goes on in the background.
+        Source: kombu Connection.close.
+        """
+        self.opener.close()
+
+    def release(self) -> None:
+        """Close the connection; one that came from a pool goes back there instead.
+
+        Switches: yes.
+        Source: kombu Connection.release.
+        """
+        self.close()
+
+    def collect(self, socket_timeout: float | None = None) -> None:
+        """Let go of the connection without much ado; it opens again when it is needed.
+
+        Arguments:
+            socket_timeout (float): seconds to wait for the other side; 0 does not wait, None means 5.
+        Switches: yes, if it was open.
+        Source: kombu Connection.collect; differs: no process-wide socket timeout is changed.
+        """
+        self.opener.part_with(CLOSE_TIMEOUT if socket_timeout is None else socket_timeout)
+
+    def sibling(self: SelfT) -> SelfT:
+        """The connection with which this native thread publishes what it is told to publish on this one.
+
+        One a thread, closed with this one or when the thread ends.
+
+        Returns:
+            Connection: with the same settings; opened by its first use.
+        Raises:
+            ConnectionClosed: this one was closed.
+        """
+        return self.opener.sibling()  # type: ignore[no-any-return]
+
+    def switch(self, conn_str: str) -> None:
+        """Close, and go to another URL or host from now on; does not connect.
+
+        Switches: yes, if it was open.
+        Source: kombu Connection.switch.
+        """
+        self.close()
+        self.opener.closed = False
+        self._apply(conn_str)
+
+    def maybe_switch_next(self) -> None:
+        """Switch to the next URL of the failover strategy, if there is one.
+
+        Switches: yes, if it was open.
+        Source: kombu Connection.maybe_switch_next.
+        """
+        if self.cycle is not None:
+            self.switch(next(self.cycle))
+
+    @property
+    def connection(self) -> Any:
+        """The transport's own connection object, opened if need be; None once it was closed."""
+        return None if self.opener.closed else self.opener.live()
+
+    @property
+    def connected(self) -> bool:
+        """True if the connection is open, as far as we know."""
+        return self.opener.connected
+
+    @property
+    def recovering(self) -> bool:
+        """True if it was lost and comes back by itself, in the background."""
+        opener = self.opener
+        found, ask = opener.connection, getattr(opener.transport, 'recovering', None)
+        return found is not None and not opener.closed and ask is not None and bool(ask(found))
+
     # --------------------------------------------------------------------------------------- trying again
 
     def ensure(
-        self,
-        obj: Any,
-        fun: Callable[P, T],
-        errback: Callable[[BaseException, float], Any] | None = None,
-        max_retries: int | None = None,
-        interval_start: float = 1,
-        interval_step: float = 1,
-        interval_max: float = 1,
-        on_revive: Callable[[Any], Any] | None = None,
+        self, obj: Any, fun: Callable[P, T], errback: Callable[[BaseException, float], Any] | None = None,
+        max_retries: int | None = None, interval_start: float = 1, interval_step: float = 1,
+        interval_max: float = 1, on_revive: Callable[[Any], Any] | None = None,
         retry_errors: tuple[type[BaseException], ...] | None = None,
         timeout: runtime.Deadline | float | None = None,
-    ) -> Callable[P, T]:
+    ) -> Callable[P, T]:  # fmt: skip
         """Make a function that repeats `fun` when the connection or a channel fails.
 
         After a loss the connection is opened again, once for all greenlets that need it, and
@@ -143,26 +457,15 @@ class Connection(Opening):
             ensure_options: as for `ensure`; they hold for the first connect too.
         Returns:
             Callable: returns (what `fun` returned, the channel it was called with last).
-        Switches: the function does.
-        Source: kombu Connection.autoretry.
+        Switches: the function does. Source: kombu Connection.autoretry.
         """
         retried = AutoRetry(self, fun, channel, ensure_options)
         return self.ensure(retried, retried, **ensure_options)
 
     def _reraise_as_library_errors(
-        self,
-        ConnectionError: type[Exception] = OperationalError,
-        ChannelError: type[Exception] = OperationalError,
+        self, ConnectionError: Any = OperationalError, ChannelError: Any = OperationalError
     ) -> LibraryErrors:
         return LibraryErrors(self, ConnectionError, ChannelError)
-
-    def _channel_for(self, obj: Any, deadline: runtime.Deadline) -> Any:
-        """The channel to revive `obj` with, now that the connection is open again."""
-        if getattr(self._transport, 'keeps_channels', False):
-            kept = getattr(obj, 'channel', None)
-            if kept is not None and not callable(kept):
-                return kept
-        return self._open_default_channel(deadline)
 
     # ------------------------------------------------------------------------------------------ channels
 
@@ -176,7 +479,7 @@ class Connection(Opening):
         Switches: yes.
         Source: kombu Connection.channel.
         """
-        connection = self._live()
+        connection = self.opener.live()
         return self.transport.create_channel(connection)  # type: ignore[no-any-return]
 
     @property
@@ -188,39 +491,17 @@ class Connection(Opening):
         Switches: yes, if it must be opened.
         Source: kombu Connection.default_channel.
         """
-        channel = self._default_channel
-        if channel is not None and self.connected and not is_closed(channel):
-            self._check_hub()
+        opener = self.opener
+        channel = opener.default_channel
+        if channel is not None and opener.connected and not is_closed(channel):
+            opener.check_hub()
             return channel  # type: ignore[no-any-return]
-        return self._open_default_channel(None)
-
-    def _owns(self, channel: Any) -> bool:
-        """False if `channel` is of an earlier connection."""
-        parent = getattr(channel, 'connection', None)
-        return parent is None or parent in (self._connection, self._transport)
-
-    def _open_default_channel(self, deadline: runtime.Deadline | None) -> Channel:
-        self.wait_open(deadline)
-        if self._default_channel is None or is_closed(self._default_channel):
-            opened = self.channel()
-            if self._default_channel is None or is_closed(self._default_channel):
-                self._default_channel = opened
-            else:
-                self.maybe_close_channel(opened)  # another greenlet was faster
-        return self._default_channel  # type: ignore[no-any-return]
+        return opener.open_default_channel(None)  # type: ignore[no-any-return]
 
     def wait_open(
-        self,
-        deadline: runtime.Deadline | float | None = None,
-        policy: Mapping[str, Any] | None = None,
+        self, deadline: runtime.Deadline | float | None = None, policy: Mapping[str, Any] | None = None
     ) -> None:
-        """Open the connection, trying again: what each implicit use of it does.
-
-        How often and how long, say `policy` and below it the transport options of the same names:
-        max_retries, interval_start, interval_step, interval_max, errback, callback. One that was not open
-        before is given up when all hosts were tried and connect_retries_timeout (a transport option; default:
-        `connect_timeout`) has passed: a wrong address is told in seconds. One that was lost is worth waiting
-        for: 30 seconds, or connect_retries_timeout.
+        """Open the connection, trying again: what each implicit use of it does. See `Opener.wait_open`.
 
         Arguments:
             deadline (Deadline | float): when to stop at the latest.
@@ -229,21 +510,7 @@ class Connection(Opening):
             OperationalError: not within the deadline or the retries.
         Switches: yes, unless it is open.
         """
-        if self.connected:
-            self._enter()
-            return
-        options = self.transport_options
-        given = {**options, **(policy or {})}
-        retries = {name: given[name] for name in _RETRY_OPTIONS if given.get(name) is not None}
-        patience = options.get('connect_retries_timeout')
-        if self._connection is None and not self._lost:
-            patience = self.connect_timeout if patience is None else patience
-            first = runtime.Deadline.after(patience or None)
-        else:
-            first = runtime.NEVER
-        if deadline is None and first is runtime.NEVER:
-            deadline = runtime.Deadline.after(RETRY_TIMEOUT if patience is None else patience)
-        self._ensure_connection(**retries, timeout=deadline, patience=first)
+        self.opener.wait_open(deadline, policy)
 
     def maybe_close_channel(self, channel: Channel) -> None:
         """Close a channel; errors of a channel or connection that is gone are no errors then.
@@ -262,9 +529,9 @@ class Connection(Opening):
         Switches: yes.
         Source: kombu Connection.revive.
         """
-        old = self._default_channel
+        old = self.opener.default_channel
         if old is not None and old is not new_channel:
-            self._default_channel = None
+            self.opener.default_channel = None
             self.maybe_close_channel(old)
 
     def drain_events(self, **kwargs: Unpack[DrainOptions]) -> object:
@@ -280,12 +547,13 @@ class Connection(Opening):
         Switches: yes.
         Source: kombu Connection.drain_events.
         """
-        connection = self._connection
-        if connection is None or self._closed:
-            connection = self._live()
+        opener = self.opener
+        connection = opener.connection
+        if connection is None or opener.closed:
+            connection = opener.live()
         else:
-            self._check_hub()
-        return self._transport.drain_events(connection, **kwargs)
+            opener.check_hub()
+        return opener.transport.drain_events(connection, **kwargs)
 
     def ping(self, timeout: float = 5.0) -> float:
         """Have the broker answer, on the open connection; that changes nothing.
@@ -299,19 +567,18 @@ class Connection(Opening):
             TimeoutError: no answer in time.
         Switches: yes.
         """
-        if self._connection is None or self._closed:
+        opener = self.opener
+        if opener.connection is None or opener.closed:
             raise ConnectionLost(f'{self!r} is not open')
-        self._check_hub()
+        opener.check_hub()
         started = runtime.monotonic()
-        self._transport.ping(self._connection, runtime.Deadline.after(timeout))
+        opener.transport.ping(opener.connection, runtime.Deadline.after(timeout))
         return runtime.monotonic() - started
 
     def __enter__(self: SelfT) -> SelfT:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         self.release()
 
     # ----------------------------------------------------------------------------------------- transport
@@ -374,9 +641,10 @@ class Connection(Opening):
 
         Source: kombu Connection.heartbeat_check; differs: never opens the connection.
         """
-        if self._connection is None:
+        opener = self.opener
+        if opener.connection is None:
             return None
-        return self._transport.heartbeat_check(self._connection, rate=rate)
+        return opener.transport.heartbeat_check(opener.connection, rate=rate)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have an event loop of kombu's kind handle the connection's events, in each of its rounds.
@@ -419,8 +687,9 @@ class Connection(Opening):
         """
         return ChannelPool(self, limit, **kwargs)
 
-    def _pooled(self, pool: ConnectionPool) -> PooledConnection:
-        return PooledConnection(pool, **self._info(resolve=False))
+    def pooled(self, pool: ConnectionPool) -> PooledConnection:
+        """A connection like this one, for a pool."""
+        return PooledConnection(pool, **settings_of(self, resolve=False))
 
     def Producer(
         self, channel: ChannelLike | None = None, *args: Any, **kwargs: Unpack[ProducerOptions]
@@ -434,12 +703,9 @@ class Connection(Opening):
         return Producer(channel or self, *args, **kwargs)
 
     def Consumer(
-        self,
-        queues: Queues | None = None,
-        channel: ChannelLike | None = None,
-        *args: Any,
+        self, queues: Queues | None = None, channel: ChannelLike | None = None, *args: Any,
         **kwargs: Unpack[ConsumerOptions],
-    ) -> Consumer:
+    ) -> Consumer:  # fmt: skip
         """A Consumer on `channel`, or on the default channel.
 
         Raises:
@@ -448,19 +714,14 @@ class Connection(Opening):
         """
         from greenmq.messaging import Consumer
 
-        self._check_hub()
+        self.opener.check_hub()
         return Consumer(channel or self, queues, *args, **kwargs)
 
     def SimpleQueue(
-        self,
-        name: str | Queue,
-        no_ack: bool | None = None,
-        queue_opts: dict[str, Any] | None = None,
-        queue_args: dict[str, Any] | None = None,
-        exchange_opts: dict[str, Any] | None = None,
-        channel: ChannelLike | None = None,
-        **kwargs: Unpack[SimpleOptions],
-    ) -> SimpleQueue:
+        self, name: str | Queue, no_ack: bool | None = None, queue_opts: dict[str, Any] | None = None,
+        queue_args: dict[str, Any] | None = None, exchange_opts: dict[str, Any] | None = None,
+        channel: ChannelLike | None = None, **kwargs: Unpack[SimpleOptions],
+    ) -> SimpleQueue:  # fmt: skip
         """A queue with put and get, durable; `name` is a name or a Queue.
 
         Source: kombu Connection.SimpleQueue.
@@ -470,15 +731,10 @@ class Connection(Opening):
         return SimpleQueue(channel or self, name, no_ack, queue_opts, queue_args, exchange_opts, **kwargs)
 
     def SimpleBuffer(
-        self,
-        name: str | Queue,
-        no_ack: bool | None = None,
-        queue_opts: dict[str, Any] | None = None,
-        queue_args: dict[str, Any] | None = None,
-        exchange_opts: dict[str, Any] | None = None,
-        channel: ChannelLike | None = None,
-        **kwargs: Unpack[SimpleOptions],
-    ) -> SimpleBuffer:
+        self, name: str | Queue, no_ack: bool | None = None, queue_opts: dict[str, Any] | None = None,
+        queue_args: dict[str, Any] | None = None, exchange_opts: dict[str, Any] | None = None,
+        channel: ChannelLike | None = None, **kwargs: Unpack[SimpleOptions],
+    ) -> SimpleBuffer:  # fmt: skip
         """As `SimpleQueue`, but nothing of it survives a restart of the broker.
 
         Source: kombu Connection.SimpleBuffer.
@@ -497,15 +753,13 @@ class PooledConnection(Connection):
     Source: kombu.connection.PooledConnection.
     """
 
+    plain_class = Connection
+
     def __init__(self, pool: ConnectionPool, **kwargs: Any) -> None:
         self._pool = pool
-        # Which lease a task entered with: when it leaves, this object may long have been leased to another
-        # one.
+        # The lease a task entered with: when it leaves, this object may long have been leased to another.
         self._entered: dict[Any, Lease] = {}
         super().__init__(**kwargs)
-
-    def _plain_class(self) -> type[Connection]:
-        return Connection
 
     def __enter__(self: PooledT) -> PooledT:
         lease: Any = self.release
@@ -516,9 +770,7 @@ class PooledConnection(Connection):
                 lease.taken()  # another task passed it on
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         lease = self._entered.pop(runtime.current(), None)
         if lease is None:
             self.release()

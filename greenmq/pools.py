@@ -151,7 +151,7 @@ class ProducerPool(Resource[messaging.Producer]):
 
     def _choose(self) -> SharedConnection:
         # no switch
-        for shared in [shared for shared in self._shared if shared.connection._closed]:
+        for shared in [shared for shared in self._shared if shared.connection.opener.closed]:
             self._give_up(shared)  # closed by somebody who had a producer
         if not self._shared:
             self._share(False, None)  # reset() or a fork came between: taking a free one does not wait
@@ -245,7 +245,8 @@ class ProducerPool(Resource[messaging.Producer]):
             return False
         parent = channel.connection
         connection = shared.connection
-        return parent is connection._connection or parent is connection._transport or parent is None
+        opener = connection.opener
+        return parent is opener.connection or parent is opener.transport or parent is None
 
     def _force_close(self) -> None:
         """Close all, and give the shared connections back.

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from math import inf
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from greenmq import runtime
-from greenmq.exceptions import InvalidArgument, IrrecoverableChannelError
+from greenmq.exceptions import InvalidArgument
 from greenmq.log import get_logger
 from greenmq.transport import TRANSPORT_ALIASES, get_transport_cls
 from greenmq.transport.base import Transport as BaseTransport
 from greenmq.transport.options import convert, truth
-from greenmq.utils.collections import HashedSeq
 from greenmq.utils.functional import shufflecycle
 from greenmq.utils.url import (
     as_url,
@@ -34,10 +31,7 @@ from greenmq.utils.url import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from greenmq.transport.base import Transport
-    from greenmq.types import NoOptions
+    from greenmq.connection import Connection
 
 logger = get_logger('greenmq.connection')
 
@@ -239,9 +233,151 @@ def place_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(params.get(name) for name in PLACE if name != 'password')
 
 
-def _masked(connection: Addressed, url: str, mask: str) -> str:
+class Address:
+    """Where a Connection may go: what it was given, its hosts, and the parameters of each.
+
+    Arguments:
+        given (dict[str, object]): the keywords of Connection(...), used where a URL says nothing.
+        options (Mapping[str, object]): the transport options; copied.
+        hosts (list[str]): URLs or host names, the first one first.
+        alternates (Sequence[str] | None): more, if there is one host only.
+    Attributes:
+        alternates (list[str]): the hosts that a copy is to be given.
+        hosts (list[str]): all of them, each once, in the order in which they are tried.
+    """
+
+    def __init__(
+        self, given: dict[str, Any], options: Mapping[str, Any], hosts: list[str],
+        alternates: Sequence[str] | None,
+    ) -> None:  # fmt: skip
+        self.given = given
+        self._options = copy_options(options)
+        self.alternates = hosts if len(hosts) > 1 else list(alternates or ())
+        #: What a host without a scheme, among the alternates or of `switch`, keeps of the first URL.
+        self._first: Mapping[str, Any] = given
+        self._first = parse_address(hosts[0], given)
+        self.hosts = self._all_hosts(hosts[0])
+
+    def _all_hosts(self, first: str) -> list[str]:
+        here = place_of(self._parse(first))
+        places = [place_of(self._parse(host)) for host in self.alternates]
+        if here not in places:
+            return [first, *self.alternates]
+        # `alternates` of a copy name all the hosts: go on behind the one in use
+        at = places.index(here)
+        return self.alternates[at:] + self.alternates[:at]
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        return parse_address(text, self.given if '://' in text else self._first)
+
+    def parameters(self, text: str) -> dict[str, Any]:
+        """The attributes of a Connection that goes to this URL or host. Raises `InvalidArgument`."""
+        params = self._parse(text)
+        limit, heartbeat = params['connect_timeout'], params['heartbeat']
+        return {
+            'transport_cls': params['transport_cls'] or 'amqp',
+            **{name: params[name] for name in ('hostname', 'userid', 'password', 'port', 'login_method')},
+            'virtual_host': params['virtual_host'] or '/',
+            'uri_prefix': params['uri_prefix'],
+            'ssl': tls_word('ssl', params['ssl']),
+            'connect_timeout': None if limit is None else _number('connect_timeout', limit),
+            'heartbeat': _number('heartbeat', heartbeat) if heartbeat else heartbeat,
+            'strategy_given': params['failover_strategy'],
+            'failover_strategy': resolve_strategy(params['failover_strategy']),
+            'transport_options': {**params.get('url_options', {}), **copy_options(self._options)},
+        }
+
+
+def known_transport(connection: Connection) -> Any:
+    """The class of its transport, or None.
+
+    None: unknown, or its driver is missing. That is said when the connection is used, as by kombu: programs
+    build connections from settings long before.
+    """
+    try:
+        return connection.get_transport_cls()
+    except (KeyError, ImportError):
+        return None
+
+
+def converted(connection: Connection, options: dict[str, Any]) -> dict[str, Any]:
+    """Transport options as its transport wants them. Raises `UnknownOption`, `InvalidArgument`."""
+    cls = known_transport(connection) if options else None
+    if cls is None:
+        return options
+    name = connection.transport_cls or 'amqp'
+    shown = resolve_aliases.get(name, name) if isinstance(name, str) else str(name.__name__)
+    return convert(options, cls, shown)
+
+
+def settings_of(connection: Connection, resolve: bool = True) -> dict[str, Any]:
+    """The keywords that make another Connection like this one.
+
+    Arguments:
+        resolve (bool): with the defaults of the transport, for people.
+    """
+    name = connection.transport_cls or 'amqp'
+    info = {
+        'hostname': connection.hostname,
+        'userid': connection.userid,
+        'password': connection.password,
+        'virtual_host': connection.virtual_host,
+        'port': connection.port,
+        'insist': connection.insist,
+        'ssl': connection.ssl,
+        'transport': name,
+        'connect_timeout': connection.connect_timeout,
+        'transport_options': connection.transport_options,
+        'login_method': connection.login_method,
+        'uri_prefix': connection.uri_prefix,
+        'heartbeat': connection.heartbeat,
+        'failover_strategy': connection.strategy_given,
+        'alternates': connection.alt,
+        'credential_provider': connection.credential_provider,
+    }
+    if resolve:
+        info['transport'] = resolve_aliases.get(name, name) if isinstance(name, str) else name
+        for key, value in connection.transport.default_connection_params.items():
+            if key in info and not info[key]:
+                info[key] = value
+    return info
+
+
+def shown_settings(connection: Connection) -> dict[str, Any]:
+    """The same, for a text about the connection: that must not fail."""
+    try:
+        return settings_of(connection)
+    except Exception:
+        # a transport that cannot be made says so when it is used, not to whoever wants to show it
+        return settings_of(connection, resolve=False)
+
+
+def uri_of(connection: Connection, include_password: bool, mask: str, getfields: Any) -> str:
+    """See `Connection.as_uri`."""
+    hostname = connection.hostname or 'localhost'
+    if '://' in hostname:
+        return hostname if include_password else _masked(connection, hostname, mask)
+    port, userid, password, virtual_host, transport = getfields(shown_settings(connection))
+    scheme = transport if isinstance(transport, str) else transport.__name__
+    path = quote(virtual_host or '')
+    if not include_password and not _may_be_shown(connection, virtual_host):
+        path = mask or ''
+    if include_password:
+        password = secret(password)
+    return as_url(scheme, hostname, port, userid, password, path, sanitize=not include_password, mask=mask)
+
+
+def host_of(connection: Connection) -> str:
+    """See `Connection.host`."""
+    hostname = connection.hostname or ''
+    if '://' in hostname:
+        return sanitize_url(hostname)
+    return f'{hostname}:{shown_settings(connection)["port"]}'
+
+
+def _masked(connection: Connection, url: str, mask: str) -> str:
     # A transport that reads its URL by itself knows best what in it is secret; ours looks once more.
-    said = getattr(connection._known_transport(), 'as_uri', None)
+    said = getattr(known_transport(connection), 'as_uri', None)
     if said is not None and said is not BaseTransport.as_uri:
         try:
             url = connection.transport.as_uri(url, False, mask)
@@ -250,273 +386,7 @@ def _masked(connection: Addressed, url: str, mask: str) -> str:
     return str(maybe_sanitize_url(url, mask))
 
 
-def _may_be_shown(connection: Addressed, virtual_host: Any) -> bool:
+def _may_be_shown(connection: Connection, virtual_host: Any) -> bool:
     """False if the transport takes no such virtual host: it may be a password, its @ forgotten."""
-    check = getattr(connection._known_transport(), 'is_virtual_host', None)
+    check = getattr(known_transport(connection), 'is_virtual_host', None)
     return check is None or bool(check(virtual_host))
-
-
-class Addressed:
-    """The half of a Connection that says where it goes: its parameters, as attributes, a URL, a copy."""
-
-    _transport: Any = None
-    _eqhash: tuple[Any, HashedSeq] | None = None
-
-    port: int | None = None
-    virtual_host: str | None = '/'
-    connect_timeout: float | None = 5
-    hostname: str | None = None
-    userid: str | None = None
-    password: str | None = None
-    ssl: Any = None
-    login_method: str | None = None
-    uri_prefix: str | None = None
-    heartbeat: float | None = None
-    transport_options: dict[str, Any] = None  # type: ignore[assignment]
-    #: What was declared on this connection since it was opened; empty again when it is opened anew.
-    declared_entities: set[Any] = None  # type: ignore[assignment]
-    #: Endless iterator of the next URL to try; None if there is only one.
-    cycle: Iterator[str] | None = None
-    failover_strategy: Any = 'round-robin'
-    failover_strategies = failover_strategies
-    resolve_aliases = resolve_aliases
-
-    def __init__(
-        self,
-        hostname: str | Sequence[str] | None = 'localhost',
-        userid: str | None = None,
-        password: str | None = None,
-        virtual_host: str | None = None,
-        port: int | None = None,
-        insist: bool = False,
-        ssl: Any = False,
-        transport: Any = None,
-        connect_timeout: float | None = 5,
-        transport_options: Mapping[str, Any] | None = None,
-        login_method: str | None = None,
-        uri_prefix: str | None = None,
-        heartbeat: float | None = None,
-        failover_strategy: Any = 'round-robin',
-        alternates: Sequence[str] | None = None,
-        credential_provider: Any = None,
-        **kwargs: Unpack[NoOptions],
-    ) -> None:
-        self._given: dict[str, Any] = {
-            'hostname': 'localhost',
-            'userid': userid,
-            'password': password,
-            'virtual_host': virtual_host,
-            'port': port,
-            'ssl': ssl,
-            'transport_cls': transport,
-            'connect_timeout': connect_timeout,
-            'login_method': login_method,
-            'uri_prefix': uri_prefix,
-            'heartbeat': heartbeat,
-            'failover_strategy': failover_strategy or 'round-robin',
-        }
-        self._given_options = copy_options(transport_options or {})
-        self.insist = insist
-        self.credential_provider = credential_provider
-        self.declared_entities = set()
-        #: What is being declared now, done once for all greenlets that want it.
-        self._declaring = runtime.Once((IrrecoverableChannelError,))
-        warn_unknown(kwargs, self._given)
-        hosts = split_hosts(hostname) or ['localhost']
-        self.alt = hosts if len(hosts) > 1 else list(alternates or ())
-        #: What a host without a scheme, among the alternates or of `switch`, keeps of the first URL.
-        self._first: Mapping[str, Any] = self._given
-        self._first = parse_address(hosts[0], self._given)
-        self._apply(hosts[0])
-        self._hosts = self._all_hosts(hosts[0])
-        self.cycle = host_cycle(self._hosts, self.failover_strategy)
-
-    def _all_hosts(self, first: str) -> list[str]:
-        here = place_of(self._address(first))
-        places = [place_of(self._address(host)) for host in self.alt]
-        if here not in places:
-            return [first, *self.alt]
-        # `alternates` of a copy name all the hosts: go on behind the one in use
-        at = places.index(here)
-        return self.alt[at:] + self.alt[:at]
-
-    def _address(self, text: str) -> dict[str, Any]:
-        return parse_address(text, self._given if '://' in text else self._first)
-
-    def _apply(self, text: str) -> None:
-        params = self._address(text)
-        self.transport_cls = params['transport_cls'] or 'amqp'
-        self.hostname = params['hostname']
-        self.userid, self.password, self.port = params['userid'], params['password'], params['port']
-        self.virtual_host = params['virtual_host'] or '/'
-        self.login_method, self.uri_prefix = params['login_method'], params['uri_prefix']
-        self.ssl = tls_word('ssl', params['ssl'])
-        limit = params['connect_timeout']
-        self.connect_timeout = None if limit is None else _number('connect_timeout', limit)
-        heartbeat = params['heartbeat']
-        self.heartbeat = _number('heartbeat', heartbeat) if heartbeat else heartbeat
-        self._failover_strategy = params['failover_strategy']
-        self.failover_strategy = resolve_strategy(self._failover_strategy)
-        self._take_options({**params.get('url_options', {}), **copy_options(self._given_options)})
-
-    def next_host(self) -> None:
-        """Turn to the next host of the failover strategy, if there is one: for transports that recover.
-
-        Switches: no; nothing is opened or closed.
-        """
-        if self.cycle is not None:
-            self._apply(next(self.cycle))
-
-    def _take_options(self, options: dict[str, Any]) -> None:
-        cls = self._known_transport() if options else None
-        self.transport_options = convert(options, cls, self._transport_name()) if cls is not None else options
-
-    def _known_transport(self) -> Any:
-        # None: unknown, or its driver is missing. That is said when the connection is used, as by kombu:
-        # programs build connections from settings long before.
-        try:
-            return self.get_transport_cls()
-        except (KeyError, ImportError):
-            return None
-
-    def completes_cycle(self, retries: int) -> bool:
-        """True if the attempt number `retries`, counted from 0, was the last of a round over all hosts.
-
-        Source: kombu Connection.completes_cycle.
-        """
-        return not (retries + 1) % len(self._hosts)
-
-    def _transport_name(self) -> str:
-        name = self.transport_cls or 'amqp'
-        return resolve_aliases.get(name, name) if isinstance(name, str) else str(name.__name__)
-
-    def _info(self, resolve: bool = True) -> dict[str, Any]:
-        name = self.transport_cls or 'amqp'
-        info = {
-            'hostname': self.hostname,
-            'userid': self.userid,
-            'password': self.password,
-            'virtual_host': self.virtual_host,
-            'port': self.port,
-            'insist': self.insist,
-            'ssl': self.ssl,
-            'transport': name,
-            'connect_timeout': self.connect_timeout,
-            'transport_options': self.transport_options,
-            'login_method': self.login_method,
-            'uri_prefix': self.uri_prefix,
-            'heartbeat': self.heartbeat,
-            'failover_strategy': self._failover_strategy,
-            'alternates': self.alt,
-            'credential_provider': self.credential_provider,
-        }
-        if resolve:
-            info['transport'] = resolve_aliases.get(name, name) if isinstance(name, str) else name
-            for key, value in self.transport.default_connection_params.items():
-                if key in info and not info[key]:
-                    info[key] = value
-        return info
-
-    def info(self) -> dict[str, Any]:
-        """The parameters of this connection, with the transport's defaults; password included.
-
-        Source: kombu Connection.info.
-        """
-        return self._info()
-
-    def as_uri(
-        self,
-        include_password: bool = False,
-        mask: str = '**',
-        getfields: Callable[[Any], tuple[Any, ...]] = itemgetter(
-            'port', 'userid', 'password', 'virtual_host', 'transport'
-        ),
-    ) -> str:
-        """The connection as a URL; the password is masked unless asked for.
-
-        Source: kombu Connection.as_uri.
-        """
-        hostname = self.hostname or 'localhost'
-        if '://' in hostname:
-            return hostname if include_password else _masked(self, hostname, mask)
-        info = self._shown_info()
-        port, userid, password, virtual_host, transport = getfields(info)
-        scheme = transport if isinstance(transport, str) else transport.__name__
-        path = quote(virtual_host or '')
-        if not include_password and not _may_be_shown(self, virtual_host):
-            path = mask or ''
-        if include_password:
-            password = secret(password)
-        return as_url(
-            scheme, hostname, port, userid, password, path, sanitize=not include_password, mask=mask
-        )
-
-    def _shown_info(self) -> dict[str, Any]:
-        try:
-            return self._info()
-        except Exception:
-            # a transport that cannot be made says so when it is used, not to whoever wants to show it
-            return self._info(resolve=False)
-
-    @property
-    def host(self) -> str:
-        """Host name and port with a colon between."""
-        hostname = self.hostname or ''
-        if '://' in hostname:
-            return sanitize_url(hostname)
-        return f'{hostname}:{self._shown_info()["port"]}'
-
-    def clone(self, **kwargs: Any) -> Any:
-        """A Connection with the same settings but those given, not opened.
-
-        Source: kombu Connection.clone.
-        """
-        return self._plain_class()(**{**self._info(resolve=False), **kwargs})
-
-    def _plain_class(self) -> type[Any]:
-        return type(self)
-
-    def __copy__(self) -> Any:
-        return self.clone()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._plain_class(), tuple(self._info(resolve=False).values()), None
-
-    def __eqhash__(self) -> HashedSeq:
-        # Asked by each ``producers[connection]`` of each request: made again only if something was changed.
-        options = self.transport_options
-        parts = (
-            self.transport_cls, self.hostname, self.userid, self.password, self.virtual_host, self.port,
-            repr(options) if options else '{}',
-        )  # fmt: skip
-        made = self._eqhash
-        if made is None or made[0] != parts:
-            made = self._eqhash = parts, HashedSeq(*parts)
-        return made[1]
-
-    def __repr__(self) -> str:
-        return f'<Connection: {self.as_uri()} at {id(self):#x}>'
-
-    def get_transport_cls(self) -> type[Transport]:
-        """The transport's class.
-
-        Raises:
-            KeyError: no such transport.
-            ImportError: its driver is not installed.
-        Source: kombu Connection.get_transport_cls.
-        """
-        return get_transport_cls(self.transport_cls or 'amqp')  # type: ignore[no-any-return]
-
-    def create_transport(self) -> Transport:
-        """A new transport of this connection.
-
-        Source: kombu Connection.create_transport.
-        """
-        return self.get_transport_cls()(client=self)
-
-    @property
-    def transport(self) -> Transport:
-        """The transport, made when first asked for."""
-        if self._transport is None:
-            self._transport = self.create_transport()
-        return self._transport  # type: ignore[no-any-return]

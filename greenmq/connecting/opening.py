@@ -7,11 +7,11 @@ none, and slow farewells are said by a task of their own, within a bound.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from greenmq import events, runtime
-from greenmq.connecting.address import Addressed
+from greenmq.abstract import is_closed
 from greenmq.connecting.attempt import SharedAttempt
 from greenmq.connecting.retrying import DAEMON_JITTER, JITTER, LibraryErrors, Policy, reconnect
 from greenmq.connecting.threads import ThreadConnections
@@ -24,74 +24,75 @@ if TYPE_CHECKING:
 
 logger = get_logger('greenmq.connection')
 
-OpeningT = TypeVar('OpeningT', bound='Opening')
-
 CLOSE_TIMEOUT = 5.0  # seconds: what close() waits for the other side at most
 EXIT_SLACK = 0.5  # seconds: so much later than close() itself its caller at the exit gives up
+RETRY_TIMEOUT = 30.0  # seconds: what an implicit connect (default_channel) tries at most after a loss
+
+_RETRY_OPTIONS = ('max_retries', 'interval_start', 'interval_step', 'interval_max', 'errback', 'callback')
 
 
-class Opening(Addressed):
-    """The half of a Connection that is opened, lost and closed."""
+class Opener:
+    """The life of one Connection: what is open, and how it is opened, lost and closed.
 
-    #: How often this connection was opened. A transport that recovers by itself counts on with `begin_epoch`.
-    epoch = 0
-    #: The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
-    connect_deadline: runtime.Deadline | None = None
+    Its `state` is one of
 
-    #: `ensure_connection` makes the pauses that the transport makes between its own tries to recover, unless
-    #: it is told others: for daemons, which shall be back when the broker is.
-    paced_by_transport = False
+    * *new*: never opened, or let go of by `collect`; its next use opens it;
+    * *open*: there is a connection of the transport (`connected` asks whether it still works);
+    * *lost*: it was open and failed; its next use opens it again, and that is told;
+    * *closed*: the program closed it; only `connect` and `ensure_connection` open it again.
 
-    _connection: Any = None
-    _default_channel: Any = None
-    _dial: SharedAttempt[Any] | None = None
-    _hub: Callable[[], Any] | None = None
-    _closed = False
-    _switch_due = False
-    _lost = False
-    _fork_hooked = False
-    _thread_connections: ThreadConnections | None = None  # never None in the instance: see `sibling`
+    Arguments:
+        owner (Connection): held weakly: it holds us.
+    Attributes:
+        transport (Transport | None): made when first asked for.
+        connection (object): the transport's own connection; None while there is none.
+        default_channel (object): a channel of it; None until it is asked for.
+        closed (bool), lost (bool): see `state`.
+        dial (SharedAttempt | None): the attempt that all who need it share; None in a new or closed one.
+        connect_deadline (Deadline | None): of the attempt under way.
+        epoch (int): how often it was opened.
+    """
 
-    def connect(self: OpeningT) -> OpeningT:
-        """Open the connection now; each host is tried, and a single host twice.
+    def __init__(self, owner: Connection) -> None:
+        self._owner = weakref.ref(owner)
+        self.transport: Any = None
+        self.connection: Any = None
+        self.default_channel: Any = None
+        self.closed = False
+        self.lost = False
+        self.dial: SharedAttempt[Any] | None = None
+        self.connect_deadline: runtime.Deadline | None = None
+        self.epoch = 0
+        self._hub: Callable[[], Any] | None = None
+        self._switch_due = False
+        self._fork_hooked = False
 
-        Returns:
-            Connection: itself.
-        Raises:
-            ConnectionLost and whatever else the transport raises when a broker can't be reached.
-        Switches: yes. Killed: the next greenlet that waits for this connection tries on.
-        Source: kombu Connection.connect; differs: returns the Connection.
-        """
-        hosts = len(self._hosts)
-        limit = None if self.connect_timeout is None else self.connect_timeout * hosts
-        self._ensure_connection(
-            max_retries=max(1, hosts - 1), reraise_as_library_errors=False, timeout=limit
-        )
-        return self
+    @property
+    def owner(self) -> Connection:
+        """The Connection. Whoever calls us holds it."""
+        owner = self._owner()
+        if owner is None:
+            raise ConnectionClosed('the Connection is gone')
+        return owner
 
-    def ensure_connection(self: OpeningT, *args: Any, **kwargs: Any) -> OpeningT:
-        """Open the connection, trying again until it is open.
+    @property
+    def state(self) -> str:
+        """One word of those above."""
+        if self.closed:
+            return 'closed'
+        if self.connection is not None:
+            return 'open'
+        return 'lost' if self.lost else 'new'
 
-        Arguments:
-            errback (Callable[[Exception, float], None]): called before each pause, with its seconds.
-            max_retries (int): None tries for ever, within `timeout`.
-            interval_start, interval_step, interval_max (float): seconds between tries: 2, then 2 more each
-                time, up to 30.
-            callback (Callable[[], None]): called each second of a pause.
-            reraise_as_library_errors (bool): False lets the transport's own error out.
-            timeout (float): seconds for all of it; None: no limit.
-        Returns:
-            Connection: itself, also for a ``with``, which closes it.
-        Raises:
-            OperationalError: given up; the transport's error is its cause.
-            ConnectionClosed: it was closed while we tried.
-        Switches: yes, unless it is open.
-        Source: kombu Connection.ensure_connection.
-        """
-        self._ensure_connection(*args, **kwargs)
-        return self
+    @property
+    def connected(self) -> bool:
+        """Is it open, as far as the transport knows?"""
+        found = self.connection
+        return found is not None and not self.closed and bool(self.transport.verify_connection(found))
 
-    def _ensure_connection(
+    # ------------------------------------------------------------------------------------------- opening
+
+    def ensure(
         self,
         errback: Callable[[BaseException, float], Any] | None = None,
         max_retries: int | None = None,
@@ -103,10 +104,12 @@ class Opening(Addressed):
         timeout: runtime.Deadline | float | None = None,
         patience: runtime.Deadline = runtime.NEVER,
     ) -> Any:
+        """See `Connection.ensure_connection`. Switches: yes, unless it is open."""
         if self.connected:
-            self._enter()
-            return self._connection
-        start, step, most = _pauses(self)
+            self.enter()
+            return self.connection
+        owner = self.owner
+        start, step, most = _pauses(owner)
         policy = Policy(
             errback,
             max_retries,
@@ -114,274 +117,276 @@ class Opening(Addressed):
             step if interval_step is None else interval_step,
             most if interval_max is None else interval_max,
             callback=callback,
-            jitter=DAEMON_JITTER if self.paced_by_transport else JITTER,
+            jitter=DAEMON_JITTER if owner.paced_by_transport else JITTER,
         )
         deadline = runtime.Deadline.of(timeout)
-        whole = cast('Connection', self)
         if not reraise_as_library_errors:
-            return reconnect(whole, self._enter(), policy, deadline, patience=patience)
-        with LibraryErrors(whole):
-            return reconnect(whole, self._enter(), policy, deadline, patience=patience)
+            return reconnect(owner, self.enter(), policy, deadline, patience=patience)
+        with LibraryErrors(owner):
+            return reconnect(owner, self.enter(), policy, deadline, patience=patience)
 
-    def _enter(self) -> SharedAttempt[Any]:
+    def wait_open(
+        self, deadline: runtime.Deadline | float | None, policy: Mapping[str, Any] | None
+    ) -> None:
+        """Open the connection, trying again.
+
+        How often and how long, say `policy` and below it the transport options of the same names:
+        max_retries, interval_start, interval_step, interval_max, errback, callback. One that was not open
+        before is given up when all hosts were tried and connect_retries_timeout (a transport option; default:
+        `connect_timeout`) has passed: a wrong address is told in seconds. One that was lost is worth waiting
+        for: 30 seconds, or connect_retries_timeout.
+        Switches: yes, unless it is open.
+        """
+        if self.connected:
+            self.enter()
+            return
+        owner = self.owner
+        options = owner.transport_options
+        given = {**options, **(policy or {})}
+        retries = {name: given[name] for name in _RETRY_OPTIONS if given.get(name) is not None}
+        patience = options.get('connect_retries_timeout')
+        if self.connection is None and not self.lost:
+            patience = owner.connect_timeout if patience is None else patience
+            first = runtime.Deadline.after(patience or None)
+        else:
+            first = runtime.NEVER
+        if deadline is None and first is runtime.NEVER:
+            deadline = runtime.Deadline.after(RETRY_TIMEOUT if patience is None else patience)
+        self.ensure(**retries, timeout=deadline, patience=first)
+
+    def live(self) -> Any:
+        """The transport's connection; opened if need be, but not again once it was closed.
+
+        Switches: yes, unless it is open.
+        """
+        if self.closed:
+            raise ConnectionClosed(f'{self._owner()!r} is closed')
+        if not self.connected:
+            self.owner.connect()
+        else:
+            self.check_hub()
+        return self.connection
+
+    def enter(self) -> SharedAttempt[Any]:
         """The dial of this hub; from now on the connection is this hub's."""
-        dial = self._dial
+        dial = self.dial
         if dial is None:
             # weakly: a connection must not keep the hub of a thread that has ended
             self._hub = weakref.ref(runtime.hub_id())
             runtime.end_hub_with_thread()
-            dial = self._dial = SharedAttempt(self.as_uri())
+            dial = self.dial = SharedAttempt(self.owner.as_uri())
             if not self._fork_hooked:
                 self._fork_hooked = True
-                runtime.after_fork(self._after_fork)
+                runtime.after_fork(self.after_fork)
         else:
-            self._check_hub()
-        self._closed = False
+            self.check_hub()
+        self.closed = False
         return dial
 
-    def _check_hub(self) -> None:
+    def check_hub(self) -> None:
+        """Belong to the calling thread, if it is another one's and nobody waits for anything there.
+
+        Raises:
+            WrongHub: somebody does.
+        """
         if self._hub is not None and not runtime.is_here(self._hub()):
             self._move_here()
 
     def _move_here(self) -> None:
-        """Belong to the calling thread from now on, if nobody waits for anything in the other one."""
-        dial, transport, connection = self._dial, self._transport, self._connection
-        if self._closed or (dial is not None and dial.in_use):
-            raise WrongHub(repr(self))
+        dial, transport, connection, owner = self.dial, self.transport, self.connection, self.owner
+        if self.closed or (dial is not None and dial.in_use):
+            raise WrongHub(repr(owner))
         if connection is not None:
             move = getattr(transport, 'move_here', None)
             if move is None:
-                raise WrongHub(repr(self))
+                raise WrongHub(repr(owner))
             move(connection)
         self._hub = weakref.ref(runtime.hub_id())
         runtime.end_hub_with_thread()
-        runtime.at_exit(self, Opening.close, self._close_seconds + EXIT_SLACK)
+        self._close_at_exit()
 
-    def _open(self, dial: SharedAttempt[Any], deadline: runtime.Deadline) -> Any:
-        return dial.run(self._ready, self._dial_once, deadline, self.connect_timeout)
+    def _close_at_exit(self) -> None:
+        runtime.at_exit(self.owner, _close, self.close_seconds + EXIT_SLACK)
+
+    def attempt(self, dial: SharedAttempt[Any], deadline: runtime.Deadline) -> Any:
+        """Open it once, or share an attempt under way. Switches: yes, unless it is open."""
+        return dial.run(self._ready, self._dial_once, deadline, self.owner.connect_timeout)
 
     def _ready(self) -> Any:
-        return self._connection if self.connected else None
+        return self.connection if self.connected else None
 
     def _dial_once(self, deadline: runtime.Deadline) -> Any:
+        owner = self.owner
         if self._switch_due:
             # Not when the last attempt failed but now: error handlers want to name the host that failed.
             self._switch_due = False
             self._next_host()
-        transport: Any = self.transport
-        dial, lost = self._dial, self._connection
+        transport: Any = owner.transport
+        dial, lost = self.dial, self.connection
         recovers = lost is not None and getattr(transport, 'keeps_channels', False)
         self.connect_deadline = deadline
         try:
             if recovers:
                 found = transport.recover_connection(lost, deadline)
             else:
-                self._drop()
-                transport = self.transport
-                found = self._establish_connection()
+                self.drop()
+                transport = owner.transport
+                found = owner.establish()
         except Exception:
             # a connection that recovers by itself walks the hosts by itself
-            self._switch_due = len(self._hosts) > 1 and not recovers
+            self._switch_due = len(owner.address.hosts) > 1 and not recovers
             raise
         except BaseException:
-            if self._dial is dial and not recovers:
-                self._transport = None  # cut in the middle: the next attempt starts with a fresh one
+            if self.dial is dial and not recovers:
+                self.transport = None  # cut in the middle: the next attempt starts with a fresh one
             raise
         finally:
             self.connect_deadline = None
-        if self._dial is not dial:
+        if self.dial is not dial:
             _shut(transport, found, CLOSE_TIMEOUT, runtime.hub_id(), wait=False)
-            raise ConnectionClosed(f'{self!r} was closed while it was being opened')
+            raise ConnectionClosed(f'{owner!r} was closed while it was being opened')
         if found is not lost:
-            away = outage_over(self.host)
+            away = outage_over(owner.host)
             if away is not None:
-                logger.warning('%s: connected again after %.0f s', self.as_uri(), away)
-            self._connection = found
-            self.begin_epoch()
-            if self._lost:
-                self._lost = False
-                events.emit('recovered', self, epoch=self.epoch)
+                logger.warning('%s: connected again after %.0f s', owner.as_uri(), away)
+            self.connection = found
+            owner.begin_epoch()
+            if self.lost:
+                self.lost = False
+                events.emit('recovered', owner, epoch=self.epoch)
         return found
 
-    def _establish_connection(self) -> Any:
-        # kombu's name and place: programs that test what they do without a broker let this fail
-        return self.transport.establish_connection()
-
     def begin_epoch(self) -> None:
-        """Note that the connection was opened anew: what was declared on it must be looked at again.
-
-        For transports whose connection recovers by itself; others need not call it.
-        """
+        """See `Connection.begin_epoch`."""
         self.epoch += 1
         tell_notices(logger)
-        self.declared_entities.clear()
-        if not getattr(self._transport, 'keeps_channels', False):
-            self._default_channel = None
-        runtime.at_exit(self, Opening.close, self._close_seconds + EXIT_SLACK)
+        self.owner.declared_entities.clear()
+        if not getattr(self.transport, 'keeps_channels', False):
+            self.default_channel = None
+        self._close_at_exit()
 
-    # ------------------------------------------------------------------------------------------ closing
+    # ------------------------------------------------------------------------------------------ channels
 
-    def close(self) -> None:
-        """Close the connection; who waits in `drain_events` or for it to open gets ConnectionClosed.
+    def open_default_channel(self, deadline: runtime.Deadline | None) -> Any:
+        """The default channel, opened if there is none. Switches: yes."""
+        owner = self.owner
+        owner.wait_open(deadline)
+        if self.default_channel is None or is_closed(self.default_channel):
+            opened = owner.channel()
+            if self.default_channel is None or is_closed(self.default_channel):
+                self.default_channel = opened
+            else:
+                owner.maybe_close_channel(opened)  # another greenlet was faster
+        return self.default_channel
 
-        Any greenlet may call it at any time, any number of times; the next `connect()` opens it again. It
-        takes at most the option `close_timeout` (5 s); what is not closed by then is abandoned.
+    def channel_for(self, obj: Any, deadline: runtime.Deadline) -> Any:
+        """The channel to revive `obj` with, now that the connection is open again. Switches: yes."""
+        if getattr(self.transport, 'keeps_channels', False):
+            kept = getattr(obj, 'channel', None)
+            if kept is not None and not callable(kept):
+                return kept
+        return self.open_default_channel(deadline)
 
-        Switches: yes, if it was open. Killed: closing goes on in the background.
-        Source: kombu Connection.close.
-        """
-        self._closed = True
-        self._part_with(self._close_seconds)
+    def owns(self, channel: Any) -> bool:
+        """Is a channel of the connection as it is now?"""
+        parent = getattr(channel, 'connection', None)
+        return parent is None or parent in (self.connection, self.transport)
+
+    # ------------------------------------------------------------------------------------------- closing
 
     @property
-    def _close_seconds(self) -> float:
-        timeout = self.transport_options.get('close_timeout')
+    def close_seconds(self) -> float:
+        """What `close` takes at most."""
+        timeout = self.owner.transport_options.get('close_timeout')
         return CLOSE_TIMEOUT if timeout is None else float(timeout)
 
-    def release(self) -> None:
-        """Close the connection; one that came from a pool goes back there instead.
+    def close(self) -> None:
+        """See `Connection.close`. Switches: yes, if it was open."""
+        self.closed = True
+        self.part_with(self.close_seconds)
 
-        Switches: yes.
-        Source: kombu Connection.release.
-        """
-        self.close()
-
-    def collect(self, socket_timeout: float | None = None) -> None:
-        """Let go of the connection without much ado; it opens again when it is needed.
-
-        Arguments:
-            socket_timeout (float): seconds to wait for the other side; 0 does not wait, None means 5.
-        Switches: yes, if it was open.
-        Source: kombu Connection.collect; differs: no process-wide socket timeout is changed.
-        """
-        self._part_with(CLOSE_TIMEOUT if socket_timeout is None else socket_timeout)
-
-    def _part_with(self, timeout: float) -> None:
+    def part_with(self, timeout: float) -> None:
+        """Let go of the connection, and wait so many seconds for its end. Switches: yes, if it was open."""
         # no switch up to the last line: whoever comes next finds a connection that is not open
-        dial, hub = self._dial, self._hub() if self._hub is not None else None
-        self._dial = self._hub = None
+        dial, hub = self.dial, self._hub() if self._hub is not None else None
+        self.dial = self._hub = None
         parts = self._take()
         if dial is not None:
             if hub is runtime.hub_id():
                 dial.close()
             elif hub is not None:
                 runtime.post(hub, dial.close)
-        thread_connections = self.__dict__.pop('_thread_connections', None)
-        if thread_connections is not None:
-            thread_connections.close()
+        threads = self.__dict__.pop('_threads', None)
+        if threads is not None:
+            threads.close()
         if parts is not None:
             _shut(*parts, timeout or CLOSE_TIMEOUT, hub, wait=timeout > 0)
 
-    def sibling(self: OpeningT) -> OpeningT:
-        """The connection with which this native thread publishes what it is told to publish on this one.
-
-        One a thread, closed with this one or when the thread ends.
-
-        Returns:
-            Connection: with the same settings; opened by its first use.
-        Raises:
-            ConnectionClosed: this one was closed.
-        """
-        if self._closed:
-            raise ConnectionClosed(f'{self!r} is closed')
-        # two threads may be the first
-        known = self._thread_connections
-        if known is None:
-            known = self.__dict__.setdefault('_thread_connections', ThreadConnections())  # two may race
-        return cast('OpeningT', known.of(self))
+    def sibling(self) -> Any:
+        """See `Connection.sibling`."""
+        owner = self.owner
+        if self.closed:
+            raise ConnectionClosed(f'{owner!r} is closed')
+        # Two threads may be the first: only one of them sets it.
+        known = self.__dict__.get('_threads') or self.__dict__.setdefault('_threads', ThreadConnections())
+        return known.of(owner)
 
     def _take(self) -> tuple[Any, Any] | None:
-        parts = self._transport, self._connection
-        self._transport = self._connection = self._default_channel = None
-        self.declared_entities.clear()
-        return None if parts[1] is None else parts[:2]
+        parts = self.transport, self.connection
+        self.transport = self.connection = self.default_channel = None
+        self.owner.declared_entities.clear()
+        return None if parts[1] is None else parts
 
-    def _drop(self, error: BaseException | None = None) -> None:
+    def drop(self, error: BaseException | None = None) -> None:
         """Let go of a connection that is lost; those who wait for the next one go on waiting."""
-        if self._connection is None:
+        owner = self.owner
+        if self.connection is None:
             # Nothing was open: the transport has seen nothing, and what the program has set on it stays.
-            self._default_channel = None
-            self.declared_entities.clear()
+            self.default_channel = None
+            owner.declared_entities.clear()
             return
         parts = self._take()
         if parts is not None:
-            self._lost = True
-            events.emit('lost', self, epoch=self.epoch, error=error)
+            self.lost = True
+            events.emit('lost', owner, epoch=self.epoch, error=error)
             _shut(*parts, CLOSE_TIMEOUT, self._hub() if self._hub else None, wait=False)
 
-    def _drop_if_lost(self, exc: BaseException) -> None:
-        transport, connection = self._transport, self._connection
+    def drop_if_lost(self, exc: BaseException) -> None:
+        """The same, if an error means that it is."""
+        transport, connection = self.transport, self.connection
         if connection is None or getattr(transport, 'keeps_channels', False):
             return
         told = isinstance(exc, ConnectionLost)
         # A transport that can't tell answers "alive" always: then its error must be believed.
         blind = type(transport).verify_connection is BaseTransport.verify_connection
         if told or blind or not transport.verify_connection(connection):
-            self._drop(exc)
+            self.drop(exc)
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Be new in a forked child."""
         # The parent goes on using all this. The socket itself was closed by runtime, without a byte sent.
-        self._dial = self._hub = None
-        self.__dict__.pop('_thread_connections', None)
-        self.declared_entities.clear()
-        if not getattr(self._transport, 'keeps_channels', False):
-            self._transport = self._connection = self._default_channel = None
+        self.dial = self._hub = None
+        self.__dict__.pop('_threads', None)
+        owner = self._owner()
+        if owner is not None:
+            owner.declared_entities.clear()
+        if not getattr(self.transport, 'keeps_channels', False):
+            self.transport = self.connection = self.default_channel = None
         self.connect_deadline = None
 
-    def switch(self, conn_str: str) -> None:
-        """Close, and go to another URL or host from now on; does not connect.
-
-        Switches: yes, if it was open.
-        Source: kombu Connection.switch.
-        """
-        self.close()
-        self._closed = False
-        self._apply(conn_str)
-
-    def maybe_switch_next(self) -> None:
-        """Switch to the next URL of the failover strategy, if there is one.
-
-        Switches: yes, if it was open.
-        Source: kombu Connection.maybe_switch_next.
-        """
-        if self.cycle is not None:
-            self.switch(next(self.cycle))
-
     def _next_host(self) -> None:
-        if self.cycle is not None:
-            self._drop()
-            self._transport = None
-            self._apply(next(self.cycle))
-
-    @property
-    def connection(self) -> Any:
-        """The transport's own connection object, opened if need be; None once it was closed."""
-        return None if self._closed else self._live()
-
-    @property
-    def connected(self) -> bool:
-        """True if the connection is open, as far as we know."""
-        found = self._connection
-        return found is not None and not self._closed and bool(self._transport.verify_connection(found))
-
-    @property
-    def recovering(self) -> bool:
-        """True if it was lost and comes back by itself, in the background."""
-        found, ask = self._connection, getattr(self._transport, 'recovering', None)
-        return found is not None and not self._closed and ask is not None and bool(ask(found))
-
-    def _live(self) -> Any:
-        """The transport's connection; opened if need be, but not again once it was closed."""
-        if self._closed:
-            raise ConnectionClosed(f'{self!r} is closed')
-        if not self.connected:
-            self.connect()
-        else:
-            self._check_hub()
-        return self._connection
+        owner = self.owner
+        if owner.cycle is not None:
+            self.drop()
+            self.transport = None
+            owner.next_host()
 
 
-def _pauses(connection: Opening) -> Any:
+def _close(connection: Connection) -> None:
+    connection.opener.close()
+
+
+def _pauses(connection: Connection) -> Any:
     # interval_start, interval_step, interval_max where the caller gives none
     if not connection.paced_by_transport:
         return 2, 2, 30

@@ -121,7 +121,7 @@ def reconnect(
     attempts = rounds = 0  # how many have failed
     while True:
         try:
-            return connection._open(dial, deadline)
+            return connection.opener.attempt(dial, deadline)
         except NEVER_RETRIED:
             raise
         except connection.recoverable_connection_errors as exc:
@@ -186,7 +186,7 @@ def ensured_call(
         recovered = False
         unknown: PublishUnconfirmed | None = None
         while True:
-            epoch, dial = connection.epoch, connection._dial
+            epoch, dial = connection.epoch, connection.opener.dial
             try:
                 return fun(*args, **kwargs)
             except Exception as exc:
@@ -200,7 +200,7 @@ def ensured_call(
                     raise  # it cannot tell what a new connection helps against, and that one did not
                 if isinstance(exc, PublishUnconfirmed) and exc.sent != 'no':
                     unknown = exc
-                dial = dial or connection._enter()
+                dial = dial or connection.opener.enter()
                 try:
                     dial.pause(_next_try(exc, policy, retries, deadline, told), deadline)
                     if lost:
@@ -262,10 +262,10 @@ def _recover(
 ) -> None:
     # If the epoch has moved on, another greenlet met the same loss and has already reconnected.
     if connection.epoch == epoch:
-        connection._drop_if_lost(exc)
+        connection.opener.drop_if_lost(exc)
     if not connection.connected:
         reconnect(connection, dial, policy, deadline, retries)
-    channel = connection._channel_for(obj, deadline)
+    channel = connection.opener.channel_for(obj, deadline)
     revive = getattr(obj, 'revive', None)
     if revive is not None:
         revive(channel)

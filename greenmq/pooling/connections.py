@@ -49,7 +49,7 @@ class ConnectionPool(Resource['PooledConnection']):
 
     def new(self) -> PooledConnection:
         """A connection of this pool, not opened."""
-        connection = self.connection._pooled(self)
+        connection = self.connection.pooled(self)
         # The subscription ends with the connection, and must not keep the pool.
         events.subscribe('lost', partial(_told_of_loss, weakref.ref(self)), connection)
         return connection
@@ -71,7 +71,7 @@ class ConnectionPool(Resource['PooledConnection']):
 
     def is_alive(self, resource: Any) -> bool:
         """True if it is open, or can be opened: one that its last user closed would refuse the next one."""
-        return not resource._closed and (resource._connection is None or resource.connected)
+        return resource.opener.state in ('new', 'lost') or resource.connected
 
     def warm(self, resource: Any) -> None:
         """Open it. Switches: yes."""
@@ -131,7 +131,7 @@ class ChannelPool(Resource['Channel']):
 
     def is_alive(self, resource: Any) -> bool:
         """True if it is open, and of the connection as it is now."""
-        return not is_closed(resource) and self.connection._owns(resource)
+        return not is_closed(resource) and self.connection.opener.owns(resource)
 
     def _reap(self) -> None:
         # ``with pool.acquire() as channel`` closes the channel and gives nothing back

@@ -6,9 +6,28 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ('cached_property',)
+__all__ = ('alias', 'cached_property')
 
 T = TypeVar('T')
+
+
+def alias(*way: str) -> Any:
+    """Make a property for what an object has in one of its parts, or under another name.
+
+    Arguments:
+        way (str): names of attributes, one of the other; the last one is read and set.
+    """
+    *owners, name = way
+
+    def owner(obj: Any) -> Any:
+        for each in owners:
+            obj = getattr(obj, each)
+        return obj
+
+    def change(obj: Any, value: Any) -> None:
+        setattr(owner(obj), name, value)
+
+    return property(lambda obj: getattr(owner(obj), name), change)
 
 
 class cached_property(functools.cached_property[T]):

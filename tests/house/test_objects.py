@@ -18,13 +18,11 @@ GOAL = {'widest object, in lines': 700, 'private reaches': 40, 'modules in the r
 #: What there may be until the objects are cut: what was counted last and 3 % more (of lines, 40 at least),
 #: so that a small change of one part does not wait for the cutting of another. With each gain the number is
 #: to be lowered; where a quarter is gained the test asks for it. At the end it is GOAL, and WIDE is empty.
-LIMITS = {'private reaches': 89, 'modules in the root': 24}
+LIMITS = {'private reaches': 76, 'modules in the root': 24}
 WIDE = {
     'transport.redis.channel.SentinelChannel': 1839,
     'transport.redis.channel.Channel': 1825,
     'transport.virtual.channel.Channel': 1007,
-    'connection.PooledConnection': 1082,
-    'connection.Connection': 1044,
     'transport.redis.consuming.RedisConsuming': 965,
     'transport.redis.sentinel.SentinelTransport': 958,
     'transport.redis.cluster.ClusterTransport': 890,

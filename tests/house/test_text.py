@@ -9,6 +9,9 @@ from tests.compat.table import TABLE
 from tests.house.source import PACKAGE, ROOT, functions, modules
 
 MODULE_LINES = 600
+#: A file with one object may be as long as that: test_objects holds the object to its width, and nobody is
+#: to cut it into bases for the sake of a file.
+OF_ONE_OBJECT = {'connection': 800}
 FUNCTION_LINES = 60         # of code; the rule is 15, with another look at 40
 CLASS_LINES = 300
 
@@ -47,7 +50,8 @@ class TestModule:
         assert ast.get_docstring(module.tree), f'{module}: says nothing about itself'
 
     def test_is_no_longer_than_a_reader_can_bear(self, module):
-        assert len(module.lines) <= MODULE_LINES, f'{module} is {len(module.lines)} lines long'
+        most = OF_ONE_OBJECT.get(module.name, MODULE_LINES)
+        assert len(module.lines) <= most, f'{module} is {len(module.lines)} lines long'
 
     def test_functions_and_classes_are_short(self, module):
         wrong = [f'{module.at(node)} {node.name} has {size} lines of code'

@@ -587,7 +587,7 @@ class TestClosing:
 
     def test_a_forked_child_has_no_connection(self, connection):
         connection.connect()
-        connection._after_fork()
+        connection.opener.after_fork()
         assert not connection.connected and connection.server.closed == []
         connection.connect()
         assert connection.epoch == 2

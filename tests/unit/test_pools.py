@@ -300,7 +300,7 @@ class TestProducers:
         with pool.acquire() as producer:
             producer.publish('x', routing_key='q')
             shared = producer.connection
-        shared._drop()
+        shared.opener.drop()
         settle()
         with pool.acquire() as other:
             other.publish('x', routing_key='q')

@@ -247,7 +247,7 @@ class _Dialler:
             if epoch > 1 and client.cycle is not None:
                 # A recovery walks the hosts itself; the first opening is walked by the client's
                 # `ensure_connection`.
-                client._apply(next(client.cycle))
+                client.next_host()
             raise
 
     def _open(self, client: Any, connection: AMQPConnection, deadline: runtime.Deadline, epoch: int) -> Link:

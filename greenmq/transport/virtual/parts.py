@@ -16,24 +16,10 @@ from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from greenmq.transport.virtual.fetch import Fetcher
 from greenmq.transport.virtual.qos import QoS
 from greenmq.transport.virtual.settle import Settling
+from greenmq.utils.objects import alias
 from greenmq.utils.scheduling import FairCycle
 
-__all__ = ('AbstractChannel', 'ChannelParts', 'Empty', 'alias')
-
-
-def alias(*way: str) -> Any:
-    """A part under the name that it had before, for channels that were written with that."""
-    *owners, name = way
-
-    def owner(channel: Any) -> Any:
-        for each in owners:
-            channel = getattr(channel, each)
-        return channel
-
-    def change(channel: Any, value: Any) -> None:
-        setattr(owner(channel), name, value)
-
-    return property(lambda channel: getattr(owner(channel), name), change)
+__all__ = ('AbstractChannel', 'ChannelParts', 'Empty')
 
 
 class ChannelParts(AbstractChannel, base.StdChannel):

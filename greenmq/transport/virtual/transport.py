@@ -14,9 +14,8 @@ from greenmq.transport.numbers import ChannelNumbers
 from greenmq.transport.options import Option, seconds, whole
 from greenmq.transport.virtual.channel import Channel, Empty
 from greenmq.transport.virtual.consumers import Callbacks
-from greenmq.transport.virtual.parts import alias
 from greenmq.transport.virtual.state import BrokerState
-from greenmq.utils.objects import cached_property
+from greenmq.utils.objects import alias, cached_property
 from greenmq.utils.scheduling import FairCycle
 
 __all__ = ('W_NO_CONSUMERS', 'Management', 'Transport')
