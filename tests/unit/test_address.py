@@ -12,6 +12,8 @@ from greenmq import Connection
 from greenmq.exceptions import InvalidArgument, UnknownOption
 from greenmq.transport import memory
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def bait(tmp_path, monkeypatch):

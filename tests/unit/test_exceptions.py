@@ -39,6 +39,8 @@ from greenmq.exceptions import (
 from greenmq.message import Message
 from greenmq.utils.url import parse_ssl_cert_reqs
 
+pytestmark = pytest.mark.once
+
 OURS = [
     (ConnectionLost('amqp://h: reset by peer'), (amqp.RecoverableConnectionError,), ['amqp://h']),
     (ConnectionClosed('amqp://h was closed'), (amqp.ConnectionError,), ['amqp://h']),

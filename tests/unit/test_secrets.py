@@ -13,6 +13,8 @@ from greenmq.exceptions import InvalidArgument, KombuError
 from greenmq.transport import _ELSEWHERE, TRANSPORT_ALIASES
 from greenmq.utils.url import hide_passwords, maybe_sanitize_url, sanitize_url
 
+pytestmark = pytest.mark.once
+
 #: Every scheme that kombu knows, and ours; and how users write the rest.
 SCHEMES = sorted({*TRANSPORT_ALIASES, *_ELSEWHERE, 'rediss+socket', 'sqla+postgresql', 'nosuch'})
 SHAPES = (

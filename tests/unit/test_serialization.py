@@ -26,6 +26,8 @@ from greenmq.serialization import (
 )
 from greenmq.utils.encoding import bytes_to_str
 
+pytestmark = pytest.mark.once
+
 PICKLE = 'application/x-python-serialize'
 JSON = 'application/json'
 

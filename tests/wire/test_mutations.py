@@ -27,7 +27,7 @@ SEEDS = 20_000 if os.environ.get('GREENMQ_SOAK') else 500
 HELD = 8192 + 65536
 BATCH = SEEDS // 20
 
-pytestmark = pytest.mark.green_timeout(1200)
+pytestmark = [pytest.mark.green_timeout(1200), pytest.mark.once]
 
 PROPERTIES = encode_properties({
     'content_type': 'application/json', 'content_encoding': 'utf-8', 'delivery_mode': 2, 'priority': 3,

@@ -27,7 +27,7 @@ BATCH = SEEDS // 10
 #: What a program has to be ready for.
 OURS = (AMQPError, KombuError, OperationalError, OSError)
 
-pytestmark = pytest.mark.green_timeout(1200)
+pytestmark = [pytest.mark.green_timeout(1200), pytest.mark.once]
 
 
 def use(transport):

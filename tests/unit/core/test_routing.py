@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from greenmq.core.routing import TABLES, freeze, match_topic, table
 from greenmq.exceptions import InvalidArgument
 
+pytestmark = pytest.mark.once
+
 
 def naive_match(pattern, words):
     """The definition, as it is said: `*` one word, `#` none or more."""

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from greenmq.utils import json
 from greenmq.utils.functional import lazy
 
+pytestmark = pytest.mark.once
+
 #: (value, what kombu writes for it).
 RECORDED = [
     (

@@ -23,6 +23,8 @@ from greenmq.transport.amqp10.codec import (
 from greenmq.transport.amqp10.errors import Malformed
 from tests.support.amqp10_proton import need_proton, proton
 
+pytestmark = pytest.mark.once
+
 QUICK = settings(max_examples=60, deadline=None)
 
 ascii_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=300)

@@ -29,6 +29,8 @@ from greenmq.transport.amqp10.performatives import (
 from greenmq.transport.amqp10.sasl import Login
 from tests.support.amqp10_proton import ProtonPeer, proton
 
+pytestmark = pytest.mark.once
+
 
 class Told:
     """Owner and listener: remembers what it was told."""

@@ -8,6 +8,8 @@ from greenmq.transport.amqp10 import message
 from greenmq.transport.amqp10.errors import Malformed
 from tests.support.amqp10_proton import need_proton, proton
 
+pytestmark = pytest.mark.once
+
 QUICK = settings(max_examples=40, deadline=None)
 names = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=20)
 bodies = st.binary(max_size=600)

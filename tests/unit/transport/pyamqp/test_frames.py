@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from greenmq.exceptions import DecodeError
 from greenmq.transport.pyamqp import frames, properties
 
+pytestmark = pytest.mark.once
+
 FRAME_MAX = 4096
 PROPERTIES = properties.encode_properties({'content_type': 'text/plain', 'delivery_mode': 2})
 

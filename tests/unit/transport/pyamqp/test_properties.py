@@ -22,6 +22,8 @@ from greenmq.transport.pyamqp.properties import (
     short_string,
 )
 
+pytestmark = pytest.mark.once
+
 HEADERS = 1 << 13
 
 

@@ -10,6 +10,8 @@ import pytest
 from greenmq.exceptions import DecodeError
 from greenmq.transport.redis.envelope import Envelopes, opened
 
+pytestmark = pytest.mark.once
+
 
 def message(body=b'body', headers=None, **properties):
     return {

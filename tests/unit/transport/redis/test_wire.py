@@ -12,6 +12,8 @@ from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, R
 
 from greenmq.transport.redis import wire
 
+pytestmark = pytest.mark.once
+
 REPLIES = [
     (b'+OK\r\n', b'OK'),
     (b':-42\r\n', -42),
