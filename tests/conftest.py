@@ -58,6 +58,9 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     redis_untold_url,
     redis_url,
     sentinel_url,
+    slmq,
+    slmq_session,
+    slmq_url,
     sqla_sqlite_url,
     sqs_url,
     zookeeper,
@@ -88,6 +91,7 @@ def pytest_configure(config):
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
         'azure: needs an emulator of Azure Storage that the suite starts',
+        'slmq: needs the program that plays SoftLayer MQ',
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
         'mongodb: needs a FerretDB that was built, or the peer of MongoDB',
@@ -116,6 +120,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.redis)
         if names & {'azurite', 'azure_url'}:
             item.add_marker(pytest.mark.azure)
+        if names & {'slmq', 'slmq_url'}:
+            item.add_marker(pytest.mark.slmq)
         if names & {'fauxqs', 'sqs_url', 'moto'}:
             item.add_marker(pytest.mark.sqs)
         if names & {'postgresql', 'postgresql_url', 'database', 'pgmq_database', 'pgmq_url'}:

@@ -31,8 +31,6 @@ SCHEMES = {
     'etcd': 'etcd',
     'gcpubsub': 'gcpubsub',
     'kafka': 'confluentkafka',
-    'slmq': 'SLMQ',
-    'SLMQ': 'SLMQ',
 }
 
 _VERSION = '.'.join(map(str, API))

@@ -28,6 +28,8 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'sentinel': 'greenmq.transport.redis:SentinelTransport',
     'SQS': 'greenmq.transport.SQS:Transport',
     'sqs': 'greenmq.transport.SQS:Transport',
+    'SLMQ': 'greenmq.transport.SLMQ:Transport',
+    'slmq': 'greenmq.transport.SLMQ:Transport',
     'mongodb': 'greenmq.transport.mongodb:Transport',
     'mongodb+srv': 'greenmq.transport.mongodb:Transport',
     'zookeeper': 'greenmq.transport.zookeeper:Transport',
@@ -47,8 +49,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
 #: Names of kombu transports that greenmq doesn't have and doesn't plan.
 _ELSEWHERE = frozenset(
     (
-        'SLMQ',
-        'slmq',
         'confluentkafka',
         'consul',
         'etcd',

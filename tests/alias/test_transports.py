@@ -72,7 +72,6 @@ def test_kombus_options_of_filesystem_reach_greenmqs_own(tmp_path):
 
 @pytest.mark.parametrize('name, scheme', [
     ('confluentkafka', 'kafka'), ('consul', 'consul'), ('etcd', 'etcd'), ('gcpubsub', 'gcpubsub'),
-    ('SLMQ', 'slmq'),
 ])
 def test_each_of_kombus_own_loads_from_its_file_or_names_what_is_missing(name, scheme):
     out = python('''

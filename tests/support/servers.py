@@ -17,6 +17,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
 from tests.support.redis_topology import Cluster, Sentinels
+from tests.support.slmq import SLMQ
 from tests.support.sqs_servers import Fauxqs, Moto
 from tests.support.zookeeper import ZooKeeper
 
@@ -240,6 +241,25 @@ def polls_end(no_greenlet_left):
 @pytest.fixture
 def sqs_url(fauxqs, polls_end):
     return fauxqs.url(query='?wait_time_seconds=1')
+
+
+@pytest.fixture(scope='session')
+def slmq_session():
+    with SLMQ() as server:
+        yield server
+
+
+@pytest.fixture
+def slmq(slmq_session):
+    """What plays SoftLayer MQ in this run. Tests name their queues apart."""
+    yield slmq_session
+    if not slmq_session.running:
+        slmq_session.start()
+
+
+@pytest.fixture
+def slmq_url(slmq):
+    return slmq.url('polling_interval=0.1&visibility_timeout=30')
 
 
 @pytest.fixture(scope='session')

@@ -22,7 +22,7 @@ from greenmq.transport.azurestoragequeues.service import MOST, STRANGERS, Got, S
 from greenmq.transport.azurestoragequeues.signing import signer_of
 from greenmq.transport.driver import DEAD, UNSEEN, Driver, Place, Put, Taken, strangers
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.driver.errors import bounded
+from greenmq.transport.driver.looking import Looker
 from greenmq.transport.driver.unseen import Unseen
 from greenmq.transport.options import Option, seconds, whole
 
@@ -36,8 +36,6 @@ LONGEST, SHORTEST = 7 * 24 * 3600, 1
 BYTES = 64 * 1024
 #: Calls of one settlement, or of one round of renewals, under way at once.
 WIDTH = 16
-#: Seconds of the first pause between two looks; the next ones are twice as long each.
-FIRST_PAUSE = 0.1
 #: Seconds in which a look must be answered.
 LOOK = 15.0
 
@@ -79,27 +77,6 @@ class Receipt:
         return f'<{self.id}>'
 
 
-class _Looks:
-    """When a queue is looked at."""
-
-    __slots__ = ('due', 'pause', 'wanted')
-
-    def __init__(self) -> None:
-        self.wanted = runtime.Event()
-        self.pause = 0.0
-        self.due = 0.0
-
-    def now(self) -> None:
-        """Look at once: there may be something. Switches: no."""
-        self.pause = self.due = 0.0
-        self.wanted.set()
-
-    def missed(self, longest: float) -> None:
-        """A look found nothing: the next one later. Switches: no."""
-        self.pause = min(self.pause * 2 or FIRST_PAUSE, longest)
-        self.due = runtime.monotonic() + self.pause
-
-
 class StorageDriver(Driver):
     """Queues of one storage account. A delivery is ours for a lease, renewed while it is in work."""
 
@@ -139,11 +116,8 @@ class StorageDriver(Driver):
         ))
         self._service = self._service_of(place)
         self._names = Names(settings['queue_name_prefix'] or '')
-        self._longest: float = max(settings['polling_interval'] or 0.0, FIRST_PAUSE)
-        self._looks: dict[str, _Looks] = {}
+        self._looker = Looker(self._look, self._give_back, settings['polling_interval'] or 0.0, LOOK)
         self._unseen = Unseen()
-        self._flying: set[Any] = set()  # looks and late give-backs under way
-        self._landed = runtime.Event()
 
     def _service_of(self, place: Place) -> Service:
         credential = self.settings['credential']
@@ -161,14 +135,12 @@ class StorageDriver(Driver):
 
     def close(self, deadline: runtime.Deadline) -> None:
         try:
-            while self._flying and not deadline.expired():
-                self._landed.clear()
-                self._landed.wait(deadline.remaining())
+            self._looker.wait(deadline)
         finally:
             self._http.close()
 
     def forget(self) -> None:
-        self._flying.clear()
+        self._looker.forget()
 
     def ping(self, deadline: runtime.Deadline) -> None:
         # Any answer will do but one that knows nobody of our name: no right is needed for it.
@@ -206,45 +178,17 @@ class StorageDriver(Driver):
             # The service keeps nothing that is gone before it may be got; who gets it dead-letters it.
             ttl = max(ttl, hidden + 1)
         self._service.put(self._names.of(item.queue), item.payload, ttl, hidden, deadline)
-        if not hidden and item.queue in self._looks:
-            self._looks[item.queue].now()
+        if not hidden:
+            self._looker.now(item.queue)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> Iterable[Taken]:
-        queue = queues[0]
-        if not seconds:
-            return self._look(queue, n)
-        deadline = runtime.Deadline.after(seconds)
-        looks = self._looks.setdefault(queue, _Looks())
-        while True:
-            left = deadline.remaining() or 0.0
-            looks.wanted.clear()
-            pause = looks.due - runtime.monotonic()
-            if pause > 0:
-                looks.wanted.wait(min(pause, left))
-                if looks.due > runtime.monotonic():
-                    if deadline.expired():
-                        return []
-                    continue
-            found = self._look(queue, n)
-            if found:
-                looks.pause = looks.due = 0.0
-                return found
-            looks.missed(self._longest)
+        return self._looker.take(queues[0], n, seconds)
 
     def _look(self, queue: str, n: int) -> list[Taken]:
-        # In a task that is not cut: what the service gave to nobody it would hide for a whole lease.
-        found: list[Taken] = bounded(
-            'look', runtime.Deadline.after(LOOK + 1), self._get, queue, n,
-            decline=self._declined, uncut=True,
-        )  # fmt: skip
-        return found
-
-    def _get(self, queue: str, n: int) -> list[Taken]:
-        me = self._took_off()
+        began = runtime.monotonic()
+        deadline, lease = runtime.Deadline.after(LOOK), ceil(self.lease_seconds or 60.0)
         try:
-            began = runtime.monotonic()
-            deadline = runtime.Deadline.after(LOOK)
-            got = self._service.get(self._names.of(queue), n, ceil(self.lease_seconds or 60.0), deadline)
+            got = self._service.get(self._names.of(queue), n, lease, deadline)
         except http.Throttled as error:
             logger.info('a look at %r brought nothing: %s', queue, error)
             return []  # there is nothing to repair, and the pace is slower by now
@@ -253,36 +197,14 @@ class StorageDriver(Driver):
                 raise
             # What ends a connection is what programs expect, and recovery waits for the service.
             raise ConnectionLost(f'a look was not answered: {error}') from error
-        else:
-            return [self._taken(queue, each, began) for each in got]
-        finally:
-            self._lands(me)
-
-    def _took_off(self) -> object:
-        me = object()
-        self._flying.add(me)
-        return me
-
-    def _lands(self, one: object) -> None:
-        self._flying.discard(one)
-        if not self._flying:
-            self._landed.set()
+        return [self._taken(queue, each, began) for each in got]
 
     def _taken(self, queue: str, got: Got, began: float) -> Taken:
         before = max(got.got - 1 - self._unseen.count(got.id), 0)
         return Taken(queue, got.text, Receipt(got), before, began)
 
-    def _declined(self, takens: list[Taken]) -> None:
-        if takens:
-            runtime.spawn(self._give_back, takens, self._took_off(), name='greenmq-late')
-
-    def _give_back(self, takens: list[Taken], me: object) -> None:
-        try:
-            self.settle([], [(taken, UNSEEN) for taken in takens], runtime.Deadline.after(10.0))
-        except Exception as error:  # their leases end
-            logger.warning('%d messages could not be given back: %s', len(takens), error)
-        finally:
-            self._lands(me)
+    def _give_back(self, takens: list[Taken]) -> None:
+        self.settle([], [(taken, UNSEEN) for taken in takens], runtime.Deadline.after(10.0))
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
@@ -307,8 +229,7 @@ class StorageDriver(Driver):
         if lost is not None and len(failed) == len(works):
             raise lost  # the service can't be reached: a recovery waits for it
         for queue in {taken.queue for taken, fate in back if fate != DEAD}:
-            if queue in self._looks:
-                self._looks[queue].now()
+            self._looker.now(queue)
         return failed
 
     def _settle(self, taken: Taken, fate: str | None, deadline: runtime.Deadline) -> bool:

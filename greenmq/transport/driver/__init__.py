@@ -7,7 +7,8 @@ of the base is an object with public names:
 * `router`: exchanges, bindings, dead letters; `publisher`: deadlines, and concurrent publishes gathered;
 * `intake`, `poller`: who fetches, how much; `arrival`: what is looked at before a callback sees a message;
 * `settler`: settlements in batches; `leases`: renewals by age; `errors`: the seam for a client's errors;
-* `strangers`: messages of others; `unseen`: what went back that no callback saw;
+* `looking`: pauses between looks that cost; `strangers`: messages of others; `unseen`: what went back
+  that no callback saw;
 * `books`: what one channel consumes and holds; `channel`, `transport`: kombu's API on top.
 """
 
