@@ -13,7 +13,9 @@ from benchmarks import options as common
 from benchmarks import page, report, runner
 
 #: All there are, in this order; `import` can be no module's name.
-SUITES = ('clients', 'amqp', 'redis', 'memory', 'stores', 'pools', 'worker', 'celery', 'import', 'scaling')
+SUITES = (
+    'clients', 'amqp', 'redis', 'memory', 'stores', 'cloud', 'pools', 'worker', 'celery', 'import', 'scaling',
+)
 COMMON = ('rounds', 'quick', 'peers', 'amqp_url', 'redis_url', 'kombu_python')
 
 

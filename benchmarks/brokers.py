@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from typing import Protocol
 
 
 @contextlib.contextmanager
@@ -35,6 +36,49 @@ def redis(url: str | None = None) -> Iterator[str]:
 
     with _quietly(), Redis(durable=False) as server:  # type: ignore[no-untyped-call]
         yield server.url()
+
+
+#: What the probe of cloud queues finds there.
+QUEUES = ('bench', 'bench-0', 'bench-1')
+
+
+class Counting(Protocol):
+    """What counts the calls between a client and its service."""
+
+    @property
+    def total(self) -> int:
+        """Calls since the last reset."""
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+
+
+@contextlib.contextmanager
+def sqs() -> Iterator[tuple[str, Counting]]:
+    """The URL of an emulator of SQS that runs meanwhile, and what counts its calls."""
+    from tests.support.http_proxy import HTTPProxy
+    from tests.support.sqs_servers import Fauxqs
+
+    with _quietly(), Fauxqs() as server, HTTPProxy(server.port) as proxy:  # type: ignore[no-untyped-call]
+        for name in QUEUES:
+            server.client().create_queue(QueueName=name)
+        yield server.url(proxy.port).rstrip('/'), proxy
+
+
+@contextlib.contextmanager
+def storage_queues() -> Iterator[tuple[str, Counting]]:
+    """The URL of an emulator of Azure Storage Queues that runs meanwhile, and what counts its calls."""
+    from greenmq import Connection
+    from tests.support.azurite import Azurite
+    from tests.support.http_proxy import HTTPProxy
+
+    # kombu knows this account alone, and its SDK asks for the newest version of the API.
+    server = Azurite('--skipApiVersionCheck')  # type: ignore[no-untyped-call]
+    with _quietly(), server, HTTPProxy(server.port) as proxy:  # type: ignore[no-untyped-call]
+        with Connection(server.url(account='devstoreaccount1')) as connection:
+            for name in QUEUES:
+                connection.default_channel.queue_declare(name)
+        yield server.url(proxy.port, account='devstoreaccount1'), proxy
 
 
 @contextlib.contextmanager

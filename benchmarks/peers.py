@@ -14,13 +14,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 #: Made on demand, so that kombu is not in reach of greenmq's own tests.
 BENCH_VENV = ROOT / '.bench-venv'
 KOMBU = 'kombu>=5.4,<6'
-#: kombu for every table, with what its Redis and SQL transports need; the others for `benchmarks.clients`;
+#: kombu for every table, with what its transports need; the others for `benchmarks.clients`;
 #: gevent, so that kombu can be patched; and what greenmq needs, so that both have the same parsers and
 #: drivers.
 PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent',
-            'click', 'tqdm', 'sqlalchemy')
+            'click', 'tqdm', 'sqlalchemy', 'boto3', 'azure-storage-queue', 'httpcore')
 IMPORTED = ('kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent, click, tqdm, '
-            'sqlalchemy')
+            'sqlalchemy, boto3, azure.storage.queue, httpcore')
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'
 

@@ -33,7 +33,7 @@ def rounds(peers: Sequence[Peer], probe: str, arguments: Sequence[str] | Mapping
     with progress(count * len(peers), ' '.join([probe.rpartition('.')[2], *each[peers[0].label]])) as bar:
         for _ in range(count):
             for peer in peers:
-                results[peer.label].append(_once(peer, probe, each[peer.label]))
+                results[peer.label].append(once(peer, probe, each[peer.label]))
                 bar.update()
     return results
 
@@ -49,7 +49,8 @@ def progress(total: int, what: str) -> Bar:
     return Bar(total=total, desc=what[:40], unit='run', leave=False, disable=None)
 
 
-def _once(peer: Peer, probe: str, arguments: Sequence[str]) -> Result:
+def once(peer: Peer, probe: str, arguments: Sequence[str]) -> Result:
+    """The result of one run of a probe, in a process of its own."""
     done = subprocess.run([*peer.command(probe), *arguments], cwd=ROOT, check=False, capture_output=True,
                           text=True)
     if done.returncode:
