@@ -11,7 +11,7 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker 
 	$(wildcard tests/unit/test_*.py)
 # Lanes run side by side: each of these is one, the rest of the suite another. The rules of the house are `make check`.
 FAULT_LANE := tests/faults tests/worker
-CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/sqs tests/typing
+CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/azure tests/docs tests/sqs tests/typing
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
 CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \

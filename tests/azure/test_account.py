@@ -24,6 +24,8 @@ from greenmq.transport.azurestoragequeues.signing import RENEW_EARLY, Bearer, si
 from tests.support import green
 from tests.support.http_peer import HTTPPeer, answer
 
+pytestmark = pytest.mark.once
+
 KEY = b64encode(bytes(range(180, 230))).decode()  # with slashes and plus signs
 HOST = 'https://acc.queue.core.windows.net'
 SOON = runtime.Deadline.after

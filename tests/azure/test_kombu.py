@@ -14,6 +14,8 @@ from tests.support import green
 from tests.support.azurite import Azurite
 from tests.support.process import run
 
+pytestmark = pytest.mark.once
+
 KOMBU = """
 import json, sys
 from kombu import Connection

@@ -15,6 +15,8 @@ from tests.support import green
 from tests.support.process import run
 from tests.support.sqs_servers import need_part
 
+pytestmark = pytest.mark.once
+
 KOMBU = """
 import json, sys
 from kombu import Connection

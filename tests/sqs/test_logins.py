@@ -17,6 +17,8 @@ from tests.sqs.conftest import Seen, declared
 from tests.support import green
 from tests.support.http_peer import HTTPPeer, answer
 
+pytestmark = pytest.mark.once
+
 SOON = runtime.Deadline.after
 
 
