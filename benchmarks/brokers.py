@@ -27,6 +27,19 @@ def amqp(url: str | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def postgresql(url: str | None = None) -> Iterator[str]:
+    """The URL of a PostgreSQL that runs meanwhile, brings commits to the disk, and counts statements."""
+    if url:
+        yield url
+        return
+    from tests.support.postgresql import PostgreSQL
+
+    settings = {'fsync': 'on', 'shared_preload_libraries': 'pg_stat_statements'}
+    with _quietly(), PostgreSQL(**settings) as server:  # type: ignore[no-untyped-call]
+        yield server.url()
+
+
+@contextlib.contextmanager
 def redis(url: str | None = None) -> Iterator[str]:
     """The URL of a Redis that runs meanwhile, and writes nothing to disk."""
     if url:

@@ -1,7 +1,8 @@
-"""Publish, consume and ack small dicts through a store on the local disk; time and CPU for each message.
+"""Publish, consume and ack small dicts through a store; time and CPU for each message.
 
-`python -m benchmarks.probes.stores PACKAGE STORE MESSAGES`, STORE one of file, filesystem, sqlite; each run
-has a folder of its own. kombu is patched by gevent first, as its users do.
+`python -m benchmarks.probes.stores PACKAGE STORE MESSAGES [URL]`, STORE one of file, filesystem, sqlite,
+and with the URL of a PostgreSQL postgresql and pgmq; each run has a folder or database of its own. kombu is
+patched by gevent first, as its users do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import tempfile
 import time
+import uuid
 
 import gevent
 
@@ -37,10 +39,44 @@ def place(store, folder):
     return {'file': f'file://{folder}', 'sqlite': f'sqla+sqlite:///{folder}/broker.db'}[store], {}
 
 
+class Server:
+    """A database of its own at a PostgreSQL that has pg_stat_statements, and what was asked of it."""
+
+    def __init__(self, url, store):
+        import psycopg
+
+        self.base, self.name = url.rpartition('/')[0], f'bench_{uuid.uuid4().hex[:12]}'
+        self.client = psycopg.connect(url, autocommit=True)
+        self.client.execute(f'CREATE DATABASE {self.name}')
+        self.client.execute('CREATE EXTENSION IF NOT EXISTS pg_stat_statements')
+        if store == 'pgmq':
+            from pgmq.install import get_embedded_install_sql, install_pgmq_sql
+
+            install_pgmq_sql(get_embedded_install_sql(), dsn=f'{self.base}/{self.name}')
+
+    def place(self, package, store):
+        path = f'{self.base}/{self.name}'.partition('://')[2]
+        if store == 'pgmq':
+            return f'pgmq://{path}', {'init_extension': False} if package == 'kombu' else {}
+        return f'{"sqla+postgresql+psycopg" if package == "kombu" else "postgresql"}://{path}', {}
+
+    def statements(self):
+        """How many were run in the database, BEGIN and COMMIT included."""
+        return self.client.execute(
+            'SELECT coalesce(sum(calls), 0)::int FROM pg_stat_statements WHERE toplevel AND dbid = '
+            '(SELECT oid FROM pg_database WHERE datname = %s)', [self.name]
+        ).fetchone()[0]
+
+    def close(self):
+        self.client.execute(f'DROP DATABASE {self.name} WITH (FORCE)')
+        self.client.close()
+
+
 class Probe:
     """One package on one store."""
 
-    def __init__(self, package, url, options):
+    def __init__(self, package, url, options, server=None):
+        self.server = server
         self.package = importlib.import_module(package)
         self.connect = lambda: self.package.Connection(url, transport_options=dict(options))
         exchange = self.package.Exchange('bench', type='direct')
@@ -49,10 +85,14 @@ class Probe:
         self.seen = 0
 
     def timed(self, name, count, function):
+        asked = self.server.statements() if self.server else 0
         cpu, start = time.process_time(), time.perf_counter()
         function()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {f'{name}_rate': count / seconds, f'{name}_us': 1e6 * cpu / count}
+        result = {f'{name}_rate': count / seconds, f'{name}_us': 1e6 * cpu / count}
+        if self.server:
+            result[f'{name}_statements'] = (self.server.statements() - asked) / count
+        return result
 
     def publish(self, producer, count):
         for _ in range(count):
@@ -69,7 +109,23 @@ class Probe:
             result.update(self.many(producer, each))
         result.update(self.consume(20 + alone + each * GREENLETS))
         result.update(self.wakeups(100 if self.package.__name__ == 'greenmq' else 5))
+        if self.server:
+            result['idle_statements'] = self.idle()
         return result
+
+    def idle(self, seconds=4):
+        """Statements a second of a consumer to whom nobody sends, which is what is left after a while."""
+        with self.connect() as connection, connection.Consumer([self.queue], callbacks=[self.on_message]):
+            self.pass_time(connection, 1.5)
+            asked = self.server.statements()
+            self.pass_time(connection, seconds)
+            return (self.server.statements() - asked) / seconds
+
+    def pass_time(self, connection, seconds):
+        try:
+            connection.drain_events(timeout=seconds)
+        except TimeoutError:
+            return
 
     def many(self, producer, each):
         # kombu's channels are for one greenlet at a time; on these stores its calls do not switch, so that
@@ -123,7 +179,14 @@ class Probe:
 
 
 def main(arguments):
-    package, store, messages = arguments
+    package, store, messages, *url = arguments
+    if url:
+        server = Server(url[0], store)
+        try:
+            print(json.dumps(Probe(package, *server.place(package, store), server).run(int(messages))))
+        finally:
+            server.close()
+        return
     with tempfile.TemporaryDirectory(prefix='greenmq-bench-', dir=os.environ.get('BENCH_FOLDER')) as folder:
         print(json.dumps(Probe(package, *place(store, folder)).run(int(messages))))
 

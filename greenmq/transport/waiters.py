@@ -45,11 +45,12 @@ class Waiters:
                 and it is time to look all the same; returns what it took, and the seconds after which another
                 look is due although nobody wakes us, None for never.
         Returns:
-            list: what a look took; none if time is over. With 0 seconds there is one look.
+            list: what a look took; none if time is over, after a last look. With 0 seconds there is one, unless
+                somebody wakes us at once.
         Switches: yes. Killed: as `look` is; nothing stays registered.
         """
         deadline = runtime.Deadline.after(seconds)
-        woken = True
+        woken, over = True, False
         while True:
             # Registered before the look, so that what comes meanwhile is another one.
             waiter = runtime.Waiter()
@@ -57,9 +58,13 @@ class Waiters:
                 self._of.setdefault(queue, set()).add(waiter)
             try:
                 found, again = look(woken)
-                if found or deadline.expired():
+                if found or over:
                     return found
+                # Also where there is no time: who wakes us may have a word already that nobody has read.
                 woken = _pause(waiter, deadline if again is None else deadline.within(again))
+                over = not woken and deadline.expired()
+                if over and not seconds:
+                    return found
             finally:
                 for queue in queues:
                     self._leave(queue, waiter)

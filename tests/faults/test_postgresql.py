@@ -495,7 +495,7 @@ def test_kombu_on_the_same_tables(postgresql_url, kombu, first):
 
 @pytest.mark.slow
 def test_what_one_holds_the_other_leaves_alone(postgresql, database, kombu):
-    options = {'lease_timeout': 5, 'sweep_interval': 0.2, 'purge_delivered': False}
+    options = {'lease_timeout': 30, 'sweep_interval': 0.2, 'purge_delivered': False}
     with Connection(postgresql.url(database), transport_options=options) as connection:
         bound = declare(connection)
         for n in range(3):

@@ -19,6 +19,7 @@ from greenmq.transport.filesystem.writer import Folders
 from greenmq.transport.limits import QueueLimits
 from greenmq.transport.options import Option, seconds, truth
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
+from greenmq.transport.waiters import Waiters
 
 __all__ = ('FilesystemDriver',)
 
@@ -62,7 +63,7 @@ class FilesystemDriver(Driver):
         super().__init__(place, settings, owner)
         self._folder: Folder | None = None
         self._worker: runtime.Worker | None = None
-        self._waiting: dict[str, set[runtime.Waiter]] = {}
+        self._waiters = Waiters()
         self._listener: runtime.Task | None = None
 
     # ---- the connection
@@ -152,10 +153,8 @@ class FilesystemDriver(Driver):
             folder.news.append(('', ''))
             self.owner.changed()
             queues = None
-        for name in list(self._waiting) if queues is None else queues & self._waiting.keys():
-            for waiter in self._waiting[name]:
-                waiter.wake()
-        if not self._waiting and len(folder.news) > 10_000:
+        self._waiters.wake(queues)
+        if not self._waiters and len(folder.news) > 10_000:
             folder.news.clear()  # nobody takes: one listing is less than so many names
             folder.news.append(('', ''))
 
@@ -171,22 +170,8 @@ class FilesystemDriver(Driver):
         return outcomes
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
-        deadline = runtime.Deadline.after(seconds)
-        while True:
-            waiter = runtime.Waiter()
-            for name in queues:
-                self._waiting.setdefault(name, set()).add(waiter)
-            try:
-                claims, again = self._take(queues, n, max_bytes)
-                if claims:
-                    return [Taken(claim.queue, claim.payload, claim, claim.deliveries) for claim in claims]
-                if not self._wait(waiter, deadline, again):
-                    return []
-            finally:
-                for name in queues:
-                    self._waiting[name].discard(waiter)
-                    if not self._waiting[name]:
-                        del self._waiting[name]
+        claims = self._waiters.take(queues, seconds, lambda woken: self._take(queues, n, max_bytes))
+        return [Taken(claim.queue, claim.payload, claim, claim.deliveries) for claim in claims]
 
     def _take(self, queues: list[str], n: int, max_bytes: int) -> tuple[list[Claim], float | None]:
         folder = self._folder
@@ -196,16 +181,6 @@ class FilesystemDriver(Driver):
             abandon=lambda taken: folder.give_back(taken[0]),
         )  # fmt: skip
         return result
-
-    def _wait(self, waiter: runtime.Waiter, deadline: runtime.Deadline, again: float | None) -> bool:
-        # False when it is over; a file that must be looked at again is a reason to go on.
-        try:
-            waiter.wait(deadline if again is None else deadline.within(again))
-        except TimeoutError:
-            if not waiter.expired:
-                raise
-            return not deadline.expired()
-        return True
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline

@@ -16,6 +16,7 @@ from greenmq.transport.limits import QueueLimits
 from greenmq.transport.options import Option, seconds, truth, whole
 from greenmq.transport.pgmq.names import Name, fanout_pattern, is_pattern, name_of, topic_prefix
 from greenmq.transport.pgmq.statements import READS, QueueStatements, Statements, due
+from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.claims import Claims
 from greenmq.transport.postgresql.connection import driver_version, psycopg
 from greenmq.transport.postgresql.errors import ERRORS
@@ -57,6 +58,7 @@ class PgmqDriver(Driver):
     settle_hold = 0.01
     put_batch = 500
     max_puts = 1
+    keeps_deadline = True
     lease_seconds = 60.0
     max_delay = None
     max_payload = _LONGEST
@@ -227,8 +229,9 @@ class PgmqDriver(Driver):
         delays = [_delay(item) for item in items]
         rows = self._run(
             self.sql.put, self.settings['notify'], self.presence.me,
-            [item.queue for item in items], [self._name(item.queue).name for item in items],
-            [item.payload for item in items], [_headers(item) for item in items], delays, deadline=deadline,
+            Texts([item.queue for item in items]), Texts([self._name(item.queue).name for item in items]),
+            Texts([item.payload for item in items]), Texts([_headers(item) for item in items]), delays,
+            deadline=deadline,
         )  # fmt: skip
         missing = {n - 1 for (n,) in rows if n > 0}
         self.presence.waiters.wake({item.queue for item in items})

@@ -28,6 +28,8 @@ from psycopg import conninfo as _conninfo
 from psycopg import generators as _generators
 from psycopg import waiting as _waiting
 
+from greenmq.transport.postgresql.arrays import register
+
 __all__ = ('Line', 'check_dsn', 'connect', 'driver_version', 'dsn_of', 'psycopg')
 
 _READ, _WRITE = _waiting.WAIT_R, _waiting.WAIT_W
@@ -175,6 +177,7 @@ def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool)
         line = Line(end.value)
     finally:
         steps.close()
+    register(line.adapters)
     line.add_notice_handler(line.noticed)
     line.prepare_threshold = 5 if prepared else None
     line.deadline = deadline

@@ -19,6 +19,7 @@ class SQLDriver(Driver):
     settle_hold = 0.01
     put_batch = 500
     max_puts = 1
+    keeps_deadline = True
     lease_seconds = 30.0
     shared_bindings = True
     options = {

@@ -12,6 +12,7 @@ from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits
+from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.claims import Claims
 from greenmq.transport.postgresql.connection import driver_version, psycopg
 from greenmq.transport.postgresql.errors import ERRORS
@@ -141,7 +142,7 @@ class PostgreSQLDriver(SQLDriver):
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None] | None:
         rows = self._run(
             self.sql.put, self.settings['notify'], self.presence.me,
-            [item.queue for item in items], [item.payload for item in items], deadline=deadline,
+            Texts([item.queue for item in items]), Texts([item.payload for item in items]), deadline=deadline,
         )  # fmt: skip
         missing = {n - 1 for (n,) in rows if n > 0}
         self.presence.waiters.wake({item.queue for item in items})

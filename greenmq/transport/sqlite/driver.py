@@ -16,6 +16,7 @@ from greenmq.transport.options import Option, seconds
 from greenmq.transport.owners import read_wake
 from greenmq.transport.sqlite.engine import Engine
 from greenmq.transport.sqlite.store import Row, Store
+from greenmq.transport.waiters import Waiters
 from greenmq.utils.json import dumps, loads
 
 __all__ = ('SQLiteDriver',)
@@ -62,7 +63,7 @@ class SQLiteDriver(Driver):
     def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
         super().__init__(place, settings, owner)
         self._engine: Engine | None = None
-        self._waiting: dict[str, set[runtime.Waiter]] = {}
+        self._waiters = Waiters()
         self._listener: runtime.Task | None = None
 
     # ---- the connection
@@ -72,7 +73,7 @@ class SQLiteDriver(Driver):
         told = weakref.WeakMethod(self._told)
         engine = Engine(
             self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what),
-            self._waiting,
+            self._waiters,
         )  # fmt: skip
         try:
             engine.open(deadline)
@@ -121,9 +122,7 @@ class SQLiteDriver(Driver):
         # In the hub: of our own transactions, and of other processes'.
         if changed:
             self.owner.changed()
-        for name in self._waiting if queues is None else queues & self._waiting.keys():
-            for waiter in self._waiting[name]:
-                waiter.wake()
+        self._waiters.wake(queues)
 
     # ---- messages
 
@@ -141,22 +140,11 @@ class SQLiteDriver(Driver):
         return outcomes
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
-        deadline = runtime.Deadline.after(seconds)
-        while True:
-            waiter = runtime.Waiter()
-            for name in queues:
-                self._waiting.setdefault(name, set()).add(waiter)
-            try:
-                rows, due = self._take(queues, n, max_bytes)
-                if rows:
-                    return [_taken(row) for row in rows]
-                if not self._wait(waiter, deadline, due):
-                    return []
-            finally:
-                for name in queues:
-                    self._waiting[name].discard(waiter)
-                    if not self._waiting[name]:
-                        del self._waiting[name]
+        def look(woken: bool) -> tuple[list[Row], float | None]:
+            rows, due = self._take(queues, n, max_bytes)
+            return rows, None if due is None else max(due - time.time(), 0.001)
+
+        return [_taken(row) for row in self._waiters.take(queues, seconds, look)]
 
     def _take(self, queues: list[str], n: int, max_bytes: int) -> tuple[list[Row], float | None]:
         me = self._owner
@@ -170,16 +158,6 @@ class SQLiteDriver(Driver):
 
         result: tuple[list[Row], float | None] = self._do(take, runtime.Deadline.after(_OPERATION), abandon)
         return result
-
-    def _wait(self, waiter: runtime.Waiter, deadline: runtime.Deadline, due: float | None) -> bool:
-        # False when it is over; a delayed message that is due is a reason to look again.
-        try:
-            waiter.wait(deadline if due is None else deadline.within(max(due - time.time(), 0.001)))
-        except TimeoutError:
-            if not waiter.expired:
-                raise
-            return not deadline.expired()
-        return True
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
