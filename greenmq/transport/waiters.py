@@ -45,8 +45,8 @@ class Waiters:
                 and it is time to look all the same; returns what it took, and the seconds after which another
                 look is due although nobody wakes us, None for never.
         Returns:
-            list: what a look took; none if time is over, after a last look. With 0 seconds there is one, unless
-                somebody wakes us at once.
+            list: what a look took; none if time is over, after a last look. With 0 seconds there is one,
+                unless somebody wakes us at once.
         Switches: yes. Killed: as `look` is; nothing stays registered.
         """
         deadline = runtime.Deadline.after(seconds)
