@@ -9,6 +9,7 @@ import pytest
 from greenmq import Connection, runtime
 from greenmq.exceptions import ConnectionLost, InvalidArgument, PublishUnconfirmed
 from greenmq.transport.SQS import AccessDeniedQueueException
+from greenmq.transport.SQS.hot import Hot, is_hot, read
 from tests.sqs.conftest import Seen, declared
 from tests.support import green
 
@@ -243,3 +244,42 @@ class TestLeases:
         second.stop()
         assert seen.bodies == []
         green.sleep(1.5)
+
+
+class TestHotCalls:
+    """Those that are made for each message are signed and read without botocore."""
+
+    @pytest.mark.parametrize('token', [None, 'a/token+of=sts'])
+    def test_they_are_signed_as_botocore_signs(self, token):
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
+        keys = Credentials('AKID', 'se/cret', token)
+        for endpoint in ('https://sqs.eu-west-1.amazonaws.com', 'http://127.0.0.1:4566'):
+            hot = Hot(endpoint, 'eu-west-1')
+            headers, body = hot.request('receive_message', {'QueueUrl': 'http://x/1/q', 'N': '\u00e4'}, keys)
+            given = {name: value for name, value in headers.items() if name != 'Authorization'}
+            asked = AWSRequest('POST', hot.url, data=body, headers=given)
+            asked.context['timestamp'] = headers['x-amz-date']
+            signer = SigV4Auth(keys, 'sqs', 'eu-west-1')
+            text = signer.string_to_sign(asked, signer.canonical_request(asked))
+            assert headers['Authorization'].endswith(f'Signature={signer.signature(text, asked)}')
+
+    def test_attributes_of_the_programs_own_are_left_to_botocore(self):
+        entry = {'Id': '1', 'MessageBody': 'x'}
+        assert is_hot('sqs', 'send_message_batch', {'Entries': [entry]})
+        assert not is_hot('sqs', 'send_message_batch', {'Entries': [{**entry, 'MessageAttributes': {}}]})
+        assert not is_hot('sqs', 'receive_message', {'MessageAttributeNames': ['All']})
+        assert not is_hot('sqs', 'create_queue', {}) and not is_hot('sns', 'publish_batch', {})
+
+    def test_a_refusal_has_the_names_that_botocore_finds(self):
+        found = read(400, {'x-amzn-query-error': 'AWS.SimpleQueueService.NonExistentQueue;Sender'},
+                     b'{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "none"}')
+        assert not found.good
+        assert found.value['Error'] == {
+            'Code': 'com.amazonaws.sqs#QueueDoesNotExist', 'Message': 'none',
+            'QueryErrorCode': 'AWS.SimpleQueueService.NonExistentQueue',
+        }
+        with pytest.raises(ValueError):
+            read(200, {}, b'<html>')

@@ -26,6 +26,7 @@ from greenmq.transport.SQS.exceptions import (
     ServiceError,
     Throttled,
 )
+from greenmq.transport.SQS.hot import Answer, Hot, is_hot, read
 
 __all__ = ('AWS', 'Keys', 'Login')
 
@@ -281,6 +282,7 @@ class AWS:
         self._config = dict(config)
         self._paces = paces
         self._made: dict[str, Any] = {}
+        self._hot: Hot | None = None
         self._making = runtime.Once()
 
     def client(self, service: str, deadline: runtime.Deadline) -> Any:
@@ -338,6 +340,9 @@ class AWS:
             self.keys.ready(deadline)
             deadline.check(f'{operation}: no answer')
             try:
+                # What the program tells botocore, of proxies and certificates, is for botocore to heed.
+                if not self._config and is_hot(service, operation, params):
+                    return self._hot_once(client, operation, params, deadline.within(attempt), repeatable)
                 return self._once(client, operation, params, deadline.within(attempt), repeatable)
             except _Refused as refused:
                 code = refused.code
@@ -366,6 +371,28 @@ class AWS:
                 if not again or tried >= tries or pause >= _left(deadline):
                     raise
             runtime.sleep(pause)
+
+    def _hot_once(
+        self, client: Any, operation: str, params: dict[str, Any], deadline: runtime.Deadline,
+        repeatable: bool,
+    ) -> dict[str, Any]:  # fmt: skip
+        self.calls += 1
+        hot = self._hot
+        if hot is None:
+            hot = self._hot = Hot(client.meta.endpoint_url, client.meta.region_name)
+        headers, body = hot.request(operation, params, self.keys.load_credentials())
+        answer = self._http.request('POST', hot.url, headers, body, deadline, repeatable)
+        try:
+            found = read(answer.status, answer.headers, answer.body)
+        except ValueError as error:
+            if answer.status >= 300:
+                found = Answer(False, {'ResponseMetadata': {'HTTPStatusCode': answer.status}})
+            else:
+                text = f'{operation} was answered by what is no answer: {error}'
+                raise http.NoAnswer(text, begun=True) from error
+        if not found.good:
+            raise _Refused(found.value)
+        return found.value
 
     def _once(
         self, client: Any, operation: str, params: dict[str, Any], deadline: runtime.Deadline,
