@@ -5,8 +5,8 @@
 messages, made by greenmq's own HTTP: nothing blocks the hub, and no poll is cut while it may hide a message.
 
 `driver.py` is what the base of transports needs, made of `queues.py`, `sending.py`, `receiving.py`,
-`settling.py` and `topics.py` (SNS). `aws.py` makes the calls, `logins.py` says as whom, `envelope.py` has
-kombu's format, `fifo.py` keeps the order of FIFO queues.
+`settling.py` and `topics.py` (SNS). `aws.py` makes the calls, `hot.py` those of each message, `logins.py`
+says as whom, `envelope.py` has kombu's format, `fifo.py` keeps the order of FIFO queues.
 """
 
 from __future__ import annotations
