@@ -44,6 +44,7 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     postgresql,
     postgresql_session,
     postgresql_url,
+    qpid_url,
     rabbitmq,
     rabbitmq_cluster,
     redis_cluster,
@@ -114,7 +115,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         # The fixture names are the truth about which server a test needs.
         names = set(getattr(item, 'fixturenames', ()))
-        if names & {'rabbitmq', 'amqp_vhost', 'amqp_url', 'rabbitmq_cluster'}:
+        if names & {'rabbitmq', 'amqp_vhost', 'amqp_url', 'qpid_url', 'rabbitmq_cluster'}:
             item.add_marker(pytest.mark.rabbitmq)
         if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_six', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)

@@ -44,6 +44,8 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     'pgmq': 'greenmq.transport.pgmq:Transport',
     'pyro': 'greenmq.transport.pyro:Transport',
     'qpid': 'greenmq.transport.qpid:Transport',
+    'amqp10': 'greenmq.transport.qpid:Transport',
+    'amqps10': 'greenmq.transport.qpid:SSLTransport',
 }
 
 #: Names of kombu transports that greenmq doesn't have and doesn't plan.

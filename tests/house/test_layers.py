@@ -60,7 +60,6 @@ DRIVERS = {
     'kazoo': {'transport.zookeeper'},
     'azure': {'transport.azurestoragequeues', 'transport.azureservicebus'},
     'Pyro4': {'transport.pyro'},
-    'qpid': {'transport.qpid'},
     'opentelemetry': {'contrib'},
     'prometheus_client': {'worker'},
     'click': {'cli'},

@@ -64,6 +64,7 @@ TABLE = (
     Row('mariadb', 'mariadb_url', 'mariadb', ('mariadb-client-core', 'mariadb-server-core'), 'server',
         'mariadb', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
+    Row('qpid', 'qpid_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('mongodb', 'mongodb_url', 'ferretdb', (), 'server', 'mongodb',

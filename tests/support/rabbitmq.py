@@ -22,7 +22,9 @@ from tests.support.process import (
 
 #: Called directly: the wrappers in /usr/sbin change the user.
 BIN = '/usr/lib/rabbitmq/bin'
-PLUGINS = '[rabbitmq_management,rabbitmq_consistent_hash_exchange,rabbitmq_auth_mechanism_ssl].'
+PLUGINS = (
+    '[rabbitmq_management,rabbitmq_amqp1_0,rabbitmq_consistent_hash_exchange,rabbitmq_auth_mechanism_ssl].'
+)
 AMQP_HEADER = b'AMQP\x00\x00\x09\x01'
 
 CONF = '''\
@@ -183,6 +185,13 @@ class RabbitMQ(Server):
 
     def url(self, vhost='/'):
         return f'amqp://guest:guest@127.0.0.1:{self.port}/{_quoted(vhost)}'
+
+    def qpid_url(self, vhost='/'):
+        """By AMQP 1.0, with the management plugin to declare by."""
+        return (
+            f'qpid://guest:guest@127.0.0.1:{self.port}/{_quoted(vhost)}'
+            f'?management_url=http://127.0.0.1:{self.management_port}'
+        )
 
     def tls_url(self, vhost='/'):
         assert self.certificates is not None

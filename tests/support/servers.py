@@ -49,6 +49,12 @@ def amqp_url(rabbitmq, amqp_vhost):
     return rabbitmq.url(amqp_vhost)
 
 
+@pytest.fixture
+def qpid_url(rabbitmq, amqp_vhost):
+    """The same virtual host by AMQP 1.0: RabbitMQ's plugin."""
+    return rabbitmq.qpid_url(amqp_vhost)
+
+
 @pytest.fixture(scope='module')
 def rabbitmq_cluster():
     """Three nodes, for the tests of one file: each takes 150 MB."""

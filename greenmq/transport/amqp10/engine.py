@@ -126,13 +126,22 @@ class Engine:
         """
         if self.state != 'open' or self.peer is None:
             raise ConnectionClosed(f'{self.name} is not open')
+        if len(self.sessions) > self._most:
+            text = f'{self.name} has the {self._most + 1} sessions that it may have'
+            raise ResourceError(text, (0, 0), '', 506)
         channel = self._free.pop() if self._free else len(self.sessions)
-        most = min(self.limits.channels, 65535 if self.peer.channel_max is None else self.peer.channel_max)
-        if channel > most:
-            raise ResourceError(f'{self.name} has the {most + 1} sessions that it may have', (0, 0), '', 506)
         session = self.sessions[channel] = Session(self, channel, self.limits.window)
         session.begin()
         return session
+
+    def may_begin(self) -> bool:
+        """Is there room for one more session, and for some that are needed later?"""
+        return len(self.sessions) + 4 < self._most
+
+    @property
+    def _most(self) -> int:
+        theirs = self.peer.channel_max if self.peer is not None else None
+        return min(self.limits.channels, 65535 if theirs is None else theirs)
 
     def link_name(self) -> str:
         """A name that no other link of this connection has."""

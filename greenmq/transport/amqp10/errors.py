@@ -19,7 +19,7 @@ from greenmq.exceptions import (
 )
 from greenmq.utils.text import printable
 
-__all__ = ('Detached', 'LoginRefused', 'Malformed', 'PeerFault', 'error_of')
+__all__ = ('Detached', 'LoginRefused', 'Malformed', 'PeerFault', 'SessionEnded', 'error_of')
 
 
 class Malformed(DecodeError):
@@ -54,6 +54,13 @@ class Detached(OperationalError):
         self.condition = condition
 
 
+class SessionEnded(Detached):
+    """A link ended for no fault of its own: with its session, or as it lay idle. It may be made anew."""
+
+
+#: Conditions of a link that ended because it lay idle.
+_IDLE = ('amqp:link:detach-forced', 'amqp:connection:forced')
+
 #: Condition → class of ours; all take (text, method, method name, code).
 _CONDITIONS: dict[str, tuple[type[Exception], int]] = {
     'amqp:not-found': (NotFound, 404),
@@ -81,6 +88,6 @@ def error_of(error: Any, what: str) -> Exception:
     text = f'{what}: {condition or "no reason given"}' + (f' ({description})' if description else '')
     found = _CONDITIONS.get(condition)
     if found is None:
-        return Detached(text, condition)
+        return SessionEnded(text, condition) if condition in _IDLE else Detached(text, condition)
     cls, code = found
     return cls(text, (0, 0), '', code)

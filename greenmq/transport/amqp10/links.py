@@ -21,6 +21,8 @@ __all__ = ('Delivery', 'Link', 'Listener', 'Receiver', 'Sender')
 
 #: Serial numbers go round (RFC 1982).
 ROUND = 0xFFFFFFFF
+#: Messages beyond its credit that a peer may send: some miscount when credit is taken back and given again.
+OVERRUN = 100
 #: Bytes of a transfer's frame beside its payload, at most.
 _OVERHEAD = 64
 
@@ -244,14 +246,22 @@ class Receiver(Link):
         self._size = 0
         self._first: Transfer | None = None
         self._most = 0  # how far the peer may count: what was granted once may be under way for long
-        self.drained = True
+        self.available: int | None = None  # messages at the peer, where it tells
+        self.flows = 0  # how often the peer said how it stands
+        self.owed = 0  # and how often it will have, when it has answered all that was asked so far
+        self.answers_all = False  # it does so of its own accord, too
 
     def grant(self, credit: int, *, drain: bool = False, echo: bool = False) -> None:
         """Let so many messages come from now on, and no more."""
         self.credit = credit
         self._most = max(self._most, self.count + credit)
-        self.drained = False
         self.flow(drain=drain, echo=echo)
+
+    def flow(self, *, drain: bool = False, echo: bool = False) -> None:
+        """See `Link`."""
+        if echo or drain or self.answers_all:
+            self.owed += 1
+        super().flow(drain=drain, echo=echo)
 
     @property
     def partial(self) -> int:
@@ -264,7 +274,7 @@ class Receiver(Link):
         if first is None:
             if transfer.delivery_id is None:
                 raise PeerFault('the first frame of a message has no delivery-id', 'amqp:invalid-field')
-            if self.count >= self._most:
+            if self.count >= self._most + OVERRUN:
                 raise PeerFault(
                     f'{self.what} got a message without credit', 'amqp:link:transfer-limit-exceeded'
                 )
@@ -315,7 +325,8 @@ class Receiver(Link):
                 self.credit -= ahead
         if flow.echo:
             self.flow()
-        self.drained = True
+        self.available = flow.available
+        self.flows += 1
         self.listener.on_flow(self)
 
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from greenmq.exceptions import ConnectionClosed, ResourceError
+from greenmq.exceptions import ConnectionClosed, ConnectionError, ResourceError
 from greenmq.transport.amqp10.codec import uint
-from greenmq.transport.amqp10.errors import PeerFault, error_of
+from greenmq.transport.amqp10.errors import PeerFault, SessionEnded, error_of
 from greenmq.transport.amqp10.frames import raw_frame
 from greenmq.transport.amqp10.links import RECEIVER, ROUND, Link, Receiver, Sender
 from greenmq.transport.amqp10.performatives import (
@@ -186,8 +186,14 @@ class Session:
         links, self.links = list(self.links.values()), {}
         for books in (self._remote, self._names, self.unsettled_in, self._unsettled_out):
             books.clear()
+        # Some brokers end a session for the fault of the one link that begins: the others are not to blame.
+        guilty = [link for link in links if link.state == 'attaching']
+        spared: Exception | None = error
+        if guilty and error is not None and not isinstance(error, ConnectionError):
+            spared = SessionEnded(f'{self.engine.name}: a session was ended for the fault of another link')
         for link in links:
-            link.ended(error or ConnectionClosed(f'{self.engine.name}: a session has ended'))
+            reason = error if link in guilty else spared
+            link.ended(reason or ConnectionClosed(f'{self.engine.name}: a session has ended'))
 
     # ---- hearing
 

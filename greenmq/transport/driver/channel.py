@@ -11,7 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from greenmq import events, runtime
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PublishUnconfirmed, TimeoutError
+from greenmq.exceptions import (
+    ConnectionBlocked,
+    ConnectionClosed,
+    InvalidArgument,
+    NotFound,
+    PublishUnconfirmed,
+    TimeoutError,
+)
 from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.base import to_rabbitmq_queue_arguments
@@ -189,8 +196,8 @@ class Channel(base.StdChannel):
         Switches: yes.
         """
         self._check_open()
-        queue = queue or f'amq.gen-{uuid()}'
         session, deadline = self.session, self._soon()
+        queue = queue or f'{session.driver.made_up}{uuid()}'
         size: int | None = None
         if passive:
             if not session.router.has_queue(queue, deadline):
@@ -307,14 +314,13 @@ class Channel(base.StdChannel):
         Switches: yes. Killed: each copy is put whole or not at all.
         """
         self._check_open()
-        session = self.session
-        session.check_here()
+        (session := self.session).check_here()
         deadline = runtime.Deadline.of(timeout)
         try:
             session.publish(message, exchange, routing_key, bool(mandatory), deadline)
-        except PublishUnconfirmed:
-            raise
         except TimeoutError as error:
+            if isinstance(error, (ConnectionBlocked, PublishUnconfirmed)):
+                raise
             # Of a wait before anything was put: for the connection, or for the bindings.
             raise PublishUnconfirmed(str(error), sent='no') from error
 
@@ -567,8 +573,7 @@ class Channel(base.StdChannel):
 
     def __repr__(self) -> str:
         state = 'closed' if self.closed else self.session.intake.state
-        cls = type(self)
-        return f'<{cls.__module__}.{cls.__name__} {self.channel_id}: {state}, {self.books!r}>'
+        return f'<{self.__module__}.{type(self).__name__} {self.channel_id}: {state}, {self.books!r}>'
 
 
 def _publish_for(

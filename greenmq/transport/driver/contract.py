@@ -204,6 +204,11 @@ class Driver:
     #: 'copies': the base puts a fanout message into each bound queue; 'native': the broker fans out, and is
     #: told of the bindings of fanout exchanges by `bind` and `unbind`. A driver may set it for itself.
     fanout: str = 'copies'
+    #: Types of exchanges that the broker routes itself: of what is published to one it gets a single `Put`,
+    #: with '' for the queue, and it is told of bindings by `bind` and `unbind`. A driver may set it.
+    native: frozenset[str] = frozenset()
+    #: What names of queues begin with that are made up here.
+    made_up: ClassVar[str] = 'amq.gen-'
     #: What of the Connection's parameters it understands, beyond host, port, user, password, virtual_host and
     #: `connect_timeout`: 'ssl', 'login_method', 'credentials'. Others are refused by name.
     understands: ClassVar[frozenset[str]] = frozenset()
@@ -350,7 +355,7 @@ class Driver:
         """Tell whether the broker keeps what is settled as DEAD, as far as it is known. Must not switch."""
         return self.dead_letters
 
-    # ---- bindings, where `shared_bindings`
+    # ---- bindings, where `shared_bindings`, and of exchanges that the broker routes itself
 
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> Iterable[Binding]:
         """Return the bindings of an exchange. The base remembers them for a second, or until it is told."""
@@ -361,6 +366,9 @@ class Driver:
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """Forget a binding; none like it is fine."""
+
+    def drop_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
+        """Delete an exchange of a `native` type; none of that name is fine."""
 
     # ---- now and then
 

@@ -15,7 +15,14 @@ from functools import partial
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PublishUnconfirmed, TimeoutError
+from greenmq.exceptions import (
+    ConnectionBlocked,
+    ConnectionClosed,
+    InvalidArgument,
+    NotFound,
+    PublishUnconfirmed,
+    TimeoutError,
+)
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.contract import Driver, Put
@@ -233,7 +240,7 @@ class Publisher:
             return unconfirmed
         if isinstance(ours, NotFound):
             return _Again(items, ours, missing=True)
-        if isinstance(ours, TimeoutError) and not isinstance(ours, PublishUnconfirmed):
+        if isinstance(ours, TimeoutError) and not isinstance(ours, (PublishUnconfirmed, ConnectionBlocked)):
             unconfirmed = PublishUnconfirmed(str(ours), sent=sent)
             unconfirmed.__cause__ = ours
             return unconfirmed

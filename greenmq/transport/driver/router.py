@@ -51,6 +51,7 @@ class Router:
         self._shared: dict[str, _Shared] = {}
         self._learned: dict[str, dict[str, Any]] = {}
         self._reading = runtime.Once()
+        self._chained: set[str] = set()  # exchanges that are bound to each other
 
     def _call(self, name: str, deadline: runtime.Deadline, fun: Any, *args: Any) -> Any:
         session = self._session()
@@ -66,8 +67,14 @@ class Router:
         return (record['type'] if record else None) or 'direct'
 
     def is_native(self, exchange: str) -> bool:
-        """Does the broker fan out this exchange, and so must know who is bound?"""
-        return self._driver.fanout == 'native' and self.exchange_type(exchange) == 'fanout'
+        """Does the broker route this exchange, and so must know who is bound?"""
+        kind = self.exchange_type(exchange)
+        if kind == 'fanout' and self._driver.fanout == 'native':
+            return True
+        if kind not in self._driver.native or exchange in self._chained:
+            return False
+        record = self.state.exchanges.get(exchange)
+        return not (record and record['arguments'])  # an alternate exchange, say, is known here alone
 
     def declare_exchange(
         self, exchange: str, kind: str, durable: bool, auto_delete: bool, arguments: Any, vhost: str
@@ -110,10 +117,12 @@ class Router:
                 (40, 20), 'Channel.exchange_delete', 406,
             )  # fmt: skip
         if self.is_native(exchange) and not self._driver.shared_bindings:
-            for bound in list(self.state.bindings):
+            kind = self.exchange_type(exchange)
+            for bound, arguments in list(self.state.bindings.items()):
                 if bound.exchange == exchange:
-                    binding = Binding(exchange, 'fanout', bound.routing_key, bound.queue)
+                    binding = Binding(exchange, kind, bound.routing_key, bound.queue, arguments)
                     self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+            self._drop(exchange, deadline)
         if self._driver.shared_bindings and table is not None:
             kind = self.exchange_type(exchange)
             for queue, key, arguments in list(table.bindings()):
@@ -122,12 +131,17 @@ class Router:
         self.state.exchange_delete(exchange)
         self._shared.pop(exchange, None)
 
+    def _drop(self, exchange: str, deadline: runtime.Deadline) -> None:
+        if self.exchange_type(exchange) in self._driver.native:
+            self._call('delete an exchange', deadline, self._driver.drop_exchange, exchange, deadline)
+
     def bind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
         """Let an exchange receive what another one routes so."""
         self._own_table('exchange_bind')
         for name in (destination, source):
             if name not in self.state.exchanges:
                 raise NotFound(f'NOT_FOUND - no exchange {name!r}', (40, 30), 'Channel.exchange_bind', 404)
+        self._chained |= {destination, source}  # known here alone, and so routed here
         self.state.exchange_bind(destination, source, key, arguments)
 
     def unbind_exchange(self, destination: str, source: str, key: str, arguments: Any) -> None:
@@ -238,6 +252,7 @@ class Router:
         if self._driver.shared_bindings:
             return
         if self.state.exchanges.get(exchange, {}).get('auto_delete') and not self.state.in_use(exchange):
+            self._drop(exchange, deadline)
             self.state.exchange_delete(exchange)
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
@@ -268,10 +283,12 @@ class Router:
             if not facts.get('exclusive'):
                 self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
         self._shared.clear()
-        if not self._driver.shared_bindings:
+        if not self._driver.shared_bindings and not self._driver.native:
             return
         for key, arguments in list(self.state.bindings.items()):
             kind = self.exchange_type(key.exchange)
+            if not self._driver.shared_bindings and not self.is_native(key.exchange):
+                continue
             binding = Binding(key.exchange, kind, key.routing_key, key.queue, arguments)
             self._call('bind', deadline, self._driver.bind, binding, deadline)
 

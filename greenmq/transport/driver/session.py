@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
-from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, Unroutable, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import Arrival
 from greenmq.transport.driver.contract import UNSEEN, Driver, Place, Taken
@@ -306,7 +306,11 @@ class Session:
         queues = [''] if native else self.router.targets(exchange, key, message, mandatory, deadline)
         if queues:
             items = self.publisher.items(message, exchange, key, queues, self.router.arguments)
-            self.publisher.put(items, deadline)
+            try:
+                self.publisher.put(items, deadline)
+            except Unroutable:
+                if mandatory or not native:
+                    raise
             if self.driver.delivery == 'poll':
                 for queue in queues:
                     self.intake.kick(queue)

@@ -9,7 +9,7 @@ from greenmq.transport.amqp10 import Limits
 from greenmq.transport.amqp10.engine import Engine
 from greenmq.transport.amqp10.errors import LoginRefused, Malformed, PeerFault
 from greenmq.transport.amqp10.frames import EMPTY, HEADER, SASL_HEADER, Parser, frame
-from greenmq.transport.amqp10.links import Receiver, Sender
+from greenmq.transport.amqp10.links import OVERRUN, Receiver, Sender
 from greenmq.transport.amqp10.performatives import (
     Accepted,
     Begin,
@@ -377,9 +377,10 @@ class TestWhatAPeerMustNot:
         session.attach(link)
         engine.feed(frame(0, link.attach_frame()._replace(role=False, initial_delivery_count=0)))
         link.grant(1)
-        engine.feed(frame(0, Transfer(0, 0, b't', 0), b'm'))
+        for number in range(1 + OVERRUN):
+            engine.feed(frame(0, Transfer(0, number, b't', 0), b'm'))
         with pytest.raises(PeerFault, match='without credit'):
-            engine.feed(frame(0, Transfer(0, 1, b't', 0), b'm'))
+            engine.feed(frame(0, Transfer(0, 1 + OVERRUN, b't', 0), b'm'))
 
     def test_more_frames_than_the_window_has(self):
         told, engine, session = with_session(window=4)

@@ -1,0 +1,474 @@
+"""The receiving links of one connection: one for each address that is consumed, its credit what is wanted.
+
+A link that was ended is attached again after a growing pause, for as long as somebody wants its messages. One
+that has credit and hears nothing for long is asked for a sign of life, and made anew without one: a broker
+that forgot a consumer would leave it deaf for good (P25).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from greenmq import runtime
+from greenmq.core.retry import RetrySchedule
+from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
+from greenmq.log import get_logger
+from greenmq.transport.amqp10.connection import Connection, Waiting
+from greenmq.transport.amqp10.links import UNSETTLED, Delivery, Receiver, Sender
+from greenmq.transport.amqp10.performatives import Released, Source, Target
+from greenmq.transport.amqp10.session import Session
+
+__all__ = ('Getter', 'Inlet', 'Receiving')
+
+logger = get_logger('greenmq.transport.amqp10')
+
+#: Seconds without a word after which a link with credit is asked, and seconds that the answer may take.
+PROOF, ANSWER = 30.0, 15.0
+#: Seconds that a link stays which nobody wants messages of.
+LINGER = 5.0
+#: Seconds between two looks at a session that is to begin.
+ROUND_SECONDS = 0.002
+#: Links for single looks that are kept.
+GETTERS = 16
+
+
+class Way:
+    """How links are made: what brokers do differently.
+
+    Arguments:
+        source (Callable): address → `Source`.
+        own_sessions (bool): a session for each link, as the broker ends it for the fault of one link.
+        drains (bool): it can drain. Those that cannot answer each flow.
+        echoes (bool): it answers where it stands, when it is asked.
+        max_message (int): bytes of a message that we take; 0 for any number.
+    """
+
+    def __init__(
+        self, source: Callable[[str], Source], own_sessions: bool, drains: bool, echoes: bool,
+        max_message: int,
+    ) -> None:  # fmt: skip
+        self.source = source
+        self.own_sessions = own_sessions
+        self.drains = drains
+        self.echoes = echoes
+        self.max_message = max_message
+
+    def attach(
+        self, connection: Connection, shared: Session, address: str, listener: Any
+    ) -> Receiver:
+        """Begin a link. Switches: no."""
+        engine = connection.engine
+        source = self.source(address)
+        link = Receiver(
+            engine.link_name(), listener, source, Target(engine.container), snd_settle_mode=UNSETTLED,
+            max_message=self.max_message,
+        )  # fmt: skip
+        link.answers_all = not self.drains
+        self.session(connection, shared).attach(link)
+        return link
+
+    def session(self, connection: Connection, shared: Session) -> Session:
+        """A session for one link: its own, while the peer takes so many. Switches: no."""
+        if not self.own_sessions or not connection.engine.may_begin():
+            return shared
+        return connection.session()
+
+    def end(self, link: Receiver | Sender, shared: Session | None) -> None:
+        """End a link. Switches: no."""
+        if link.session.engine.state != 'open':
+            return
+        if link.session is shared:
+            link.detach()
+        else:
+            link.session.end()
+
+
+class Inlet:
+    """One receiving link, over all its lives in one connection.
+
+    Arguments:
+        receiving (Receiving): whose it is. address (str): what it receives from.
+    """
+
+    def __init__(self, receiving: Receiving, address: str) -> None:
+        self._receiving = receiving
+        self.address = address
+        self.wanted = 0
+        self.link: Receiver | None = None
+        self.failures = 0
+        self.heard_at = runtime.monotonic()
+        self.asked_at: float | None = None
+        self.error: Exception | None = None
+        self._timer: Any = None
+
+    def want(self, credit: int) -> None:
+        """So many messages may come from now on. Switches: no."""
+        self.wanted = credit
+        link = self.link
+        if link is None:
+            if credit and self._timer is None:
+                self.attach()
+        elif link.state == 'attached' and (credit or link.credit):
+            link.grant(credit)
+        if credit:
+            self.heard_at = max(self.heard_at, runtime.monotonic() - PROOF / 2)
+        elif self._timer is None:
+            self._timer = runtime.call_later(LINGER, self._linger_ends)
+
+    def attach(self) -> None:
+        """Begin the link. Switches: no."""
+        self._stop_timer()
+        try:
+            self.link = self._receiving.attach(self.address, self)
+        except (ConnectionLost, ConnectionClosed):
+            self.link = None  # the next connection has inlets of its own
+
+    def retry(self) -> None:
+        """There is a reason to try again now. Switches: no."""
+        if self.link is None and self.wanted:
+            self.attach()
+
+    def _linger_ends(self) -> None:
+        self._timer = None
+        if not self.wanted:
+            self.end()
+            self._receiving.forget(self)
+
+    def end(self) -> None:
+        """End the link. Switches: no."""
+        self._stop_timer()
+        link, self.link = self.link, None
+        if link is not None:
+            self._receiving.end(link)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    # ---- what the link tells
+
+    def on_attached(self, link: Any) -> None:
+        """See `Listener`."""
+        if self.link is None or link is not self.link:
+            return
+        self.failures = 0
+        self.error = None
+        self.heard()
+        if self.wanted:
+            self.link.grant(self.wanted)
+
+    def on_detached(self, link: Any, error: Exception | None) -> None:
+        """See `Listener`."""
+        if self.link is None or link is not self.link:
+            return
+        self.link = None
+        self.error = error
+        if self._receiving.closed or not self.wanted:
+            return
+        self.failures += 1
+        pause = RetrySchedule(None, 0.05, 0.2, 5.0, jitter=0.2).delay(self.failures)
+        level = logger.warning if self.failures == 1 else logger.debug
+        level('%s; attached again in %.2f s', error, pause)
+        self._stop_timer()
+        self._timer = runtime.call_later(pause, self._again)
+
+    def _again(self) -> None:
+        self._timer = None
+        if self.wanted and not self._receiving.closed:
+            self.attach()
+
+    def on_flow(self, link: Any) -> None:
+        """See `Listener`."""
+        self.heard()
+        self._receiving.said.wake()
+        if self.link is not None and link is self.link and self.wanted and not link.credit:
+            link.grant(self.wanted)  # it was drained, for a sign of life
+
+    def on_message(self, link: Any, delivery: Delivery) -> None:
+        """See `Listener`."""
+        self.heard_at = runtime.monotonic()
+        self.asked_at = None
+        if link is self.link:
+            self.wanted = max(self.wanted - 1, 0)
+        self._receiving.arrived(self.address, link, delivery)
+
+    def on_outcome(self, link: Any, number: int, state: Any) -> None:
+        """See `Listener`: nothing is sent over a receiving link."""
+
+    # ---- proof
+
+    def heard(self) -> None:
+        """It lives. Switches: no."""
+        self.heard_at = runtime.monotonic()
+        self.asked_at = None
+
+    def prove(self, now: float) -> None:
+        """Ask for a sign of life, if none came for long; make the link anew if none comes. Switches: no."""
+        link = self.link
+        if link is None or link.state != 'attached' or not link.credit:
+            if link is not None and link.state == 'attaching' and now - self.heard_at > PROOF + ANSWER:
+                self._renew('was not attached')
+            return
+        if self.asked_at is not None:
+            if now - self.asked_at > ANSWER:
+                self._renew('is deaf')
+        elif now - self.heard_at > PROOF:
+            self.asked_at = now
+            if self._receiving.way.echoes:
+                link.flow(echo=True)
+            else:
+                link.flow(drain=True)
+
+    def _renew(self, why: str) -> None:
+        logger.warning('%s %s: it is made anew', self.link and self.link.what, why)
+        self.end()
+        self.heard()
+        self.attach()
+
+
+class Getter:
+    """A link for single looks into an address."""
+
+    def __init__(self, said: Waiting) -> None:
+        self.link: Receiver | None = None
+        self.lock = runtime.Lock()
+        self.taken: list[Delivery] = []
+        self.open = False  # somebody takes what comes
+        self.error: Exception | None = None
+        self._said = said
+        self._news = Waiting()
+
+    def on_attached(self, link: Any) -> None:
+        """See `Listener`."""
+        self._news.wake()
+
+    def on_detached(self, link: Any, error: Exception | None) -> None:
+        """See `Listener`."""
+        self.error = error or ConnectionClosed('the link was ended')
+        self._news.wake()
+
+    def on_flow(self, link: Any) -> None:
+        """See `Listener`."""
+        self._said.wake()
+        self._news.wake()
+
+    def on_message(self, link: Any, delivery: Delivery) -> None:
+        """See `Listener`: what nobody takes goes back."""
+        if self.open:
+            self.taken.append(delivery)
+            self._news.wake()
+        else:
+            link.session.settle([delivery.id], Released())
+
+    def on_outcome(self, link: Any, number: int, state: Any) -> None:
+        """See `Listener`: nothing is sent over it."""
+
+    def wait(self, condition: Callable[[], bool], deadline: runtime.Deadline, what: str) -> None:
+        """Wait until something holds.
+
+        Raises:
+            TimeoutError: not in time. Exception: why the link ended.
+        Switches: yes, unless it holds.
+        """
+        while not condition():
+            if self.error is not None:
+                raise self.error.with_traceback(None)
+            self._news.wait(deadline, what)
+
+    def look(
+        self, link: Receiver, count: int, way: Way, deadline: runtime.Deadline
+    ) -> list[Delivery]:
+        """Take up to some messages that are there now.
+
+        Returns:
+            list[Delivery]: none if there are none; 0 for `count` only asks, see `Receiver.available`.
+        Switches: yes. Killed: what came goes back.
+        """
+        self.taken, self.open = [], True
+        drains, echoes = way.drains, way.echoes
+        what = f'{link.what} did not answer'
+        try:
+            if not count and not link.answers_all and not echoes:
+                return []  # it cannot be asked
+            link.grant(count, drain=drains and count > 0, echo=not drains or not count)
+            owed = link.owed
+            self.wait(lambda: link.flows >= owed or len(self.taken) >= count > 0, deadline, what)
+            if not drains and count and len(self.taken) < min(count, link.available or 0):
+                brief = runtime.Deadline.after(min(deadline.remaining() or 1.0, 1.0))
+                try:
+                    self.wait(
+                        lambda: len(self.taken) >= min(count, link.available or 0), brief, what
+                    )
+                except TimeoutError:
+                    pass  # another consumer has had it
+            if link.credit and echoes:
+                link.grant(0, echo=True)
+                last = link.owed
+                self.wait(lambda: link.flows >= last, deadline, what)
+        except BaseException:
+            self.open = False
+            if link.state == 'attached':
+                if link.credit:
+                    link.grant(0)
+                link.session.settle([each.id for each in self.taken], Released())
+            raise
+        self.open = False
+        taken, self.taken = self.taken, []
+        return taken
+
+
+class Receiving:
+    """The receiving links of one connection.
+
+    Arguments:
+        connection (Connection), way (Way): whose they are, and how they are made.
+        arrived (Callable): (address, link, delivery) of each message.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        way: Way,
+        arrived: Callable[[str, Receiver, Delivery], None],
+    ) -> None:
+        self._connection = connection
+        self.way = way
+        self.arrived = arrived
+        self.closed = False
+        self.said = Waiting()  # a link said how it stands
+        self._session: Session | None = None
+        self._inlets: dict[str, Inlet] = {}
+        self._getters: dict[str, Getter] = {}
+
+    def end(self, link: Receiver) -> None:
+        """End a link. Switches: no."""
+        self.way.end(link, self._session)
+
+    def _shared(self) -> Session:
+        if self._session is None or self._session.state not in ('beginning', 'begun'):
+            self._session = self._connection.session()
+        return self._session
+
+    def attach(self, address: str, listener: Any) -> Receiver:
+        """Begin a link. Switches: no.
+
+        Raises:
+            ConnectionLost, ConnectionClosed: there is no connection.
+        """
+        return self.way.attach(self._connection, self._shared(), address, listener)
+
+    def want(self, address: str, credit: int) -> None:
+        """So many messages may come from an address from now on. Switches: no."""
+        inlet = self._inlets.get(address)
+        if inlet is None:
+            if not credit:
+                return
+            inlet = self._inlets[address] = Inlet(self, address)
+        inlet.want(credit)
+
+    def retry(self, address: str) -> None:
+        """The address is there now, perhaps. Switches: no."""
+        inlet = self._inlets.get(address)
+        if inlet is not None:
+            inlet.retry()
+
+    def gone(self, address: str) -> None:
+        """The address is to be deleted: nothing of ours shall hold it. Switches: no."""
+        inlet = self._inlets.pop(address, None)
+        if inlet is not None:
+            inlet.wanted = 0
+            inlet.end()
+        getter = self._getters.pop(address, None)
+        if getter is not None and getter.link is not None:
+            self.end(getter.link)
+
+    def forget(self, inlet: Inlet) -> None:
+        """Nobody wants its messages any more. Switches: no."""
+        if self._inlets.get(inlet.address) is inlet:
+            del self._inlets[inlet.address]
+
+    def prove(self) -> None:
+        """Look after links that are silent. Switches: no."""
+        now = runtime.monotonic()
+        for inlet in list(self._inlets.values()):
+            inlet.prove(now)
+
+    def look(
+        self, address: str, count: int, deadline: runtime.Deadline
+    ) -> tuple[Receiver, list[Delivery]]:
+        """Take up to some messages that wait at an address now.
+
+        Raises:
+            NotFound: there is no such address. TimeoutError: no answer.
+        Switches: yes. Killed: what came goes back.
+        """
+        getter = self._getters.get(address)
+        if getter is None or getter.error is not None:
+            getter = self._getters[address] = Getter(self.said)
+            while len(self._getters) > GETTERS:
+                old = self._getters.pop(next(iter(self._getters)))
+                if old.link is not None and not old.lock.locked():
+                    self.end(old.link)
+        if not getter.lock.acquire(deadline):
+            raise deadline.error(f'no turn to look into {address}')
+        try:
+            if getter.link is None:
+                getter.link = self.attach(address, getter)
+            link = getter.link
+            getter.wait(lambda: link.state == 'attached', deadline, f'{link.what} was not attached')
+            return link, getter.look(link, count, self.way, deadline)
+        finally:
+            getter.lock.release()
+
+    def sync(self, links: set[Receiver], deadline: runtime.Deadline) -> None:
+        """Wait until the peer has done what was said over some links: it answers in order.
+
+        Raises:
+            TimeoutError: not in time.
+        Switches: yes.
+        """
+        if not self.way.echoes:
+            self.round(deadline)
+            return
+        asked: dict[Receiver, int] = {}
+        for link in links:
+            if link.state == 'attached':
+                link.flow(echo=True)
+                asked[link] = link.owed
+        while any(link.state == 'attached' and link.flows < owed for link, owed in asked.items()):
+            self._connection.check()
+            brief = runtime.Deadline.after(min(deadline.remaining() or 1.0, 1.0))
+            try:
+                self.said.wait(brief, 'settlements were not answered')
+            except TimeoutError:
+                deadline.check('settlements were not answered')
+
+    def round(self, deadline: runtime.Deadline) -> None:
+        """Begin and end a session, which changes nothing: the answer says that all before it was heard.
+
+        Raises:
+            TimeoutError: no answer in time.
+        Switches: yes.
+        """
+        session = self._connection.session()
+        try:
+            while session.state == 'beginning':
+                self._connection.check()
+                deadline.check(f'{self._connection.name} did not answer')
+                runtime.sleep(ROUND_SECONDS)
+        finally:
+            if self._connection.error is None:
+                session.end()
+
+    def close(self) -> None:
+        """Nothing is attached again. Switches: no."""
+        self.closed = True
+        for inlet in list(self._inlets.values()):
+            inlet.wanted = 0
+            inlet.want(0)
+            inlet.end()
+
+    def __len__(self) -> int:
+        return len(self._inlets)

@@ -1,0 +1,199 @@
+"""A message of ours as the sections of AMQP 1.0, so that other clients of the broker can read it, and back.
+
+The body is a data section, as it is. Headers are application properties; what AMQP has no type for there
+(maps, lists), and properties that it has no place for, go as JSON text in one of them, `JSON`. The routing
+key is the subject.
+
+Nothing here switches.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from greenmq.exceptions import DecodeError, InvalidArgument
+from greenmq.transport.amqp10 import message as sections
+from greenmq.transport.amqp10.codec import Array, Described, Symbol, Timestamp
+from greenmq.transport.amqp10.performatives import plain
+from greenmq.transport.virtual.envelope import DELIVERY_COUNT, Base64
+from greenmq.utils.json import dumps, loads
+
+__all__ = ('JSON', 'decode', 'encode')
+
+#: Application property: what has no other place.
+JSON = 'greenmq-json'
+
+#: Of ours → of AMQP.
+_NAMES = {
+    'message_id': 'message_id', 'correlation_id': 'correlation_id', 'reply_to': 'reply_to',
+}  # fmt: skip
+#: Properties that are said elsewhere, or mean nothing to the next one.
+_SAID = frozenset(
+    ('body_encoding', 'delivery_info', 'delivery_mode', 'delivery_tag', 'priority', 'expiration', *_NAMES)
+)
+#: Annotations in which brokers tell where a message was published.
+_EXCHANGES = ('x-exchange',)
+_KEYS = ('x-routing-key',)
+_SIMPLE = (str, bytes, float, UUID, datetime.datetime)
+_MOST = (1 << 63) - 1
+
+_base64 = Base64()
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, bool) or value is None:
+        return True
+    if isinstance(value, int):
+        return -_MOST <= value <= _MOST
+    return isinstance(value, _SIMPLE)
+
+
+def _raw(body: Any, encoding: str | None) -> bytes:
+    if body is None:
+        return b''
+    if encoding == 'base64':
+        return _base64.decode(body)
+    return body.encode() if isinstance(body, str) else bytes(body)
+
+
+def encode(message: dict[str, Any], to: Callable[[str, str], str | None] | None = None) -> bytes:
+    """Put a message together.
+
+    Arguments:
+        to (Callable): exchange, routing key → what the message says of where it goes.
+
+    Raises:
+        InvalidArgument: a property that AMQP can't say.
+    """
+    properties = message['properties']
+    info = properties.get('delivery_info') or {}
+    header: dict[str, Any] = {'durable': properties.get('delivery_mode', 2) != 1}
+    priority = properties.get('priority')
+    if priority:
+        header['priority'] = min(max(int(priority), 0), 255)
+    ttl = properties.get('expiration')
+    if ttl is not None:
+        milliseconds = int(ttl)
+        if not 0 <= milliseconds < 1 << 32:
+            raise InvalidArgument('expiration', ttl, 'is more than AMQP can say: 49 days')
+        header['ttl'] = milliseconds
+    named: dict[str, Any] = {
+        'subject': info.get('routing_key') or '', 'content_type': message.get('content-type'),
+        'content_encoding': message.get('content-encoding'),
+    }  # fmt: skip
+    if to is not None:
+        named['to'] = to(info.get('exchange') or '', info.get('routing_key') or '')
+    for ours, theirs in _NAMES.items():
+        value = properties.get(ours)
+        if value is not None:
+            named[theirs] = value if isinstance(value, (str, bytes, UUID)) else str(value)
+    program: dict[str, Any] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for name, value in (message.get('headers') or {}).items():
+        if isinstance(name, str) and _fits(value):
+            program[name] = value
+        else:
+            rest.setdefault('headers', {})[str(name)] = value
+    for name, value in properties.items():
+        if name not in _SAID and value is not None:
+            rest.setdefault('properties', {})[name] = value
+    if info.get('exchange'):
+        rest.setdefault('properties', {})['exchange'] = info['exchange']
+    if rest:
+        program[JSON] = dumps(rest)
+    return sections.write(_raw(message.get('body'), properties.get('body_encoding')), header, named, program)
+
+
+def decode(payload: bytes, queue: str) -> dict[str, Any]:
+    """Take a message apart, ours or a stranger's.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    found = sections.read(payload)
+    if not found.is_data and isinstance(found.body, dict) and 'properties' in found.body:
+        return _of_kombu(found.body)
+    header, named = found.header, found.properties
+    headers = {
+        name: _pythonic(value) for name, value in found.program.items()
+        if isinstance(name, str) and name != JSON
+    }  # fmt: skip
+    rest = _rest(found.program.get(JSON))
+    headers.update(rest.get('headers') or {})
+    properties: dict[str, Any] = dict(rest.get('properties') or {})
+    for ours, theirs in _NAMES.items():
+        value = named.get(theirs)
+        if value is not None:
+            properties[ours] = plain(value)
+    properties['delivery_mode'] = 2 if header.get('durable') else 1
+    properties['priority'] = header.get('priority', 0)
+    exchange = properties.pop('exchange', None) or _first(found.annotations, _EXCHANGES) or ''
+    key = named.get('subject') or _first(found.annotations, _KEYS) or queue
+    properties['delivery_info'] = {'exchange': exchange, 'routing_key': key}
+    body, kind, charset = found.body, named.get('content_type'), named.get('content_encoding')
+    if not found.is_data:
+        body, kind, charset = _body_of(found.body, kind, charset)
+    count = header.get('delivery_count')
+    if isinstance(count, int) and count > 0:
+        headers[DELIVERY_COUNT] = count
+    return {
+        'body': body,
+        'content-type': None if kind is None else str(kind),
+        'content-encoding': None if charset is None else str(charset),
+        'headers': headers,
+        'properties': properties,
+        'redelivered': bool(count) or header.get('first_acquirer') is False,
+    }
+
+
+def _first(annotations: Mapping[Any, Any], names: tuple[str, ...]) -> str:
+    for name in names:
+        value = annotations.get(Symbol(name))
+        if isinstance(value, str):
+            return str(value)
+    return ''
+
+
+def _rest(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        return {}
+    try:
+        rest = loads(text)
+    except ValueError as error:
+        raise DecodeError(f'its {JSON} is no JSON: {error}') from None
+    if not isinstance(rest, dict) or not all(isinstance(part, dict) for part in rest.values()):
+        raise DecodeError(f'its {JSON} is no map of maps')
+    return rest
+
+
+def _pythonic(value: Any) -> Any:
+    if isinstance(value, Timestamp):
+        return sections.moment(value)
+    return plain(value) if isinstance(value, (Symbol, Array, Described)) else value
+
+
+def _body_of(value: Any, kind: Any, charset: Any) -> tuple[Any, Any, Any]:
+    # A stranger's body that is no bytes: text stays text, anything else becomes JSON.
+    if isinstance(value, bytes):
+        return value, kind, charset
+    if isinstance(value, str):
+        return value.encode(), kind or 'text/plain', 'utf-8'
+    if value is None:
+        return b'', kind, charset
+    return dumps(plain(value)).encode(), 'application/json', 'utf-8'
+
+
+def _of_kombu(body: dict[Any, Any]) -> dict[str, Any]:
+    # What kombu's transport of Python 2 wrote: read if it is met, written by nobody.
+    message = plain(body)
+    for name in ('headers', 'properties'):
+        if not isinstance(message.get(name) or {}, dict):
+            raise DecodeError(f'its {name} are no map')
+    message.setdefault('headers', {})
+    info = message['properties'].setdefault('delivery_info', {})
+    if not isinstance(info, dict):
+        raise DecodeError('its delivery_info is no map')
+    return dict(message)
