@@ -17,6 +17,8 @@ from tests.support import green, guard, last_net, servers
 from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
+    artemis,
+    artemis_url,
     azure_url,
     azurite,
     azurite_session,
@@ -46,6 +48,8 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     postgresql_url,
     qpid_url,
     rabbitmq,
+    rabbitmq4,
+    rabbitmq4_url,
     rabbitmq_cluster,
     redis_cluster,
     redis_cluster_url,

@@ -49,6 +49,11 @@ SOAK = (
 
 #: A MongoDB of somebody else's, beside the server that the suite starts.
 GIVEN = [Row('mongodb_given', 'mongodb_given_url')] if os.environ.get('GREENMQ_MONGODB_URL') else []
+#: Where somebody has fetched them, see `tests.support.amqp10_servers`.
+FETCHED = [
+    *([Row('rabbitmq4', 'rabbitmq4_url', brisk={})] if os.environ.get('GREENMQ_DEBIAN13') else []),
+    *([Row('artemis', 'artemis_url', brisk={})] if os.environ.get('GREENMQ_ARTEMIS') else []),
+]
 
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
@@ -65,6 +70,7 @@ TABLE = (
         'mariadb', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('qpid', 'qpid_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
+    *FETCHED,
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('mongodb', 'mongodb_url', 'ferretdb', (), 'server', 'mongodb',

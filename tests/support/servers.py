@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from tests.support.amqp10_servers import Artemis, RabbitMQ4
 from tests.support.azurite import Azurite
 from tests.support.certificates import Certificates
 from tests.support.mariadb import MariaDB
@@ -53,6 +54,28 @@ def amqp_url(rabbitmq, amqp_vhost):
 def qpid_url(rabbitmq, amqp_vhost):
     """The same virtual host by AMQP 1.0: RabbitMQ's plugin."""
     return rabbitmq.qpid_url(amqp_vhost)
+
+
+@pytest.fixture(scope='session')
+def rabbitmq4():
+    with RabbitMQ4(os.environ['GREENMQ_DEBIAN13']) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq4_url(rabbitmq4):
+    return rabbitmq4.url()
+
+
+@pytest.fixture(scope='session')
+def artemis():
+    with Artemis(os.environ['GREENMQ_ARTEMIS']) as server:
+        yield server
+
+
+@pytest.fixture
+def artemis_url(artemis):
+    return artemis.url()
 
 
 @pytest.fixture(scope='module')

@@ -201,10 +201,18 @@ def _sequence(data: bytes, at: int, depth: int, wide: bool) -> tuple[list[Any], 
         raise Malformed(f'{count} values in {end - at} bytes')
     values: list[Any] = []
     add = values.append
-    readers, depth = _READERS, depth + 1
+    readers, constants, depth = _READERS, _CONSTANTS, depth + 1
     for _ in range(count):
-        value, at = readers[data[at]](data, at + 1, depth)
-        add(value)
+        code = data[at]
+        if code in constants:  # most fields of most frames
+            add(constants[code])
+            at += 1
+        elif code == 0x52:
+            add(data[at + 1])
+            at += 2
+        else:
+            value, at = readers[code](data, at + 1, depth)
+            add(value)
     if at != end:
         raise Malformed('a compound is longer or shorter than it says')
     return values, end
@@ -264,6 +272,8 @@ def _described(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     return Described(descriptor, value), at
 
 
+#: What takes no bytes beside its code.
+_CONSTANTS: dict[int, Any] = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}
 _READERS: list[_Reader] = [_unknown] * 256
 for _code, _reader in {
     0x00: _described,

@@ -259,7 +259,7 @@ class Receiver(Link):
 
     def flow(self, *, drain: bool = False, echo: bool = False) -> None:
         """See `Link`."""
-        if echo or drain or self.answers_all:
+        if echo or self.answers_all:
             self.owed += 1
         super().flow(drain=drain, echo=echo)
 

@@ -218,6 +218,8 @@ class _Field(NamedTuple):
     name: str
     kind: str
     needed: bool
+    exact: Any  # type; a value of it needs no further look, but at `top`
+    top: int
 
 
 def _fields(cls: Any) -> tuple[_Field, ...]:
@@ -225,7 +227,8 @@ def _fields(cls: Any) -> tuple[_Field, ...]:
     for name, annotation in cls.__annotations__.items():
         kind = annotation if isinstance(annotation, str) else annotation.__forward_arg__
         kind, _, optional = kind.partition(' | ')
-        found.append(_Field(name, kind, not optional))
+        exact = _KINDS[kind][0] if kind not in ('anything', 'symbols') else None
+        found.append(_Field(name, kind, not optional, exact, _TOP.get(kind, 0)))
     return tuple(found)
 
 
@@ -308,10 +311,12 @@ def understood(value: Any) -> Any:
     if not isinstance(values, list) or len(values) > len(fields):
         raise Malformed(f'{cls.__name__} has no list of its fields')
     for at, each in enumerate(values):
-        if each is not None:
-            values[at] = _checked(cls, fields[at], each)
-        elif fields[at].needed:
-            raise Malformed(f'{cls.__name__} lacks {fields[at].name}')
+        field = fields[at]
+        if each is None:
+            if field.needed:
+                raise Malformed(f'{cls.__name__} lacks {field.name}')
+        elif type(each) is not field.exact or (field.top and not 0 <= each < field.top):
+            values[at] = _checked(cls, field, each)
     try:
         return cls(*values)
     except TypeError:
@@ -325,8 +330,7 @@ def _checked(cls: Any, field: _Field, value: Any) -> Any:
     fits = isinstance(value, _KINDS[kind]) and (kind == 'boolean' or not isinstance(value, bool))
     if not fits:
         raise Malformed(f'{cls.__name__}.{field.name} is of type {type(value).__name__}, and no {kind}')
-    top = _TOP.get(kind)
-    if top is not None and not 0 <= value < top:
+    if field.top and not 0 <= value < field.top:
         raise Malformed(f'{cls.__name__}.{field.name} is {value}, and no {kind}')
     if kind == 'symbols':
         if isinstance(value, str):

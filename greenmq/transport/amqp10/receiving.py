@@ -294,7 +294,10 @@ class Getter:
                 return []  # it cannot be asked
             link.grant(count, drain=drains and count > 0, echo=not drains or not count)
             owed = link.owed
-            self.wait(lambda: link.flows >= owed or len(self.taken) >= count > 0, deadline, what)
+            if drains and count:  # used up, or taken back by the drain
+                self.wait(lambda: not link.credit, deadline, what)
+            else:
+                self.wait(lambda: link.flows >= owed or len(self.taken) >= count > 0, deadline, what)
             if not drains and count and len(self.taken) < min(count, link.available or 0):
                 brief = runtime.Deadline.after(min(deadline.remaining() or 1.0, 1.0))
                 try:
@@ -436,7 +439,7 @@ class Receiving:
         for link in links:
             if link.state == 'attached':
                 link.flow(echo=True)
-                asked[link] = link.owed
+                asked[link] = max(link.owed, link.flows + 1)
         while any(link.state == 'attached' and link.flows < owed for link, owed in asked.items()):
             self._connection.check()
             brief = runtime.Deadline.after(min(deadline.remaining() or 1.0, 1.0))

@@ -5,8 +5,8 @@ spoke AMQP 0-10 with a client for Python 2; its URL and its rules of login hold,
 one.
 
 `driver.py` is what the base of transports needs; `styles.py` has what brokers call their queues,
-`management.py` how they are told to make them, `envelope.py` the message. The protocol is
-`greenmq.transport.amqp10`.
+`management.py` how they are told to make them (`rabbitmq.py`, `artemis.py`), `envelope.py` the message. The
+protocol is `greenmq.transport.amqp10`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ What a broker calls its queues, and how it is told to make one, `styles` and `ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
@@ -31,7 +31,9 @@ from greenmq.transport.driver import DEAD, REQUEUE, Binding, Driver, Place, Put,
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.options import Option, seconds, whole
 from greenmq.transport.qpid import envelope
-from greenmq.transport.qpid.management import AMQPManagement, HTTPManagement, Management
+from greenmq.transport.qpid.artemis import ArtemisManagement
+from greenmq.transport.qpid.management import Management
+from greenmq.transport.qpid.rabbitmq import AMQPManagement, HTTPManagement
 from greenmq.transport.qpid.styles import STYLES, Style, recognised
 
 __all__ = ('QpidDriver',)
@@ -46,6 +48,12 @@ PURGED = 500
 _ACCEPTED, _RELEASED = Accepted(), Released()
 _FAILED = Modified(delivery_failed=True)
 _REJECTED = Rejected()
+
+
+#: How brokers are told over AMQP itself, by `Style.management`.
+_OVER_AMQP: dict[str, Callable[[Connection], Management]] = {
+    'amqp': AMQPManagement, 'artemis': ArtemisManagement,
+}  # fmt: skip
 
 
 def _style(value: Any) -> str | None:
@@ -141,8 +149,8 @@ class QpidDriver(Driver):
 
     def _manage(self, connection: Connection, user: str | None, password: str | None) -> None:
         url = self.settings['management_url']
-        if self.style.management == 'amqp':
-            self.management = AMQPManagement(connection)
+        if self.style.management in _OVER_AMQP:
+            self.management = _OVER_AMQP[self.style.management](connection)
         elif self.style.management == 'http' and url:
             if not isinstance(self.management, HTTPManagement):
                 vhost = self.place.virtual_host
@@ -151,10 +159,8 @@ class QpidDriver(Driver):
             raise InvalidArgument('management_url', '...', f'means nothing to a {self.style.name} broker')
         else:
             self.management = None
-        if self.management is not None:
-            self.native = frozenset({'direct', 'topic', 'fanout'})
-        else:
-            self.native = frozenset()
+        routes = self.management is not None and self.management.routes
+        self.native = frozenset({'direct', 'topic', 'fanout'} if routes else ())
 
     def _hostname(self) -> str:
         given, vhost = self.settings['hostname'], self.place.virtual_host
@@ -284,6 +290,8 @@ class QpidDriver(Driver):
             if len(taken) < n:
                 address = self.style.queue_address(queue)
                 link, found = receiving.look(address, n - len(taken), deadline)
+                while not found and self.style.hasty and self.size(queue, deadline):
+                    link, found = receiving.look(address, n - len(taken), deadline)
                 taken += [self._taken(queue, link, delivery) for delivery in found]
         return taken
 

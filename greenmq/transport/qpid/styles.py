@@ -32,7 +32,9 @@ class Style(NamedTuple):
         modified (bool): a message that goes back counted is "modified", else "released".
         own_sessions (bool): it ends a whole session for the fault of one link.
         drains (bool): it answers a drain. echoes (bool): and where a link stands, when it is asked.
-        management (str): 'amqp' (requests over AMQP), 'http' (at `management_url`), or ''.
+        management (str): 'amqp' (RabbitMQ's requests over AMQP), 'http' (the same, at `management_url`),
+            'artemis', or ''.
+        hasty (bool): it may say that it is drained while messages wait: then it is asked how many.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Style(NamedTuple):
     drains: bool = True
     echoes: bool = False
     management: str = ''
+    hasty: bool = False
 
     def _named(self, form: str, name: str) -> str:
         return form.format(quote(name, safe='') if self.escaped else name)
@@ -91,7 +94,7 @@ STYLES: dict[str, Style] = {
               drains=False, echoes=True, management='http'),
         Style('rabbitmq4', '/queues/{}', to='/exchanges/{}/{}', escaped=True, own_sessions=True, echoes=True,
               management='amqp'),
-        Style('artemis', capability='queue'),
+        Style('artemis', capability='queue', management='artemis', hasty=True),
         Style('activemq', 'queue://{}'),
     )
 }  # fmt: skip

@@ -1,0 +1,111 @@
+"""Apache Artemis, told over AMQP what to make, count and delete: messages to its management address.
+
+A request names a resource and an operation; parameters and results are JSON texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import ChannelError, NotFound
+from greenmq.transport.amqp10 import message as sections
+from greenmq.transport.amqp10.connection import Connection
+from greenmq.transport.amqp10.links import Receiver, Sender
+from greenmq.transport.amqp10.performatives import Source, Target
+from greenmq.transport.qpid.management import Management
+from greenmq.transport.qpid.requests import Requests
+from greenmq.utils.json import dumps, loads
+from greenmq.utils.text import printable
+
+__all__ = ('ArtemisManagement',)
+
+_NODE = 'activemq.management'
+#: Codes in its texts: there is no such thing.
+_MISSING = ('AMQ229067', 'AMQ229017')
+
+
+class ArtemisManagement(Management):
+    """Queues of Artemis. It has no exchanges."""
+
+    counts = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._requests = Requests(connection, _links, _answer)
+
+    def ask(self, resource: str, operation: str, deadline: runtime.Deadline, *parameters: Any) -> Any:
+        """Have an operation done.
+
+        Raises:
+            NotFound: there is no such resource. ChannelError: refused. ConnectionLost: not reached.
+        Switches: yes.
+        """
+        program = {'_AMQ_ResourceName': resource, '_AMQ_OperationName': operation}
+        text = dumps(list(parameters))
+
+        def payload(number: str, reply_to: str) -> bytes:
+            return sections.write_value(text, {'message_id': number, 'reply_to': reply_to}, program)
+
+        what = f'{operation} of {resource}'
+        succeeded, body = self._requests.call(payload, what, deadline)
+        results = loads(body) if body else []
+        result = results[0] if isinstance(results, list) and results else None
+        if not succeeded:
+            reason = printable(str(result), 300)
+            cls = NotFound if reason.startswith(_MISSING) else ChannelError
+            raise cls(f'{what}: {reason}', (0, 0), '', 404 if cls is NotFound else 541)
+        return result
+
+    def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:
+        """See `Management`: what is there stays as it is."""
+        settings = {
+            'name': queue, 'address': queue, 'routing-type': 'ANYCAST', 'durable': bool(facts.get('durable')),
+            'auto-delete': False,
+        }  # fmt: skip
+        self.ask('broker', 'createQueue', deadline, dumps(settings), True)
+        return None
+
+    def size(self, queue: str, deadline: runtime.Deadline) -> int:
+        """See `Management`: what consumers hold is not waiting."""
+        resource = f'queue.{queue}'
+        total = int(self.ask(resource, 'countMessages', deadline) or 0)
+        if not total:
+            return 0
+        out = self.ask(resource, 'listDeliveringMessagesAsJSON', deadline)
+        held = sum(len(each.get('elements') or ()) for each in loads(out or '[]'))
+        return max(total - held, 0)
+
+    def purge(self, queue: str, deadline: runtime.Deadline) -> int:
+        """See `Management`."""
+        return int(self.ask(f'queue.{queue}', 'removeAllMessages', deadline) or 0)
+
+    def delete_queue(self, queue: str, deadline: runtime.Deadline) -> None:
+        """See `Management`."""
+        try:
+            self.ask('broker', 'destroyQueue', deadline, queue, True, True)
+        except NotFound:
+            return
+
+    def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]] | None:
+        """See `Management`."""
+        names = self.ask('broker', 'getQueueNames', deadline, 'ANYCAST') or []
+        return [{'name': str(name)} for name in names]
+
+    def close(self) -> None:
+        """See `Management`."""
+        self._requests.close()
+
+
+def _links(name: str, listener: Any) -> tuple[Sender, Receiver]:
+    # Answers come to an address that the broker makes up.
+    return (
+        Sender(name, listener, Source(name), Target(_NODE)),
+        Receiver(name, listener, Source(None, dynamic=True), Target(name)),
+    )
+
+
+def _answer(found: sections.Sections) -> tuple[str, Any]:
+    body = found.body if isinstance(found.body, str) else None
+    succeeded = found.program.get('_AMQ_OperationSucceeded') is True
+    return str(found.properties.get('correlation_id')), (succeeded, body)
