@@ -356,7 +356,7 @@ class Queue(MaybeChannelBound):
             exc = message.errors[0][1]
             exc.message = message
             settle_undecodable(message, exc, settled=bool(no_ack), keep=not message.unreadable)
-            message._reraise_error()
+            message.raise_error()
         return message  # type: ignore[no-any-return]
 
     def purge(self, nowait: bool = False) -> int:

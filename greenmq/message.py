@@ -172,6 +172,10 @@ class Message:
         self._broken = True
         self.__dict__.setdefault('errors', []).append((type(failure), failure, failure.__traceback__))
 
+    def raise_error(self) -> None:
+        """Raise the first thing that was wrong with the message."""
+        self._reraise_error()
+
     def _reraise_error(self, callback: Any = None) -> Any:
         kind, failure, traceback = self.__dict__['errors'][0]
         if callback is None:
@@ -318,6 +322,11 @@ class Message:
             if self.__dict__.get('errors'):
                 self._reraise_error()
         return loads(self.body, self.content_type, self.content_encoding, accept=self.accept)
+
+    @property
+    def state(self) -> str:
+        """RECEIVED, ACK, REJECTED, REQUEUED or STALE."""
+        return self._state
 
     @property
     def payload(self) -> Any:

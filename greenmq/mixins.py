@@ -218,7 +218,7 @@ class ConsumerMixin(StatusMixin):
         left: dict[int, list[runtime.Task]] = {}
         counts: dict[int, Counts] = {}
         try:
-            while not self._ends():
+            while not self.is_ending():
                 try:
                     if bucket.can_consume(_tokens):
                         if self._single_loop():
@@ -232,7 +232,7 @@ class ConsumerMixin(StatusMixin):
                 except (*self.connection_errors, *self.channel_errors) as exc:
                     # Of a channel too: the queue that is not there yet, or is held by the predecessor, may be
                     # free in a second.
-                    if self._ends():
+                    if self.is_ending():
                         debug('the connection ended with the run: %r', exc)
                     else:
                         self._tell_outage(W_CONN_LOST, exc, error=exc)
@@ -323,7 +323,7 @@ class ConsumerMixin(StatusMixin):
         """Until the end of the run, or an error of the group."""
         idle = runtime.Deadline.after(timeout)
         seen = 0
-        while not self._ends():
+        while not self.is_ending():
             self._bell.clear()
             self.on_iteration()
             waits = [seconds for seconds in (idle.remaining(), safety_interval) if seconds is not None]
@@ -337,7 +337,7 @@ class ConsumerMixin(StatusMixin):
     def _finish_left(self, left: dict[int, list[runtime.Task]]) -> None:
         """Wait for callbacks of a connection that was lost and did not come back before the end."""
         while late := _running(left):
-            deadline = self._deadline()
+            deadline = self.stop_deadline()
             if deadline.expired():
                 self._overdue += len(late)
                 warn('%d callbacks did not end in %s s; they are ended', len(late), deadline.seconds)
@@ -364,7 +364,7 @@ class ConsumerMixin(StatusMixin):
         )  # fmt: skip
         try:
             while not task.done:
-                if self._ends():
+                if self.is_ending():
                     raise ConnectionClosed(f'{self!r} was told to end while it connected')
                 bell.clear()
                 bell.wait(1.0)  # `should_stop` may be a property
@@ -373,10 +373,12 @@ class ConsumerMixin(StatusMixin):
         if errors:
             raise errors[0]
 
-    def _ends(self) -> bool:
+    def is_ending(self) -> bool:
+        """Is `run` to return?"""
         return self._stopping is not None or bool(self.should_stop)
 
-    def _deadline(self) -> runtime.Deadline:
+    def stop_deadline(self) -> runtime.Deadline:
+        """When it has to, at the latest."""
         return self._stopping if self._stopping is not None else runtime.NEVER
 
     def _ring(self) -> None:
@@ -407,7 +409,7 @@ class ConsumerMixin(StatusMixin):
         with self.consumer_context(**kwargs) as (connection, _channel, _consumers):
             idle = runtime.Deadline.after(timeout)
             for _ in range(limit) if limit else count():
-                if self._ends():
+                if self.is_ending():
                     break
                 self.on_iteration()
                 if self._drain_once(connection, safety_interval, idle):
@@ -428,7 +430,7 @@ class ConsumerMixin(StatusMixin):
                 raise
             return False
         except OSError:
-            if not self._ends():
+            if not self.is_ending():
                 raise
             return False  # whoever told us to stop has also closed the connection
         return True

@@ -246,6 +246,6 @@ class Node:
         Switches: yes.
         Source: kombu Node.reply.
         """
-        self.mailbox._publish_reply(
+        self.mailbox.publish_reply(
             data, exchange, routing_key, ticket, channel=self.channel, serializer=self.mailbox.serializer
         )

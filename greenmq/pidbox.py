@@ -263,6 +263,10 @@ class Mailbox:
         else:
             yield Producer(channel, auto_declare=False)
 
+    def publish_reply(self, *args: Any, **kwargs: Any) -> None:
+        """Send a reply, as a subclass may have it. Switches: yes."""
+        self._publish_reply(*args, **kwargs)
+
     def _publish_reply(
         self,
         reply: Any,

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import inf
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from greenmq import events, messaging, runtime
+from greenmq import messaging, runtime
 from greenmq.connection import Connection
-from greenmq.exceptions import LimitExceeded
 from greenmq.log import get_logger
 from greenmq.pooling.background import BackgroundTasks
-from greenmq.pooling.connections import ConnectionPool, is_closed
-from greenmq.pooling.shared import SharedConnection, close_channel
+from greenmq.pooling.connections import ConnectionPool
+from greenmq.pooling.shared import SharedConnections, close_channel
 from greenmq.resource import Resource
 from greenmq.utils import validate
 from greenmq.utils.collections import EqualityDict, eqhash
-from greenmq.utils.functional import ChannelPromise, lazy
+from greenmq.utils.functional import lazy
 
 __all__ = (
     'PoolGroup', 'ProducerPool', 'connections', 'get_limit', 'producers', 'register_group', 'reset',
@@ -48,9 +46,6 @@ _groups: list[PoolGroup[Any]] = []
 
 # of a group that nobody has used yet
 _NO_HUB: tuple[Callable[[], Any], EqualityDict] = ((lambda: None), EqualityDict())
-
-SPREAD = 100  # leases on each shared connection before another is taken: sockets cost more than channels
-
 
 class ProducerPool(Resource[messaging.Producer]):
     """A pool of producers, each with a channel of its own, on a few connections that they share.
@@ -81,11 +76,14 @@ class ProducerPool(Resource[messaging.Producer]):
         )
         super().__init__(*args, **kwargs)
 
-    def _begin(self) -> None:
-        self._shared: list[SharedConnection] = []
+    def begin(self) -> None:
+        """See `Resource.begin`."""
+        self._share_anew()
+        super().begin()
+
+    def _share_anew(self) -> None:
+        self._shared = SharedConnections(self.connections, self.max_connections)
         self._closings = BackgroundTasks('greenmq.pool')
-        self._leased: dict[int, tuple[SharedConnection, ChannelPromise]] = {}
-        super()._begin()
 
     def setup(self) -> None:
         """Nothing: producers are made when they are acquired."""
@@ -104,25 +102,17 @@ class ProducerPool(Resource[messaging.Producer]):
         Switches: yes, unless one is free. Killed: the pool is as it was.
         Source: kombu Resource.acquire.
         """
-        if self._shares and not self._shared:
+        if self._shares and not self._shared.found:
             other = self._enter()
             if other is not None:
                 return other.acquire(block, timeout)  # type: ignore[no-any-return]
             if timeout is None and block:
                 timeout = self.default_timeout
             deadline = runtime.Deadline.after(timeout)
-            self._share(block, timeout)
+            self._enter()
+            self._shared.add(block, timeout)
             timeout = deadline.remaining() if timeout is not None else None
         return Resource.acquire(self, block, timeout)
-
-    def _share(self, block: bool, timeout: float | None) -> None:
-        self._enter()
-        connection = self.connections.acquire(block, timeout)
-        if len(self._shared) < self.max_connections:
-            self._shared.append(SharedConnection(connection))
-            events.subscribe('lost', partial(_told_of_loss, ref(self)), connection)
-        else:
-            connection.release()
 
     def create_producer(self) -> messaging.Producer:
         """Make a producer on a connection of its own.
@@ -141,41 +131,7 @@ class ProducerPool(Resource[messaging.Producer]):
         """A producer, with a channel to be opened on a shared connection."""
         if not self._shares:
             return lazy(self.create_producer)
-        shared = self._choose()
-        promise = ChannelPromise(shared.channel)
-        producer = self.Producer(shared.connection)
-        producer.revive(promise)
-        shared.leases += 1
-        self._leased[id(producer)] = shared, promise
-        return producer
-
-    def _choose(self) -> SharedConnection:
-        # no switch
-        for shared in [shared for shared in self._shared if shared.connection.opener.closed]:
-            self._give_up(shared)  # closed by somebody who had a producer
-        if not self._shared:
-            self._share(False, None)  # reset() or a fork came between: taking a free one does not wait
-        least = min(self._shared, key=lambda shared: shared.leases)
-        if least.leases >= SPREAD and len(self._shared) < self.max_connections:
-            try:
-                self._share(False, None)
-            except LimitExceeded:
-                return least  # others have them all: the one we have will do
-            return self._shared[-1]
-        return least
-
-    def lost(self, connection: Any) -> None:
-        """A connection was lost: if it is a shared one that does not come back by itself, it is let go of."""
-        for shared in self._shared:
-            if shared.connection is connection and not connection.connected and not connection.recovering:
-                self._give_up(shared)
-                return
-
-    def _give_up(self, shared: SharedConnection) -> None:
-        # no switch
-        self._shared.remove(shared)
-        shared.gone = True
-        shared.released.discard()
+        return self._shared.lease(self.Producer)
 
     def prepare(self, p: Any) -> Any:
         """Make a producer ready: one that has no connection of its own gets one, unless they share.
@@ -204,7 +160,7 @@ class ProducerPool(Resource[messaging.Producer]):
 
     def close_resource(self, resource: Any) -> None:
         """Close what is only of this producer: the leased channel, or nothing. Switches: yes."""
-        lease = self._forget(resource)
+        lease = self._shared.end(resource)
         if lease is not None:
             close_channel(*lease)
         elif not self._shares:
@@ -212,7 +168,7 @@ class ProducerPool(Resource[messaging.Producer]):
 
     def collect_resource(self, resource: Any) -> None:
         """As `close_resource`, in the background."""
-        lease = self._forget(resource)
+        lease = self._shared.end(resource)
         if lease is not None:
             if hasattr(lease[1], '__value__'):
                 self._closings.add(close_channel, *lease)
@@ -221,41 +177,13 @@ class ProducerPool(Resource[messaging.Producer]):
             if connection is not None:
                 self.connections.replace(connection)
 
-    def _forget(self, resource: Any) -> tuple[SharedConnection, ChannelPromise] | None:
-        lease = self._leased.pop(id(resource), None)
-        if lease is not None:
-            lease[0].leases -= 1
-        return lease
-
     def is_alive(self, resource: Any) -> bool:
         """True if its channel is the leased one, and open; or is still to be opened."""
-        # Asked twice for each lease, so nothing is asked twice here.
-        lease = self._leased.get(id(resource))
-        if lease is None:
-            return not self._shares
-        shared, promise = lease
-        channel = getattr(promise, '__value__', None)
-        if shared.gone:
-            return False
-        if channel is None:
-            return True
-        # after a reconnect the producer was revived on the default channel, which is not ours to lease
-        present = resource._channel
-        if (present is not channel and present is not promise) or is_closed(channel):
-            return False
-        parent = channel.connection
-        connection = shared.connection
-        opener = connection.opener
-        return parent is opener.connection or parent is opener.transport or parent is None
+        alive = self._shared.is_alive(resource, resource._channel)
+        return not self._shares if alive is None else alive
 
     def _force_close(self) -> None:
-        """Close all, and give the shared connections back.
-
-        Switches: yes. Killed: the rest is closed in the background.
-        """
-        shared, self._shared = self._shared, []
-        for each in shared:
-            each.gone = True
+        shared = self._shared.take_all()
         try:
             super()._force_close()
         finally:
@@ -263,28 +191,16 @@ class ProducerPool(Resource[messaging.Producer]):
                 each.released()
 
     def _ceiling(self) -> int | None:
-        limit = self._limit
-        most: float = limit or inf
-        for shared in self._shared:
-            room = shared.room() * self.max_connections
-            if room < most:
-                most = room
-        return limit if most == inf else int(most)
+        return self._shared.ceiling(self._limit)
 
     def _after_fork(self) -> None:
-        self._shared.clear()
-        self._leased.clear()
-        self._closings = BackgroundTasks('greenmq.pool')
+        self._share_anew()
         super()._after_fork()
 
-    def _name(self) -> str:
-        return f'producers of {self.connections._name()}'
-
-
-def _told_of_loss(pool: ref[ProducerPool], event: events.Event) -> None:
-    found, connection = pool(), event.source
-    if found is not None and connection is not None:
-        found.lost(connection)
+    @property
+    def label(self) -> str:
+        """See `Resource.label`."""
+        return f'producers of {self.connections.label}'
 
 
 class PoolGroup(EqualityDict, Generic[PoolT]):

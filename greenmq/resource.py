@@ -49,8 +49,7 @@ class Resource(Generic[T]):
     Arguments:
         limit (int): how many there may be at once; None or 0: no limit, and none is kept for the next one.
         preload (int): how many `setup` makes at once.
-        close_after_fork (bool): a forked child begins with an empty pool. (It does in any case: what a
-            parent's resource is worth in the child nobody can know. The name is kept.)
+        close_after_fork (bool): a forked child begins with an empty pool. (It does in any case.)
         max_idle (float): seconds; what was free for longer is closed, down to `preload`.
         max_age (float): seconds; what was open for longer is replaced when it is free, in the background.
     Source: kombu.resource.Resource; differs: max_idle, max_age, stats.
@@ -68,14 +67,9 @@ class Resource(Generic[T]):
     max_age: float | None = None
 
     def __init__(
-        self,
-        limit: int | None = None,
-        preload: int | None = None,
-        close_after_fork: bool | None = None,
-        *,
-        max_idle: float | None = None,
-        max_age: float | None = None,
-    ) -> None:
+        self, limit: int | None = None, preload: int | None = None, close_after_fork: bool | None = None, *,
+        max_idle: float | None = None, max_age: float | None = None,
+    ) -> None:  # fmt: skip
         self._limit: int | None = validate.pool_limit(limit)
         self.max_idle = self.max_idle if max_idle is None else max_idle
         self.max_age = self.max_age if max_age is None else max_age
@@ -83,10 +77,10 @@ class Resource(Generic[T]):
         if close_after_fork is not None:
             self.close_after_fork = close_after_fork
         self._closed = False
-        self._begin()
+        self.begin()
         self.setup()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Have nothing: what belongs to one hub."""
         limited = self.max_idle is not None or self.max_age is not None
         self._reaper = Reaper(self, self.max_idle, self.max_age) if limited else None
@@ -96,7 +90,7 @@ class Resource(Generic[T]):
         self._opening = 0
         self._line: runtime.Handoff | None = None
         self._hub: Callable[[], Any] = _nobody
-        self._needs_setup = False
+        self.needs_setup = False
         self._opened = 0
         self._discarded: Counter[str] = Counter()
         self._waits: deque[float] = deque(maxlen=_TIMES)
@@ -194,8 +188,8 @@ class Resource(Generic[T]):
                     return self._others.set_of(self, hub)
                 # weakly: a pool must not keep the hub of a thread that has ended
                 self._hub = weakref.ref(hub)
-        if self._needs_setup:
-            self._needs_setup = False
+        if self.needs_setup:
+            self.needs_setup = False
             self.setup()
         return None
 
@@ -212,9 +206,9 @@ class Resource(Generic[T]):
                 return resource
             self._throw_away(resource, 'dead')
         limit = self._ceiling()
-        if limit and self._size() >= limit:
+        if limit and self.size >= limit:
             self._reap()
-            if self._size() >= limit:
+            if self.size >= limit:
                 return None
         self._opening += 1
         return _ROOM
@@ -359,7 +353,7 @@ class Resource(Generic[T]):
     def _put_back(self, resource: Any) -> None:
         # no switch
         limit = self._limit
-        if self._closed or (limit and self._size() >= limit):
+        if self._closed or (limit and self.size >= limit):
             # shrunk below what is there: this one is one too many
             self._throw_away(resource, 'closed' if self._closed else 'shrunk')
             return
@@ -401,7 +395,7 @@ class Resource(Generic[T]):
         if line is None:
             return
         limit = self._ceiling()
-        while not limit or self._size() < limit:
+        while not limit or self.size < limit:
             self._opening += 1
             if not line.give(_ROOM):
                 self._opening -= 1
@@ -430,12 +424,12 @@ class Resource(Generic[T]):
         else:
             return
         self._throw_away(resource, cause)
-        if cause != 'idle' or self._size() < self.preload:
+        if cause != 'idle' or self.size < self.preload:
             self._renewals.add(self._renew)
 
     def _renew(self) -> None:
         limit = self._ceiling()
-        if self._closed or (limit and self._size() >= limit):
+        if self._closed or (limit and self.size >= limit):
             return
         # no switch
         self._opening += 1
@@ -460,7 +454,13 @@ class Resource(Generic[T]):
 
     # ---------------------------------------------------------------------------------------------- size
 
-    def _size(self) -> int:
+    def has_leased(self, resource: Any) -> bool:
+        """Is it in use, and from here?"""
+        return id(resource) in self._dirty
+
+    @property
+    def size(self) -> int:
+        """How many there are: in use, free, being opened."""
         return len(self._dirty) + len(self._resource.queue) + self._opening
 
     def _ceiling(self) -> int | None:
@@ -498,7 +498,7 @@ class Resource(Generic[T]):
         self._limit = limit
         self._others.tell('resize', limit, True)
         free = self._resource.queue
-        while free and limit and self._size() > limit:
+        while free and limit and self.size > limit:
             self._throw_away(free.pop(0), 'shrunk')
         self._fill_room()
         if reset:
@@ -539,17 +539,12 @@ class Resource(Generic[T]):
                 self._line.fail_all(RuntimeError(f'Acquire on closed pool: {self!r}'))
         else:
             self._fill_room()
-        self._close_all(doomed)
-
-    def _close_all(self, doomed: list[Any]) -> None:
-        while doomed:
-            resource = doomed.pop()
-            try:
-                self._close_quietly(resource)
-            except BaseException:
-                for left in doomed:
-                    self._throw_away(left, 'closed')
-                raise
+        try:
+            while doomed:
+                self._close_quietly(doomed.pop())
+        finally:
+            for left in doomed:
+                self._throw_away(left, 'closed')  # killed: the rest in the background
 
     def _after_fork(self) -> None:
         # All of it is the parent's: nothing may be closed here in a way that the broker would notice.
@@ -563,14 +558,14 @@ class Resource(Generic[T]):
             self._reaper.forget()
         self._hub = _nobody
         self._waits.clear()
-        self._needs_setup = not self._closed
+        self.needs_setup = not self._closed
 
     # ------------------------------------------------------------------------------------------- numbers
 
     def stats(self) -> PoolStats:
         """What the pool has and has done."""
         return PoolStats(
-            limit=self._limit, size=self._size(), in_use=len(self._dirty), free=len(self._resource.queue),
+            limit=self._limit, size=self.size, in_use=len(self._dirty), free=len(self._resource.queue),
             opening=self._opening, waiting=self._waiting(), opened=self._opened,
             discarded=dict(self._discarded),
             wait_p50=percentile(self._waits, 50), wait_p99=percentile(self._waits, 99),
@@ -579,16 +574,18 @@ class Resource(Generic[T]):
     def _waiting(self) -> int:
         return 0 if self._line is None else len(self._line)
 
-    def _name(self) -> str:
+    @property
+    def label(self) -> str:
+        """Its name, for texts."""
         return type(self).__name__
 
     def _limit_exceeded(self, waited: float | None) -> exceptions.LimitExceeded:
-        text = nothing_free(self._name(), self._limit, self._dirty.values(), waited)
+        text = nothing_free(self.label, self._limit, self._dirty.values(), waited)
         return self.LimitExceeded(self._limit, text)
 
     def __repr__(self) -> str:
         return (
-            f'<{type(self).__name__} {self._name()}: {len(self._dirty)} in use, '
+            f'<{type(self).__name__} {self.label}: {len(self._dirty)} in use, '
             f'{len(self._resource.queue)} free, {self._opening} opening '
             f'of {self._limit or "any number"}, {self._waiting()} waiting>'
         )

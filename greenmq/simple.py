@@ -187,7 +187,7 @@ class SimpleBase:
         held = getattr(type(self.channel), 'held', None)
         if held is None:
             return 0
-        return sum(held(self.channel, tag) for tag in self.consumer._active_tags.values())
+        return sum(held(self.channel, tag) for tag in self.consumer.active_tags.values())
 
     def _take_held(self) -> None:
         while self._held():

@@ -70,7 +70,7 @@ class Consumer:
     prefetch_count: int | None = None
 
     #: Who runs the callbacks, in place of the greenlet that drains: called with (consumer, message).
-    _runner: Callable[[Any, Any], Any] | None = None
+    runner: Callable[[Any, Any], Any] | None = None
 
     _tags = count(1)
     _stand_ins = StandIns()
@@ -406,16 +406,22 @@ class Consumer:
             message.accept = accept
         if _wanted('deliver'):
             events.emit('deliver', source=self.channel, message=message)
-        runner = self._runner
-        return self._process(message) if runner is None else runner(self, message)
+        runner = self.runner
+        return self.process_message(message) if runner is None else runner(self, message)
 
-    def _process(self, message: Any) -> Any:
+    @property
+    def active_tags(self) -> dict[str, str]:
+        """Queue → tag, of those that are consumed."""
+        return self._active_tags
+
+    def process_message(self, message: Any) -> Any:
+        """Decode a message and call back, in this greenlet. Switches: as the callbacks."""
         on_message = self.on_message
         try:
             if on_message is None:
                 body = message.decode()
             elif message.errors:
-                message._reraise_error()
+                message.raise_error()
         except Exception as exc:  # whatever a decoder raises is about this one message
             return self._undecodable(message, exc)
         return on_message(message) if on_message is not None else self.receive(body, message)

@@ -29,7 +29,7 @@ class Loop:
         self.counts = counts or Counts()
         self.busy = 0
         for consumer in consumers:
-            consumer._runner = self._work
+            consumer.runner = self._work
 
     @property
     def runners(self) -> list[Loop]:
@@ -40,7 +40,7 @@ class Loop:
         started = runtime.monotonic()
         self.busy += 1
         try:
-            consumer._process(message)
+            consumer.process_message(message)
         except Exception as exc:
             self.counts.add_failure(exc)
             raise

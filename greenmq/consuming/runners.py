@@ -90,7 +90,7 @@ class ChannelRunner:
             wanted = self.channel.prefetch_count or 2 * self.concurrency
             self._set_prefetch(max(wanted, self.concurrency))
         for consumer in self.consumers:
-            consumer._runner = self._work if self._pool is None else self._pool.put
+            consumer.runner = self._work if self._pool is None else self._pool.put
 
     def _set_prefetch(self, count: int) -> None:
         if self.channel.prefetch_count != count:
@@ -185,7 +185,7 @@ class ChannelRunner:
         started = runtime.monotonic()
         self.busy += 1
         try:
-            consumer._process(message)
+            consumer.process_message(message)
         except Exception as exc:
             self.counts.add_failure(exc)
             self.group.give_up(message, exc)
@@ -379,7 +379,7 @@ class RunnerGroup:
 
     def ends(self) -> bool:
         """Whether runners shall take no more."""
-        return self.stopping or self.worker._ends()
+        return self.stopping or self.worker.is_ending()
 
     def fail(self, error: BaseException) -> None:
         """A runner ended by an error."""
@@ -416,7 +416,7 @@ class RunnerGroup:
             late = self.tasks()
             if not late and canceller.done:
                 return
-            deadline = self.worker._deadline()  # each time: a second `stop` may have brought it nearer
+            deadline = self.worker.stop_deadline()  # each time: a second `stop` may have brought it nearer
             if deadline.expired():
                 break
             self.bell.wait(deadline.remaining())
@@ -482,7 +482,7 @@ class RunnerGroup:
 
 def consumes(consumer: Consumer) -> bool:
     """Whether all its queues are consumed, as far as its channel knows."""
-    tags = list(consumer._active_tags.values())
+    tags = list(consumer.active_tags.values())
     known = getattr(consumer.channel, 'consumes', bool)  # a channel of somebody else's transport may not tell
     return len(tags) == len(consumer.queues) and all(map(known, tags))
 

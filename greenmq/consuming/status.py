@@ -56,7 +56,7 @@ class Counts:
         self.handled += 1
         self.seconds += seconds
         self.durations[bisect_left(BUCKETS, seconds)] += 1
-        outcome = OUTCOMES.get(message._state, 'open')
+        outcome = OUTCOMES.get(message.state, 'open')
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def add_failure(self, error: Exception) -> None:

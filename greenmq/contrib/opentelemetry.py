@@ -39,7 +39,7 @@ def instrument(tracer_provider: Any = None) -> None:
     for name in ('publish', 'publish_nowait'):
         original = getattr(Producer, name)
         _replace(Producer, name, _traced_publish(tracer, original, signature(original)))
-    _replace(Consumer, '_process', _traced_process(tracer, Consumer._process))
+    _replace(Consumer, 'process_message', _traced_process(tracer, Consumer.process_message))
 
 
 def uninstrument() -> None:
@@ -91,8 +91,8 @@ def _traced_process(tracer: Any, original: Callable[..., Any]) -> Callable[..., 
         with tracer.start_as_current_span(f'process {where}', context=parent, kind=SpanKind.CONSUMER,
                                           attributes=attributes) as span:
             result = original(consumer, message)
-            if message._state in ('REJECTED', 'REQUEUED'):
-                span.set_status(Status(StatusCode.ERROR, message._state.lower()))
+            if message.state in ('REJECTED', 'REQUEUED'):
+                span.set_status(Status(StatusCode.ERROR, message.state.lower()))
             return result
 
     return _process

@@ -94,7 +94,9 @@ class ConnectionPool(Resource['PooledConnection']):
         with self.acquire(block) as connection:
             yield connection, connection.default_channel
 
-    def _name(self) -> str:
+    @property
+    def label(self) -> str:
+        """See `Resource.label`."""
         return self.connection.as_uri()
 
 
@@ -138,7 +140,9 @@ class ChannelPool(Resource['Channel']):
         for lease in [lease for lease in self._dirty.values() if is_closed(lease.resource)]:
             self.replace(lease.resource)
 
-    def _name(self) -> str:
+    @property
+    def label(self) -> str:
+        """See `Resource.label`."""
         return f'channels of {self.connection.as_uri()}'
 
 

@@ -46,8 +46,8 @@ class Shelf:
         kombu's pools begin full, of promises; who asks for this number means the same.
         """
         pool = self._pool()
-        limit = None if pool is None else pool._limit
-        return len(self.queue) + (max(0, limit - pool._size()) if limit else 0)
+        limit = None if pool is None else pool.limit
+        return len(self.queue) + (max(0, limit - pool.size) if limit else 0)
 
     def empty(self) -> bool:
         """True if there is none."""

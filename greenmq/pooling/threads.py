@@ -37,8 +37,8 @@ class ThreadPools:
             return found
         runtime.at_thread_end(self)
         made = copy.copy(pool)
-        made._begin()
-        made._needs_setup = True
+        made.begin()
+        made.needs_setup = True
         self._sets[id(hub)] = weakref.ref(hub), made
         return made
 
@@ -52,7 +52,7 @@ class ThreadPools:
         """Call a method of the set of this thread, if it has leased `resource`. Switches: as that does."""
         if self._sets:
             found = self._sets.get(id(runtime.hub_id()), (None, None))[1]
-            if found is not None and id(resource) in found._dirty:
+            if found is not None and found.has_leased(resource):
                 getattr(found, method)(resource)
 
     def tell(self, method: str, *args: Any) -> None:

@@ -456,6 +456,11 @@ class Stream:
             watcher = self._watchers[write] = library.watch(self._hub, self.fileno(), write)
         return watcher
 
+    def detach(self) -> tuple[Socket, Any]:
+        """Give up the socket, and what encrypts it: another stream takes them over. Raises as a read does."""
+        sock, self._sock = self._check_open(), None
+        return sock, self._tls
+
     def _check_open(self) -> Socket:
         sock = self._sock
         if sock is None:

@@ -31,9 +31,9 @@ class SharedStream(Stream):
     __slots__ = ('_guard',)
 
     def __init__(self, stream: Stream) -> None:
-        sock, stream._sock = stream._check_open(), None
+        sock, tls = stream.detach()
         super().__init__(sock, stream.name)
-        self._tls = stream._tls
+        self._tls = tls
         self._guard: Any = NativeLock()
 
     def beat(self, data: bytes) -> bool:

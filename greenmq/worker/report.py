@@ -72,4 +72,4 @@ def pool_figures() -> Iterator[tuple[str, str, int, int | None]]:
     for kind, group in (('connections', pools.connections), ('producers', pools.producers)):
         for pool in list(group.values()):
             stats = pool.stats()
-            yield kind, pool._name(), stats.in_use, stats.limit
+            yield kind, pool.label, stats.in_use, stats.limit

@@ -40,7 +40,7 @@ class Desk:
 
     @property
     def amqp(self):
-        return self.pool._shared[0].connection.connection
+        return self.pool._shared.found[0].connection.connection
 
     @property
     def shared(self):

@@ -18,7 +18,7 @@ GOAL = {'widest object, in lines': 700, 'private reaches': 40, 'modules in the r
 #: What there may be until the objects are cut: what was counted last and 3 % more (of lines, 40 at least),
 #: so that a small change of one part does not wait for the cutting of another. With each gain the number is
 #: to be lowered; where a quarter is gained the test asks for it. At the end it is GOAL, and WIDE is empty.
-LIMITS = {'private reaches': 76, 'modules in the root': 24}
+LIMITS = {'private reaches': 46, 'modules in the root': 24}
 WIDE = {
     'transport.redis.channel.SentinelChannel': 1839,
     'transport.redis.channel.Channel': 1825,
@@ -26,12 +26,12 @@ WIDE = {
     'transport.redis.consuming.RedisConsuming': 965,
     'transport.redis.sentinel.SentinelTransport': 958,
     'transport.redis.cluster.ClusterTransport': 890,
-    'pools.ProducerPool': 807,
     'transport.redis.transport.Transport': 847,
 }
 
-#: Private by name only: the standard library's.
-STANDARD = {'_replace', '_asdict', '_fields', '_make', '_getframe', '_exit'}
+#: Private by name only: the standard library's, and what eventlet has no public way to.
+STANDARD = {'_replace', '_asdict', '_fields', '_make', '_getframe', '_exit', '_current_frames',
+            '_threadlocal'}
 
 
 class Tree:

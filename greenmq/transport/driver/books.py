@@ -83,6 +83,10 @@ class Books:
         """How many subscriptions a queue has here."""
         return len(self._takers.get(queue, ()))
 
+    def exclusive(self, queue: str) -> bool:
+        """Does a subscription have a queue for itself?"""
+        return any(sub.exclusive for sub in self._takers.get(queue, ()))
+
     def takes(self, queue: str) -> bool:
         """Is there a consumer of this queue?"""
         return queue in self._takers

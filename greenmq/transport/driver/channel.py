@@ -364,11 +364,16 @@ class Channel(base.StdChannel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> None:
-        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains."""
+        """Deliver the messages of `queue` to `callback(message)`, called by whoever drains.
+
+        Raises:
+            AccessRefused: one of two consumers in this thread wants the queue for itself, see `Router.admit`.
+        """
         self._check_open()
         if consumer_tag in self.books.subscriptions:
             self.basic_cancel(consumer_tag)
         self.session.router.learn(queue, self._soon())
+        self.session.router.admit(queue, bool(kwargs.get('exclusive')), self._vhost)
         exclusive, arguments = bool(kwargs.get('exclusive')), kwargs.get('arguments')
         self.books.add(Subscription(consumer_tag, queue, bool(no_ack), callback, exclusive, arguments))
         if no_ack:

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 from greenmq import runtime
 from greenmq.core import routing
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound, PreconditionFailed, Unroutable
+from greenmq.exceptions import (
+    AccessRefused,
+    ConnectionClosed,
+    InvalidArgument,
+    NotFound,
+    PreconditionFailed,
+    Unroutable,
+)
 from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.contract import Binding, Driver
@@ -203,6 +210,22 @@ class Router:
         if queue not in self.state.queues and type(self._driver).facts is not Driver.facts:
             found = self._call('look at a queue', deadline, self._driver.facts, queue, deadline)
             self._learned[queue] = dict(found or ())
+
+    def admit(self, queue: str, exclusive: bool, vhost: str) -> None:
+        """Let a consumer use a queue.
+
+        Raises:
+            AccessRefused: another consumer of this session has it alone, or this one wants it so and is not
+                alone. Of other threads and processes the brokers of drivers tell nothing.
+        """
+        session = self._session()
+        if session is None:
+            return
+        if session.has_exclusive(queue) or (exclusive and session.consumers(queue)):
+            raise AccessRefused(
+                f'ACCESS_REFUSED - queue {queue!r} in vhost {vhost!r} in exclusive use',
+                (60, 20), 'Channel.basic_consume', 403,
+            )  # fmt: skip
 
     def arguments(self, queue: str) -> dict[str, Any]:
         """The arguments a queue was declared with in this process."""

@@ -355,6 +355,10 @@ class Session:
         """How many consumers of a queue there are in this session."""
         return sum(channel.books.consumers(queue) for channel in self.channels)
 
+    def has_exclusive(self, queue: str) -> bool:
+        """Does one of them have the queue for itself?"""
+        return any(channel.books.exclusive(queue) for channel in self.channels)
+
     def close(self, deadline: runtime.Deadline) -> None:
         """Settle what is to be settled, and let go of the broker. Idempotent. Switches: yes."""
         if self.state == 'open':

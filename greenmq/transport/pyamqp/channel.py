@@ -426,21 +426,21 @@ class Channel(Entities):
             StaleDelivery: the same, if the option `stale_ack` is 'raise'.
         Switches: no. In another thread: the thread of the connection does it, soon.
         """
-        hub = self.connection._hub
+        hub = self.connection.hub
         if hub is not None and not runtime.is_here(hub):
             return runtime.post(hub, self.consuming.ack, delivery_tag, multiple)
         return self.consuming.ack(delivery_tag, multiple)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> bool:
         """Refuse a delivery: back to its queue, or dead-lettered. Returns as `basic_ack`."""
-        hub = self.connection._hub
+        hub = self.connection.hub
         if hub is not None and not runtime.is_here(hub):
             return runtime.post(hub, self.consuming.reject, delivery_tag, requeue)
         return self.consuming.reject(delivery_tag, requeue)
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> bool:
         """Refuse a delivery or all up to it. Returns as `basic_ack`."""
-        hub = self.connection._hub
+        hub = self.connection.hub
         if hub is not None and not runtime.is_here(hub):
             return runtime.post(hub, self.consuming.nack, delivery_tag, multiple, requeue)
         return self.consuming.nack(delivery_tag, multiple, requeue)

@@ -71,7 +71,7 @@ class Connection:
         self.channels: dict[int, AMQPChannel] = {}
         self._dial = dial
         self._source = weakref.ref(source) if source is not None else None
-        self._hub: Any = runtime.hub_id()
+        self.hub: Any = runtime.hub_id()
         self._next_channel = 1
         self.shared = 0  # number of the channel that leases publish over together, once there is one
         self.names = QueueNames()
@@ -238,6 +238,11 @@ class Connection:
         self.paused.clear()
         self._control = None
 
+    @property
+    def recovering(self) -> bool:
+        """Was it lost, and does it come back by itself?"""
+        return self._recovery is not None
+
     def _start_recovery(self) -> None:
         self._recovery = runtime.spawn(
             recovery.recover,
@@ -250,11 +255,11 @@ class Connection:
     @property
     def is_here(self) -> bool:
         """Does it belong to this native thread?"""
-        return self._hub is None or runtime.is_here(self._hub)
+        return self.hub is None or runtime.is_here(self.hub)
 
     def check_here(self) -> None:
         """Refuse another native thread before anything of its call is queued. Makes no hub."""
-        if self._hub is not None and not runtime.is_here(self._hub):
+        if self.hub is not None and not runtime.is_here(self.hub):
             raise WrongHub(f'{self!r}')
 
     def come_here(self) -> None:
@@ -264,12 +269,12 @@ class Connection:
             WrongHub: a greenlet of the other thread waits for something here, or that thread does not let go.
         Switches: only to wait for a thread that is in its loop.
         """
-        hub = self._hub
+        hub = self.hub
         if hub is None or runtime.is_here(hub):
             return
         if self.closed or not runtime.take_over(hub, self._leave):
             raise WrongHub(f'{self!r}')
-        self._hub = runtime.hub_id()
+        self.hub = runtime.hub_id()
         self.drain.revive()  # it fails since the other thread has ended, if that has
         self.log.info('%s: goes on in another thread', self.name)
         self._start_recovery()
@@ -283,7 +288,7 @@ class Connection:
         self._end_recovery()
         self._put_away()
         if link is not None:
-            link.leave(error, self._hub)
+            link.leave(error, self.hub)
         events.emit('lost', self.source, error=error, epoch=self.epoch)
         return True
 
@@ -297,8 +302,8 @@ class Connection:
         return any(each.consuming.in_use or each.publishing.in_use for each in self.channels.values())
 
     def _check_hub(self) -> None:
-        if self._hub is None:
-            self._hub = runtime.hub_id()  # a forked child may have a new one
+        if self.hub is None:
+            self.hub = runtime.hub_id()  # a forked child may have a new one
         else:
             self.check_here()
 
@@ -469,7 +474,7 @@ class Connection:
 
         See `greenmq.transport.drain`.
         """
-        if runtime.hub_id() is not self._hub:
+        if runtime.hub_id() is not self.hub:
             self.come_here()
         if channel is None:
             self.drain.drain(_handle, timeout)
@@ -510,7 +515,7 @@ class Connection:
         link = self.link
         try:
             if link is not None and link.error is None:
-                if runtime.in_hub() or self._hub not in (None, runtime.hub_id()):
+                if runtime.in_hub() or self.hub not in (None, runtime.hub_id()):
                     link.abandon()
                 else:
                     self._say_goodbye(link, runtime.Deadline.after(self.settings.close_timeout))
@@ -551,7 +556,7 @@ class Connection:
         link, self.link = self.link, None
         if link is not None and link.error is None:
             link.error = Forked(self.name)
-        self._ready, self._failed, self._recovery, self._hub = False, None, None, None
+        self._ready, self._failed, self._recovery, self.hub = False, None, None, None
         self._gate, self._control, self._control_lock = Gate(), None, runtime.Lock()
         self.topology.clear()
         self.known_exchanges.clear()

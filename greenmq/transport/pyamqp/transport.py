@@ -176,7 +176,7 @@ class Transport(base.Transport):
 
     def recovering(self, connection: AMQPConnection) -> bool:
         """Was it lost, and does it come back by itself?"""
-        return connection._recovery is not None
+        return connection.recovering
 
     @property
     def max_channels(self) -> int:

@@ -635,3 +635,19 @@ def test_flow_stops_a_pushing_broker_and_starts_it_again(either):
     channel.flow(True)
     either.until(lambda: held)
     assert not held[0].delivery_info['redelivered']
+
+
+def test_an_exclusive_consumer_stays_alone_in_its_thread(bench):
+    one = bench()
+    one.queue()
+    channel = one.connection.channel()
+    channel.basic_consume('q', False, print, 'first', exclusive=True)
+    other = Connection(one.url).connect().channel()
+    for wanted in (False, True):
+        with pytest.raises(AccessRefused, match='exclusive use'):
+            other.basic_consume('q', False, print, 'second', exclusive=wanted)
+    channel.basic_cancel('first')
+    other.basic_consume('q', False, print, 'second')
+    with pytest.raises(AccessRefused, match='exclusive use'):
+        channel.basic_consume('q', False, print, 'first', exclusive=True)
+    other.connection.client.close()
