@@ -8,6 +8,7 @@ import pytest
 from greenmq import Connection, Queue, pools, runtime
 from greenmq.exceptions import ConnectionLimitExceeded, LimitExceeded
 from greenmq.messaging import Producer
+from greenmq.pooling import shared as pooled
 from greenmq.pools import PoolGroup, ProducerPool, connections, producers
 from tests.support import green
 from tests.support.switches import injections
@@ -200,7 +201,7 @@ class TestProducers:
         assert counts(pool) == (0, 5, 0, 0)
 
     def test_many_take_another_connection_and_never_more(self, connection, monkeypatch):
-        monkeypatch.setattr(pools, 'SPREAD', 3)
+        monkeypatch.setattr(pooled, 'SPREAD', 3)
         own = ProducerPool(connection.Pool(10), limit=None)
         leased = [own.acquire() for _ in range(20)]
         assert len({id(producer.connection) for producer in leased}) == 2
@@ -210,7 +211,7 @@ class TestProducers:
         own.connections.force_close_all()
 
     def test_one_connection_will_do_if_others_have_the_rest(self, connection, monkeypatch):
-        monkeypatch.setattr(pools, 'SPREAD', 1)
+        monkeypatch.setattr(pooled, 'SPREAD', 1)
         own = ProducerPool(connection.Pool(1), limit=5)
         leased = [own.acquire() for _ in range(5)]
         assert len({id(producer.connection) for producer in leased}) == 1

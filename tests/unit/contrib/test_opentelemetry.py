@@ -62,9 +62,9 @@ def test_an_error_of_the_callback_is_on_its_span(spans, connection):
 
 
 def test_it_can_be_taken_back():
-    before = Producer.publish, Consumer._process
+    before = Producer.publish, Consumer.process_message
     instrument()
     instrument()
     assert Producer.publish is not before[0]
     uninstrument()
-    assert (Producer.publish, Consumer._process) == before
+    assert (Producer.publish, Consumer.process_message) == before
