@@ -13,7 +13,7 @@ from tests.support.process import wait_until
 from tests.support.proxy import Proxy
 
 #: Seconds for what must happen at once; only a broken client waits that long.
-SOON = 10
+SOON = 30
 #: Rounds of what chance decides: few in every run, many in a soak.
 SOAK = bool(os.environ.get('GREENMQ_SOAK'))
 
