@@ -1,0 +1,46 @@
+"""Celery's gevent worker on a store without a server: tasks, remote control, and a worker that is killed."""
+
+import os
+import sys
+
+import pytest
+
+from tests.alias.child import environ, need_the_pth
+from tests.alias.test_celery import EXAMPLE, Worker, shipped
+from tests.support.process import end, run, wait_until
+
+pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
+
+ORDERS = 500
+
+SEND = f"""
+from tasks import ship
+for number in range({ORDERS}):
+    ship.delay(number)
+"""
+
+PING = """
+from tasks import app
+print(app.control.inspect(timeout=60, limit=1).ping())
+"""
+
+
+@pytest.mark.green_timeout(240)
+def test_a_worker_on_a_file_is_killed_and_nothing_is_lost(file_url, tmp_path):
+    need_the_pth()
+    env = environ(BROKER_URL=file_url, RESULT_BACKEND=f'file://{tmp_path}', NOTES=str(tmp_path / 'notes'),
+                  PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.getcwd()]))
+    run([sys.executable, '-c', SEND], 60, env=env, cwd=tmp_path)
+    worker = Worker(tmp_path, 'gevent', env)
+    try:
+        wait_until(lambda: shipped(tmp_path), 60, 'the first order')
+        end(worker.process)
+        before = len(shipped(tmp_path))
+        assert before < ORDERS, 'it was to be killed in the middle'
+        worker = Worker(tmp_path, 'gevent', env)
+        worker.wait_ready()
+        assert "'pong'" in run([sys.executable, '-c', PING], 90, env=env, cwd=tmp_path)
+        wait_until(lambda: set(shipped(tmp_path)) == set(range(ORDERS)), 60, f'all orders ({before} before)')
+        assert worker.terminate() == 0
+    finally:
+        end(worker.process)
