@@ -95,3 +95,15 @@ def test_what_is_held_goes_back_when_nobody_wants_it(connect, moto, name):
     second = Seen(other, queue)
     second.until(lambda: second.bodies == ['1', '2', '3'], 8)
     second.stop()
+
+
+def test_a_poll_whose_answer_was_lost_is_made_again_as_the_same_one(connect, fauxqs, name):
+    with HTTPProxy(fauxqs.port) as proxy:
+        connection = connect(fauxqs.url(proxy.port))
+        queue = declared(connection, f'{name}.fifo')
+        proxy.cut_after('ReceiveMessage', times=1)
+        seen = Seen(connection, queue)
+        seen.until(lambda: proxy.counts.get('ReceiveMessage', 0) >= 2)
+        seen.stop()
+        polls = [json.loads(body) for operation, body in proxy.log if operation == 'ReceiveMessage']
+        assert polls[0]['ReceiveRequestAttemptId'] == polls[1]['ReceiveRequestAttemptId']

@@ -19,6 +19,7 @@ from greenmq.transport.SQS.fifo import Groups
 from greenmq.transport.SQS.queues import Queues
 from greenmq.transport.SQS.sending import ENTRIES, LONGEST_DELAY, Sending
 from greenmq.transport.SQS.settling import Settling
+from greenmq.utils.uuid import uuid
 
 __all__ = ('LONGEST_WAIT', 'Receiving')
 
@@ -92,9 +93,11 @@ class Receiving:
         # A second time where the first try had no answer.
         began = runtime.monotonic()
         failures = 0
+        # By it SQS knows a poll whose answer was lost, and gives the same messages; on FIFO queues alone.
+        attempt = uuid() if self._queues.is_fifo(queue) else ''
         while True:
             try:
-                return self.receive(queue, n, wait, hide)
+                return self.receive(queue, n, wait, hide, attempt)
             except (ConnectionLost, TimeoutError, ServiceError) as error:
                 failures += 1
                 too_many = isinstance(error, Throttled)
@@ -108,13 +111,15 @@ class Receiving:
                     raise ConnectionLost(f'a poll was not answered: {error}') from error
                 runtime.sleep(http.pause_before(failures + 2))
 
-    def receive(self, queue: str, n: int, wait: int, hide: int) -> list[Taken]:
+    def receive(self, queue: str, n: int, wait: int, hide: int, attempt: str = '') -> list[Taken]:
         """Make one call. Switches: yes."""
         deadline = runtime.Deadline.after(wait + LATE)
         params: dict[str, Any] = {
             'MaxNumberOfMessages': n, 'WaitTimeSeconds': wait, 'VisibilityTimeout': hide,
             'AttributeNames': self._system,
         }  # fmt: skip
+        if attempt:
+            params['ReceiveRequestAttemptId'] = attempt
         if self._custom:
             params['MessageAttributeNames'] = self._custom
         answer = self._queues.call(queue, 'receive_message', deadline, False, 1, wait + LATE, **params)
