@@ -128,8 +128,8 @@ def key(name: str) -> str:
     if name != 'redis':
         return name
     # What it does use: one that was installed since it was imported could be found, and is not used.
-    wire = importlib.import_module('greenmq.transport.redis.wire')
-    return 'redis with hiredis' if wire.hiredis is not None else name
+    resp = importlib.import_module('greenmq.transport.redis.resp')
+    return 'redis with hiredis' if resp.hiredis is not None else name
 
 
 def main(arguments: list[str]) -> int:

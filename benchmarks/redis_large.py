@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import brokers
 from greenmq import Connection, Queue, runtime
-from greenmq.transport.redis import wire
+from greenmq.transport.redis import resp
 
 #: What is promised: seconds that the hub is busy in one stretch, and the time against hiredis'.
 BLOCK, RATIO = 0.05, 2.0
@@ -31,12 +31,12 @@ class Hiredis:
     def __init__(self, max_bytes: int = 0) -> None:
         import hiredis
 
-        self._reader = hiredis.Reader(notEnoughData=wire.MORE)
+        self._reader = hiredis.Reader(notEnoughData=resp.MORE)
 
     def take(self, data: bytes) -> list[Any]:
         self._reader.feed(data)
-        found = list(iter(self._reader.gets, wire.MORE))
-        return [wire.Push(each) if type(each).__name__ == 'PushNotification' else each for each in found]
+        found = list(iter(self._reader.gets, resp.MORE))
+        return [resp.Push(each) if type(each).__name__ == 'PushNotification' else each for each in found]
 
 
 class Lag:
@@ -65,7 +65,7 @@ class Lag:
 
 def consume(url: str, count: int, size: int, make: Callable[..., Any]) -> tuple[float, float, float]:
     """Seconds to consume and acknowledge, and the longest stretch without a turn for others, see `Lag`."""
-    before, wire.make_parser = wire.make_parser, make
+    before, resp.make_parser = resp.make_parser, make
     try:
         with Connection(url) as connection:
             queue = Queue('large')(connection.default_channel)
@@ -90,13 +90,13 @@ def consume(url: str, count: int, size: int, make: Callable[..., Any]) -> tuple[
             queue.delete()
             return (seconds, *lag.stop())
     finally:
-        wire.make_parser = before
+        resp.make_parser = before
 
 
 def parse(size: int, piece: int) -> float:
     """Seconds to read one reply."""
     data = b'*2\r\n:1\r\n$%d\r\n%b\r\n' % (size, b'x' * size)
-    parser, began = wire.Parser(), time.perf_counter()
+    parser, began = resp.Parser(), time.perf_counter()
     found = [reply for at in range(0, len(data), piece) for reply in parser.take(data[at : at + piece])]
     assert len(found) == 1
     return time.perf_counter() - began
@@ -108,8 +108,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument('--size', type=int, default=1_000_000, help='bytes of a body')
     parser.add_argument('--rounds', type=int, default=3)
     options = parser.parse_args(arguments)
-    makers: dict[str, Callable[..., Any]] = {'greenmq': wire.Parser}
-    if wire.hiredis is not None:
+    makers: dict[str, Callable[..., Any]] = {'greenmq': resp.Parser}
+    if resp.hiredis is not None:
         makers['hiredis'] = Hiredis
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in makers}
     with brokers.redis() as url:

@@ -195,6 +195,11 @@ class Drain(Generic[E]):
         lane = self._lanes.get(key)
         return 0 if lane is None else sum(map(wanted, lane.events))
 
+    def waiting_events(self, key: Hashable) -> list[E]:
+        """Those events of channel `key`, oldest first."""
+        lane = self._lanes.get(key)
+        return [] if lane is None else list(lane.events)
+
     def discard(self, key: Hashable) -> list[E]:
         """Forget channel `key` and return the events it still had, oldest first."""
         lane = self._lanes.get(key)

@@ -30,7 +30,7 @@ class World:
         self.queue = Queue('cancel', self.exchange, routing_key='cancel')
         self.queue(self.channel).declare()
         self.producer = self.connection.Producer(self.channel, serializer='json')
-        self.session = self.connection.transport.session
+        self.session = self.connection.transport.driver.server
 
     def put(self, number):
         self.producer.publish({'id': number}, exchange='cancel', routing_key='cancel')
@@ -52,7 +52,7 @@ class World:
         """Replies are in step, everything is settled, and it is the same connection."""
         assert self.session.execute(('ECHO', 'in step')) == b'in step'
         assert self.session.epoch == 1 and not self.session.link._takers
-        self.connection.transport.settler.wait(10)
+        self.connection.transport.driver.settler.wait(10)
         with self.server.client() as client:
             assert client.hlen('unacked') == client.zcard('unacked_index') == 0
 
@@ -98,7 +98,7 @@ def test_consuming(world):
 
         injection.run(consume)
         world.connection.default_channel.close()
-        world.connection.transport.settler.wait(10)
+        world.connection.transport.driver.settler.wait(10)
         assert seen + world.left() == [1]
         world.check()
 
@@ -123,7 +123,7 @@ def test_closing_a_channel_that_holds_messages(world):
         with green.Timeout(10):
             while not channel.closed or channel.connection is not None:
                 green.sleep(0.001)
-        world.connection.transport.settler.wait(10)
+        world.connection.transport.driver.settler.wait(10)
         assert world.left() == [1]
         world.check()
 
@@ -133,7 +133,7 @@ def test_connecting(redis_server):
         connection = Connection(redis_server.url())
         injection.run(connection.connect)
         connection.connect()
-        assert connection.transport.session.execute(('ECHO', 'x')) == b'x'
+        assert connection.transport.driver.server.execute(('ECHO', 'x')) == b'x'
         connection.close()
     green.sleep(0.05)
     assert redis_server.clients() == []

@@ -12,7 +12,7 @@ from redis import exceptions as driver
 
 from greenmq import Connection, Exchange, Queue, events, runtime
 from greenmq.exceptions import ConnectionLost, NotFound, OperationalError, PublishUnconfirmed, Unroutable
-from greenmq.transport.redis import consuming, errors
+from greenmq.transport.redis import errors, fetching
 from tests.contract.conftest import Bench, text
 from tests.support import green
 from tests.support.process import run
@@ -54,6 +54,11 @@ def until(condition, seconds=10):
             green.sleep(0.005)
 
 
+def fetches(bench):
+    """How many fetches of its connection wait for a message."""
+    return bench.channel.session.driver.fetching.waiting
+
+
 # ----------------------------------------------------------------- the keys
 
 
@@ -88,9 +93,9 @@ def test_a_message_that_goes_back_is_not_written_anew(here, raw):
 
 def test_an_idle_consumer_sends_nothing(here, raw, redis_server):
     here.consume('q', lambda message: None)
-    until(lambda: here.channel.fetched_at)
+    until(lambda: fetches(here))
     green.sleep(0.05)
-    link = here.channel._session.link
+    link = here.channel.session.driver.server.link
     before = link.commands
     green.sleep(0.3)
     assert link.commands == before
@@ -213,7 +218,7 @@ def test_publishing_is_no_use_of_a_queue_and_getting_is(here, raw):
     raw.zadd('greenmq.expiring', {'e': 1})
     here.publish('y', 'ex', 'key')
     assert raw.pttl('e') <= 5000 and raw.zscore('greenmq.expiring', 'e') == 1
-    here.channel.connection.expiry._used.clear()  # long ago
+    here.channel.connection.driver.expiry.used.clear()  # long ago
     assert text(here.get('e')) == 'x'
     assert raw.pttl('e') > 5000 and raw.zscore('greenmq.expiring', 'e') > 1
 
@@ -248,7 +253,7 @@ def test_a_deleted_queue_expires_no_more(here, raw):
 def test_a_delayed_message_is_due_and_wakes_a_waiting_consumer(here, raw):
     seen = []
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
-    until(lambda: here.channel.fetched_at)
+    until(lambda: fetches(here))
     here.put('q', 'later', headers={'x-delay': 200})
     here.put('q', 'now')
     here.until(lambda: seen)
@@ -442,11 +447,14 @@ def test_consuming_is_proved_and_not_assumed(open_connection, caplog):
     connection = open_connection(health_check_interval=1)
     here, seen = Bench(connection.channel()), []
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
-    until(lambda: here.channel.fetched_at)
-    task = here.channel._fetcher._tasks[None]
-    here.channel.fetched_at -= 60
-    connection.transport._check_consuming()
-    assert here.channel._fetcher._tasks[None] is not task and 'has not asked' in caplog.text
+    until(lambda: fetches(here))
+    poller = here.channel.session.intake.poller_of(here.channel, 'q')
+    task = poller.flight.task
+    poller.overdue()  # as its timer does
+    assert 'could not fetch' in caplog.text
+    with pytest.raises(TimeoutError, match='not answered in time'):
+        connection.drain_events(timeout=5)
+    until(lambda: poller.flight is not None and poller.flight.task is not task)
     here.put('q', 'x')
     here.until(lambda: seen)
 
@@ -459,14 +467,14 @@ def test_acks_leave_together_while_more_messages_wait(open_connection, monkeypat
     here.channel.basic_qos(0, 100, False)
     messages = []
     here.consume('q', messages.append)
-    until(lambda: here.channel._waiting() == 100)
-    link = here.client.transport.session.link
+    until(lambda: here.channel.books.waiting == 100)
+    link = here.client.transport.driver.server.link
     before = link.commands
     while len(messages) < 100:
         here.client.drain_events(timeout=10)
         messages[-1].ack()
         green.idle()  # the writer could have had its turn
-    here.channel._settler.wait(runtime.Deadline.after(10))
+    here.channel.session.settler.wait(runtime.Deadline.after(10))
     # Half of what waits each time, then a quarter ...: not one for each message.
     assert link.commands - before < 30
 
@@ -501,8 +509,8 @@ def test_many_that_wait_are_woken_one_by_one(open_connection):
     for bench in benches:
         bench.channel.basic_qos(0, 1, False)
         bench.consume('q', seen.append)
-    until(lambda: all(bench.channel._alarm.waiting_since for bench in benches))
-    link = connection.transport.session.link
+    until(lambda: fetches(benches[0]) == 20)
+    link = connection.transport.driver.server.link
     before = link.commands
     with open_connection() as other:
         there = Bench(other.channel())
@@ -541,31 +549,31 @@ def test_a_unix_socket(redis_server, open_connection):
 def untold(redis_server, open_connection, monkeypatch):
     """A consumer of 'q' whose user may not use CLIENT TRACKING, and what it saw. It looks by itself so rarely
     that a message must wake it."""
-    monkeypatch.setattr(consuming, 'DELAYED_LOOK', 60.0)
+    monkeypatch.setattr(fetching, 'DELAYED_LOOK', 60.0)
 
     def untold(user='untold', **options):
         url = redis_server.url().replace('redis://', f'redis://{user}:secret@')
         connection = open_connection(url, tracking=True, **options)
         bench, seen = Bench(connection.channel()), []
         bench.consume('q', lambda message: (seen.append(text(message)), message.ack()))
-        assert not connection.transport.session.tracks
+        assert not connection.transport.driver.server.tracks
         return bench, seen
 
     return untold
 
 
 def armed(bench):
-    posts = bench.channel.connection.lookout._posts.values()
-    return len(posts) == 4 and all(post.armed for post in posts) and bench.channel._alarm.waiting_since
+    posts = bench.channel.connection.driver.blocking.by_list.values()
+    return len(posts) == 4 and all(post.armed for post in posts) and fetches(bench)
 
 
 def test_without_tracking_a_command_waits_that_takes_nothing(untold, here, raw, redis_server, caplog):
     there, seen = untold()
     assert 'does not tell of new messages' in caplog.text
     until(lambda: armed(there))
-    before = there.channel._session.link.commands
+    before = there.channel.session.driver.server.link.commands
     green.sleep(0.3)
-    assert there.channel._session.link.commands == before
+    assert there.channel.session.driver.server.link.commands == before
     for n in range(5):
         here.put('q', n)
     there.until(lambda: len(seen) == 5)
@@ -579,16 +587,16 @@ def test_without_tracking_a_command_waits_that_takes_nothing(untold, here, raw, 
 
 def test_a_message_between_the_last_look_and_the_wait_is_told(untold, here):
     there, seen = untold()
-    lookout = there.channel.connection.lookout
+    waits = there.channel.connection.driver.blocking
     until(lambda: armed(there))
-    arm, late = lookout.arm, ['x', 'y']
+    arm, late = waits.arm, ['x', 'y']
 
     def arm_late(keys):
         if late:
             here.put('q', late.pop())
         return arm(keys)
 
-    lookout.arm = arm_late
+    waits.arm = arm_late
     here.put('q', 'first')
     there.until(lambda: len(seen) == 3)
     assert seen == ['first', 'y', 'x']
@@ -600,7 +608,7 @@ def test_what_waits_is_waited_for_again_after_its_connection_was_lost(untold, he
     raw.execute_command('CLIENT', 'KILL', 'USER', 'untold')
     with pytest.raises(ConnectionLost):
         there.client.drain_events(timeout=5)
-    until(lambda: there.channel._session.connected and armed(there))
+    until(lambda: there.channel.session.driver.server.connected and armed(there))
     here.put('q', 'x')
     there.until(lambda: seen)
 
@@ -609,15 +617,15 @@ def test_more_lists_than_connections_are_looked_at(untold, here, redis_server):
     there, seen = untold()
     for n in range(4):
         there.consume(f'q{n}', lambda message: (seen.append(text(message)), message.ack()), tag=f't{n}')
-    lookout = there.channel.connection.lookout
-    until(lambda: len(lookout._posts) == 8 and all(post.armed for post in lookout._posts.values()))
-    kept = list(lookout._posts.values())
+    waits = there.channel.connection.driver.blocking
+    until(lambda: len(waits.by_list) == 8 and all(post.armed for post in waits.by_list.values()))
+    kept = list(waits.by_list.values())
     for n in range(4):
         for priority in (0, 9):
             here.put(f'q{n}', f'{n}-{priority}', priority=priority)
     there.until(lambda: len(seen) == 8)
     assert [row['user'] for row in redis_server.clients()].count('untold') == 9
-    assert list(lookout._posts.values()) == kept
+    assert list(waits.by_list.values()) == kept
     there.client.close()
     until(lambda: not [row for row in redis_server.clients() if row['user'] == 'untold'])
 
@@ -648,12 +656,12 @@ def test_a_server_that_speaks_the_old_protocol(open_connection):
         here, seen = Bench(channel), []
         for queue in ('q', 'f'):
             here.consume(queue, lambda message: (seen.append(text(message)), message.ack()), tag=queue)
-        until(lambda: len(channel.connection.lookout._posts) == 8)
+        until(lambda: len(channel.connection.driver.blocking.by_list) == 8)
         here.put('q', 'x')
         here.publish('y', 'news')
         here.until(lambda: len(seen) == 2)
-        assert sorted(seen) == ['x', 'y'] and not channel._session.link.resp3
-        until(lambda: not channel._settler.pending)
+        assert sorted(seen) == ['x', 'y'] and not channel.session.driver.server.link.resp3
+        until(lambda: not channel.session.settler.pending)
         channel.connection.client.close()
     finally:
         server.stop()
@@ -665,7 +673,7 @@ def test_tracking_can_be_left_out(redis_server, open_connection):
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
     here.put('q', 'x')
     here.until(lambda: seen)
-    assert not connection.transport.session.tracks
+    assert not connection.transport.driver.server.tracks
 
 
 # ------------------------------------------------------------------- errors
@@ -695,10 +703,10 @@ def test_what_cannot_be_registered_is_not_taken(here, raw, key):
     for n in range(3):
         here.put('q', n, priority=3 * n)
     before = raw.lrange('q', 0, -1), raw.lrange('q\x06\x163', 0, -1)
-    key = key.format(here.channel._keys.consumer)
+    key = key.format(here.channel.session.driver.keys.consumer)
     raw.lpush(key, 'something else')
     with pytest.raises(errors.WrongType):
-        here.channel._get_many(['q'], 3)
+        here.channel.session.driver.take(['q'], 3, 0, 0)
     assert before == (raw.lrange('q', 0, -1), raw.lrange('q\x06\x163', 0, -1))
     raw.delete(key)
     assert here.get_all('q') == ['0', '1', '2']
@@ -716,10 +724,11 @@ def test_what_cannot_go_back_is_kept(open_connection, raw, caplog):
     for queue in 'abc':
         raw.delete(queue)
         raw.set(queue, 'something else')
-    here.channel._settler.give_back('a', raw.hkeys('unacked')[0], 'r')
+    here.channel.session.settler.give_back('a', raw.hkeys('unacked')[0], 'r')
     until(lambda: 'settlements were refused' in caplog.text)
-    dead.client.transport.leases.stop()
-    raw.delete(here.channel._keys.home('b').lease_of + dead.channel._keys.consumer)
+    dead.client.transport.driver.lease.stop()
+    keys = dead.channel.session.driver.keys
+    raw.delete(keys.home('b').lease_of + keys.consumer)
     here.channel.qos.restore_visible()
     here.get('other')  # moves what is due
     assert raw.hlen('unacked') == 2 and raw.zcard('unacked_index') == 2 and raw.zcard('greenmq.delayed') == 1
@@ -747,7 +756,7 @@ def test_batches_leave_together(open_connection, raw):
     producer = connection.Producer()
     queue = Queue('q', Exchange('e'), routing_key='k')
     queue(connection.default_channel).declare()
-    link = connection.transport.session.link
+    link = connection.transport.driver.server.link
     with producer.batch():
         for n in range(50):
             producer.publish(n, exchange='e', routing_key='k')

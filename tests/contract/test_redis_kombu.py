@@ -127,8 +127,8 @@ def test_what_a_dead_greenmq_consumer_had_kombu_restores(kombu, here, raw, redis
     there = kombu(visibility_timeout=1)
     publish_json(here, {'n': 1}, key='q')
     assert here.get('q') is not None
-    here.client.transport.leases.stop()
-    here.client.transport.session.close()
+    here.client.transport.driver.lease.stop()
+    here.client.transport.driver.server.close()
     green.sleep(1.1)
     there.restore()
     found = there.get('q')
@@ -172,7 +172,7 @@ def test_what_we_gave_back_kombu_reads(kombu, here):
     publish_json(here, {'n': 1}, key='q')
     for _ in range(2):
         here.wait_get('q').requeue()
-    wait_until(lambda: here.channel._settler.pending == 0, 5, 'the requeue')
+    wait_until(lambda: here.channel.session.settler.pending == 0, 5, 'the requeue')
     assert there.get('q')[1] == {'n': 1}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from greenmq import Connection, Exchange, Queue, events
 from greenmq.exceptions import InvalidArgument
-from greenmq.transport.redis import consuming
+from greenmq.transport.redis.fetching import Fetching
 from tests.contract import test_redis
 from tests.contract.test_redis import until
 
@@ -277,7 +277,7 @@ def test_the_history_of_what_died_twice(here):
     publish('x', routing_key='q', headers={'x-death': 'what a publisher wrote'})
     for count in (1, 2):
         Queue('q')(here.channel).get().reject()
-        until(lambda: here.channel._size('dead') == 1)
+        until(lambda: here.channel.queue_declare('dead', passive=True).message_count == 1)
         message = Queue('dead')(here.channel).get()
         message.ack()
         entry = message.headers['x-death'][0]
@@ -311,20 +311,20 @@ def test_the_user_and_password_of_a_socket_are_decoded(redis_server):
     url = f'redis+socket://a%40b:p%40%20s%2Fs@{redis_server.socket_path}'
     with Connection(url) as client:
         client.connect()
-        assert client.transport.session.execute(('ACL', 'WHOAMI')) == b'a@b'
+        assert client.transport.driver.server.execute(('ACL', 'WHOAMI')) == b'a@b'
 
 
 def test_a_fetch_is_bounded_by_bytes(here, raw, monkeypatch):
     for _ in range(20):
         raw.lpush('q', envelope('a' * 1_000_000))
     sizes = []
-    fetch = consuming.RedisConsuming._fetch_once
+    fetch = Fetching.take
 
-    def counted(channel, plan, n, items):
-        result = fetch(channel, plan, n, items)
-        sizes.append(len(items))
-        return result
+    def counted(fetching, queues, n, seconds):
+        takens = fetch(fetching, queues, n, seconds)
+        sizes.append(len(takens))
+        return takens
 
-    monkeypatch.setattr(consuming.RedisConsuming, '_fetch_once', counted)
+    monkeypatch.setattr(Fetching, 'take', counted)
     assert [len(body) for body in bodies(here.client, 20)] == [1_000_000] * 20
     assert max(sizes) == 1

@@ -63,8 +63,8 @@ def worker(redis_server, tmp_path):
 
 def abandon(connection):
     """Vanish without a word, as a killed process does."""
-    connection.transport.leases.stop()
-    connection.transport.session.close()
+    connection.transport.driver.lease.stop()
+    connection.transport.driver.server.close()
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_many_abandoned_messages_come_back_bounded_and_without_a_stampede(open_c
             }
         )
         client.lpush('q', *[raw.replace('"t"', f'"{n}"') for n in range(5000)])
-    dead.channel.fetch_ahead = 5000
+    dead.channel.books.fetch_ahead = 10_000  # asked for again at half
     dead.consume('q', lambda message: None)
     with redis_server.client() as client:
         wait_until(lambda: client.hlen('unacked') == 5000, 10, 'the dead one to have all')

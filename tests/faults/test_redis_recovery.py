@@ -83,7 +83,7 @@ def eat(no_greenlet_left):
 def test_a_killed_greenlets_reply_goes_to_nobody_else(proxy, open_connection):
     """P4: killed at any moment between the command and its reply, the next one gets its own reply."""
     connection = open_connection(proxy.port, health_check_interval=10)
-    session = connection.transport.session
+    session = connection.transport.driver.server
     for n in range(20):
         session.execute(('SET', f'k{n}', n))
     proxy.latency(0.005)
@@ -304,7 +304,7 @@ def test_the_number_of_connections_is_the_same_after_many_losses(proxy, redis_se
 def test_a_server_that_refuses_every_write_is_not_dialled_again_and_again(redis_server, open_connection):
     """A link that did not last counts as a failed dial: 0, 0.05, 0.1, … s apart. And then all goes on."""
     connection = open_connection(redis_server.port)
-    session, here = connection.transport.session, Bench(connection.channel())
+    session, here = connection.transport.driver.server, Bench(connection.channel())
     with redis_server.client() as client:
         client.execute_command('REPLICAOF', '127.0.0.1', '1')
         try:
@@ -312,7 +312,7 @@ def test_a_server_that_refuses_every_write_is_not_dialled_again_and_again(redis_
             while session.epoch < 7:
                 with pytest.raises((ConnectionLost, PublishUnconfirmed)):
                     here.put('q', 'x')
-                pauses.append(session._pause)
+                pauses.append(session.pause)
         finally:
             client.execute_command('REPLICAOF', 'NO', 'ONE')
     assert sorted(pauses) == pauses and pauses[-1] >= 0.4

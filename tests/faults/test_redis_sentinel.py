@@ -80,7 +80,7 @@ def test_publishing_and_consuming_resume_after_a_failover(sentinels, open_connec
         while set(safe) - set(seen):
             here.drain(0.1)
     assert len(set(safe) - set(seen)) <= 5
-    assert connection.transport.session.link.node.endswith(str(sentinels.primary().port))
+    assert connection.transport.driver.server.link.node.endswith(str(sentinels.primary().port))
 
 
 def test_the_sentinels_must_know_the_name(sentinels):

@@ -170,7 +170,7 @@ def strike(kind, proxy, server, chance):
 def test_hundreds_of_greenlets_share_one_connection_and_get_their_own_replies(redis_server):
     with Connection(redis_server.url()) as connection:
         connection.connect()
-        session = connection.transport.session
+        session = connection.transport.driver.server
         wrong = []
 
         def ask(number):

@@ -199,8 +199,8 @@ class Redis:
     def send(self, queue: str, case: Any, body: bytes) -> None:
         if isinstance(case, tuple):
             case = json.dumps(bent(*case, body)).replace('"DEEP"', DEEP)
-        key = self.channel._keys.list_of(queue)
-        self.channel._session.execute(('LPUSH', key, case), key)
+        key = self.channel.session.driver.keys.list_of(queue)
+        self.channel.session.driver.server.execute(('LPUSH', key, case), key)
 
     def close(self) -> None:
         pass

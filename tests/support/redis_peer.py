@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 
-from greenmq.transport.redis import wire
+from greenmq.transport.redis import resp
 from tests.support import green
 
 
@@ -41,7 +41,7 @@ class Peer:
 
     def _talk(self, sock):
         sock.settimeout(self.silence)
-        parser = wire.make_parser()
+        parser = resp.make_parser()
         while data := sock.recv(65536):
             for command in parser.take(data):
                 reply = self.answer(len(self.commands), command)

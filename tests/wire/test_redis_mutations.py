@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from greenmq import Connection, Exchange, Queue
 from greenmq.exceptions import AMQPError, KombuError, OperationalError, TimeoutError
-from greenmq.transport.redis import wire
+from greenmq.transport.redis import resp
 from greenmq.transport.redis.errors import AuthenticationFailed, LinkLost, WrongReply
 from tests.support import green
 from tests.support.redis_peer import Peer
@@ -74,7 +74,7 @@ def run(answer):
         peer.done.wait(10)
         with contextlib.suppress(green.Timeout):
             working.get(timeout=0.05)
-        transport.session.close()  # nobody listens there any more
+        transport.driver.server.close()  # nobody listens there any more
         error = working.get(timeout=10)
         with contextlib.suppress(*OURS):
             transport.close_connection(transport)
@@ -87,12 +87,12 @@ def recorded(request):
     server = request.getfixturevalue('redis_session')
     pieces = []
     with socket.create_connection(('127.0.0.1', server.port)) as sock:
-        parser = wire.make_parser()
+        parser = resp.make_parser()
 
         def ask(number, command):
-            sock.sendall(wire.pack(tuple(command)))
+            sock.sendall(resp.pack(tuple(command)))
             raw, found = b'', []
-            while not [reply for reply in found if type(reply) is not wire.Push]:
+            while not [reply for reply in found if type(reply) is not resp.Push]:
                 data = sock.recv(65536)
                 raw += data
                 found += parser.take(data)

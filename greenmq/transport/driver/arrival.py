@@ -40,7 +40,7 @@ class Arrival:
 
     def __init__(self, driver: Driver, max_deliveries: int) -> None:
         self._driver = driver
-        self._max_deliveries = max_deliveries
+        self.max_deliveries = max_deliveries
         self._leaving: set[runtime.Task] = set()  # of messages on their way to the dead letters
 
     def envelope(self, taken: Taken, session: Any) -> dict[str, Any] | None:
@@ -55,35 +55,36 @@ class Arrival:
             expires_at = properties.get(EXPIRES_AT)
             count = max(taken.deliveries or 0, delivery_count(headers))
         except Exception as error:  # whatever a driver's decode trips over is this message's fault
-            self._refuse(session, self._bury_payload, taken, error)
+            self.refuse(session, self._bury_payload, taken, error)
             return None
         if count:
             headers[DELIVERY_COUNT] = count
             message['redelivered'] = True
         # Strangers write it, too: what is no number is no expiry.
         if isinstance(expires_at, (int, float)) and time.time() * 1000 >= expires_at:
-            self._refuse(session, self.dead_letter, taken, message, 'expired')
+            self.refuse(session, self.dead_letter, taken, message, 'expired')
             return None
-        if self._max_deliveries and count >= self._max_deliveries:
-            self._refuse(session, self.dead_letter, taken, message, 'delivery_limit')
+        if self.max_deliveries and count >= self.max_deliveries:
+            self.refuse(session, self.dead_letter, taken, message, 'delivery_limit')
             return None
         return message
 
     def too_often(self, taken: Taken, headers: Any) -> bool:
         """Would one more delivery be one too many?"""
         count = max(taken.deliveries or 0, delivery_count(headers))
-        return bool(self._max_deliveries) and count + 1 >= self._max_deliveries
+        return bool(self.max_deliveries) and count + 1 >= self.max_deliveries
 
     def refused(self, session: Any, taken: Taken, reason: str) -> None:
         """The broker gave a message for the dead letters of its queue, and for nobody else."""
         try:
             message = self._driver.decode(taken)
         except Exception as error:  # it is no message, and goes there all the same
-            self._refuse(session, self._bury_payload, taken, error)
+            self.refuse(session, self._bury_payload, taken, error)
         else:
-            self._refuse(session, self.dead_letter, taken, message, reason)
+            self.refuse(session, self.dead_letter, taken, message, reason)
 
-    def _refuse(self, session: Any, way: Any, *args: Any) -> None:
+    def refuse(self, session: Any, way: Any, *args: Any) -> None:
+        """Have a task dead-letter what nobody is to see; a close waits for it."""
         task = runtime.spawn(way, session, *args, name='greenmq-refuse', on_exit=self._left)
         self._leaving.add(task)
 
@@ -103,7 +104,7 @@ class Arrival:
         if session.router.arguments(taken.queue).get('x-dead-letter-exchange') is None:
             self.settle_dead(session, taken, reason)
         else:
-            self._refuse(session, self.dead_letter, taken, message, reason)
+            self.refuse(session, self.dead_letter, taken, message, reason)
 
     def dead_letter(self, session: Any, taken: Taken, message: dict[str, Any], reason: str) -> None:
         """Send a message to the dead letters of its queue, if there are any, and settle it.

@@ -58,6 +58,7 @@ class Books:
         subscriptions (dict[str, Subscription]): by tag.
         waiting (int): deliveries that no callback has had yet.
         reserved (int): what fetches under way may bring.
+        starved (bool): a fetch found no room here: it is to be told when there is some.
     """
 
     def __init__(self, fetch_ahead: int) -> None:
@@ -68,6 +69,7 @@ class Books:
         self.subscriptions: dict[str, Subscription] = {}
         self.waiting = 0
         self.reserved = 0
+        self.starved = False
         self._takers: dict[str, deque[Subscription]] = {}
         self._acking = 0  # subscriptions that acknowledge
         self._number = 0

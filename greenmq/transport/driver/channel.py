@@ -5,6 +5,7 @@ It owns its `Books`; everything else belongs to the session, which the channels 
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -40,11 +41,6 @@ logger = get_logger('greenmq.transport.driver')
 #: Seconds that the end of a consumer waits for what its last take holds, for the sake of the order.
 CANCEL_SECONDS = 1.0
 
-#: Seconds that an empty look waits for what a take has that nobody wants any more.
-STRAY_SECONDS = 0.05
-
-_base64 = envelope.Base64()
-
 
 class Channel(base.StdChannel):
     """One channel.
@@ -58,6 +54,7 @@ class Channel(base.StdChannel):
     """
 
     Message: Any = DriverMessage
+    QoS: Any = QoS
     #: What `StdChannel` and kombu's programs ask.
     supports_fanout = True
     do_restore = True
@@ -88,9 +85,9 @@ class Channel(base.StdChannel):
         return self.session.router.state
 
     @property
-    def qos(self) -> QoS:
+    def qos(self) -> Any:
         """The prefetch and what is unsettled."""
-        return QoS(self.books)
+        return self.QoS(self)
 
     @property
     def prefetch_count(self) -> int:
@@ -117,9 +114,6 @@ class Channel(base.StdChannel):
         if self.closed or self.session.state == 'foreign':
             raise ConnectionClosed(f'{self!r} is closed')
 
-    def _not_found(self, kind: str, name: str, sig: tuple[int, int], method: str) -> NotFound:
-        return NotFound(f'NOT_FOUND - no {kind} {name!r} in vhost {self._vhost!r}', sig, method, 404)
-
     # ---- exchanges
 
     def exchange_declare(
@@ -139,7 +133,7 @@ class Channel(base.StdChannel):
             router = self.session.router
             router.declare_exchange(exchange, type, durable, auto_delete, arguments, self._vhost)
         elif exchange not in self.state.exchanges:
-            raise self._not_found('exchange', exchange, (40, 10), 'Channel.exchange_declare')
+            raise not_found('exchange', exchange, self._vhost, (40, 10), 'Channel.exchange_declare')
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange with its bindings; none of that name is fine.
@@ -201,7 +195,7 @@ class Channel(base.StdChannel):
         size: int | None = None
         if passive:
             if not session.router.has_queue(queue, deadline):
-                raise self._not_found('queue', queue, (50, 10), 'Channel.queue_declare')
+                raise not_found('queue', queue, self._vhost, (50, 10), 'Channel.queue_declare')
         else:
             facts = {**kwargs, 'arguments': dict(kwargs.get('arguments') or ())}
             size = session.router.make_queue(queue, facts, deadline)
@@ -313,9 +307,11 @@ class Channel(base.StdChannel):
             ConnectionClosed: the channel is closed. WrongHub: called in another native thread.
         Switches: yes. Killed: each copy is put whole or not at all.
         """
-        self._check_open()
-        (session := self.session).check_here()
-        deadline = runtime.Deadline.of(timeout)
+        session = self.session
+        if self.closed or session.state == 'foreign':
+            self._check_open()
+        session.check_here()
+        deadline = timeout if timeout.__class__ is runtime.Deadline else runtime.Deadline.of(timeout)
         try:
             session.publish(message, exchange, routing_key, bool(mandatory), deadline)
         except TimeoutError as error:
@@ -331,12 +327,7 @@ class Channel(base.StdChannel):
             runtime.Future: resolves when the broker has it, or to the error.
         Switches: no; a task publishes.
         """
-        future = runtime.Future()
-        kwargs.setdefault('timeout', 30.0)
-        runtime.spawn(
-            _publish_for, future, self, message, exchange, routing_key, kwargs, name='greenmq-publish'
-        )
-        return future
+        return publish_soon(self, message, exchange, routing_key, kwargs)
 
     def decode_body(self, body: Any, encoding: str | None = None) -> Any:
         """Return the bytes of a body.
@@ -344,9 +335,11 @@ class Channel(base.StdChannel):
         Raises:
             KeyError: an encoding nobody knows.
         """
+        if encoding == 'base64':
+            return a2b_base64(body)  # what Base64.decode comes to, without two calls
         if not encoding or encoding.lower() == 'utf-8':
             return body
-        return {'base64': _base64}[encoding].decode(body)
+        raise KeyError(encoding)
 
     # ---- consume
 
@@ -359,7 +352,7 @@ class Channel(base.StdChannel):
         if prefetch_count is not None and prefetch_count < 0:
             raise InvalidArgument('prefetch_count', prefetch_count, 'is negative')
         self.books.prefetch_count = prefetch_count or 0
-        self._room_again()
+        self.room_again()
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
@@ -391,26 +384,24 @@ class Channel(base.StdChannel):
         flights = self._remove(sub)
         waiting = self.deliveries.discard(lambda each: each is sub)
         try:
-            if not runtime.in_hub() and not self.session.driver.uncut:
-                # What it took goes back first, then what was delivered before it.
-                self._join(flights, runtime.Deadline.after(CANCEL_SECONDS))
+            # What it took goes back first, then what was delivered before it.
+            self.session.intake.join(flights, runtime.Deadline.after(CANCEL_SECONDS))
         finally:
             self.deliveries.unseen(waiting)
         if self.session.router.facts(sub.queue).get('auto_delete') and not self.session.consumers(sub.queue):
             if not self.closed and self.session.state == 'open':
                 self.queue_delete(sub.queue)
 
-    def _join(self, flights: list[Any], deadline: runtime.Deadline) -> None:
-        for flight in flights:
-            flight.join(deadline)
-        if flights:
-            self.session.driver.cut(deadline)
-
     def _remove(self, sub: Subscription) -> list[Any]:
-        self.books.remove(sub.tag)
-        self.no_ack_consumers.discard(sub.tag)
+        self._forget(sub)
         flights: list[Any] = self.session.intake.refresh(self)
         return flights
+
+    def _forget(self, sub: Subscription) -> None:
+        self.books.remove(sub.tag)
+        self.no_ack_consumers.discard(sub.tag)
+        if not self.books.takes(sub.queue):
+            self.session.driver.dropped(self, sub.queue)
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message now.
@@ -420,51 +411,21 @@ class Channel(base.StdChannel):
         Switches: yes. Killed: nothing is taken.
         """
         self._check_open()
-        session = self.session
-        looked_twice = False
-        while True:
-            deadline = self._soon()
-            session.settler.wait_for(queue, deadline)
-            unwanted = session.intake.unwanted[queue]
-            takens = session.call(
-                'get', deadline, session.driver.take, [queue], 1, session.intake.max_bytes, 0.0,
-                decline=session.give_back, uncut=session.driver.uncut,
-            )  # fmt: skip
-            for taken in takens or ():
-                if session.leases.keeps:
-                    session.leases.hold(taken, session)
-                raw = session.arrival.envelope(taken, session)
-                if raw is None:
-                    break  # expired, or no message: that was another's turn
-                message = self.deliveries.message(self, taken, raw)
-                if no_ack:
-                    session.settler.done(taken)
-                else:
-                    self.books.unsettled.add(message.delivery_tag, message)
-                return message
-            else:
-                # Perhaps a take that could not be cut has it for a moment: what comes that way goes back.
-                if session.intake.unwanted[queue] != unwanted:
-                    continue
-                if looked_twice or not session.intake.strays(queue):
-                    return None
-                looked_twice = True
-                runtime.sleep(STRAY_SECONDS)
+        found = self.deliveries.take_one(self, queue, self._soon)
+        if found is None:
+            return None
+        taken, message = found
+        if no_ack:
+            self.session.settler.done(taken)
+        else:
+            self.books.unsettled.add(message.delivery_tag, message)
+        return message
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a Message of a payload; one that is a Message already stays as it is."""
         return (
             raw_message if isinstance(raw_message, self.Message) else self.Message(raw_message, channel=self)
         )
-
-    def hand_over(self, sub: Subscription, message: Any) -> None:
-        """The turn of a waiting message: give it to its callback. Switches: as the callback."""
-        ours = self.deliveries.hand_over(sub, message)
-        books = self.books
-        if books.waiting * 2 <= (books.prefetch_count or books.fetch_ahead):  # `low`, without the call
-            self._room_again()
-        if ours:
-            sub.callback(message)
 
     def consumes(self, consumer_tag: str) -> bool:
         """See `StdChannel.consumes`: also its messages are fetched, and the last fetch did not fail."""
@@ -477,15 +438,18 @@ class Channel(base.StdChannel):
     def flow(self, active: bool = True) -> bool:
         """Stop the deliveries to this channel's consumers, or go on."""
         self.books.flowing = bool(active)
-        self._room_again()
+        self.room_again()
         return self.books.flowing
 
     def drain_events(self, timeout: float | None = None, **kwargs: Any) -> None:
         """Handle one event of this channel's connection. Switches: yes."""
         self.connection.drain_events(self.connection, timeout=timeout)
 
-    def _room_again(self) -> None:
-        if self.books.subscriptions and not self.closed:
+    def room_again(self) -> None:
+        """There is room for more deliveries: have them fetched."""
+        books = self.books
+        if books.subscriptions and not self.closed:
+            books.starved = False
             self.session.intake.kick_channel(self)
 
     # ---- settle
@@ -505,7 +469,8 @@ class Channel(base.StdChannel):
         if not runtime.is_here(self._hub):
             return self._at_home(self.basic_ack, delivery_tag, multiple)
         settled = self.deliveries.ack(delivery_tag, multiple)
-        self._room_again()
+        if self.books.starved:
+            self.room_again()
         return settled
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> bool | None:
@@ -520,7 +485,8 @@ class Channel(base.StdChannel):
         if not runtime.is_here(self._hub):
             return self._at_home(self.basic_reject, delivery_tag, requeue)
         settled = self.deliveries.reject(delivery_tag, requeue)
-        self._room_again()
+        if self.books.starved:
+            self.room_again()
         return settled
 
     def _at_home(self, settle: Callable[..., Any], *args: Any) -> bool | None:
@@ -540,7 +506,7 @@ class Channel(base.StdChannel):
         if not requeue:
             raise NotImplementedError('Does not support recover(requeue=False)')
         self.deliveries.give_back(self.deliveries.discard(lambda sub: not sub.no_ack))
-        self._room_again()
+        self.room_again()
 
     # ---- closing
 
@@ -559,11 +525,10 @@ class Channel(base.StdChannel):
             if session.router.facts(queue).get('auto_delete') and session.consumers(queue) == 1
         ]  # fmt: skip
         for sub in list(self.books.subscriptions.values()):
-            self.books.remove(sub.tag)
+            self._forget(sub)
         flights = session.intake.refresh(self)
         try:
-            if not runtime.in_hub() and not session.driver.uncut:
-                self._join(flights, deadline)
+            session.intake.join(flights, deadline)
         finally:
             self.deliveries.give_back(self.deliveries.discard(lambda sub: True))
             connection.events.discard(self.books)
@@ -579,6 +544,23 @@ class Channel(base.StdChannel):
     def __repr__(self) -> str:
         state = 'closed' if self.closed else self.session.intake.state
         return f'<{self.__module__}.{type(self).__name__} {self.channel_id}: {state}, {self.books!r}>'
+
+
+def not_found(kind: str, name: str, vhost: str, sig: tuple[int, int], method: str) -> NotFound:
+    """The error that a broker of AMQP has for what is not there."""
+    return NotFound(f'NOT_FOUND - no {kind} {name!r} in vhost {vhost!r}', sig, method, 404)
+
+
+def publish_soon(
+    channel: Channel, message: Any, exchange: str, routing_key: str, kwargs: dict[str, Any]
+) -> runtime.Future:
+    """Publish in a task; the future resolves when the broker has it, or to the error."""
+    future = runtime.Future()
+    kwargs.setdefault('timeout', 30.0)
+    runtime.spawn(
+        _publish_for, future, channel, message, exchange, routing_key, kwargs, name='greenmq-publish'
+    )
+    return future
 
 
 def _publish_for(

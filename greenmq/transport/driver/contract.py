@@ -41,6 +41,7 @@ class Place(NamedTuple):
     Attributes:
         url (str): the whole URL with password, for clients that read it themselves.
         credentials (Callable | None): the Connection's `credential_provider`.
+        alternates (tuple[str, ...]): the URL's further hosts, as they stand there.
     """
 
     host: str
@@ -52,6 +53,7 @@ class Place(NamedTuple):
     ssl: Any = None
     login_method: str | None = None
     credentials: Any = None
+    alternates: tuple[str, ...] = ()
 
 
 class Put(NamedTuple):
@@ -149,6 +151,12 @@ class Owner(Protocol):
     def lost(self, error: Exception) -> None:
         """The connection to the broker ended."""
 
+    def next_host(self) -> None:
+        """The host does not answer: `place` becomes the next one of the URL, if there are more.
+
+        For drivers that connect again by themselves.
+        """
+
 
 class Driver:
     """One broker, as the base uses it. Subclass it; name the class in `Transport.Driver`.
@@ -199,6 +207,8 @@ class Driver:
     writes_times: ClassVar[bool] = False
     #: Is what is settled as DEAD for the driver to settle? See `keeps_dead`.
     dead_letters: ClassVar[bool] = False
+    #: Types of exchanges that may be declared.
+    exchange_types: ClassVar[frozenset[str]] = frozenset(('direct', 'fanout', 'headers', 'topic'))
     #: Are the bindings kept at the broker, for all processes?
     shared_bindings: ClassVar[bool] = False
     #: 'copies': the base puts a fanout message into each bound queue; 'native': the broker fans out, and is
@@ -306,6 +316,9 @@ class Driver:
 
         For brokers that answer a take whose caller is gone: so what it took goes back first.
         """
+
+    def dropped(self, channel: Any, queue: str) -> None:
+        """A channel consumes a queue no more. Must not switch."""
 
     # ---- queues
 

@@ -5,12 +5,17 @@ Nothing here switches, but for the callbacks: what is settled is collected by th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from greenmq import runtime
 from greenmq.transport.driver.books import Books, Subscription
 from greenmq.transport.driver.contract import REQUEUE, UNSEEN, Taken
 
 __all__ = ('Deliveries',)
+
+#: Seconds that an empty look waits for what a take has that nobody wants any more.
+STRAY_SECONDS = 0.05
 
 
 class Deliveries:
@@ -56,6 +61,41 @@ class Deliveries:
             books, (sub, message), len(payload) if isinstance(payload, (str, bytes)) else 0
         )
 
+    def take_one(
+        self, channel: Any, queue: str, soon: Callable[[], runtime.Deadline]
+    ) -> tuple[Taken, Any] | None:
+        """Take one message of a queue now; None if there is none. What nobody is to see is passed over.
+
+        Arguments:
+            soon (Callable): makes the deadline of each look.
+        Switches: yes. Killed: nothing is taken.
+        """
+        session = self._session
+        looked_twice = False
+        while True:
+            deadline = soon()
+            session.settler.wait_for(queue, deadline)
+            unwanted = session.intake.unwanted[queue]
+            takens = session.call(
+                'get', deadline, session.driver.take, [queue], 1, session.intake.max_bytes, 0.0,
+                decline=session.give_back, uncut=session.driver.uncut,
+            )  # fmt: skip
+            for taken in takens or ():
+                if session.leases.keeps:
+                    session.leases.hold(taken, session)
+                raw = session.arrival.envelope(taken, session)
+                if raw is None:
+                    break  # expired, or no message: that was another's turn
+                return taken, self.message(channel, taken, raw)
+            else:
+                # Perhaps a take that could not be cut has it for a moment: what comes that way goes back.
+                if session.intake.unwanted[queue] != unwanted:
+                    continue
+                if looked_twice or not session.intake.strays(queue):
+                    return None
+                looked_twice = True
+                runtime.sleep(STRAY_SECONDS)
+
     def hand_over(self, sub: Subscription, message: Any) -> bool:
         """The turn of a waiting message: False if it's not ours any more, and no callback is to see it."""
         books, taken = self._books, message.place
@@ -67,6 +107,12 @@ class Deliveries:
         if sub.no_ack:
             self._session.settler.done(taken, books.waiting)
         return True
+
+    def tags(self) -> set[Any]:
+        """The tags of all that is held, what needs no ack and waits for its callback included."""
+        found = {tag for tag, _ in self._books.unsettled.items()}
+        found.update(message.delivery_tag for _, message in self._events.waiting_events(self._books))
+        return found
 
     # ---- settling
 

@@ -88,6 +88,16 @@ class Intake:
             poller.go_on()
         return ended
 
+    def join(self, flights: list[Flight], deadline: runtime.Deadline) -> None:
+        """Wait until takes that were ended have ended, and what they took has gone back.
+
+        Switches: yes; but not in the hub, and not for takes that must not be cut.
+        """
+        if flights and not runtime.in_hub() and not self.driver.uncut:
+            for flight in flights:
+                flight.join(deadline)
+            self.driver.cut(deadline)
+
     def forget(self, poller: Poller) -> None:
         """A poller that was stopped has ended its last take."""
         if self._pollers.get(poller.key) is poller:

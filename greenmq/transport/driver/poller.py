@@ -101,13 +101,16 @@ class Poller:
         """Reserve room for one take: how many messages, and whether queues share too small a prefetch."""
         driver: Driver = session.driver
         total, crowded = 0, False
+        pushed = driver.delivery == 'push'
         if self._asked:
             self.reserved = [entry for entry in self.reserved if entry[1]]
         limit = max(driver.take_batch, 1)
         for channel in self.channels(session):
             books = channel.books
+            books.starved = books.starved or pushed  # asked for again while there is some room left
             room = books.room()
             if not room or not books.low():
+                books.starved = True
                 continue
             if self._channel is None:
                 queues = len(books.queues)
@@ -225,7 +228,7 @@ class Poller:
 
     def arrived(self, taken: Taken, session: Any) -> None:
         """Delivery 'push': a message came."""
-        self._hand_out(taken, session)
+        self._hand_out([taken], session)
         if self._timer is None:
             self.kick()
 
@@ -255,8 +258,7 @@ class Poller:
         self.proved = runtime.monotonic()
         intake.calls += 1
         intake.taken += len(takens)
-        for taken in takens:
-            self._hand_out(taken, session)
+        self._hand_out(takens, session)
         self.asks = min(self.asks * 4, flight.driver.take_batch) if takens else 1
         if takens:
             self._pause = HASTY
@@ -268,17 +270,31 @@ class Poller:
             self._rest(HASTY)
         return None
 
-    def _hand_out(self, taken: Taken, session: Any) -> None:
-        if session.leases.keeps:
-            session.leases.hold(taken, session)
-        channel, sub = self.use_one(taken.queue)
-        if channel is None:
-            session.intake.unwanted[taken.queue] += 1
-            session.give_back([taken])
-            return
-        message = session.arrival.envelope(taken, session)
-        if message is not None:
-            channel.deliveries.accept(channel, taken, message, sub)
+    def _hand_out(self, takens: list[Taken], session: Any) -> None:
+        hold = session.leases.hold if session.leases.keeps else None
+        envelope = session.arrival.envelope
+        channel: Any = None
+        for taken in takens:
+            if hold is not None:
+                hold(taken, session)
+            # The next one of the same channel, where there is no other to take turns with: most are.
+            if channel is not None and len(self.reserved) == 1 and channel.books.flowing:
+                entry, sub = self.reserved[0], None
+                if entry[1] > 0 and not channel.closed:
+                    sub = channel.books.next_taker(taken.queue, 1)
+                if sub is None:
+                    channel = None
+                else:
+                    entry[1] -= 1
+            else:
+                channel, sub = self.use_one(taken.queue)
+            if channel is None:
+                session.intake.unwanted[taken.queue] += 1
+                session.give_back([taken])
+                continue
+            message = envelope(taken, session)
+            if message is not None:
+                channel.deliveries.accept(channel, taken, message, sub)
 
     def failed(self, flight: Flight, error: Exception) -> None:
         """A take failed."""
@@ -328,8 +344,7 @@ class Poller:
         """There is a connection again."""
         self._stop_timer()
         self._failures = 0
-        if self.flight is None:
-            self.state = 'idle'
+        self.state = 'idle' if self.flight is None else 'taking'
         self._step()
 
     def lost(self) -> None:
@@ -369,6 +384,7 @@ class Poller:
     def leave(self) -> None:
         """Fetch no more: the session goes on in another thread. Its own timers find it stopped."""
         self.stopped = True
+        self.release()
         if self.flight is not None:
             self.flight.poller = None
             self.flight.task.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from greenmq.transport.driver.books import Books
 
 __all__ = ('QoS',)
@@ -13,8 +15,9 @@ class QoS:
     Source: kombu virtual.QoS.
     """
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self._books: Books = channel.books
 
     @property
     def prefetch_count(self) -> int:

@@ -91,8 +91,8 @@ class Router:
         Raises:
             InvalidArgument: no such type. NotEquivalentError: it was declared otherwise.
         """
-        if kind not in STANDARD_EXCHANGE_TYPES:
-            known = ', '.join(sorted(STANDARD_EXCHANGE_TYPES))
+        if kind not in self._driver.exchange_types:
+            known = ', '.join(sorted(self._driver.exchange_types))
             raise InvalidArgument('exchange type', kind, f'is none of {known}')
         known_as = self.state.exchanges.get(exchange)
         if known_as is None:
@@ -373,14 +373,23 @@ class Router:
                 raise Unroutable(message, exchange, key)
             return [key]
         queues = self.route(exchange, key, message.get('headers'), deadline)
-        if queues:
-            return queues
+        return queues or self.nowhere(exchange, key, message, mandatory, deadline)
+
+    def nowhere(
+        self, exchange: str, key: str, message: dict[str, Any], mandatory: bool, deadline: runtime.Deadline
+    ) -> list[str]:
+        """Return where a message goes that no queue is bound for: the `deadletter_queue`, if one is set.
+
+        Raises:
+            Unroutable: `mandatory`.
+        Switches: if that queue is not declared.
+        """
         if mandatory:
             raise Unroutable(message, exchange, key)
         if self._deadletter_queue is None:
             return []
         warnings.warn(
-            UndeliverableWarning(UNDELIVERABLE_FMT.format(exchange=exchange, routing_key=key)), stacklevel=4
+            UndeliverableWarning(UNDELIVERABLE_FMT.format(exchange=exchange, routing_key=key)), stacklevel=5
         )
         if self._deadletter_queue not in self.state.queues:
             self.make_queue(self._deadletter_queue, {}, deadline)
@@ -414,6 +423,8 @@ class Router:
             first['time'] = int(first['time'].timestamp())
         key = arguments.get('x-dead-letter-routing-key') or came_by[1]
         properties.pop(EXPIRES_AT, None)  # or it would expire again among the dead
+        if not isinstance(properties.get('priority') or 0, int):
+            del properties['priority']  # a stranger's
         session = self._session()
         if session is None:
             raise ConnectionClosed('nobody uses the connection any more')

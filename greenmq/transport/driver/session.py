@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, Unroutable, WrongHub
-from greenmq.log import get_logger
+from greenmq.log import get_logger, outage_level
 from greenmq.transport.driver.arrival import Arrival
 from greenmq.transport.driver.contract import UNSEEN, Driver, Place, Taken
 from greenmq.transport.driver.errors import bounded, is_loss, translate
@@ -32,6 +32,9 @@ logger = get_logger('greenmq.transport.driver')
 
 #: Seconds for one attempt to recover, and for what is declared again after it.
 ATTEMPT, RESTORING = 5.0, 30.0
+
+#: Seconds that a driver has for its end when all the time for the close is over.
+PARTING = 0.5
 
 #: (id of the hub, what tells URLs apart) → session. A session keeps its hub alive, so the number is its own.
 _sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
@@ -73,12 +76,17 @@ class _Told:
             ours = translate(session.driver, error)[0]
             session.lost(ours if is_loss(ours) else ConnectionLost(str(error)))
 
+    def next_host(self) -> None:
+        session = self._session()
+        if session is not None:
+            session.next_host()
+
 
 class Session:
     """One driver, shared by the connections of a hub to one URL.
 
     Arguments:
-        driver_cls (type[Driver]): what to make.
+        driver_cls (Callable[..., Driver]): what to make.
         place (Place), settings (dict): for it.
         name (str): for texts; holds no password.
         state (BrokerState): what was declared there; a new one if None.
@@ -96,7 +104,7 @@ class Session:
 
     def __init__(
         self,
-        driver_cls: type[Driver],
+        driver_cls: Callable[..., Driver],
         place: Place,
         settings: dict[str, Any],
         name: str,
@@ -149,7 +157,10 @@ class Session:
         try:
             bounded(f'open {self.name}', deadline, driver.open, deadline)
         except Exception as error:
-            raise translate(driver, error)[0] from error
+            ours = translate(driver, error)[0]
+            if ours is error:
+                raise
+            raise ours from error
         if self.state != 'new':
             raise ConnectionClosed(f'{self.name} was closed while it was being opened')
         self._opened()
@@ -172,7 +183,7 @@ class Session:
             return
         self.state = 'lost'
         self.failure = error
-        logger.warning('%s: the connection was lost: %s', self.name, error)
+        logger.log(outage_level('lost', self.name), '%s: the connection was lost: %s', self.name, error)
         if not self.driver.survives_loss:
             for channel in self.channels:
                 channel.lose()
@@ -181,6 +192,10 @@ class Session:
         self.intake.lost()
         for user in list(self._users):
             user.on_lost(error)
+        self.begin_recovery()
+
+    def begin_recovery(self) -> None:
+        """Open the driver again, in a task, until it is open."""
         self._recovery = runtime.spawn(
             _recover, weakref.ref(self), name=f'greenmq-recovery {self.name}', owner=self
         )
@@ -208,6 +223,10 @@ class Session:
             if place is not None:
                 self.driver.place = place
                 return
+
+    def arrived_in(self, hub: Any) -> None:
+        """Another thread goes on with the session."""
+        self._hub = hub
 
     @property
     def is_here(self) -> bool:
@@ -501,6 +520,8 @@ def _sweep(session: Session) -> None:
 
 
 def _close_driver(driver: Driver, deadline: runtime.Deadline) -> None:
+    if deadline.expired():
+        deadline = runtime.Deadline.after(PARTING)  # or the call would end before it began
     try:
         bounded('close', deadline, driver.close, deadline)
     except Exception as error:  # it is abandoned; the broker will notice

@@ -110,7 +110,7 @@ class Transport(base.Transport):
         return Place(
             host, client.port or self.default_port, client.userid, client.password,
             client.virtual_host or '/', self._url(client, host), client.ssl or None, client.login_method,
-            credentials,
+            credentials, tuple(client.alt or ()),
         )  # fmt: skip
 
     def _url(self, client: Any, host: str) -> str:
@@ -137,11 +137,7 @@ class Transport(base.Transport):
         deadline = getattr(client, 'connect_deadline', None)
         if deadline is None:
             deadline = runtime.Deadline.after(client.connect_timeout or 5.0)
-        settings = settings_of(self.options, client.transport_options)
-        settings['connect_timeout'] = client.connect_timeout
-        place = self.place()
-        name = f'{self.driver_type} {place.host}'
-        self.session = session_of(self.Driver, place, settings, name)
+        self.session = self.make_session()
         self.session.join(self)
         try:
             self.session.open(deadline)
@@ -151,6 +147,17 @@ class Transport(base.Transport):
         self.events.revive()
         self._spare.append(self.create_channel(self))
         return self
+
+    def make_session(self) -> Session:
+        """The session to the client's place, which others may use as well."""
+        place = self.place()
+        return session_of(self.Driver, place, self.settings(), f'{self.driver_type} {place.host}')
+
+    def settings(self) -> dict[str, Any]:
+        """The value of every transport option."""
+        settings = settings_of(self.options, self.client.transport_options)
+        settings['connect_timeout'] = self.client.connect_timeout
+        return settings
 
     def recover_connection(self, connection: Any, deadline: runtime.Deadline) -> Any:
         """Wait for the outcome of the present try to recover a lost connection.
@@ -287,7 +294,13 @@ class Transport(base.Transport):
 
     def _dispatch(self, event: Any) -> None:
         sub, message = event
-        message.channel.hand_over(sub, message)
+        channel = message.channel
+        ours = channel.deliveries.hand_over(sub, message)
+        books = channel.books
+        if books.starved and books.waiting * 2 <= (books.prefetch_count or books.fetch_ahead):
+            channel.room_again()
+        if ours:
+            sub.callback(message)
 
     # ---- the rest
 

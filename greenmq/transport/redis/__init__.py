@@ -1,9 +1,11 @@
 """``redis://``: Redis as a broker that does not lose, does not go deaf and does not poll.
 
-The way through this package: `keys` says what stands in Redis; `wire` and `link` speak with one server;
-`session` keeps a link alive; `dialling`, `sentinel` and `cluster` find the server; `transport` joins it with
-`channel` (entities), `publishing`, `consuming`, `settling`, `leases`, `bindings` and `pubsub`; what must
-happen in one step at the server is in `scripts`.
+It stands on `transport.driver`, whose parts do what every broker needs. Here: `keys` says what stands in
+Redis; `resp` and `link` speak with one server; `server` keeps a link alive; `handshake`, `sentinel` and
+`cluster` find the server; `driver` has the queue verbs and holds the parts `bindings`, `fetching`,
+`settling`, `leases`, `expiry`, `pubsub` and `blocking`; `session` joins them with `publishing` and
+`arrival`; `channel` and `transport` are kombu's names on top. What must happen in one step at the server is
+in `scripts`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from greenmq.exceptions import InconsistencyError, VersionMismatch
 from greenmq.transport.redis.channel import PRIORITY_STEPS, Channel, QoS, SentinelChannel
 from greenmq.transport.redis.cluster import ClusterTransport
-from greenmq.transport.redis.names import (
+from greenmq.transport.redis.compat import (
     BINDING_EXPIRES_FACTOR,
     BINDING_SWEEP_INTERVAL,
     DEFAULT_REAUTH_CHECK_INTERVAL,

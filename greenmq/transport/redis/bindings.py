@@ -18,10 +18,10 @@ from greenmq.log import get_logger
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.replies import TEXTS, fits
 from greenmq.transport.redis.scripts import BIND
-from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.server import Server
 from greenmq.transport.redis.watches import Watch
 
-__all__ = ('Bindings', 'declaration', 'split_binding')
+__all__ = ('Bindings', 'declaration', 'pattern_of', 'split_binding')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -56,7 +56,7 @@ class Table(Watch):
         self.read_at = runtime.monotonic()
 
     def hit(self) -> None:
-        """They changed. Switches: no."""
+        """They changed."""
         self.valid = False
 
 
@@ -64,14 +64,14 @@ class Bindings:
     """The bindings of one database.
 
     Arguments:
-        session (Session): where they are.
+        server (Server): where they are.
         keys (Keys): their names.
         state (BrokerState): what this client declared.
         queue_key (str): kombu's pattern of the key.
     """
 
-    def __init__(self, session: Session, keys: Keys, state: Any, queue_key: str, sep: str) -> None:
-        self._session = session
+    def __init__(self, server: Server, keys: Keys, state: Any, queue_key: str, sep: str) -> None:
+        self._server = server
         self._keys = keys
         self._state = state
         self._queue_key = queue_key
@@ -82,19 +82,23 @@ class Bindings:
         #: Counts what this client changed: a read that began before does not count for who changed it.
         self._changes = 0
 
+    def kind(self, exchange: str) -> str:
+        """The type of an exchange; direct if it was not declared here."""
+        return (self._state.exchanges.get(exchange) or {}).get('type') or 'direct'
+
     def key(self, exchange: str) -> str:
-        """The key of an exchange's bindings. Switches: no."""
+        """The key of an exchange's bindings."""
         return self._keys.binding(self._queue_key % (exchange,))
 
     def table(self, exchange: str, deadline: runtime.Deadline | None = None) -> Table:
         """The bindings of an exchange.
 
-        Raises: as `Session.execute`.
+        Raises: as `Server.execute`.
         Switches: only if they are not known.
         """
         table = self._tables.get(exchange)
         if table is not None and table.valid:
-            if self._session.tracks or runtime.monotonic() - table.read_at < BELIEVED:
+            if self._server.tracks or runtime.monotonic() - table.read_at < BELIEVED:
                 return table
         # Thousands of greenlets may publish while they are not known: one reads them for all.
         what = f'the bindings of exchange {exchange!r}: another greenlet reads them; they did not come'
@@ -109,7 +113,7 @@ class Bindings:
         if not members and self._assert(exchange, deadline):
             changes = self._changes
             members, table = self._members(key, deadline)
-        table.told = self._session.tracks
+        table.told = self._server.tracks
         entries = [self._split(member) for member in members]
         table.entries = sorted(entry for entry in entries if entry is not None)
         strangers = len(entries) - len(table.entries)
@@ -129,10 +133,10 @@ class Bindings:
         cursor, pattern = b'0', re.sub(r'([\\*?\[\]])', r'\\\1', self.key('')) + '*'
         while True:
             command = ('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'set')
-            cursor, keys = self._session.execute(command, None, deadline, _is_page)
+            cursor, keys = self._server.execute(command, None, deadline, _is_page)
             for key in keys:
                 name = bytes(key).decode(errors='replace')
-                members = self._session.execute(('SMEMBERS', name), name, deadline, TEXTS)
+                members = self._server.execute(('SMEMBERS', name), name, deadline, TEXTS)
                 entries = (self._split(member) for member in members)
                 found.update(entry[2] for entry in entries if entry is not None)
             if bytes(cursor) == b'0':
@@ -142,7 +146,7 @@ class Bindings:
         """Assert what we bound where the key has vanished. Switches: yes."""
         for exchange in {binding.exchange for binding in self._state.bindings}:
             key = self.key(exchange)
-            if not self._session.execute(('EXISTS', key), key, deadline):
+            if not self._server.execute(('EXISTS', key), key, deadline):
                 self._assert(exchange, deadline)
 
     def _assert(self, exchange: str, deadline: runtime.Deadline | None) -> bool:
@@ -150,7 +154,7 @@ class Bindings:
         mine = [binding for binding in self._state.bindings if binding.exchange == exchange]
         for binding in mine:
             kind = self._state.exchanges.get(exchange, {}).get('type')
-            pattern = _pattern(kind, binding.routing_key)
+            pattern = pattern_of(kind, binding.routing_key)
             expires = (self._state.queues.get(binding.queue) or {}).get('arguments', {}).get('x-expires')
             if expires is None or self._still_there(binding.queue, deadline):
                 self.add(exchange, binding.routing_key, pattern, binding.queue, expires, deadline)
@@ -158,13 +162,13 @@ class Bindings:
 
     def _still_there(self, queue: str, deadline: runtime.Deadline | None) -> bool:
         expires = self._keys.home(queue).expires
-        return bool(self._session.execute(('HEXISTS', expires, queue), expires, deadline))
+        return bool(self._server.execute(('HEXISTS', expires, queue), expires, deadline))
 
     def _members(self, key: str, deadline: runtime.Deadline | None) -> tuple[Any, Table]:
         # Watched before it is read: a change right behind the reply must not be missed.
         table = Table()
-        self._session.watch([key], table)
-        return self._session.execute(('SMEMBERS', key), key, deadline, TEXTS), table
+        self._server.watchers.watch([key], table)
+        return self._server.execute(('SMEMBERS', key), key, deadline, TEXTS), table
 
     def _split(self, member: bytes) -> Entry | None:
         return split_binding(member, self._sep)
@@ -210,16 +214,16 @@ class Bindings:
         with self._changing(exchange):
             if expires_ms is not None:
                 bound = self._keys.bound(queue)
-                self._session.execute(('SADD', bound, f'{exchange}{self._sep}{member}'), bound, deadline)
+                self._server.execute(('SADD', bound, f'{exchange}{self._sep}{member}'), bound, deadline)
             if expires_ms is None:
-                self._session.execute(('SADD', key, member), key, deadline)
-                self._session.execute(('SADD', permanent, member), permanent, deadline)
+                self._server.execute(('SADD', key, member), key, deadline)
+                self._server.execute(('SADD', permanent, member), permanent, deadline)
             elif self._keys.cluster:
                 # Two slots: the binding is what counts, and no kombu sweeps a cluster.
-                self._session.execute(('SADD', key, member), key, deadline)
+                self._server.execute(('SADD', key, member), key, deadline)
             else:
                 ttl = max(int(expires_ms) * EXPIRES_FACTOR, MIN_TTL)
-                self._session.run(BIND, (key, deadlines), (member, exchange, ttl), deadline)
+                self._server.run(BIND, (key, deadlines), (member, exchange, ttl), deadline)
 
     def remove(
         self,
@@ -233,7 +237,7 @@ class Bindings:
         member = self._sep.join((routing_key or '', pattern or '', queue or ''))
         with self._changing(exchange):
             for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
-                self._session.execute(('SREM', key, member), key, deadline)
+                self._server.execute(('SREM', key, member), key, deadline)
 
     @contextmanager
     def _changing(self, exchange: str) -> Iterator[None]:
@@ -249,15 +253,9 @@ class Bindings:
         if table is not None:
             table.valid = False
 
-    def delete(self, exchange: str, deadline: runtime.Deadline | None = None) -> None:
-        """Remove all bindings of an exchange. Switches: yes."""
-        with self._changing(exchange):
-            for key in (self.key(exchange), self._keys.binding(PERMANENT % (exchange,))):
-                self._session.execute(('DEL', key), key, deadline)
-
 
 def split_binding(member: bytes, sep: str) -> Entry | None:
-    """Routing key, pattern and queue of a binding; None if a stranger wrote it. Switches: no."""
+    """Routing key, pattern and queue of a binding; None if a stranger wrote it."""
     try:
         parts = member.decode().split(sep)
     except UnicodeDecodeError:
@@ -266,7 +264,7 @@ def split_binding(member: bytes, sep: str) -> Entry | None:
 
 
 def declaration(facts: Mapping[str, Any]) -> str:
-    """What is noted of a queue that was declared so. Switches: no."""
+    """What is noted of a queue that was declared so."""
     names = ('durable', 'auto_delete', 'arguments')
     return json.dumps({name: facts[name] for name in names if facts.get(name)}, default=str)
 
@@ -281,7 +279,8 @@ def _matching(entries: list[Entry], kind: str, routing_key: str) -> tuple[str, .
     return tuple(dict.fromkeys(found))
 
 
-def _pattern(kind: str | None, routing_key: str) -> str | None:
+def pattern_of(kind: str | None, routing_key: str) -> str | None:
+    """The regular expression of a binding's key that kombu's workers read."""
     if kind != 'topic':
         return None
     from greenmq.transport.virtual.exchange import TopicExchange

@@ -20,16 +20,17 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, InvalidArgument, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.redis import wire
-from greenmq.transport.redis.dialling import dial_place
+from greenmq.transport.redis import resp
+from greenmq.transport.redis.driver import RedisDriver
 from greenmq.transport.redis.errors import raised
+from greenmq.transport.redis.handshake import Target, connect
 from greenmq.transport.redis.link import Link, Taker
 from greenmq.transport.redis.replies import DONE
-from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.server import Server, weakly
 from greenmq.transport.redis.transport import Transport
 from greenmq.utils.url import parse_url
 
-__all__ = ('ClusterSession', 'ClusterTransport')
+__all__ = ('ClusterDriver', 'ClusterServer', 'ClusterTransport')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -39,23 +40,22 @@ AGAIN = 0.05
 #: How often a command follows a redirection before its error is raised.
 MAX_REDIRECTIONS = 16
 
-DialNode = Callable[[str, Any, runtime.Deadline], Link]
 
-
-class ClusterSession(Session):
-    """The connections to all primaries, as one `Session`.
+class ClusterServer(Server):
+    """The connections to all primaries, as one `Server`.
 
     Arguments:
-        dial_node: opens a link to "host:port".
+        dial_node (Callable): a bound method (name, owner, deadline) that opens a link to "host:port"; its
+            object is held weakly.
         seeds (Sequence[str]): nodes to ask first.
     """
 
-    def __init__(self, dial_node: DialNode, seeds: list[str], name: str, owner: Any) -> None:
-        super().__init__(self._no_dial, name, owner)
+    def __init__(self, dial_node: Callable[..., Link], seeds: list[str], name: str) -> None:
+        super().__init__(self._no_dial, name)
         self.clustered = True
-        self._dial_node = dial_node
+        self._dial_node = weakref.WeakMethod(dial_node)
         self._seeds = seeds
-        self._nodes: dict[str, Session] = {}
+        self._nodes: dict[str, Server] = {}
         self._slots: list[str] = [''] * 16384
         self._looking: runtime.Task | None = None
 
@@ -76,7 +76,7 @@ class ClusterSession(Session):
         return all(node.tracks for node in self._nodes.values() if node.connected)
 
     def open(self, deadline: runtime.Deadline) -> None:
-        """Ask the seeds for the slots and connect to all primaries. See `Session.open`."""
+        """Ask the seeds for the slots and connect to all primaries. See `Server.open`."""
         met: list[str] = []
         for seed in self._seeds:
             try:
@@ -98,18 +98,15 @@ class ClusterSession(Session):
                 node.open(deadline)
         self.epoch += 1
 
-    def _node(self, name: str) -> Session:
+    def _node(self, name: str) -> Server:
         node = self._nodes.get(name)
         if node is None:
-            ref, dial = weakref.ref(self), self._dial_node
-
-            def dial_this(owner: Any, deadline: runtime.Deadline) -> Link:
-                if ref() is None:
-                    raise ConnectionClosed('nobody uses the connection any more')
-                return dial(name, owner, deadline)
-
-            node = self._nodes[name] = Session(dial_this, name, self)
-            node._watches = self._watches  # whoever waits for a key does not care which node tells
+            # Whoever waits for a key does not care which node tells.
+            dial = self._dial_node()
+            if dial is None:
+                raise ConnectionClosed('nobody uses the connection any more')
+            node = Server(weakly(dial, name), name, self, self.watchers)
+            self._nodes[name] = node
         return node
 
     def _forget(self, name: str) -> None:
@@ -117,7 +114,7 @@ class ClusterSession(Session):
         if node is not None:
             node.close()
 
-    def _learn(self, node: Session, deadline: runtime.Deadline, dial: bool = True) -> None:
+    def _learn(self, node: Server, deadline: runtime.Deadline, dial: bool = True) -> None:
         reply = node.execute(('CLUSTER', 'SLOTS'), None, deadline, _are_slots)
         slots = [''] * 16384
         for first, last, primary, *_ in reply:
@@ -131,14 +128,13 @@ class ClusterSession(Session):
             self._forget(gone)
         for name in set(slots) - {''}:
             if name not in self._nodes and dial:
-                other = self._node(name)
-                other._recovery = runtime.spawn(other.recover, name=f'redis-node {name}', owner=other)
+                self._node(name).begin()
 
     def _look_soon(self) -> None:
         if not self.closed and (self._looking is None or self._looking.done):
             self._looking = runtime.spawn(_look, weakref.ref(self), name='redis-slots', owner=self)
 
-    def _look_once(self, deadline: runtime.Deadline) -> bool:
+    def look_once(self, deadline: runtime.Deadline) -> bool:
         """Ask somebody for the slots; True if all is well."""
         for node in list(self._nodes.values()):
             if not node.connected:
@@ -151,7 +147,7 @@ class ClusterSession(Session):
             return all(each.connected for each in self._nodes.values())
         return False
 
-    def node_of(self, key: str | None) -> Session:
+    def node_of(self, key: str | None) -> Server:
         """The session of the primary that has a key; any for None.
 
         Raises:
@@ -172,16 +168,16 @@ class ClusterSession(Session):
 
     # ---- what the nodes tell (no switch)
 
-    def on_lost(self, session: Session, error: BaseException) -> None:
-        """See `SessionOwner`."""
+    def on_lost(self, server: Server, error: BaseException) -> None:
+        """See `ServerOwner`."""
         self._look_soon()
         self.failure = error
         owner = self._owner()
-        if owner is not None and not self.closed and session.name in self._nodes:
+        if owner is not None and not self.closed and server.name in self._nodes:
             owner.on_lost(self, error)
 
-    def on_recovered(self, session: Session) -> None:
-        """See `SessionOwner`."""
+    def on_recovered(self, server: Server) -> None:
+        """See `ServerOwner`."""
         owner = self._owner()
         if owner is not None and self.epoch:
             owner.on_recovered(self)
@@ -190,14 +186,14 @@ class ClusterSession(Session):
                 waiter.wake()
             waiters.clear()
 
-    def on_pushed(self, session: Session, push: Any) -> None:
-        """See `SessionOwner`."""
+    def on_pushed(self, server: Server, push: Any) -> None:
+        """See `ServerOwner`."""
         owner = self._owner()
         if owner is not None:
             owner.on_pushed(self, push)
 
     def close(self) -> None:
-        """See `Session.close`."""
+        """See `Server.close`."""
         if self.closed:
             return
         if self._looking is not None:
@@ -232,7 +228,7 @@ class ClusterSession(Session):
         deadline: runtime.Deadline | None = None,
         shape: Any = DONE,
     ) -> list[Any]:
-        """See `Session.execute_many`; all of one slot."""
+        """See `Server.execute_many`; all of one slot."""
         for _ in range(MAX_REDIRECTIONS):
             link = self._open_node(key, deadline)
             replies = [link.expect(reply, shape) for reply in link.call_many(commands, deadline)]
@@ -243,7 +239,7 @@ class ClusterSession(Session):
             runtime.sleep(AGAIN)
         return [raised(reply, self.name) for reply in replies]
 
-    def _ask(
+    def ask(
         self,
         command: tuple[Any, ...],
         key: str | None,
@@ -251,14 +247,15 @@ class ClusterSession(Session):
         orphan: Callable[[Any], Any] | None,
         shape: Any,
     ) -> Any:
+        """See `Server.ask`."""
         reply: Any = None
         asking = ''
         for _ in range(MAX_REDIRECTIONS):
             node = self._node(asking) if asking else self._open_session(key, deadline)
             if asking:
-                node.post(wire.pack(('ASKING',)), '', _ignore)
+                node.post(resp.pack(('ASKING',)), '', _ignore)
                 asking = ''
-            reply = node._ask(command, key or '', deadline, orphan, shape)
+            reply = node.ask(command, key or '', deadline, orphan, shape)
             if isinstance(reply, AskError):
                 asking = f'{reply.host}:{reply.port}'
             elif isinstance(reply, _REDIRECTIONS):
@@ -269,7 +266,7 @@ class ClusterSession(Session):
                 break
         return reply
 
-    def _open_session(self, key: str | None, deadline: runtime.Deadline | None) -> Session:
+    def _open_session(self, key: str | None, deadline: runtime.Deadline | None) -> Server:
         while True:
             try:
                 node = self.node_of(key)
@@ -289,21 +286,20 @@ class ClusterSession(Session):
         return link
 
     def moved(self, error: Any) -> None:
-        """A node said that a slot is elsewhere. Switches: no."""
+        """A node said that a slot is elsewhere."""
         if isinstance(error, MovedError):
             name = f'{error.host}:{error.port}'
             self._slots[error.slot_id] = name
             if name not in self._nodes:
-                node = self._node(name)
-                node._recovery = runtime.spawn(node.recover, name=f'redis-node {name}', owner=node)
+                self._node(name).begin()
         self._look_soon()
 
     def post(self, data: bytes, key: str, take: Taker, count: int = 1) -> None:
-        """See `Session.post`."""
+        """See `Server.post`."""
         self.node_of(key).post(data, key, take, count)
 
     def link_for(self, key: str) -> Link | None:
-        """See `Session.link_for`."""
+        """See `Server.link_for`."""
         try:
             return self.node_of(key).link_for(key)
         except AMQPError:
@@ -331,13 +327,50 @@ def _ignore(reply: Any) -> None:
     """ASKING is always answered by OK."""
 
 
-def _look(ref: weakref.ref[ClusterSession]) -> None:
+def _look(ref: weakref.ref[ClusterServer]) -> None:
     while True:
-        session = ref()
-        if session is None or session.closed or session._look_once(runtime.Deadline.after(2.0)):
+        server = ref()
+        if server is None or server.closed or server.look_once(runtime.Deadline.after(2.0)):
             return
-        del session
+        del server
         runtime.sleep(LOOK)
+
+
+class ClusterDriver(RedisDriver):
+    """A Redis Cluster."""
+
+    server: ClusterServer
+    clustered: ClassVar[bool] = True
+
+    def _make_server(self) -> Server:
+        if self.db:
+            raise InvalidArgument('database', self.db, 'must be 0: a cluster has no other')
+        place = self.place
+        seeds = [f'{place.host or "localhost"}:{place.port or self.default_port}']
+        for text in place.alternates:
+            found = parse_url(text if '://' in text else f'redis+cluster://{text}')
+            seeds.append(f'{found["hostname"] or "localhost"}:{found["port"] or self.default_port}')
+        return ClusterServer(self.dial_node, list(dict.fromkeys(seeds)), f'cluster at {seeds[0]}')
+
+    def dial_node(self, name: str, owner: Any, deadline: runtime.Deadline) -> Link:
+        """Open a link for commands to a node. Raises, Switches: as `dial`."""
+        return connect(self._target_of(name), owner, deadline)
+
+    def _target_of(self, name: str) -> Target:
+        host, _, port = name.rpartition(':')
+        return self.target()._replace(host=host.strip('[]'), port=int(port))
+
+    def dial_plain(self, owner: Any, deadline: runtime.Deadline) -> Link:
+        """See `RedisDriver.dial_plain`: each node tells all others what is published on it."""
+        return self._plain(self.server.node_of(None).name, owner, deadline)
+
+    def dial_beside(self, key: str, owner: Any, deadline: runtime.Deadline) -> Link:
+        """See `RedisDriver.dial_beside`."""
+        return self._plain(self.server.node_of(key).name, owner, deadline)
+
+    def _plain(self, name: str, owner: Any, deadline: runtime.Deadline) -> Link:
+        target = self._target_of(name)._replace(tracking=False, scripts=False)
+        return connect(target, owner, deadline)
 
 
 class ClusterTransport(Transport):
@@ -346,40 +379,5 @@ class ClusterTransport(Transport):
     Source: greenmq's own; kombu has none.
     """
 
+    Driver: ClassVar[Any] = ClusterDriver
     clustered: ClassVar[bool] = True
-
-    def _make_session(self) -> Session:
-        if self._db:
-            raise InvalidArgument('database', self._db, 'must be 0: a cluster has no other')
-        client = self.client
-        seeds = [f'{client.hostname or "localhost"}:{client.port or self.default_port}']
-        for text in getattr(client, 'alt', None) or ():
-            found = parse_url(text if '://' in text else f'redis+cluster://{text}')
-            seeds.append(f'{found["hostname"] or "localhost"}:{found["port"] or self.default_port}')
-        ref = weakref.ref(self)
-
-        def dial(name: str, owner: Any, deadline: runtime.Deadline) -> Link:
-            transport = ref()
-            if transport is None or transport.client is None:
-                raise ConnectionClosed('nobody uses the connection any more')
-            return transport._dial_name(name, owner, deadline)
-
-        return ClusterSession(dial, list(dict.fromkeys(seeds)), f'cluster at {seeds[0]}', self)
-
-    def _dial_name(self, name: str, owner: Any, deadline: runtime.Deadline, tracking: bool = True) -> Link:
-        host, _, port = name.rpartition(':')
-        place = self._place()._replace(host=host.strip('[]'), port=int(port))
-        if not tracking:
-            place = place._replace(tracking=False, scripts=False)
-        return dial_place(place, owner, deadline)
-
-    def _dial_beside(self, key: str, owner: Any, deadline: runtime.Deadline) -> Link:
-        session = self.session
-        assert isinstance(session, ClusterSession)
-        return self._dial_name(session.node_of(key).name, owner, deadline, False)
-
-    def _dial(self, owner: Any, deadline: runtime.Deadline, tracking: bool) -> Link:
-        # Of pub/sub: each node tells all others what is published on it.
-        session = self.session
-        assert isinstance(session, ClusterSession)
-        return self._dial_name(session.node_of(None).name, owner, deadline, tracking)

@@ -11,6 +11,7 @@ from base64 import b64encode
 from typing import Any
 
 from greenmq.exceptions import DecodeError
+from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.virtual.envelope import DELIVERY_COUNT, check_payload, delivery_count
 from greenmq.utils.encoding import str_to_bytes
 from greenmq.utils.json import dumps, loads
@@ -22,8 +23,6 @@ MAX_FORMS = 1000
 
 _plain_loads = json.JSONDecoder().decode
 _USUAL = frozenset(('delivery_mode', 'delivery_info', 'priority'))
-#: Property: when the message expires, in ms since 1970.
-EXPIRES_AT = 'expires_at'
 
 
 class Envelopes:
@@ -46,7 +45,6 @@ class Envelopes:
         Arguments:
             message (dict): as `prepare_message` made it.
             encoding (str): body_encoding; None writes the body as it is, if it is text.
-        Switches: no.
         """
         self._number += 1
         tag = f'{self._prefix}{self._number}'
@@ -117,7 +115,6 @@ def opened(raw: bytes | int, tag: str) -> dict[str, Any]:
         raw (bytes): the text. An int is the length of one that is longer than `max_message_bytes`.
     Raises:
         DecodeError: it is none, whatever is wrong with it.
-    Switches: no.
     """
     try:
         if isinstance(raw, int):

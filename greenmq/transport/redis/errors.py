@@ -91,7 +91,7 @@ class Refused(DialRefused, driver.ConnectionError):
 
 
 def stranger(name: str, data: bytes) -> LinkLost | None:
-    """An error if the first bytes of a server say that it is no Redis. Switches: no."""
+    """An error if the first bytes of a server say that it is no Redis."""
     found = speaks(data)
     if not found or 'Redis' in found:
         return None
@@ -100,14 +100,14 @@ def stranger(name: str, data: bytes) -> LinkLost | None:
 
 
 def silent(error: Exception, encrypted: bool) -> Exception:
-    """The same for one that said nothing at all during the handshake. Switches: no."""
+    """The same for one that said nothing at all during the handshake."""
     more = '' if encrypted else ', and does the port speak TLS (rediss://)'
     text = f'{error}; nothing was heard: is that Redis{more}?'
     return TimeoutError(text) if isinstance(error, TimeoutError) else LinkLost(text)
 
 
 def not_reached(error: DialError) -> DialError:
-    """An error of dialling, as a class that is redis-py's too. Switches: no."""
+    """An error of dialling, as a class that is redis-py's too."""
     cls = Refused if isinstance(error, DialRefused) else Unreachable
     return cls(str(error), error.errno)
 
@@ -151,15 +151,13 @@ _WORDS: dict[str, str] = {
 
 
 def word_of(error: BaseException) -> str:
-    """The first word of an error reply: what kind it is. Switches: no."""
+    """The first word of an error reply: what kind it is."""
     told = getattr(error, 'status_code', None)  # redis-py 6 and later
     return told or _WORDS.get(type(error).__name__) or str(error).partition(' ')[0]
 
 
 def translate(error: BaseException, where: str = '') -> BaseException:
     """Turn an error reply, as redis-py's table made it, into ours. What is ours already stays as it is.
-
-    Switches: no.
     """
     if isinstance(error, (AMQPError, OperationalError)):
         return error
@@ -180,7 +178,7 @@ def translate(error: BaseException, where: str = '') -> BaseException:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Does this reply mean that the link is of no more use? Switches: no."""
+    """Does this reply mean that the link is of no more use?"""
     return isinstance(error, driver.RedisError) and (
         word_of(error) in FATAL or any(f'{word} ' in str(error)[:80] for word in ('READONLY', 'MASTERDOWN'))
     )
@@ -206,7 +204,7 @@ channel_errors: tuple[type[BaseException], ...] = (
 
 
 def raised(reply: Any, where: str) -> Any:
-    """The reply, unless it is an error: then that is raised, in our words. Switches: no."""
+    """The reply, unless it is an error: then that is raised, in our words."""
     if isinstance(reply, Exception):
         # One error may be told to many: without this its traceback would grow with each of them.
         raise translate(reply, where).with_traceback(None)

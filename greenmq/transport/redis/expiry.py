@@ -8,16 +8,18 @@ the look for dead consumers (see `leases`), within one `sweep_interval` if anybo
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.redis.bindings import split_binding
-from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.bindings import Bindings, split_binding
+from greenmq.transport.redis.keys import Home, Keys
 from greenmq.transport.redis.replies import TEXTS
 from greenmq.transport.redis.scripts import EXPIRE, USE
-from greenmq.transport.redis.watches import Alarm
+from greenmq.transport.redis.server import Server
+from greenmq.transport.redis.watches import Wakeup
+from greenmq.transport.virtual.state import BrokerState
 
 __all__ = ('Expiry',)
 
@@ -30,25 +32,34 @@ TIMES = 3
 
 
 class Expiry:
-    """The expiring queues that one transport uses.
+    """The expiring queues that one session uses.
 
     Arguments:
-        transport (Transport): held weakly.
+        server (Server), keys (Keys): where they are.
+        bindings (Bindings): those of a queue that has expired go too.
+        declared (BrokerState): what this client declared.
+    Attributes:
+        used (dict[str, float]): queue → when it was last said to be in use.
+        changed (Wakeup): tells the task that the consumers have changed.
     """
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = weakref.ref(transport)
+    def __init__(self, server: Server, keys: Keys, bindings: Bindings, declared: BrokerState) -> None:
+        self.used: dict[str, float] = {}
+        self._server = server
+        self._keys = keys
+        self._bindings = bindings
+        self._declared = declared
+        self._consumed: Callable[[], Iterable[str]] = tuple
         self._task: runtime.Task | None = None
-        self._alarm = Alarm()
-        self._used: dict[str, float] = {}
+        self.changed = Wakeup()
 
-    def of(self, transport: Any, queue: str) -> int | None:
-        """The `x-expires` that this client declared a queue with, in ms. Switches: no."""
-        declared = transport.state.queues.get(queue)
+    def of(self, queue: str) -> int | None:
+        """The `x-expires` that this client declared a queue with, in ms."""
+        declared = self._declared.queues.get(queue)
         expires = declared['arguments'].get('x-expires') if declared else None
         return int(expires) if expires is not None else None
 
-    def use(self, transport: Any, queue: str, ms: int | None, deadline: runtime.Deadline) -> int:
+    def use(self, queue: str, ms: int | None, deadline: runtime.Deadline) -> int:
         """Note that a queue is used now.
 
         Arguments:
@@ -57,89 +68,88 @@ class Expiry:
             int: its `x-expires`; 0 if it has none.
         Raises, Switches: as `Session.run`.
         """
-        keys = transport.keys
+        keys = self._keys
         home: Home = keys.home(queue)
         words = (queue, '' if ms is None else ms)
-        self._used[queue] = runtime.monotonic()
-        return int(
-            transport.session.run(USE, (home.expires, home.expiring, *keys.lists(queue)), words, deadline)
-        )
+        self.used[queue] = runtime.monotonic()
+        names = (home.expires, home.expiring, *keys.lists(queue))
+        return int(self._server.run(USE, names, words, deadline))
 
     def got(self, queue: str, deadline: runtime.Deadline) -> None:
         """A message was asked for, with `basic_get`. Switches: now and then, if the queue expires."""
-        transport = self._transport()
-        ms = self.of(transport, queue) if transport is not None else None
-        if ms is not None and runtime.monotonic() - self._used.get(queue, 0.0) > ms / 1000 / TIMES:
-            self.use(transport, queue, ms, deadline)
+        ms = self.of(queue)
+        if ms is not None and runtime.monotonic() - self.used.get(queue, 0.0) > ms / 1000 / TIMES:
+            self.use(queue, ms, deadline)
 
-    def start(self) -> None:
-        """The consumers have changed: see to it that their queues live. Switches: no."""
-        self._alarm.hit()
+    def start(self, consumed: Callable[[], Iterable[str]]) -> None:
+        """The consumers have changed: see to it that their queues live.
+
+        Arguments:
+            consumed (Callable): returns the names of the queues that are consumed; keeps nothing alive.
+        """
+        self._consumed = consumed
+        self.changed.hit()
         if self._task is None or self._task.done:
             self._task = runtime.spawn(_use, weakref.ref(self), name='redis-expiry', owner=self)
 
     def stop(self) -> None:
-        """End the task. Switches: no."""
+        """End the task."""
         if self._task is not None:
             self._task.kill()
             self._task = None
-            self._alarm = Alarm()  # the next may be in another thread, and this one not have ended yet
+            self.changed = Wakeup()  # the next may be in another thread, and this one not have ended yet
 
-    def use_consumed(self, transport: Any) -> float | None:
+    def use_consumed(self) -> float | None:
         """Note all queues that are consumed; the seconds until that is due again, None if none expires."""
-        self._alarm.set()
+        self.changed.clear()
         shortest = 0
-        for queue in {queue for channel in transport.channels for queue in channel._takers}:
-            ms = self.use(transport, queue, self.of(transport, queue), runtime.Deadline.after(PATIENCE))
+        for queue in set(self._consumed()):
+            ms = self.use(queue, self.of(queue), runtime.Deadline.after(PATIENCE))
             shortest = min(ms, shortest or ms) if ms else shortest
         return shortest / 1000 / TIMES if shortest else None
 
-    def expire(self, transport: Any, queue: str) -> None:
+    def expire(self, queue: str) -> None:
         """Delete a queue that is overdue, unless it was used meanwhile. Switches: yes."""
-        session, keys, deadline = transport.session, transport.keys, runtime.Deadline.after(PATIENCE)
+        server, keys, deadline = self._server, self._keys, runtime.Deadline.after(PATIENCE)
         home, lists = keys.home(queue), keys.lists(queue)
-        if not session.run(EXPIRE, (home.expires, home.expiring, *lists), (queue,), deadline):
+        if not server.run(EXPIRE, (home.expires, home.expiring, *lists), (queue,), deadline):
             return
-        transport.state.queue_bindings_delete(queue)
-        transport.state.queues.pop(queue, None)
-        session.execute(('HDEL', keys.queues, queue), keys.queues, deadline)
+        self._declared.queue_bindings_delete(queue)
+        self._declared.queues.pop(queue, None)
+        server.execute(('HDEL', keys.queues, queue), keys.queues, deadline)
         bound = keys.bound(queue)
-        for member in session.execute(('SMEMBERS', bound), bound, deadline, TEXTS):
+        for member in server.execute(('SMEMBERS', bound), bound, deadline, TEXTS):
             exchange, _, binding = member.partition(keys.sep.encode())
             entry = split_binding(binding, keys.sep)
             if entry is not None:
                 name = exchange.decode(errors='replace')
-                transport.bindings.remove(name, entry[0], entry[1], queue, deadline)
-        session.execute(('DEL', bound), bound, deadline)
-        logger.info('redis %s: queue %r was not used and expired', session.name, queue)
+                self._bindings.remove(name, entry[0], entry[1], queue, deadline)
+        server.execute(('DEL', bound), bound, deadline)
+        logger.info('redis %s: queue %r was not used and expired', server.name, queue)
 
     def forget(self, queue: str, deadline: runtime.Deadline) -> None:
         """The queue is deleted. Switches: yes."""
-        transport = self._transport()
-        if transport is None:
-            return
-        self._used.pop(queue, None)
-        home, bound = transport.keys.home(queue), transport.keys.bound(queue)
+        self.used.pop(queue, None)
+        home, bound = self._keys.home(queue), self._keys.bound(queue)
         commands = [('ZREM', home.expiring, queue), ('HDEL', home.expires, queue)]
-        transport.session.execute_many(commands, home.expiring, deadline)
-        transport.session.execute(('DEL', bound), bound, deadline)
+        self._server.execute_many(commands, home.expiring, deadline)
+        self._server.execute(('DEL', bound), bound, deadline)
 
 
 def _use(ref: weakref.ref[Expiry]) -> None:
     while True:
         expiry = ref()
-        transport = expiry._transport() if expiry is not None else None
-        if expiry is None or transport is None or transport.session.closed:
+        if expiry is None:
             return
         try:
-            pause = expiry.use_consumed(transport)
+            pause = expiry.use_consumed()
         except ConnectionClosed:
             return
         except (AMQPError, OperationalError, OSError) as error:
-            logger.debug('%s: queues that expire: %s', transport.session.name, error)
+            logger.debug('queues that expire: %s', error)
             pause = 0.1
-        alarm = expiry._alarm
-        if pause is None and not alarm.rung:
+        changed = expiry.changed
+        if pause is None and not changed.happened:
             return
-        del expiry, transport
-        alarm.wait(pause)
+        del expiry
+        changed.wait(pause)

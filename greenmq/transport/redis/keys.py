@@ -80,6 +80,9 @@ class Keys:
         steps (Sequence[int]): priority steps, ascending; the first is 0.
         sep (str): between a queue and its step.
         cluster (bool): the layout with hash tags.
+        unacked (str), index (str): unacked_key, unacked_index_key.
+        fanout (str): before the exchange in the names of pub/sub channels.
+        patterns (bool): does the routing key follow in them?
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class Keys:
         cluster: bool = False,
         unacked: str = 'unacked',
         index: str = 'unacked_index',
+        fanout: str = '/0.',
+        patterns: bool = True,
     ) -> None:
         self.consumer = consumer
         self.prefix = prefix
@@ -102,6 +107,8 @@ class Keys:
         self.tail = '}' if cluster else ''
         self._unacked = unacked
         self._index = index
+        self._fanout = fanout
+        self._patterns = patterns
         self._home = None if cluster else self._make_home(prefix)
         self._homes: dict[str, Home] = {}
         self.queues = f'{prefix}greenmq.queues'
@@ -125,7 +132,7 @@ class Keys:
         )
 
     def home(self, queue: str) -> Home:
-        """The home of a queue. Switches: no."""
+        """The home of a queue."""
         if self._home is not None:
             return self._home
         found = self._homes.get(queue)
@@ -136,15 +143,15 @@ class Keys:
         return found
 
     def homes(self) -> list[Home]:
-        """All homes that this transport had to do with. Switches: no."""
+        """All homes that this transport had to do with."""
         return [self._home] if self._home is not None else list(self._homes.values())
 
     def step(self, priority: int) -> int:
-        """The step of a priority: the highest that is not above it. Switches: no."""
+        """The step of a priority: the highest that is not above it."""
         return self._step_of[min(max(priority, 0), 255)]
 
     def list_of(self, queue: str, step: int = 0) -> str:
-        """The list of a queue and step. Switches: no."""
+        """The list of a queue and step."""
         base = self._bases.get(queue) or self._base_of(queue)
         return f'{base}{self.sep}{step}' if step else base
 
@@ -163,25 +170,24 @@ class Keys:
 
         Raises:
             InvalidArgument: it holds the separator.
-        Switches: no.
         """
         if self.sep in name:
             raise InvalidArgument(what, name, f'holds {self.sep!r}, which separates names in Redis')
 
     def lists(self, queue: str) -> list[str]:
-        """All lists of a queue, step 0 first. Switches: no."""
+        """All lists of a queue, step 0 first."""
         return [self.list_of(queue, step) for step in self.steps]
 
     def binding(self, name: str) -> str:
-        """Put a key of bindings behind the prefix. Switches: no."""
+        """Put a key of bindings behind the prefix."""
         return self.prefix + name
 
     def dead(self, queue: str) -> str:
-        """The list of a queue's dead letters. Switches: no."""
+        """The list of a queue's dead letters."""
         return self._of_queue(queue, 'dead')
 
     def bound(self, queue: str) -> str:
-        """The bindings of a queue that expires. Switches: no."""
+        """The bindings of a queue that expires."""
         return self._of_queue(queue, 'bound')
 
     def _of_queue(self, queue: str, what: str) -> str:
@@ -189,19 +195,34 @@ class Keys:
             return f'{self.prefix}{{{queue}}}.greenmq.{what}'
         return f'{self.prefix}greenmq.{what}.{queue}'
 
+    def channel(self, exchange: str, routing_key: str) -> str:
+        """The pub/sub channel that a message of a fanout exchange is published on."""
+        key = f'/{routing_key}' if routing_key and self._patterns else ''
+        return f'{self.prefix}{self._fanout}{exchange}{key}'
+
+    def channels(self, exchange: str, routing_key: str) -> str:
+        """The pattern of those that a binding hears: a star of its routing key means any text there."""
+        key = f'/{routing_key}' if routing_key and self._patterns else ''
+        return _escaped(f'{self.prefix}{self._fanout}{exchange}', '*') + _escaped(key)
+
     def stream(self, exchange: str) -> str:
-        """The stream of a fanout exchange. Switches: no."""
+        """The stream of a fanout exchange."""
         return f'{self.prefix}greenmq.stream.{exchange}'
 
     def tag(self, number: int, step: int) -> str:
-        """The delivery tag of the n-th message that this transport takes. Switches: no."""
+        """The delivery tag of the n-th message that this transport takes."""
         return f'gm:{self.consumer}:{number}:{step}'
 
     @staticmethod
     def value_end(queue: str) -> str:
-        """What stands behind the message in `unacked`. Switches: no."""
+        """What stands behind the message in `unacked`."""
         return f',"",{json.dumps(queue)}]'
 
     def delayed_member(self, key: str, nonce: str, raw: str) -> str:
-        """A member of the ZSET of delayed messages. Switches: no."""
+        """A member of the ZSET of delayed messages."""
         return f'{len(key.encode())}:{key}{nonce}:{raw}'
+
+
+def _escaped(text: str, more: str = '') -> str:
+    """Text as it stands in a pattern of Redis."""
+    return ''.join(f'\\{char}' if char in '[]?\\' or char in more else char for char in text)

@@ -1,6 +1,6 @@
 """Leases: this consumer says that it lives, and looks for others that do not any more.
 
-Three kinds of work, each a task that knows the transport weakly:
+Three kinds of work, each a task that knows the session weakly:
 
 * *keeper*: while anything is unsettled, renews the lease at a third of `lease_timeout`, and four times in
   `visibility_timeout` the times by which kombu's workers judge our deliveries;
@@ -18,13 +18,17 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.redis.keys import Home
+from greenmq.transport.redis.bindings import Bindings
+from greenmq.transport.redis.expiry import Expiry
+from greenmq.transport.redis.fetching import Fetching
+from greenmq.transport.redis.keys import Home, Keys
 from greenmq.transport.redis.replies import TEXTS
 from greenmq.transport.redis.scripts import ADOPT, RENEW, SWEEP
-from greenmq.transport.redis.settling import UNTOUCHED
+from greenmq.transport.redis.server import Server
+from greenmq.transport.redis.settling import UNTOUCHED, Settler
 from greenmq.utils.text import printable
 
-__all__ = ('Leases',)
+__all__ = ('ConsumerLease',)
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -38,26 +42,33 @@ PATIENCE = 10.0
 FAILURES = (AMQPError, OperationalError, OSError)
 
 
-class Leases:
-    """The lease of one transport, and its eye on the others'.
+class ConsumerLease:
+    """The lease of one session, as a consumer, and its eye on the others'.
 
     Arguments:
-        transport (Transport): held weakly.
+        session (RedisSession): held weakly; says what it holds and consumes.
+        driver (RedisDriver): whose parts are used.
         seconds (float): lease_timeout.
         interval (float): sweep_interval.
         visibility (float): visibility_timeout.
     """
 
-    def __init__(self, transport: Any, seconds: float, interval: float, visibility: float) -> None:
-        self._transport = weakref.ref(transport)
+    def __init__(self, session: Any, driver: Any, seconds: float, interval: float, visibility: float) -> None:
+        self.session = weakref.ref(session)
         self.seconds = seconds
         self.interval = interval
         self.visibility = visibility
+        self._server: Server = driver.server
+        self._keys: Keys = driver.keys
+        self._settler: Settler = driver.settler
+        self._bindings: Bindings = driver.tables
+        self._expiry: Expiry = driver.expiry
+        self._fetching: Fetching = driver.fetching
         self._tasks: dict[str, runtime.Task] = {}
         self._refreshed = runtime.monotonic()
 
     def start(self) -> None:
-        """Start the tasks, if they don't run. Switches: no."""
+        """Start the tasks, if they don't run."""
         for name, run in (('keeper', _keep), ('sweeper', _sweep)):
             task = self._tasks.get(name)
             if task is None or task.done:
@@ -66,7 +77,7 @@ class Leases:
                 )
 
     def stop(self) -> None:
-        """End the tasks. Switches: no."""
+        """End the tasks."""
         for task in self._tasks.values():
             task.kill()
         self._tasks.clear()
@@ -79,12 +90,12 @@ class Leases:
 
     # ------------------------------------------------------------------ ours
 
-    def renew(self, transport: Any) -> None:
+    def renew(self) -> None:
         """Renew the leases of all homes where something is unsettled. Switches: yes."""
-        session, keys = transport.session, transport.keys
+        server, keys = self._server, self._keys
         refresh = runtime.monotonic() - self._refreshed >= self.visibility / 4
         for home in keys.homes():
-            kept = session.run(
+            kept = server.run(
                 RENEW,
                 (home.lease, home.own, home.times, home.consumers),
                 (int(self.seconds * 1000), keys.consumer, '1' if refresh else '0'),
@@ -93,40 +104,43 @@ class Leases:
             if not kept:
                 logger.warning(
                     '%s: the lease had ended (%g s): messages in work here may be delivered to others too',
-                    session.name,
+                    server.name,
                     self.seconds,
                 )
         if refresh:
             self._refreshed = runtime.monotonic()
 
-    def reconcile(self, transport: Any) -> int:
+    def reconcile(self) -> int:
         """Give back what the server has noted for us and we know nothing of. Returns how many.
 
         Switches: yes.
         """
-        session, keys = transport.session, transport.keys
-        limit = transport._number  # what is fetched from now on is none of our business
+        server, keys = self._server, self._keys
+        limit = self._fetching.number  # what is fetched from now on is none of our business
         lost = 0
         for home in keys.homes():
-            tags = self._noted(session, home)
-            known = transport._known_tags()
+            tags = self._noted(home)
+            session = self.session()
+            if session is None:
+                break
+            known = session.known_tags()
             for tag in tags:
                 number = _number_of(tag)
                 if number is not None and tag not in known and number < limit:
-                    transport.settler.give_back_home(home, tag, UNTOUCHED)
+                    self._settler.give_back_home(home, tag, UNTOUCHED)
                     lost += 1
         if lost:
             logger.info(
-                '%s: gave back %d messages whose delivery was lost with the connection', session.name, lost
+                '%s: gave back %d messages whose delivery was lost with the connection', server.name, lost
             )
         return lost
 
-    def _noted(self, session: Any, home: Home) -> list[str]:
+    def _noted(self, home: Home) -> list[str]:
         tags: list[str] = []
         least = '-inf'
         while True:
             words = ('ZRANGEBYSCORE', home.own, least, '+inf', 'LIMIT', 0, PAGE)
-            found = session.execute(words, home.own, runtime.Deadline.after(PATIENCE), TEXTS)
+            found = self._server.execute(words, home.own, runtime.Deadline.after(PATIENCE), TEXTS)
             tags += [tag.decode(errors='replace') for tag in found]
             last = _number_of(tags[-1]) if tags else None
             if len(found) < PAGE or last is None:
@@ -135,7 +149,7 @@ class Leases:
 
     # ---------------------------------------------------------------- others'
 
-    def sweep(self, transport: Any, force: bool = False) -> tuple[int, float]:
+    def sweep(self, force: bool = False) -> tuple[int, float]:
         """Look for messages of the dead once.
 
         Arguments:
@@ -144,10 +158,10 @@ class Leases:
             tuple[int, float]: messages given back; seconds until it is time to look again.
         Switches: yes.
         """
-        session, keys = transport.session, transport.keys
+        server, keys = self._server, self._keys
         restored, wait = 0, self.interval
         for home in keys.homes():
-            reply = session.run(
+            reply = server.run(
                 SWEEP,
                 (home.unacked, home.times, home.consumers, home.sweep, home.expiring, home.expires),
                 (
@@ -161,16 +175,16 @@ class Leases:
             wait = min(wait, reply[1] / 1000)
             for at in range(2, len(reply), 2):
                 if reply[at]:
-                    restored += self._adopt(transport, home, reply[at], reply[at + 1])
+                    restored += self._adopt(home, reply[at], reply[at + 1])
                 else:
-                    transport.expiry.expire(transport, reply[at + 1].decode(errors='replace'))
+                    self._expiry.expire(reply[at + 1].decode(errors='replace'))
         if restored:
             logger.warning(
-                '%s: %d messages of consumers that are gone went back to their queues', session.name, restored
+                '%s: %d messages of consumers that are gone went back to their queues', server.name, restored
             )
         return restored, wait
 
-    def _adopt(self, transport: Any, home: Home, tag: Any, value: Any) -> int:
+    def _adopt(self, home: Home, tag: Any, value: Any) -> int:
         """Give back an overdue message of a kombu worker, as kombu would: by its exchange and key."""
         try:
             text = value.decode()
@@ -187,18 +201,18 @@ class Leases:
                 home.unacked, printable(tag), printable(error, 200), dead,
             )  # fmt: skip
             commands = [('LPUSH', dead, value), ('HDEL', home.unacked, tag), ('ZREM', home.times, tag)]
-            transport.session.execute_many(commands, home.unacked, runtime.Deadline.after(PATIENCE))
+            self._server.execute_many(commands, home.unacked, runtime.Deadline.after(PATIENCE))
             return 0
         raw = text[1:end]
         queues = (
-            transport.bindings.route(exchange, transport._kind_of(exchange), routing_key)
+            self._bindings.route(exchange, self._bindings.kind(exchange), routing_key)
             if exchange
             else (routing_key,)
         )
-        keys = transport.keys
+        keys = self._keys
         lists = [keys.list_of(queue, keys.step(priority)) for queue in queues]
         return int(
-            transport.session.run(
+            self._server.run(
                 ADOPT, (home.unacked, home.times, *lists), (tag, raw), runtime.Deadline.after(PATIENCE)
             )
         )
@@ -221,48 +235,48 @@ def _is_swept(reply: Any) -> bool:
     )
 
 
-def _keep(ref: weakref.ref[Leases]) -> None:
+def _keep(ref: weakref.ref[ConsumerLease]) -> None:
     while True:
-        leases = ref()
-        transport = leases._transport() if leases is not None else None
-        if leases is None or transport is None:
+        lease = ref()
+        if lease is None:
             return
-        pause = min(leases.seconds / 3, leases.visibility / 4)
-        del leases, transport
+        pause = min(lease.seconds / 3, lease.visibility / 4)
+        del lease
         runtime.sleep(pause)
-        leases = ref()
-        transport = leases._transport() if leases is not None else None
-        if leases is None or transport is None or transport.session.closed:
+        lease = ref()
+        session = lease.session() if lease is not None else None
+        if lease is None or session is None or session.state == 'closed':
             return
-        if not transport._has_unsettled():
-            if not transport._consumes():
+        if not session.holds_any:
+            if not session.consumes_any:
                 return
             continue
         try:
-            leases.renew(transport)
+            lease.renew()
         except ConnectionClosed:
             return
         except FAILURES as error:
-            logger.warning('%s: the lease was not renewed: %s', transport.session.name, error)
+            logger.warning('%s: the lease was not renewed: %s', session.name, error)
+        del session
 
 
-def _sweep(ref: weakref.ref[Leases]) -> None:
+def _sweep(ref: weakref.ref[ConsumerLease]) -> None:
     pause = 0.0
     while True:
         runtime.sleep(pause)
-        leases = ref()
-        transport = leases._transport() if leases is not None else None
-        if leases is None or transport is None or transport.session.closed or not transport._consumes():
+        lease = ref()
+        session = lease.session() if lease is not None else None
+        if lease is None or session is None or session.state == 'closed' or not session.consumes_any:
             return
-        pause = leases.interval
-        transport._check_consuming()
-        if not transport.session.connected:
+        pause = lease.interval
+        if session.state != 'open':
+            del lease, session
             continue
         try:
-            _, pause = leases.sweep(transport)
+            _, pause = lease.sweep()
         except ConnectionClosed:
             return
         except FAILURES as error:
-            logger.warning('%s: could not look for dead consumers: %s', transport.session.name, error)
-        pause = min(max(pause, 0.01), leases.interval)
-        del leases, transport
+            logger.warning('%s: could not look for dead consumers: %s', session.name, error)
+        pause = min(max(pause, 0.01), lease.interval)
+        del lease, session

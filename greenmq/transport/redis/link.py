@@ -22,7 +22,7 @@ from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, WrongHub
 from greenmq.log import get_logger
 from greenmq.transport.outbox import Outbox
-from greenmq.transport.redis import errors, wire
+from greenmq.transport.redis import errors, resp
 from greenmq.transport.redis.replies import expect, short
 
 __all__ = ('Batch', 'Link', 'LinkOwner', 'Taker')
@@ -60,7 +60,7 @@ class Batch:
         self._replies: list[Any] = []
 
     def take(self, reply: Any) -> None:
-        """Take one reply. Switches: no."""
+        """Take one reply."""
         self._replies.append(reply)
         self._left -= 1
         if not self._left:
@@ -87,7 +87,7 @@ class Link(Outbox):
         name: str,
         owner: LinkOwner,
         interval: float = 0.0,
-        max_bytes: int = wire.MAX_BYTES,
+        max_bytes: int = resp.MAX_BYTES,
     ) -> None:
         super().__init__()
         self.stream = stream
@@ -103,7 +103,7 @@ class Link(Outbox):
         self.subscriber = False  # in RESP2 everything that such a connection is sent is a push
         self._heard = runtime.monotonic()
         self._tasks: list[runtime.Task] = []
-        self._parser = wire.make_parser(max_bytes)
+        self._parser = resp.make_parser(max_bytes)
 
     def __repr__(self) -> str:
         state = 'open' if self.error is None else f'ended: {self.error!s}'
@@ -112,7 +112,7 @@ class Link(Outbox):
     # ---- life
 
     def start(self) -> None:
-        """Start the tasks; from here on the stream is theirs. Switches: no."""
+        """Start the tasks; from here on the stream is theirs."""
         # They keep the link alive, but end with its owner: nobody closes a connection that was only dropped.
         owner = self._owner()
         runtime.at_thread_end(self, first=True)  # before the stream is told
@@ -132,7 +132,7 @@ class Link(Outbox):
             self.end(errors.LinkLost(f'{task.name} ended: {error!r}'))
 
     def lose(self, error: BaseException) -> None:
-        """End the link because the server or the network did. Switches: no."""
+        """End the link because the server or the network did."""
         if not isinstance(error, AMQPError):
             lost = errors.LinkLost(f'redis {self.name}: {error}')
             lost.__cause__ = error
@@ -151,7 +151,6 @@ class Link(Outbox):
 
         Called in the hub the link belongs to, or in another thread while that hub does not run. No greenlet
         of the program may wait here (`in_use`), and the owner is not told.
-        Switches: no.
         """
         if self.error is not None:
             return
@@ -183,11 +182,11 @@ class Link(Outbox):
         self._make_room()
 
     def thread_ended(self) -> None:
-        """Nobody runs our tasks any more: what was acknowledged leaves. Switches: no."""
+        """Nobody runs our tasks any more: what was acknowledged leaves."""
         self.leave(errors.LinkLost(f'redis {self.name}: its thread has ended'), runtime.hub_id())
 
     def close(self) -> None:
-        """End the link because we want to. Switches: no."""
+        """End the link because we want to."""
         self.end(ConnectionClosed(f'the connection to redis {self.name} was closed'))
 
     def end(self, error: BaseException) -> None:  # no switch
@@ -263,7 +262,7 @@ class Link(Outbox):
         Switches: yes. Killed: as for the time-out.
         """
         waiter = runtime.Waiter(f'redis {self.name}: no reply to {command[0]}')
-        self.send(wire.pack(command), waiter.wake)
+        self.send(resp.pack(command), waiter.wake)
         return waiter.wait(deadline)
 
     def call_many(
@@ -276,7 +275,7 @@ class Link(Outbox):
         if not commands:
             return []
         waiter = runtime.Waiter(f'redis {self.name}: no reply to {commands[0][0]}')
-        self.send(wire.pack_many(commands), Batch(len(commands), waiter).take, len(commands))
+        self.send(resp.pack_many(commands), Batch(len(commands), waiter).take, len(commands))
         replies: list[Any] = waiter.wait(deadline)
         return replies
 
@@ -315,7 +314,7 @@ class Link(Outbox):
                     return
                 self.bytes_in += len(data)
                 for reply in take(data):
-                    if reply.__class__ is wire.Push or (self.subscriber and _looks_pushed(reply)):
+                    if reply.__class__ is resp.Push or (self.subscriber and _looks_pushed(reply)):
                         self._pushed(reply)
                         continue
                     if not takers:
@@ -336,7 +335,6 @@ class Link(Outbox):
 
         Raises:
             WrongReply: it is of another shape.
-        Switches: no.
         """
         if isinstance(reply, Exception):
             return reply
@@ -356,8 +354,6 @@ class Link(Outbox):
     def check(self, now: float) -> float:
         """Look whether the server still answers; ask it if it was silent. Returns seconds until the next
         look.
-
-        Switches: no.
         """
         silent = now - self._heard
         if silent < self.interval:
@@ -371,14 +367,12 @@ class Link(Outbox):
             )
             return 0.0
         if not self._takers:
-            self.send(wire.pack(('PING',)), _ignore)
+            self.send(resp.pack(('PING',)), _ignore)
         return PATIENCE
 
 
 def program_waits(waiter: Any) -> bool:
     """Tell whether it is a waiter in which a greenlet of the program is parked, and no task of ours.
-
-    Switches: no.
     """
     task = getattr(waiter, 'task', None)
     return task is not None and not runtime.is_task(task)

@@ -23,10 +23,10 @@ class Management(virtual.Management):
 
         Switches: yes.
         """
-        transport, deadline = self.transport, runtime.Deadline.after(PATIENCE)
-        key = transport.keys.queues
-        declared = transport.session.execute(('HKEYS', key), key, deadline, TEXTS)
+        driver, deadline = self.transport.driver, runtime.Deadline.after(PATIENCE)
+        key = driver.keys.queues
+        declared = driver.server.execute(('HKEYS', key), key, deadline, TEXTS)
         found = {bytes(name).decode(errors='backslashreplace') for name in declared}
-        if not transport.clustered:  # a cluster has no one place to look for the keys of other programs
-            found |= transport.bindings.all_queues(deadline)
+        if not driver.clustered:  # a cluster has no one place to look for the keys of other programs
+            found |= driver.tables.all_queues(deadline)
         return sorted(found)

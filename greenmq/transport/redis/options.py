@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq.transport.options import Option, seconds, tcp_options, truth, whole
-from greenmq.transport.redis.wire import MAX_BYTES
+from greenmq.transport.redis.resp import MAX_BYTES
 
-__all__ = ('OPTIONS', 'SENTINEL_OPTIONS')
+__all__ = (
+    'CHANNEL_OPTIONS', 'OPTIONS', 'SENTINEL_CHANNEL_OPTIONS', 'SENTINEL_OPTIONS', 'with_options',
+)  # fmt: skip
 
 
 def _steps(value: Any) -> tuple[int, ...]:
@@ -100,3 +102,23 @@ SENTINEL_OPTIONS: dict[str, Option] = {
     'sentinel_kwargs': Option(None, None, 'username, password, ssl of the sentinels themselves'),
     'sentinel_fanout_compat': Option(truth, False, 'kept for kombu'),
 }
+
+#: Options that kombu copies to attributes of the same names of its channels.
+CHANNEL_OPTIONS = (
+    'body_encoding', 'deadletter_queue', 'sep', 'ack_emulation', 'unacked_key', 'unacked_index_key',
+    'unacked_mutex_key', 'unacked_mutex_expire', 'visibility_timeout', 'unacked_restore_limit',
+    'unacked_restore_interval', 'unacked_restore_throttle', 'fanout_prefix', 'fanout_patterns',
+    'global_keyprefix', 'socket_timeout', 'socket_connect_timeout', 'socket_keepalive',
+    'socket_keepalive_options', 'queue_order_strategy', 'max_connections', 'health_check_interval',
+    'retry_on_timeout', 'priority_steps', 'client_name',
+)  # fmt: skip
+SENTINEL_CHANNEL_OPTIONS = ('master_name', 'min_other_sentinels', 'sentinel_kwargs', 'sentinel_fanout_compat')
+
+
+def with_options(cls: Any) -> Any:
+    """Give a channel class an attribute for each of its `from_transport_options`: kombu's have them."""
+    table = {**SENTINEL_OPTIONS, **OPTIONS}
+    for name in cls.from_transport_options:
+        if not hasattr(cls, name):
+            setattr(cls, name, table[name].default if name in table else None)
+    return cls

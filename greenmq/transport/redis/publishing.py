@@ -1,4 +1,8 @@
-"""How a channel publishes: the commands of a message, sent at once, and the wait for the server's word."""
+"""How messages reach the server: the commands of a message, sent at once, and the wait for the server's word.
+
+The server takes any number of commands on one link, and answers in order: publishes of many greenlets need no
+gathering here, they leave together as they come (see `link`).
+"""
 
 from __future__ import annotations
 
@@ -8,182 +12,147 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import BatchPublishError, PublishUnconfirmed, TimeoutError, Unroutable
-from greenmq.transport.redis import wire
-from greenmq.transport.redis.envelope import EXPIRES_AT
+from greenmq.transport.driver.arrival import EXPIRES_AT
+from greenmq.transport.driver.publisher import DELAY_HEADER
+from greenmq.transport.redis import resp
+from greenmq.transport.redis.bindings import Bindings
+from greenmq.transport.redis.envelope import Envelopes
 from greenmq.transport.redis.errors import raised
+from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.link import HIGH_WATER
 from greenmq.transport.redis.scripts import DELAY, PUSH
-from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
-from greenmq.transport.virtual.parts import ChannelParts
+from greenmq.transport.redis.server import Server
+from greenmq.transport.virtual.envelope import Base64
 from greenmq.utils.uuid import uuid
 
-__all__ = ('PublishBatch', 'RedisPublishing')
-
-#: Header that holds a message back for so many ms, as RabbitMQ's plugin for delayed messages has it.
-DELAY_HEADER = 'x-delay'
+__all__ = ('PublishBatch', 'Publisher')
 
 #: Milliseconds: what a score of Redis holds exactly.
 MAX_DELAY = 2**52
 
-Command = tuple[Any, ...]
+#: A key of the command, and its words.
+Command = tuple[str, tuple[Any, ...]]
+
+_base64 = Base64()
 
 
-class RedisPublishing(ChannelParts):
-    """basic_publish, its variants, and where a message goes."""
+class Publisher:
+    """The publishes of one session.
 
-    _session: Any
-    _keys: Any
-    _bindings: Any
-    _envelopes: Any
-    _amqp_order: bool
-    _drop_expired: bool
-    _fanout_mode: str
-    _stream_maxlen: int
-    _check_open: Any
-    _has_queue: Any
-    _fanout_channel: Any
-    _new_queue: Any
-    _declared: dict[str, Any]
+    Arguments:
+        session (RedisSession): whose router knows the exchanges.
+        driver (RedisDriver): whose server, keys and bindings are used.
+        settings (Mapping): `body_encoding`, `drop_expired`, `fanout_mode`, `stream_maxlen`.
+    Attributes:
+        published (int), calls (int): messages sent, and how often.
+        waiting (int): messages that wait for a call: none, see above.
+    """
 
-    def basic_publish(
-        self,
-        message: Any,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool = False,
-        immediate: bool = False,
-        timeout: Any = None,
-        confirm_timeout: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+    waiting = 0
+
+    def __init__(self, session: Any, driver: Any, settings: Mapping[str, Any]) -> None:
+        self.published = self.calls = 0
+        self._router = session.router
+        self._exchanges: dict[str, dict[str, Any]] = session.router.state.exchanges
+        self._queues: dict[str, dict[str, Any]] = session.router.state.queues
+        self._server: Server = driver.server
+        self._keys: Keys = driver.keys
+        self._bindings: Bindings = driver.tables
+        self._encoding = settings['body_encoding'] or 'base64'
+        self._drop_expired = settings['drop_expired']
+        self._fanout_mode = settings['fanout_mode']
+        self._stream_maxlen = settings['stream_maxlen']
+        self._envelopes = Envelopes(f'{uuid()}-')
+
+    def publish(
+        self, message: dict[str, Any], exchange: str, key: str, mandatory: bool, deadline: runtime.Deadline
+    ) -> None:
         """Publish what `prepare_message` made; the server has it when this returns.
 
-        Arguments:
-            mandatory (bool): raise if no queue would get it.
-            timeout (Deadline | float): for all of it, a recovery included.
         Raises:
             Unroutable: `mandatory`, and no queue would get it.
             PublishUnconfirmed: not in time; `sent` says whether it may have arrived.
             ConnectionLost: cut while it was on its way: it may have arrived.
             OutOfMemory, NotPermitted, WrongType: the server refuses it.
-            ConnectionClosed: the channel is closed. WrongHub: called in another native thread.
         Switches: yes. Killed: it is sent whole or not at all.
-        Source: AMQP 0-9-1 basic.publish; kombu.
         """
-        if self.closed:
-            self._check_open()
-        self._session.check_here()
-        deadline = timeout if timeout.__class__ is runtime.Deadline else runtime.Deadline.of(timeout)
-        try:
-            commands = self._commands(message, exchange, routing_key, mandatory, deadline)
-        except PublishUnconfirmed:
-            raise
-        except TimeoutError as error:
-            raise PublishUnconfirmed(str(error), sent='no') from None
-        self._publish_all(commands, deadline)
+        self.send(self.commands(message, exchange, key, mandatory, deadline), deadline)
 
-    def basic_publish_nowait(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
-        """Publish without waiting.
-
-        Returns:
-            runtime.Future: resolves when the server has it, or to the error.
-        Switches: no; a task publishes if the connection is away or the exchange's bindings are not known.
-        """
-        future = runtime.Future()
-        runtime.spawn(
-            self._publish_for,
-            future,
-            message,
-            exchange,
-            routing_key,
-            kwargs,
-            name='redis-publish',
-        )
-        return future
-
-    def _publish_for(self, future: Any, message: Any, exchange: str, routing_key: str, kwargs: Any) -> None:
-        kwargs.setdefault('timeout', 30.0)
-        try:
-            future.set_result(self.basic_publish(message, exchange, routing_key, **kwargs))
-        except Exception as error:  # whoever asks the future gets it
-            future.set_exception(error)
-
-    def _publish_all(self, commands: list[tuple[str, Command]], deadline: runtime.Deadline) -> None:
+    def send(self, commands: list[Command], deadline: runtime.Deadline) -> None:
+        """Send commands together, and wait until the server has them. Raises, Switches: as `publish`."""
         if not commands:
             return
-        session = self._session
-        if session.clustered:
+        self.calls += 1
+        self.published += len(commands)
+        server = self._server
+        if server.clustered:
             try:
                 for key, command in commands:
-                    session.execute(command, key, deadline)
+                    server.execute(command, key, deadline)
             except TimeoutError as error:
                 raise PublishUnconfirmed(str(error)) from None
             return
-        link = session.link
+        link = server.link
         if link is None or link.error is not None or link.out_bytes > HIGH_WATER:
             try:
-                session.wait_open(deadline).wait_room(deadline)
+                server.wait_open(deadline).wait_room(deadline)
             except TimeoutError as error:
                 raise PublishUnconfirmed(str(error), sent='no') from None
-            link = session.link
+            link = server.link
         try:
             if len(commands) == 1:
                 waiter = runtime.Waiter('redis did not confirm the publish')
-                link.send(wire.pack(commands[0][1]), waiter.wake)
+                link.send(resp.pack(commands[0][1]), waiter.wake)  # type: ignore[union-attr]
                 replies = [waiter.wait(deadline)]
             else:
-                replies = link.call_many([command for _, command in commands], deadline)
+                replies = link.call_many([command for _, command in commands], deadline)  # type: ignore[union-attr]
         except TimeoutError as error:
-            raise PublishUnconfirmed(f'{session.name}: {error}') from None
+            raise PublishUnconfirmed(f'{server.name}: {error}') from None
         for reply in replies:
             if reply.__class__ is not int:
-                raised(link.expect(reply, bytes), session.name)  # the number of a stream's entry
+                raised(link.expect(reply, bytes), server.name)  # type: ignore[union-attr]  # of a stream's entry
+
+    def closed(self, error: Exception) -> None:
+        """The session ends: whoever waits is told by the link."""
+
+    def decoded(self, body: Any) -> bytes:
+        """Undo the base64 of a body."""
+        return _base64.decode(body)
 
     # ------------------------------------------------------------ where it goes
 
-    def _commands(
-        self, message: Any, exchange: str, routing_key: str, mandatory: bool, deadline: runtime.Deadline
-    ) -> list[tuple[str, Command]]:
-        """What has to be sent: (key, command) each."""
+    def commands(
+        self, message: dict[str, Any], exchange: str, key: str, mandatory: bool, deadline: runtime.Deadline
+    ) -> list[Command]:
+        """What has to be sent. Raises, Switches: as `publish`, if the bindings are not known."""
         if not exchange:
-            if mandatory and not self._has_queue(routing_key):
-                raise Unroutable(message, exchange, routing_key)
-            return [self._push(routing_key, message, exchange, routing_key)]
-        if self._keys.sep in routing_key or self._keys.sep in exchange:
-            self._keys.check('routing_key', routing_key)
+            if mandatory and key not in self._queues and not self._router.has_queue(key, deadline):
+                raise Unroutable(message, exchange, key)
+            return [self._push(key, message, exchange, key)]
+        if self._keys.sep in key or self._keys.sep in exchange:
+            self._keys.check('routing_key', key)
             self._keys.check('exchange', exchange)
-        kind = self.typeof(exchange)
-        if type(kind) is not STANDARD_EXCHANGE_TYPES.get(kind.type):
-            # Somebody's own type, which may return a set, as kombu's do.
-            table = self.get_table(exchange)
-            queues = tuple(kind.lookup(table, exchange, routing_key, self.deadletter_queue))
-        elif kind.type == 'fanout' and self._fanout_mode != 'queues':
-            return [self._fan_out(message, exchange, routing_key)]
-        else:
-            queues = self._bindings.route(exchange, kind.type, routing_key, deadline)
+        record = self._exchanges.get(exchange)
+        kind = record['type'] if record is not None else 'direct'
+        if kind == 'fanout' and self._fanout_mode != 'queues':
+            return [self._fan_out(message, exchange, key)]
+        queues: Any = self._bindings.route(exchange, kind, key, deadline)
         if not queues:
-            queues = self._nowhere(message, exchange, routing_key, mandatory)
+            queues = self._router.nowhere(exchange, key, message, mandatory, deadline)
         if len(queues) == 1:
-            return [self._push(queues[0], message, exchange, routing_key)]
-        return [self._push(queue, message, exchange, routing_key) for queue in queues]
+            return [self._push(queues[0], message, exchange, key)]
+        return [self._push(queue, message, exchange, key) for queue in queues]
 
-    def _nowhere(self, message: Any, exchange: str, routing_key: str, mandatory: bool) -> tuple[str, ...]:
-        if mandatory:
-            raise Unroutable(message, exchange, routing_key)
-        if self.deadletter_queue is None:
-            return ()
-        return tuple(self._lookup(exchange, routing_key))  # warns
-
-    def _push(self, queue: str, message: Any, exchange: str, routing_key: str) -> tuple[str, Command]:
+    def _push(self, queue: str, message: dict[str, Any], exchange: str, routing_key: str) -> Command:
         properties = message['properties']
         priority = properties.get('priority') or 0
         key = self._keys.list_of(queue, self._keys.step(priority) if priority else 0)
-        declared = self._declared.get(queue)
+        declared = self._queues.get(queue)
         arguments = declared['arguments'] if declared else None
         expires = self._drop_expired and 'expiration' in properties
         if expires or (arguments and 'x-message-ttl' in arguments):
             message = _with_expiry(message, arguments or {}, expires)
-        text = self._envelopes.write(message, exchange, routing_key, self.body_encoding)
+        text = self._envelopes.write(message, exchange, routing_key, self._encoding)
         delay = delay_of(message['headers']) if message['headers'] else 0
         if delay:
             return self._delay(queue, key, text, delay)
@@ -191,63 +160,22 @@ class RedisPublishing(ChannelParts):
             return key, ('EVAL', PUSH.text, 1, key, text, int(arguments['x-expires']))
         return key, ('LPUSH', key, text)
 
-    def _delay(self, queue: str, key: str, text: str, delay_ms: int) -> tuple[str, Command]:
+    def _delay(self, queue: str, key: str, text: str, delay_ms: int) -> Command:
         home = self._keys.home(queue)
-        member = self._keys.delayed_member(key, self._next_delivery_tag(), text)
+        member = self._keys.delayed_member(key, uuid(), text)
         # By its text and not by its digest: nobody could load it for a command that is only queued.
         return home.delayed, ('EVAL', DELAY.text, 1, home.delayed, delay_ms, member)
 
-    def _fan_out(self, message: Any, exchange: str, routing_key: str) -> tuple[str, Command]:
-        text = self._envelopes.write(message, exchange, routing_key, self.body_encoding)
+    def _fan_out(self, message: dict[str, Any], exchange: str, routing_key: str) -> Command:
+        text = self._envelopes.write(message, exchange, routing_key, self._encoding)
         if self._fanout_mode == 'stream':
             key = self._keys.stream(exchange)
             return key, ('XADD', key, 'MAXLEN', '~', self._stream_maxlen, '*', 'm', text)
-        channel = self._fanout_channel(exchange, routing_key)
+        channel = self._keys.channel(exchange, routing_key)
         return channel, ('PUBLISH', channel, text)
 
-    def _next_delivery_tag(self) -> str:
-        return uuid()
-
-    # ------------------------------------------------- what virtual channels give
-
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        info = message['properties'].get('delivery_info') or {}
-        exchange, routing_key = info.get('exchange') or '', info.get('routing_key') or queue
-        deadline = runtime.Deadline.of(kwargs.get('timeout'))
-        properties = {**message['properties']}
-        body, encoding = message['body'], properties.pop('body_encoding', None)
-        if encoding:
-            body = self.decode_body(body, encoding)
-        message = {**message, 'body': body, 'properties': properties}
-        self._publish_all([self._push(queue, message, exchange, routing_key)], deadline)
-
-    def _put_fanout(self, exchange: str, message: Any, routing_key: str | None = None, **kwargs: Any) -> None:
-        deadline = runtime.Deadline.of(kwargs.get('timeout'))
-        self._publish_all([self._fan_out(message, exchange, routing_key or '')], deadline)
-
-    def priority(self, n: int) -> int:
-        """The step of a priority. Switches: no.
-
-        Source: kombu redis Channel.priority.
-        """
-        return int(self._keys.step(n))
-
-    # ----------------------------------------------------------------- batches
-
-    @property
-    def supports_batch_publish(self) -> bool:
-        """Whether a batch leaves together: always."""
-        return True
-
-    def create_publish_batch(self, max_size: int) -> PublishBatch:
-        """Collect publishes, to be sent together.
-
-        Arguments:
-            max_size (int): messages after which it is flushed by itself.
-        Switches: no.
-        Source: kombu redis Channel.create_publish_batch.
-        """
-        return PublishBatch(self, max_size)
+    def __repr__(self) -> str:
+        return f'<Publisher: {self.published} sent in {self.calls} calls>'
 
 
 class PublishBatch:
@@ -259,7 +187,7 @@ class PublishBatch:
     def __init__(self, channel: Any, max_size: int) -> None:
         self.channel = channel
         self.max_size = max_size
-        self.pipeline: list[tuple[str, Command]] = []
+        self.pipeline: list[Command] = []
 
     def add(self, name: str, *args: Any) -> None:
         """Collect one command. Switches: no, unless it is full: then as `flush`."""
@@ -272,7 +200,7 @@ class PublishBatch:
         Switches: only to learn of bindings, or as `flush` if it is full.
         """
         deadline = runtime.Deadline.of(kwargs.get('timeout'))
-        self.pipeline += self.channel._commands(
+        self.pipeline += self.channel.session.publisher.commands(
             message, kwargs['exchange'], kwargs['routing_key'], bool(kwargs.get('mandatory')), deadline
         )
         self._flush_if_full()
@@ -290,23 +218,22 @@ class PublishBatch:
         """
         commands, self.pipeline = self.pipeline, []
         try:
-            self.channel._publish_all(commands, runtime.Deadline.of(timeout if timeout is not None else 30.0))
+            deadline = runtime.Deadline.of(timeout if timeout is not None else 30.0)
+            self.channel.session.publisher.send(commands, deadline)
         except Exception as error:
             raise BatchPublishError(f'{len(commands)} publishes of a batch: {error}') from error
 
     def discard(self) -> None:
-        """Forget what was collected. Switches: no."""
+        """Forget what was collected."""
         self.pipeline = []
 
     def close(self) -> None:
-        """As `discard`. Switches: no."""
+        """As `discard`."""
         self.discard()
 
 
 def delay_of(headers: Mapping[str, Any]) -> int:
     """Milliseconds that a message is to be held back. What is no number is no delay, as RabbitMQ has it.
-
-    Switches: no.
     """
     given = headers.get(DELAY_HEADER)
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 from greenmq import events, runtime
-from greenmq.exceptions import AMQPError, DecodeError, OperationalError
+from greenmq.exceptions import AMQPError, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.redis import wire
-from greenmq.transport.redis.consuming import LOCAL
-from greenmq.transport.redis.envelope import opened
+from greenmq.transport.driver.contract import REQUEUE, Taken
+from greenmq.transport.redis import resp
+from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.replies import TEXTS, expect
-from greenmq.transport.redis.session import Session
-from greenmq.transport.redis.watches import Alarm
-from greenmq.transport.virtual.unmade import settle_unmade
+from greenmq.transport.redis.server import Dial, Server
+from greenmq.transport.redis.watches import Wakeup
 
 __all__ = ('Fanout', 'StreamFanout')
 
 logger = get_logger('greenmq.transport.redis')
 
+#: Begins the tags of deliveries that are not kept in Redis.
+LOCAL = 'local:'
 #: Messages that may wait for one consumer's callback; what comes beyond is a gap, not a process without
 #: memory.
 MAX_WAITING = 10_000
@@ -36,7 +36,23 @@ MAX_WAITING = 10_000
 PATIENCE = 10.0
 
 
-class _Member:
+class Heard(Taken):
+    """A message that was heard on an exchange: it is in no other place than here."""
+
+    __slots__ = ('_member',)
+
+    def __init__(self, member: Member, raw: bytes, tag: str) -> None:
+        super().__init__(member.queue, raw, tag)
+        self._member = member
+
+    def again(self, fate: str) -> None:
+        """Deliver it once more, if its queue is still consumed."""
+        if fate == REQUEUE:
+            self.deliveries = (self.deliveries or 0) + 1
+        self._member.deliver(self)
+
+
+class Member:
     """One queue of one channel that hears an exchange."""
 
     __slots__ = ('__weakref__', 'channel', 'exchange', 'key', 'missed', 'queue')
@@ -48,53 +64,51 @@ class _Member:
         self.key = key
         self.missed = False
 
+    def deliver(self, taken: Heard) -> bool:
+        """Leave a message to whoever drains; False if too many wait already. No switch."""
+        channel = self.channel()
+        if channel is None or channel.closed:
+            return True
+        books = channel.books
+        sub = books.next_taker(self.queue)
+        if sub is None:
+            return True
+        if sub.waiting * books.consumers(self.queue) >= MAX_WAITING:
+            return False
+        message = channel.session.arrival.envelope(taken, channel.session)
+        if message is not None:
+            if taken.deliveries:
+                message['redelivered'] = True
+            channel.deliveries.accept(channel, taken, message, sub)
+        return True
+
 
 class _FanoutBase:
-    def __init__(self, transport: Any) -> None:
-        self._transport = weakref.ref(transport)
-        self._members: list[_Member] = []
+    def __init__(self) -> None:
+        self._members: list[Member] = []
         self._tags = itertools.count(1)
 
-    def _deliver(self, member: _Member, raw: bytes) -> None:  # no switch
-        channel = member.channel()
-        if channel is None or channel.closed:
-            return
-        takers = channel._takers.get(member.queue)
-        if not takers:
-            return
-        if sum(sub.waiting for sub in takers) >= MAX_WAITING:
-            if not member.missed:
-                member.missed = True
-                self._gap([member], runtime.monotonic(), 'too many wait for the callback')
-            return
-        member.missed = False
-        tag = f'{LOCAL}{next(self._tags)}'
-        try:
-            message = opened(raw, tag)
-        except DecodeError as error:
-            settle_unmade(channel, tag, member.queue, error)
-            return
-        channel._fetched(message, member.queue)
+    def _deliver(self, member: Member, raw: bytes) -> None:  # no switch
+        told = member.missed
+        member.missed = not member.deliver(Heard(member, raw, f'{LOCAL}{next(self._tags)}'))
+        if member.missed and not told:
+            self._gap([member], runtime.monotonic(), 'too many wait for the callback')
 
     def leave(self) -> None:
-        """Let go because the transport goes on in another thread, see `arrive`. Switches: no."""
+        """Let go because the session goes on in another thread, see `arrive`."""
 
     def arrive(self) -> None:
-        """Go on in the calling thread. Switches: no."""
+        """Go on in the calling thread."""
 
-    def again(self, channel: Any, message: Any) -> None:
-        """Deliver a message once more: it is in no other place than here. Switches: no."""
-        payload = dict(message._raw, redelivered=True)
-        if not channel.closed and message.queue in channel._takers:
-            channel._fetched(payload, message.queue)
-
-    def _gap(self, members: list[_Member], since: float, reason: str) -> None:
-        transport = self._transport()
+    def _gap(self, members: list[Member], since: float, reason: str) -> None:
         for exchange in sorted({member.exchange for member in members}):
+            channels = [member.channel() for member in members if member.exchange == exchange]
+            connections = [channel.connection for channel in channels if channel is not None]
+            client = next((each.client for each in connections if each is not None), None)
             logger.warning('fanout exchange %r: messages may be missing (%s)', exchange, reason)
             events.emit(
                 'gap',
-                source=getattr(transport, 'client', None),
+                source=client,
                 exchange=exchange,
                 since=since,
                 seconds=runtime.monotonic() - since,
@@ -110,18 +124,18 @@ class Fanout(_FanoutBase):
     """Exchanges on pub/sub.
 
     Arguments:
-        transport (Transport): held weakly.
-        dial: opens a link, see `session.Dial`.
+        dial (Dial): opens a link.
+        name (str): for texts.
     """
 
-    def __init__(self, transport: Any, dial: Callable[[Any, runtime.Deadline], Link], name: str) -> None:
-        super().__init__(transport)
+    def __init__(self, dial: Dial, name: str) -> None:
+        super().__init__()
         self._dial_plain = dial
         self._name = name
-        self._session: Session | None = None
+        self._server: Server | None = None
         self._lost_at: float | None = None
         self._confirmed: dict[bytes, list[runtime.Waiter]] = {}
-        self._by_key: dict[bytes, list[_Member]] = {}
+        self._by_key: dict[bytes, list[Member]] = {}
         self._opening = runtime.Lock()
 
     def _dial(self, owner: Any, deadline: runtime.Deadline) -> Link:
@@ -129,23 +143,23 @@ class Fanout(_FanoutBase):
         link.subscriber = not link.resp3
         return link
 
-    def _live(self, deadline: runtime.Deadline) -> Session:
+    def _live(self, deadline: runtime.Deadline) -> Server:
         with self._opening:
-            if self._session is None:
-                session = Session(self._dial, f'{self._name} (fanout)', self)
-                session.open(deadline)
-                self._session = session
-            return self._session
+            if self._server is None:
+                server = Server(self._dial, f'{self._name} (fanout)', self)
+                server.open(deadline)
+                self._server = server
+            return self._server
 
     def add(self, channel: Any, queue: str, exchange: str, key: str) -> None:
         """Let a channel's queue hear an exchange; when this returns, it does.
 
         Arguments:
             key (str): the pub/sub channel, perhaps a pattern.
-        Raises: as `Session.open`; TimeoutError.
+        Raises: as `Server.open`; TimeoutError.
         Switches: yes.
         """
-        member = _Member(channel, queue, exchange, key)
+        member = Member(channel, queue, exchange, key)
         name = key.encode()
         known = name in self._by_key
         self._members.append(member)
@@ -154,22 +168,22 @@ class Fanout(_FanoutBase):
             return
         deadline = runtime.Deadline.after(PATIENCE)
         try:
-            session = self._live(deadline)
+            server = self._live(deadline)
             waiter = runtime.Waiter(f'no confirmation of the subscription to {key}')
             self._confirmed.setdefault(name, []).append(waiter)
-            session.wait_open(deadline).send(wire.pack(('PSUBSCRIBE', key)), _nothing, 0)
+            server.wait_open(deadline).send(resp.pack(('PSUBSCRIBE', key)), _nothing, 0)
             waiter.wait(deadline)
         except BaseException:
             self._forget(member)
             raise
 
     def remove(self, channel: Any, queue: str) -> None:
-        """Undo `add`. Switches: no."""
+        """Undo `add`."""
         for member in [each for each in self._members if each.channel() in (None, channel)]:
             if member.queue == queue or member.channel() is None:
                 self._forget(member)
 
-    def _forget(self, member: _Member) -> None:
+    def _forget(self, member: Member) -> None:
         if member in self._members:
             self._members.remove(member)
         name = member.key.encode()
@@ -180,45 +194,50 @@ class Fanout(_FanoutBase):
             members.remove(member)
         if not members:
             del self._by_key[name]
-            if self._session is not None and self._session.connected and self._session.link is not None:
-                self._session.link.send(wire.pack(('PUNSUBSCRIBE', member.key)), _nothing, 0)
+            if self._server is not None and self._server.connected and self._server.link is not None:
+                self._server.link.send(resp.pack(('PUNSUBSCRIBE', member.key)), _nothing, 0)
 
     def leave(self) -> None:
         """See `_FanoutBase.leave`."""
-        if self._session is not None:
+        if self._server is not None:
             self._lost_at = runtime.monotonic()
-            self._session.leave()
+            self._server.leave()
 
     def arrive(self) -> None:
         """See `_FanoutBase.arrive`: what was sent meanwhile is a gap."""
-        if self._session is not None:
-            self._session.arrive()
+        if self._server is not None:
+            self._server.arrive()
+
+    def lose(self, error: BaseException) -> None:
+        """Leave this connection for another one."""
+        if self._server is not None and self._server.link is not None:
+            self._server.link.lose(error)
 
     def close(self) -> None:
-        """End the connection. Switches: no."""
-        if self._session is not None:
-            self._session.close()
+        """End the connection."""
+        if self._server is not None:
+            self._server.close()
         self._members.clear()
         self._by_key.clear()
 
     # ---- what the session tells
 
-    def on_lost(self, session: Session, error: BaseException) -> None:
-        """See `SessionOwner`. Switches: no."""
+    def on_lost(self, server: Server, error: BaseException) -> None:
+        """See `ServerOwner`."""
         if self._lost_at is None:
             self._lost_at = runtime.monotonic()
 
-    def on_recovered(self, session: Session) -> None:
-        """Subscribe again, and tell of the gap. Switches: no."""
+    def on_recovered(self, server: Server) -> None:
+        """Subscribe again, and tell of the gap."""
         names = list(self._by_key)
-        if names and session.link is not None:
-            session.link.send(wire.pack(('PSUBSCRIBE', *names)), _nothing, 0)
+        if names and server.link is not None:
+            server.link.send(resp.pack(('PSUBSCRIBE', *names)), _nothing, 0)
         since, self._lost_at = self._lost_at, None
         if since is not None and self._members:
             self._gap(list(self._members), since, 'the connection was lost')
 
-    def on_pushed(self, session: Session, push: Any) -> None:
-        """A message or a confirmation. Switches: no."""
+    def on_pushed(self, server: Server, push: Any) -> None:
+        """A message or a confirmation."""
         kind = push[0]
         if kind == b'pmessage':
             expect(push[1:], _is_heard, self._name)
@@ -231,21 +250,27 @@ class Fanout(_FanoutBase):
 
 
 class StreamFanout(_FanoutBase):
-    """Exchanges on streams: each queue reads on from the last entry it saw, also after a loss."""
+    """Exchanges on streams: each queue reads on from the last entry it saw, also after a loss.
 
-    def __init__(self, transport: Any) -> None:
-        super().__init__(transport)
+    Arguments:
+        server (Server), keys (Keys): where they are.
+    Attributes:
+        changed (Wakeup): tells the task that there is something to read.
+    """
+
+    def __init__(self, server: Server, keys: Keys) -> None:
+        super().__init__()
+        self.server = server
+        self.changed = Wakeup()
+        self._keys = keys
         self._last: dict[str, bytes] = {}
-        self._alarm = Alarm()
         self._task: runtime.Task | None = None
 
     def add(self, channel: Any, queue: str, exchange: str, key: str) -> None:
         """Let a channel's queue hear an exchange, from now on. Switches: yes."""
-        transport = self._transport()
-        assert transport is not None
-        member = _Member(channel, queue, exchange, transport.keys.stream(exchange))
+        member = Member(channel, queue, exchange, self._keys.stream(exchange))
         if member.key not in self._last:
-            found = transport.session.execute(
+            found = self.server.execute(
                 ('XREVRANGE', member.key, '+', '-', 'COUNT', 1),
                 member.key,
                 runtime.Deadline.after(PATIENCE),
@@ -253,8 +278,8 @@ class StreamFanout(_FanoutBase):
             )
             self._last.setdefault(member.key, found[0][0] if found else b'0-0')
         self._members.append(member)
-        transport.session.watch([member.key], self._alarm)
-        self._alarm.hit()
+        self.server.watchers.watch([member.key], self.changed)
+        self.changed.hit()
         self._start()
 
     def _start(self) -> None:
@@ -269,15 +294,15 @@ class StreamFanout(_FanoutBase):
 
     def arrive(self) -> None:
         """See `_FanoutBase.arrive`: it reads on where it was."""
-        transport = self._transport()
-        if transport is not None and self._members:
-            transport.session.unwatch(self._last, self._alarm)
-            self._alarm = Alarm()  # the other thread's task waits on the old one
-            transport.session.watch(self._last, self._alarm)
+        if self._members:
+            watchers = self.server.watchers
+            watchers.unwatch(self._last, self.changed)
+            self.changed = Wakeup()  # the other thread's task waits on the old one
+            watchers.watch(self._last, self.changed)
             self._start()
 
     def remove(self, channel: Any, queue: str) -> None:
-        """Undo `add`. Switches: no."""
+        """Undo `add`."""
         self._members = [
             member
             for member in self._members
@@ -289,18 +314,22 @@ class StreamFanout(_FanoutBase):
         if not self._members and self._task is not None:
             self._task.kill()
 
+    def lose(self, error: BaseException) -> None:
+        """See `Fanout.lose`: it has no connection of its own."""
+
     def close(self) -> None:
-        """End the reading. Switches: no."""
+        """End the reading."""
         self._members.clear()
         if self._task is not None:
             self._task.kill()
 
-    def read(self, session: Session) -> bool:
+    def read(self) -> bool:
         """Read what there is once; True if there was something. Switches: yes."""
         found = False
         for key in list(self._last):
             last = self._last[key]
-            reply = session.execute(('XREAD', 'COUNT', 100, 'STREAMS', key, last), key, None, _are_streams)
+            command = ('XREAD', 'COUNT', 100, 'STREAMS', key, last)
+            reply = self.server.execute(command, key, None, _are_streams)
             if not reply:
                 continue
             streams = reply.items() if isinstance(reply, dict) else reply
@@ -343,27 +372,22 @@ def _is_heard(words: Any) -> bool:
 def _read_streams(ref: weakref.ref[StreamFanout]) -> None:
     while True:
         fanout = ref()
-        transport = fanout._transport() if fanout is not None else None
-        if fanout is None or transport is None or transport.session.closed:
+        if fanout is None or fanout.server.closed:
             return
-        alarm, session = fanout._alarm, transport.session
-        alarm.set()
+        changed, server = fanout.changed, fanout.server
+        changed.clear()
         try:
-            session.wait_open(None)
-            more = fanout.read(session)
+            server.wait_open(None)
+            more = fanout.read()
         except (AMQPError, OperationalError, OSError) as error:
-            logger.debug('%s: streams: %s', session.name, error)
+            logger.debug('%s: streams: %s', server.name, error)
             more = False
             runtime.sleep(0.05)
-        pause = session_pause(session)
-        del fanout, transport, session
+        # Where nobody tells of anything, streams are looked at.
+        pause = 15.0 if server.tracks else 0.1
+        del fanout, server
         if not more:
-            alarm.wait(pause)
-
-
-def session_pause(session: Session) -> float:
-    """Seconds until streams are read again although nobody told of anything. Switches: no."""
-    return 15.0 if session.tracks else 0.1
+            changed.wait(pause)
 
 
 def _nothing(reply: Any) -> None:

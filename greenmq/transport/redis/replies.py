@@ -20,7 +20,7 @@ TEXTS = frozenset((bytes,))
 
 
 def fits(reply: Any, shape: Any) -> bool:
-    """Is the reply of this shape? Switches: no."""
+    """Is the reply of this shape?"""
     kind = shape.__class__
     if kind is type:
         return reply.__class__ is shape
@@ -32,7 +32,7 @@ def fits(reply: Any, shape: Any) -> bool:
 
 
 def is_facts(reply: Any) -> bool:
-    """Is it a map of texts, which RESP2 gives as a list? Switches: no."""
+    """Is it a map of texts, which RESP2 gives as a list?"""
     return reply.__class__ is dict or (reply.__class__ is list and len(reply) % 2 == 0)
 
 
@@ -46,7 +46,6 @@ def expect(reply: Any, shape: Any, where: str) -> Any:
         where (str): who answered, for the text.
     Raises:
         WrongReply: it is of another shape.
-    Switches: no.
     """
     if fits(reply, shape):
         return reply
@@ -54,7 +53,7 @@ def expect(reply: Any, shape: Any, where: str) -> Any:
 
 
 def short(reply: Any) -> str:
-    """A reply in a text: its kind, and its beginning if it is a text or a number. Switches: no."""
+    """A reply in a text: its kind, and its beginning if it is a text or a number."""
     name = type(reply).__name__
     if isinstance(reply, bytes):
         return f'{name} {reply[:80]!r}'

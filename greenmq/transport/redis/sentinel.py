@@ -19,87 +19,80 @@ from typing import Any, ClassVar
 from redis.sentinel import SentinelManagedSSLConnection
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, ConnectionLost, InvalidArgument, OperationalError
+from greenmq.exceptions import AMQPError, ConnectionLost, InvalidArgument, OperationalError
+from greenmq.transport.driver import contract
 from greenmq.transport.options import Option
-from greenmq.transport.redis import wire
+from greenmq.transport.redis import resp
 from greenmq.transport.redis.channel import SentinelChannel
-from greenmq.transport.redis.dialling import Place, dial_place, tls_of
+from greenmq.transport.redis.driver import RedisDriver
 from greenmq.transport.redis.errors import AuthenticationFailed, NotPermitted, ServerUnfit, raised
+from greenmq.transport.redis.handshake import Target, connect
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.options import SENTINEL_OPTIONS
 from greenmq.transport.redis.replies import TEXTS, expect, is_facts
-from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.server import Server, weakly
 from greenmq.transport.redis.transport import Transport
 from greenmq.utils.url import parse_url
 
-__all__ = ('SentinelManagedSSLConnection', 'SentinelTransport')
+__all__ = ('SentinelDriver', 'SentinelManagedSSLConnection', 'SentinelTransport')
 
 DEFAULT_PORT = 26379
 #: Seconds that one sentinel may take: the others are there to be asked.
 PATIENCE = 1.0
 
 
-class SentinelTransport(Transport):
+class SentinelDriver(RedisDriver):
     """A Redis primary that sentinels name.
 
-    Source: kombu redis SentinelTransport.
+    Attributes:
+        master_name (str): what they call it.
     """
 
-    default_port = DEFAULT_PORT
-    Channel: ClassVar[Any] = SentinelChannel
     options: ClassVar[dict[str, Option]] = SENTINEL_OPTIONS
+    default_port = DEFAULT_PORT
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        client = self.client
-        self._master_name: str = self._given['master_name'] or self._given['service_name'] or ''
-        if not self._master_name:
+    def __init__(self, place: contract.Place, settings: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        self.master_name: str = settings['master_name'] or settings['service_name'] or ''
+        if not self.master_name:
             raise InvalidArgument('master_name', None, 'is missing: sentinel:// needs that transport option')
-        self._sentinels = _sentinels(client)
-        self._own = _sentinel_options(self._given['sentinel_kwargs'])
+        self._sentinels = _sentinels(place)
+        self._own = _sentinel_options(settings['sentinel_kwargs'])
         self._watch: SwitchWatch | None = None
+        super().__init__(place, settings, *args, **kwargs)
 
-    def establish_connection(self) -> Any:
-        """See `Transport.establish_connection`."""
-        found = super().establish_connection()
+    def open(self, deadline: runtime.Deadline) -> None:
+        """See `RedisDriver.open`."""
+        super().open(deadline)
         if self._watch is None:
             self._watch = SwitchWatch(self)
-        return found
 
-    def close_connection(self, connection: Any) -> None:
-        """See `Transport.close_connection`."""
-        try:
-            super().close_connection(connection)
-        finally:
-            if self._watch is not None:
-                self._watch.close()
+    def shut(self) -> None:
+        """See `RedisDriver.shut`."""
+        super().shut()
+        if self._watch is not None:
+            self._watch.close()
 
     def switched(self) -> None:
-        """There is another primary: leave the old one, whatever it still answers. Switches: no."""
-        error = ServerUnfit(f'the sentinels named another primary {self._master_name!r}')
-        for session in (self.session, getattr(self.fanout, '_session', None)):
-            if session is not None and session.link is not None:
-                session.link.lose(error)
-        self.lookout.lose(error)
+        """There is another primary: leave the old one, whatever it still answers."""
+        self.lose(ServerUnfit(f'the sentinels named another primary {self.master_name!r}'))
 
-    def _dial_sentinel(self, owner: Any, deadline: runtime.Deadline) -> Link:
+    def dial_sentinel(self, owner: Any, deadline: runtime.Deadline) -> Link:
+        """Open a link to any of the sentinels. Raises, Switches: as `dial`."""
         met: list[str] = []
         for host, port in self._sentinels:
             try:
-                link = dial_place(self._sentinel_place(host, port, 1.0), owner, deadline.within(PATIENCE))
+                link = connect(self.sentinel_target(host, port, 1.0), owner, deadline.within(PATIENCE))
             except (AMQPError, OSError, OperationalError) as error:
                 met.append(f'{host}:{port}: {error}')
                 continue
             link.subscriber = not link.resp3
             return link
-        raise ConnectionLost(f'no sentinel of {self._master_name!r} can be reached: {"; ".join(met)}')
+        raise ConnectionLost(f'no sentinel of {self.master_name!r} can be reached: {"; ".join(met)}')
 
-    def _dial(self, owner: Any, deadline: runtime.Deadline, tracking: bool) -> Link:
+    def reach(self, target: Target, owner: Any, deadline: runtime.Deadline) -> Link:
+        """See `RedisDriver.reach`: where the sentinels say the primary is, if that says so too."""
         host, port = self._ask_sentinels(deadline)
-        place = self._place()
-        wanted = tracking and place.tracking
-        place = place._replace(host=host, port=port, role='master', tracking=wanted, scripts=tracking)
-        return dial_place(place, owner, deadline)
+        return connect(target._replace(host=host, port=port, role='master'), owner, deadline)
 
     def _ask_sentinels(self, deadline: runtime.Deadline) -> tuple[str, int]:
         met: list[str] = []
@@ -111,7 +104,7 @@ class SentinelTransport(Transport):
                 if isinstance(error, (AuthenticationFailed, NotPermitted)):
                     refused = error
                 met.append(f'{host}:{port}: {error}')
-                deadline.check(f'sentinels of {self._master_name!r}: no answer ({"; ".join(met)})')
+                deadline.check(f'sentinels of {self.master_name!r}: no answer ({"; ".join(met)})')
                 continue
             if found is None:
                 met.append(f'{host}:{port}: knows no such primary')
@@ -119,32 +112,33 @@ class SentinelTransport(Transport):
             # Who answered is asked first the next time.
             self._sentinels.insert(0, self._sentinels.pop(number))
             return found
-        text = f'no sentinel names a primary {self._master_name!r}: {"; ".join(met)}'
+        text = f'no sentinel names a primary {self.master_name!r}: {"; ".join(met)}'
         # What one says of our login is its word, and no dial in a second's time changes that.
         raise ConnectionLost(text) if refused is None else type(refused)(text)
 
-    def _sentinel_place(self, host: str, port: int, interval: float = 0.0) -> Place:
+    def sentinel_target(self, host: str, port: int, interval: float = 0.0) -> Target:
+        """A sentinel, and how to introduce oneself to it."""
         given = self._own
-        return Place(
+        return Target(
             host=host,
             port=port,
             username=given['username'],
             password=given['password'],
-            tls=tls_of(self.client) if given['ssl'] is None else given['ssl'],
+            tls=self.place.ssl if given['ssl'] is None else given['ssl'],
             tracking=False,
             scripts=False,
             interval=interval,
         )
 
     def _ask(self, host: str, port: int, deadline: runtime.Deadline) -> tuple[str, int] | None:
-        link = dial_place(self._sentinel_place(host, port), _NOBODY, deadline)
+        link = connect(self.sentinel_target(host, port), _NOBODY, deadline)
         try:
-            if self._given['min_other_sentinels']:
-                reply = link.call(('SENTINEL', 'MASTER', self._master_name), deadline)
+            if self.settings['min_other_sentinels']:
+                reply = link.call(('SENTINEL', 'MASTER', self.master_name), deadline)
                 facts = _pairs(raised(link.expect(reply, is_facts), link.name))
-                if _number(facts.get(b'num-other-sentinels')) < self._given['min_other_sentinels']:
+                if _number(facts.get(b'num-other-sentinels')) < self.settings['min_other_sentinels']:
                     return None
-            reply = link.call(('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._master_name), deadline)
+            reply = link.call(('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self.master_name), deadline)
             reply = link.expect(reply, _is_place)
             answer = raised(reply, link.name)
         finally:
@@ -155,44 +149,35 @@ class SentinelTransport(Transport):
 class SwitchWatch:
     """Hears from a sentinel that there is another primary."""
 
-    def __init__(self, transport: SentinelTransport) -> None:
-        self._transport = weakref.ref(transport)
-        ref = self._transport
-
-        def dial(owner: Any, deadline: runtime.Deadline) -> Link:
-            transport = ref()
-            if transport is None or transport.client is None:
-                raise ConnectionClosed('nobody uses the connection any more')
-            return transport._dial_sentinel(owner, deadline)
-
-        self._session = Session(dial, f'sentinels of {transport._master_name}', self)
+    def __init__(self, driver: SentinelDriver) -> None:
+        self._driver = weakref.ref(driver)
+        self._server = Server(weakly(driver.dial_sentinel), f'sentinels of {driver.master_name}', self)
         # Nothing waits for it: until it is there, a failover shows as it does without.
-        self._task = runtime.spawn(self._session.recover, name='redis-sentinel-watch', owner=self)
+        self._server.begin()
         self._known: list[str] = []
 
     def close(self) -> None:
-        """End it. Switches: no."""
-        self._task.kill()
-        self._session.close()
+        """End it."""
+        self._server.close()
 
-    def on_lost(self, session: Session, error: BaseException) -> None:
-        """See `SessionOwner`. Switches: no."""
+    def on_lost(self, server: Server, error: BaseException) -> None:
+        """See `ServerOwner`."""
 
-    def on_recovered(self, session: Session) -> None:
-        """Subscribe. Switches: no."""
-        if session.link is not None:
-            session.link.send(wire.pack(('SUBSCRIBE', '+switch-master')), _ignore, 0)
+    def on_recovered(self, server: Server) -> None:
+        """Subscribe."""
+        if server.link is not None:
+            server.link.send(resp.pack(('SUBSCRIBE', '+switch-master')), _ignore, 0)
 
-    def on_pushed(self, session: Session, push: Any) -> None:
-        """See `SessionOwner`. Switches: no."""
-        transport = self._transport()
-        if transport is None or push[0] != b'message':
+    def on_pushed(self, server: Server, push: Any) -> None:
+        """See `ServerOwner`."""
+        driver = self._driver()
+        if driver is None or push[0] != b'message':
             return
-        texts = expect(list(push[2:3]), TEXTS, session.name)
+        texts = expect(list(push[2:3]), TEXTS, server.name)
         words = texts[0].decode(errors='replace').split() if texts else []
-        if words and words[0] == transport._master_name and words != self._known:
+        if words and words[0] == driver.master_name and words != self._known:
             self._known = words
-            transport.switched()
+            driver.switched()
 
 
 def _ignore(reply: Any) -> None:
@@ -247,9 +232,21 @@ def _sentinel_options(given: Any) -> dict[str, Any]:
     return found
 
 
-def _sentinels(client: Any) -> list[tuple[str, int]]:
-    places = [(client.hostname or 'localhost', int(client.port or DEFAULT_PORT))]
-    for text in getattr(client, 'alt', None) or ():
+def _sentinels(place: contract.Place) -> list[tuple[str, int]]:
+    places = [(place.host or 'localhost', int(place.port or DEFAULT_PORT))]
+    for text in place.alternates:
         found = parse_url(text if '://' in text else f'sentinel://{text}')
         places.append((found['hostname'] or 'localhost', int(found['port'] or DEFAULT_PORT)))
     return list(dict.fromkeys(places))
+
+
+class SentinelTransport(Transport):
+    """A Redis primary that sentinels name.
+
+    Source: kombu redis SentinelTransport.
+    """
+
+    Driver: ClassVar[Any] = SentinelDriver
+    default_port = DEFAULT_PORT
+    Channel: ClassVar[Any] = SentinelChannel
+    options: ClassVar[dict[str, Option]] = SENTINEL_OPTIONS

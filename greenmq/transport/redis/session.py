@@ -1,482 +1,179 @@
-"""One Redis connection over all its lives: the present link, its recovery, and what waits for either.
+"""What the channels of one Redis connection share: a session of `driver.session` with parts of its own.
 
-States: *connecting* (the first dial), *open*, *backoff* (lost; a task dials again, at once and after 0.05 s,
-0.1 s … 1 s with jitter, until it is open or closed; one whose server was soon found unfit counts as a failed
-dial), *closed*. Calls made meanwhile wait within their deadline (Contract 3).
+Not shared by connections, as other sessions are: each has a server link of its own, which connects again by
+itself, and may go on in another thread.
 """
 
 from __future__ import annotations
 
-import random
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
-
-from redis.exceptions import NoScriptError
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, WrongHub
-from greenmq.log import get_logger, outage_level, outage_over
-from greenmq.transport.redis import wire
-from greenmq.transport.redis.errors import LinkLost, ServerUnfit, WrongReply, raised
-from greenmq.transport.redis.link import Link, Taker, program_waits
-from greenmq.transport.redis.replies import DONE, expect
-from greenmq.transport.redis.scripts import Script
-from greenmq.transport.redis.watches import Watch, since
+from greenmq.exceptions import AMQPError, OperationalError
+from greenmq.log import get_logger
+from greenmq.transport.driver import session as base
+from greenmq.transport.driver.contract import Place
+from greenmq.transport.redis.arrival import RedisArrival
+from greenmq.transport.redis.driver import RedisDriver
+from greenmq.transport.redis.publishing import Publisher
+from greenmq.transport.redis.server import Server
+from greenmq.transport.virtual.state import BrokerState
 
-__all__ = ('Session', 'SessionOwner')
+__all__ = ('RedisSession',)
 
 logger = get_logger('greenmq.transport.redis')
 
-#: Seconds between two attempts to recover, at least and at most.
-FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0
-#: Seconds for one attempt to recover.
-ATTEMPT = 5.0
+#: Seconds to look whether what we declared is still there, after a loss.
+RESTORING = 30.0
 
 
-class SessionOwner(Protocol):
-    """Who is told of the lives of a session. Nothing here may switch."""
-
-    def on_lost(self, session: Session, error: BaseException) -> None: ...
-
-    def on_recovered(self, session: Session) -> None: ...
-
-    def on_pushed(self, session: Session, push: Any) -> None: ...
+def _settler(session: Any, driver: RedisDriver, seconds: float) -> Any:
+    return driver.settler
 
 
-#: Opens a link that is ready for commands: (the link's owner, deadline).
-Dial = Callable[[Any, runtime.Deadline], Link]
+class RedisSession(base.Session):
+    """One Redis database, as one connection uses it."""
 
+    driver: RedisDriver
+    Publisher: ClassVar[Any] = Publisher
+    Settler: ClassVar[Any] = staticmethod(_settler)
+    Arrival: ClassVar[Any] = RedisArrival
 
-class Session:
-    """One connection with epochs.
+    def __init__(
+        self, driver_cls: type[RedisDriver], place: Place, settings: dict[str, Any], name: str
+    ) -> None:
+        declared = BrokerState()
+        super().__init__(partial(driver_cls, declared=declared), place, settings, name, declared)
+        self.name = self.driver.server.name  # as the link has it: so an outage is told once
+        self.driver.serve(self)
+        # A call less for each message: what only hands on is bound once.
+        self.publish = self.publisher.publish  # type: ignore[method-assign]
+        self.check_here = self.driver.server.check_here  # type: ignore[method-assign]
 
-    Arguments:
-        dial (Dial): opens a link.
-        name (str): for texts.
-        owner (SessionOwner): held weakly.
-    Attributes:
-        epoch (int): how often it was opened.
-        link (Link | None): the present one.
-    """
+    # ---- calls: the driver keeps deadlines, waits for its link and speaks our errors
 
-    def __init__(self, dial: Dial, name: str, owner: SessionOwner | None = None) -> None:
-        self.name = name
-        self.epoch = 0
-        self.link: Link | None = None
-        self.closed = False
-        self.clustered = False
-        self.failure: BaseException | None = None
-        self._dial = dial
-        self._hub: Any = runtime.hub_id()
-        self._late = False  # opened by `recover` and not by `open`
-        self._owner = weakref.ref(owner) if owner is not None else _nobody
-        self._waiting: list[runtime.Waiter] = []
-        self._attempts: list[runtime.Waiter] = []
-        self._recovery: runtime.Task | None = None
-        self._opened_at = 0.0
-        self._pause = 0.0
-        self._watches: dict[bytes, weakref.WeakSet[Watch]] = {}
+    def call(
+        self, what: str, deadline: runtime.Deadline, fun: Callable[..., Any], *args: Any,
+        decline: Any = None, uncut: bool = False,
+    ) -> Any:  # fmt: skip
+        """See `Session.call`."""
+        return fun(*args)
 
-    @property
-    def state(self) -> str:
-        """One word of those above."""
-        if self.closed:
-            return 'closed'
-        if self.connected:
-            return 'open'
-        return 'backoff' if self.epoch else 'connecting'
+    def wait_attempt(self, deadline: runtime.Deadline | None) -> None:
+        """See `Session.wait_attempt`."""
+        self.driver.server.wait_attempt(deadline)
 
-    @property
-    def connected(self) -> bool:
-        """Is there a living link?"""
-        link = self.link
-        return link is not None and link.error is None
+    # ---- losses: the server link tells of them, and comes back by itself
 
-    @property
-    def is_here(self) -> bool:
-        """Does it belong to this native thread?"""
-        return runtime.is_here(self._hub)
+    def lost(self, error: Exception) -> None:
+        """A call met a loss: the server tells of it, once."""
 
-    @property
-    def tracks(self) -> bool:
-        """Does the server tell of changed keys?"""
-        link = self.link
-        return link is not None and link.tracks
+    def begin_recovery(self) -> None:
+        """The server's link has begun to recover already."""
 
-    def __repr__(self) -> str:
-        return f'<Session {self.name}: {self.state}, epoch {self.epoch}, {self.link!r}>'
+    def on_lost(self, server: Server, error: BaseException) -> None:
+        """See `ServerOwner`."""
+        if server.connected:
+            for user in self.users:  # other nodes of a cluster are there
+                user.on_lost(error)
+        else:
+            super().lost(error)  # type: ignore[arg-type]
 
-    # ---- lives
+    def on_recovered(self, server: Server) -> None:
+        """See `ServerOwner`."""
+        if self.state == 'lost':
+            self.recovered()
+        else:
+            for user in self.users:
+                user.on_recovered()
+        self.driver.settler.recovered()
+        runtime.spawn(_reconcile, weakref.ref(self), name='redis-reconcile', owner=self)
 
-    def open(self, deadline: runtime.Deadline) -> None:
-        """Dial for the first time.
+    def on_pushed(self, server: Server, push: Any) -> None:
+        """See `ServerOwner`: somebody emptied the database."""
+        if push[0] == b'invalidate':
+            runtime.spawn(_reconcile, weakref.ref(self), name='redis-reconcile', owner=self)
 
-        Raises:
-            ConnectionLost, OSError, TimeoutError: not reached. Others: refused.
-        Switches: yes. Killed: nothing stays open.
-        """
-        link = self._dial(self, deadline)
-        if self.closed:
-            link.close()
-            raise ConnectionClosed(f'{self.name} was closed while it was being opened')
-        self._opened(link)
+    def close(self, deadline: runtime.Deadline) -> None:
+        """See `Session.close`: whatever that met, no link stays open."""
+        try:
+            super().close(deadline)
+        finally:
+            self.driver.shut()
 
-    def recover(self) -> None:
-        """Dial until it is open, instead of `open`; for what nobody waits for. Switches: yes."""
-        self._late = True
-        _recover(weakref.ref(self))
+    # ---- threads
 
-    def _opened(self, link: Link) -> None:  # no switch
-        if self.closed or self.connected:
-            link.close()  # another dial was faster
-            return
-        self.link = link
-        self._opened_at = runtime.monotonic()
-        self.failure = None
-        self.epoch += 1
-        if link.error is not None:
-            self.on_link_end(link, link.error)
-            return
-        self._hit_all()
-        owner = self._owner()
-        if owner is not None and (self.epoch > 1 or self._late):
-            owner.on_recovered(self)
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.wake()
-            waiters.clear()
+    def thread_ended(self) -> None:
+        """See `runtime.at_thread_end`: the link ends with its thread; another thread may go on."""
 
-    def on_link_end(self, link: Link, error: BaseException) -> None:
-        """See `LinkOwner`. Switches: no."""
-        if link is not self.link or self.closed:
-            return
-        self.failure = error
-        self._hit_all()
-        owner = self._owner()
-        if owner is not None:
-            owner.on_lost(self, error)
-        useless = isinstance(error, (ServerUnfit, WrongReply))
-        if not useless or runtime.monotonic() - self._opened_at > LAST_PAUSE:
-            self._pause = 0.0
-        if self._recovery is None or self._recovery.done:
-            self._recovery = runtime.spawn(
-                _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
-            )
-
-    def _attempt_failed(self, error: BaseException) -> None:  # no switch
-        self.failure = error
-        attempts, self._attempts = self._attempts, []
-        for waiter in attempts:
-            waiter.fail(error)
-
-    def close(self) -> None:
-        """End for good; whoever waits gets ConnectionClosed. Switches: no."""
-        if self.closed:
-            return
-        self.closed = True
-        error = ConnectionClosed(f'the connection to redis {self.name} was closed')
-        if self._recovery is not None:
-            self._recovery.kill()
-        if self.link is not None:
-            self.link.end(error)
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.fail(error)
-            waiters.clear()
-        self._hit_all()
+    def move_here(self, connection: Any) -> None:
+        """Have the connection go on in this thread. Raises: WrongHub: it is in use in its own."""
+        for user in self.users:
+            user.move_here(user)
 
     @property
     def in_use(self) -> bool:
-        """Does a greenlet of the program wait for it to open, or for a reply?"""
-        if any(program_waits(waiter) for waiter in [*self._waiting, *self._attempts]):
-            return True
-        return self.link is not None and self.link.in_use
+        """Does a greenlet of the program wait for a reply, or for the server?"""
+        return self.driver.server.in_use
 
-    def leave(self) -> None:
-        """Let go of the link because the session goes on in another thread, see `arrive`. Switches: no."""
-        if self._recovery is not None:
-            self._recovery.kill()
-        if self.link is not None:
-            self.link.leave(LinkLost(f'redis {self.name}: it goes on in another thread'), self._hub)
-        self.link = self._recovery = None
-        self._waiting, self._attempts = [], []  # tasks of the other thread, which end
+    def leave_here(self) -> None:
+        """Let go of what belongs to this thread's hub."""
+        self.intake.leave()
+        self.driver.leave()
 
-    def arrive(self) -> None:
-        """Belong to the calling thread from now on, and open again. Switches: no."""
-        self._hub = runtime.hub_id()
-        self._late = True
-        self._pause = 0.0
-        self._recovery = runtime.spawn(
-            _recover, weakref.ref(self), name=f'redis-recovery {self.name}', owner=self
-        )
+    def arrive_here(self) -> None:
+        """Go on in the calling thread."""
+        self.arrived_in(runtime.hub_id())
+        self.driver.arrive()
+        for channel in self.channels:
+            channel.arrived_here()
+            self.intake.refresh(channel)
+        if self.consumes_any:
+            self.start_keeping()
+
+    # ---- what is ours
+
+    def start_keeping(self) -> None:
+        """Something is consumed: keep the lease and its queues, and look for dead consumers."""
+        self.driver.lease.start()
+        ref = weakref.ref(self)
+
+        def consumed() -> list[str]:
+            session = ref()
+            channels = [] if session is None else session.channels
+            return [queue for channel in channels for queue in channel.books.queues]
+
+        self.driver.expiry.start(consumed)
+
+    def known_tags(self) -> set[Any]:
+        """The tags of all that is held here, or is to be settled."""
+        known: set[Any] = self.driver.settler.tags()
+        for channel in self.channels:
+            known.update(channel.deliveries.tags())
+        return known
 
     @property
-    def hub(self) -> Any:
-        """The hub of the thread it belongs to."""
-        return self._hub
+    def holds_any(self) -> bool:
+        """Is anything unsettled?"""
+        return bool(self.driver.settler.pending) or any(channel.books.unsettled for channel in self.channels)
 
-    def check_here(self) -> None:
-        """Refuse another native thread before anything of its call is queued. Makes no hub. Switches: no.
-
-        Raises:
-            WrongHub: the session belongs to another thread.
-        """
-        if not runtime.is_here(self._hub):
-            raise WrongHub(repr(self))
-
-    def wait_open(self, deadline: runtime.Deadline | None) -> Link:
-        """The living link, waiting for the recovery if need be.
-
-        Raises:
-            TimeoutError: not in time. ConnectionClosed: closed. WrongHub: see `check_here`.
-        Switches: only if it is not open.
-        """
-        self._come_here()
-        return self._wait(self._waiting, deadline)
-
-    def wait_attempt(self, deadline: runtime.Deadline | None) -> Link:
-        """As `wait_open`, but no longer than to the end of the present attempt.
-
-        Raises:
-            Exception: what the attempt failed with.
-        """
-        self._come_here()
-        return self._wait(self._attempts, deadline)
-
-    def _come_here(self) -> None:
-        # The owner moves, with all that it has beside this; a session of a fanout or of a node can't alone.
-        # Never for a task of ours: one that the old thread has left over would take all back there.
-        if not runtime.is_here(self._hub):
-            owner = self._owner()
-            move = getattr(owner, 'move_here', None)
-            if move is None or runtime.is_task(runtime.current()):
-                raise WrongHub(repr(self))
-            move(owner)
-
-    def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
-        while True:
-            link = self.link
-            if link is not None and link.error is None:
-                return link
-            if self.closed:
-                raise ConnectionClosed(f'the connection to redis {self.name} is closed')
-            waiter = runtime.Waiter(f'redis {self.name} is away ({self.failure}); it did not come back')
-            line.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in line:
-                    line.remove(waiter)
-
-    # ---- commands
-
-    def execute(
-        self,
-        command: tuple[Any, ...],
-        key: str | None = None,
-        deadline: runtime.Deadline | None = None,
-        shape: Any = DONE,
-    ) -> Any:
-        """Run one command.
-
-        Arguments:
-            command (tuple): its words.
-            key (str): a key of it, for a cluster; None for none.
-            shape: what the reply must be, see `replies`; by default a number or a text.
-        Raises:
-            ConnectionLost: cut while it ran: it may have run or not. Our classes of `errors`, among them
-                WrongReply: it was answered in another shape, and the link was ended.
-            TimeoutError: not in time.
-        Switches: yes. Killed: the reply is thrown away.
-        """
-        return raised(self._ask(command, key, deadline, None, shape), self.name)
-
-    def execute_many(
-        self,
-        commands: list[tuple[Any, ...]],
-        key: str | None = None,
-        deadline: runtime.Deadline | None = None,
-        shape: Any = DONE,
-    ) -> list[Any]:
-        """Run several commands on the keys of one slot at once; the first error is raised.
-
-        Raises, Switches: as `execute`.
-        """
-        link = self.wait_open(deadline)
-        replies = link.call_many(commands, deadline)
-        return [raised(link.expect(reply, shape), self.name) for reply in replies]
-
-    def run(
-        self,
-        script: Script,
-        keys: Iterable[Any],
-        arguments: Iterable[Any] = (),
-        deadline: runtime.Deadline | None = None,
-        orphan: Callable[[Any], Any] | None = None,
-        shape: Any = int,
-    ) -> Any:
-        """Run a script, loading it if the server does not know it (yet, or after a restart).
-
-        Arguments:
-            keys (Iterable[str]): in a cluster all of one slot.
-            orphan (Callable): gets the reply if the caller is killed or timed out before it could; never
-                switches.
-            shape: what the reply must be, see `replies`; by default a number.
-        Raises, Switches: as `execute`.
-        """
-        names = list(keys)
-        words = (len(names), *names, *arguments)
-        reply = self._ask(('EVALSHA', script.digest, *words), names[0], deadline, orphan, shape)
-        if isinstance(reply, NoScriptError):
-            reply = self._ask(('EVAL', script.text, *words), names[0], deadline, orphan, shape)
-        return raised(reply, self.name)
-
-    def _ask(
-        self,
-        command: tuple[Any, ...],
-        key: str | None,
-        deadline: runtime.Deadline | None,
-        orphan: Callable[[Any], Any] | None,
-        shape: Any,
-    ) -> Any:
-        link = self.wait_open(deadline)
-        if orphan is None:
-            return link.expect(link.call(command, deadline), shape)
-        call = _Kept(runtime.Waiter(f'redis {self.name}: no reply to {command[0]}'), orphan)
-        link.send(wire.pack(command), call.take)
-        return link.expect(call.waiter.wait(deadline, orphan), shape)
-
-    def post(self, data: bytes, key: str, take: Taker, count: int = 1) -> None:
-        """Send `count` packed commands on one key without waiting. Switches: no.
-
-        Raises:
-            ConnectionLost, ConnectionClosed: there is no link now; nothing was sent.
-        """
-        link = self.link
-        if link is None:
-            raise LinkLost(f'redis {self.name} is away')
-        link.send(data, take, count)
-
-    def link_for(self, key: str) -> Link | None:
-        """The link to this key's server, None if there is none now. Switches: no."""
-        link = self.link
-        return None if link is None or link.error is not None else link
-
-    def moved(self, error: Any) -> None:
-        """A server said that a key is elsewhere, which happens in a cluster only. Switches: no."""
-
-    # ---- what the server tells
-
-    def watch(self, keys: Iterable[str], watch: Watch) -> None:
-        """Have `watch.hit()` called when one of the keys changes that were read since. Switches: no."""
-        for key in keys:
-            self._watches.setdefault(key.encode(), weakref.WeakSet()).add(watch)
-
-    def unwatch(self, keys: Iterable[str], watch: Watch) -> None:
-        """Undo `watch`. Switches: no."""
-        for key in keys:
-            name = key.encode()
-            found = self._watches.get(name)
-            if found is not None:
-                found.discard(watch)
-                if not found:
-                    del self._watches[name]
-
-    def on_push(self, link: Link, push: Any) -> None:
-        """See `LinkOwner`. Switches: no."""
-        if not push or push[0].__class__ is not bytes:
-            raise WrongReply(f'redis {self.name}: a push that says nothing')
-        if push[0] == b'invalidate':
-            keys = push[1] if len(push) == 2 else ()
-            if keys.__class__ is list:
-                try:
-                    self.changed(keys)
-                except TypeError:  # a key that is a list itself
-                    raise WrongReply(f'redis {self.name}: an invalidation of what is no key') from None
-                return
-            expect(keys, None, self.name)
-            self._hit_all()  # the whole database was emptied
-        owner = self._owner()
-        if owner is not None:
-            owner.on_pushed(self, push)
-
-    def is_watched(self, key: str) -> bool:
-        """Does anybody watch this key? Switches: no."""
-        return bool(self._watches.get(key.encode()))
-
-    def is_waited_for(self, key: str) -> bool:
-        """Does anybody wait for a change of this key now? Switches: no."""
-        return any(watch.waiting_since for watch in self._watches.get(key.encode(), ()))
-
-    def changed(self, keys: Iterable[bytes]) -> None:
-        """Hit who watches these keys; of those that wait for a message, one. Switches: no."""
-        for key in keys:
-            first: Watch | None = None
-            for watch in list(self._watches.get(key, ())):
-                if not watch.waiting_since:
-                    watch.hit()
-                elif first is None or watch.waiting_since < first.waiting_since:
-                    first = watch
-            if first is not None:
-                first.hit()
-
-    def hand_on(self, keys: Iterable[str]) -> None:
-        """Hit the next that waits for one of these keys: there may be more than was taken. Switches: no."""
-        waiting = {
-            watch for key in keys for watch in self._watches.get(key.encode(), ()) if watch.waiting_since
-        }
-        if waiting:
-            min(waiting, key=since).hit()
-
-    def _hit_all(self) -> None:
-        for watch in {watch for watches in self._watches.values() for watch in watches}:
-            watch.hit()
+    @property
+    def consumes_any(self) -> bool:
+        """Does anybody consume, or hold anything?"""
+        return any(channel.books.subscriptions or channel.books.unsettled for channel in self.channels)
 
 
-class _Kept:
-    """Takes a reply that must not be thrown away: who comes too late for it has it handed to `orphan`."""
-
-    __slots__ = ('orphan', 'waiter')
-
-    def __init__(self, waiter: runtime.Waiter, orphan: Callable[[Any], Any]) -> None:
-        self.waiter = waiter
-        self.orphan = orphan
-
-    def take(self, reply: Any) -> None:
-        if not self.waiter.wake(reply):
-            self.orphan(reply)
-
-
-def _nobody() -> None:
-    return None
-
-
-def _recover(ref: weakref.ref[Session]) -> None:
-    while True:
-        session = ref()
-        if session is None:
-            return
-        pause = session._pause
-        # Also where the dial succeeds: a server that refuses all that follows (READONLY) would be dialled
-        # again and again.
-        session._pause = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
-        del session
-        runtime.sleep(pause * random.uniform(0.5, 1.0))
-        session = ref()
-        if session is None or session.closed or session.connected:
-            return
-        try:
-            link = session._dial(session, runtime.Deadline.after(ATTEMPT))
-        except (AMQPError, OSError, KombuError) as error:  # InvalidArgument: a file of TLS may come back
-            level = outage_level('recovery', session.name)
-            logger.log(level, 'redis %s: not recovered yet: %s', session.name, error)
-            session._attempt_failed(error)
-        else:
-            session._recovery = None
-            away = outage_over(session.name)
-            if away is not None:
-                logger.warning('redis %s: connected again after %.0f s', session.name, away)
-            session._opened(link)
-            return
-        del session
+def _reconcile(ref: weakref.ref[RedisSession]) -> None:
+    session = ref()
+    if session is None or session.state == 'closed':
+        return
+    driver = session.driver
+    try:
+        driver.restore(runtime.Deadline.after(RESTORING))
+        driver.lease.renew()
+        driver.lease.reconcile()
+    except (AMQPError, OperationalError, OSError) as error:
+        logger.debug('%s: reconcile: %s', session.name, error)  # the next recovery does it again

@@ -1,4 +1,4 @@
-"""Settlements of all channels of a connection: collected, sent together, and kept until the server has them.
+"""Settlements of all channels of a session: collected, sent together, and kept until the server has them.
 
 An ack is an append to a list. The link asks for what was collected before its next command leaves, so acks go
 out in batches and in order with everything else (a requeue is done before the fetch that follows it), and no
@@ -8,27 +8,29 @@ no harm.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
 from greenmq import events, runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed
+from greenmq.exceptions import AMQPError, ConnectionClosed, TimeoutError
 from greenmq.log import get_logger
-from greenmq.transport.redis import wire
+from greenmq.transport.driver.contract import DEAD, REQUEUE, Taken
+from greenmq.transport.redis import resp
 from greenmq.transport.redis.errors import translate
 from greenmq.transport.redis.keys import Home, Keys
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.replies import expect, fits
 from greenmq.transport.redis.scripts import SETTLE
-from greenmq.transport.redis.session import Session
+from greenmq.transport.redis.server import Server
 
-__all__ = ('AGAIN', 'UNTOUCHED', 'ChannelSettling', 'Settler')
+__all__ = ('AGAIN', 'UNTOUCHED', 'Settler')
 
 logger = get_logger('greenmq.transport.redis')
 
+#: Begins the tags of deliveries that are registered in Redis.
+OURS = 'gm:'
 #: What becomes of a delivery that is given back: counted as delivered, or as if nobody had seen it.
 AGAIN, UNTOUCHED = 'r', 'u'
 
@@ -36,7 +38,7 @@ AGAIN, UNTOUCHED = 'r', 'u'
 CHUNK = 1000
 
 
-class _Books:
+class _Pending:
     """What is to be settled in one home."""
 
     __slots__ = ('acks', 'again', 'back', 'flushing', 'home', 'spare')
@@ -51,192 +53,225 @@ class _Books:
 
 
 class Settler:
-    """The settlements of one connection.
+    """The settlements of one session, as `driver.settler` says what they are.
 
     Arguments:
-        session (Session), keys (Keys): where and how.
-        source: what 'stale_ack' events name.
+        server (Server), keys (Keys): where and how.
+    Attributes:
+        source (Callable): returns what 'stale_ack' events name.
+        calls (int), settled (int): batches and settlements that the server has confirmed.
     """
 
-    def __init__(self, session: Session, keys: Keys, source: Any) -> None:
-        self._session = session
+    def __init__(self, server: Server, keys: Keys) -> None:
+        self._server = server
         self._keys = keys
-        self._source = weakref.ref(source)
-        self._books: dict[Home, _Books] = {}
-        #: Where all queues have one home, as everywhere but in a cluster: its books.
-        self._only = None if keys.cluster else self._books_of('')
+        self.source: Callable[[], Any] = _nobody
+        self.calls = self.settled = 0
+        self._homes: dict[Home, _Pending] = {}
+        #: Where all queues have one home, as everywhere but in a cluster: what is pending there.
+        self._only = None if keys.cluster else self._of_queue('')
         self._flying = 0
-        self._done: list[runtime.Waiter] = []
+        self._waiting: list[runtime.Waiter] = []
 
     @property
     def pending(self) -> int:
         """Settlements that the server has not confirmed."""
-        return self._flying + sum(len(books.acks) + len(books.back) for books in self._books.values())
+        return self._flying + sum(len(pending.acks) + len(pending.back) for pending in self._homes.values())
 
-    def ack(self, queue: str, tag: str, waiting: Callable[[], int]) -> None:
+    def done(self, taken: Taken, more: int = 0) -> None:
         """This one is done with. The server is told with the acks that follow soon, if there will be any.
 
         Arguments:
-            waiting (Callable): returns how many more deliveries the channel has for its callbacks.
-        Switches: no.
+            more (int): how many more deliveries the channel has for its callbacks.
         """
-        books = self._only or self._books_of(queue)
-        books.acks.append(tag)
-        link = books.flushing
+        tag = taken.receipt
+        if not tag.startswith(OURS):
+            return  # of a fanout: it is in no other place than here
+        pending = self._only or self._of_queue(taken.queue)
+        pending.acks.append(tag)
+        link = pending.flushing
         if link is None:
-            self._tell(books, waiting() // 2)
+            self._tell(pending, more // 2)
         else:
-            books.spare -= 1
-            if books.spare == 0:
+            pending.spare -= 1
+            if pending.spare == 0:
                 link.hurry()
 
+    def back(self, taken: Taken, fate: str) -> None:
+        """This one goes back: `contract.REQUEUE`, UNSEEN, or DEAD to the list of the queue's dead letters."""
+        tag = taken.receipt
+        if not tag.startswith(OURS):
+            taken.again(fate)  # type: ignore[attr-defined]
+        elif fate == DEAD:
+            self.give_back(taken.queue, tag, f'd{self._keys.dead(taken.queue)}')
+        else:
+            self.give_back(taken.queue, tag, AGAIN if fate == REQUEUE else UNTOUCHED)
+
     def give_back(self, queue: str, tag: str, fate: str = AGAIN) -> None:
-        """This one goes back to the front of its queue. Switches: no."""
-        books = self._books_of(queue)
-        books.back.append((int(tag.split(':')[2]), tag, fate))
-        self._tell_now(books)
+        """This one goes back to the front of its queue."""
+        pending = self._of_queue(queue)
+        pending.back.append((int(tag.split(':')[2]), tag, fate))
+        self._tell_now(pending)
 
     def give_back_home(self, home: Home, tag: str, fate: str) -> None:
-        """As `give_back`, where the home is known and the queue is not. Switches: no."""
-        books = self._books_in(home)
-        books.back.append((int(tag.split(':')[2]), tag, fate))
-        self._tell_now(books)
+        """As `give_back`, where the home is known and the queue is not."""
+        pending = self._of_home(home)
+        pending.back.append((int(tag.split(':')[2]), tag, fate))
+        self._tell_now(pending)
 
     def tags(self) -> set[str]:
-        """All that is to be settled and not on its way. Switches: no."""
+        """All that is to be settled and not on its way."""
         found: set[str] = set()
-        for books in self._books.values():
-            found.update(books.acks)
-            found.update(tag for _, tag, _ in books.back)
+        for pending in self._homes.values():
+            found.update(pending.acks)
+            found.update(tag for _, tag, _ in pending.back)
         return found
 
-    def _books_of(self, queue: str) -> _Books:
-        return self._books_in(self._keys.home(queue))
+    def _of_queue(self, queue: str) -> _Pending:
+        return self._of_home(self._keys.home(queue))
 
-    def _books_in(self, home: Home) -> _Books:
-        books = self._books.get(home)
-        if books is None:
-            books = self._books[home] = _Books(home)
-        return books
+    def _of_home(self, home: Home) -> _Pending:
+        pending = self._homes.get(home)
+        if pending is None:
+            pending = self._homes[home] = _Pending(home)
+        return pending
 
-    def _tell(self, books: _Books, spare: int = 0) -> None:
+    def _tell(self, pending: _Pending, spare: int = 0) -> None:
         # Without a link all is sent on recovery.
-        link = books.flushing = self._session.link_for(books.home.unacked)
+        link = pending.flushing = self._server.link_for(pending.home.unacked)
         if link is not None:
-            books.spare = spare
+            pending.spare = spare
             if spare:
                 link.flush_later(self)
             else:
                 link.flush_soon(self)
 
-    def _tell_now(self, books: _Books) -> None:
-        if books.flushing is None:
-            self._tell(books)
+    def _tell_now(self, pending: _Pending) -> None:
+        if pending.flushing is None:
+            self._tell(pending)
         else:
-            books.flushing.hurry()
+            pending.flushing.hurry()
 
     def flush(self) -> None:
-        """Send what was collected. Switches: no."""
-        for books in self._books.values():
-            books.flushing = None
-            while books.acks or books.back:
-                acks, books.acks = books.acks[:CHUNK], books.acks[CHUNK:]
+        """Send what was collected."""
+        for pending in self._homes.values():
+            pending.flushing = None
+            while pending.acks or pending.back:
+                acks, pending.acks = pending.acks[:CHUNK], pending.acks[CHUNK:]
                 # The newest first: each goes before the last one, so the oldest ends in front.
-                back, books.back = sorted(books.back, reverse=True), []
-                if not self._send(_Parcel(self, books, acks, back)):
+                back, pending.back = sorted(pending.back, reverse=True), []
+                if not self._send(_Batch(self, pending, acks, back)):
                     return
-            books.again = False
+            pending.again = False
+
+    def lost(self) -> None:
+        """The link is lost: what was on its way is kept, and sent by `recovered`."""
 
     def recovered(self) -> None:
-        """There is a new link: send what the old one did not confirm. Switches: no."""
-        for books in self._books.values():
-            books.flushing = None
+        """There is a new link: send what the old one did not confirm."""
+        for pending in self._homes.values():
+            pending.flushing = None
         self.flush()
 
-    def _send(self, parcel: _Parcel, load: bool = False) -> bool:
-        home = parcel.books.home
+    def _send(self, batch: _Batch, load: bool = False) -> bool:
+        home = batch.pending.home
         keys = self._keys
         words: list[Any] = ['EVAL', SETTLE.text] if load else ['EVALSHA', SETTLE.digest]
         words += [4, home.unacked, home.times, home.own, home.expires]
-        words += [keys.head, keys.tail, keys.sep, len(parcel.acks)]
-        words += parcel.acks
-        for _, tag, fate in parcel.back:
+        words += [keys.head, keys.tail, keys.sep, len(batch.acks)]
+        words += batch.acks
+        for _, tag, fate in batch.back:
             words += (tag, fate)
-        self._flying += parcel.size
+        self._flying += batch.size
         try:
-            self._session.post(wire.pack(tuple(words)), home.unacked, parcel.take)
+            self._server.post(resp.pack(tuple(words)), home.unacked, batch.take)
         except AMQPError:
-            self._flying -= parcel.size
-            parcel.keep()
+            self._flying -= batch.size
+            batch.keep()
             return False
         return True
 
-    def _answered(self, parcel: _Parcel, reply: Any) -> None:
-        self._flying -= parcel.size
+    def _answered(self, batch: _Batch, reply: Any) -> None:
+        self._flying -= batch.size
         if isinstance(reply, NoScriptError):
-            self._send(parcel, load=True)
+            self._send(batch, load=True)
             return
         if isinstance(reply, ConnectionClosed):
             self._wake()
             return
         if isinstance(reply, (MovedError, AskError, TryAgainError, ClusterDownError)):
-            self._session.moved(reply)
-            parcel.keep()
+            self._server.moved(reply)
+            batch.keep()
             runtime.call_later(0.05, self.flush)
             return
         if isinstance(reply, Exception):
-            error = translate(reply, self._session.name)
-            if isinstance(reply, AMQPError) or isinstance(error, AMQPError) and not self._session.connected:
-                parcel.books.again = True
-                parcel.keep()
+            error = translate(reply, self._server.name)
+            if isinstance(reply, AMQPError) or isinstance(error, AMQPError) and not self._server.connected:
+                batch.pending.again = True
+                batch.keep()
             else:
                 logger.error(
                     '%s: %d settlements were refused; their messages will be delivered again: %s',
-                    self._session.name,
-                    parcel.size,
+                    self._server.name,
+                    batch.size,
                     error,
                 )
             self._wake()
             return
         if not fits(reply, _is_settled):
-            parcel.again = True
-            parcel.keep()
-            expect(reply, _is_settled, self._session.name)
-        gone = len(parcel.acks) - reply[0]
-        if gone > 0 and not parcel.again:
+            batch.again = True
+            batch.keep()
+            expect(reply, _is_settled, self._server.name)
+        self.calls += 1
+        self.settled += batch.size
+        gone = len(batch.acks) - reply[0]
+        if gone > 0 and not batch.again:
             # We were silent for longer than our lease, and others have them now (P36).
-            events.emit('stale_ack', source=self._source(), count=gone)
+            events.emit('stale_ack', source=self.source(), count=gone)
             logger.warning(
                 '%s: %d acknowledgements came after the lease had ended; those messages were delivered again',
-                self._session.name,
+                self._server.name,
                 gone,
             )
         if not self.pending:
             self._wake()
 
     def _wake(self) -> None:
-        done, self._done = self._done, []
-        for waiter in done:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
             waiter.wake()
 
-    def wait(self, deadline: runtime.Deadline) -> None:
-        """Wait until the server has all that was settled so far.
+    def wait_for(self, queue: str, deadline: runtime.Deadline) -> None:
+        """What goes back to a queue is there before anything that is asked after this."""
 
-        Raises:
-            TimeoutError: not in time; it will still be sent if the connection lives.
+    def wait(self, deadline: Any) -> bool:
+        """Send all, and wait until the server has it.
+
+        Arguments:
+            deadline (Deadline | float).
+        Returns:
+            bool: False if it was not in time; it will still be sent if the server comes back.
         Switches: only if something is on its way.
         """
+        deadline = runtime.Deadline.of(deadline)
         self.flush()
-        while self.pending and not self._session.closed:
-            waiter = runtime.Waiter(f'{self._session.name}: {self.pending} settlements were not confirmed')
-            self._done.append(waiter)
+        while self.pending and not self._server.closed:
+            waiter = runtime.Waiter('settlements were not confirmed')
+            self._waiting.append(waiter)
             try:
                 waiter.wait(deadline)
+                if self.pending and not self._server.connected:
+                    self._server.wait_open(deadline)
+            except (TimeoutError, ConnectionClosed):
+                return False
             finally:
-                if waiter in self._done:
-                    self._done.remove(waiter)
-            if self.pending and not self._session.connected:
-                self._session.wait_open(deadline)
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+        return not self.pending
+
+
+def _nobody() -> None:
+    return None
 
 
 def _is_settled(reply: Any) -> bool:
@@ -244,19 +279,19 @@ def _is_settled(reply: Any) -> bool:
     return reply.__class__ is list and list(map(type, reply)) == [int, int]
 
 
-class _Parcel:
+class _Batch:
     """Settlements on their way to the server together."""
 
-    __slots__ = ('acks', 'again', 'back', 'books', 'settler')
+    __slots__ = ('acks', 'again', 'back', 'pending', 'settler')
 
     def __init__(
-        self, settler: Settler, books: _Books, acks: list[str], back: list[tuple[int, str, str]]
+        self, settler: Settler, pending: _Pending, acks: list[str], back: list[tuple[int, str, str]]
     ) -> None:
         self.settler = settler
-        self.books = books
+        self.pending = pending
         self.acks = acks
         self.back = back
-        self.again = books.again
+        self.again = pending.again
 
     @property
     def size(self) -> int:
@@ -266,47 +301,5 @@ class _Parcel:
         self.settler._answered(self, reply)
 
     def keep(self) -> None:
-        self.books.acks[:0] = self.acks
-        self.books.back[:0] = self.back
-
-
-class ChannelSettling:
-    """What a virtual channel calls to settle; for all channels it ends in one `Settler`."""
-
-    __slots__ = ('_channel', '_settler')
-
-    def __init__(self, channel: Any, settler: Settler) -> None:
-        self._channel = weakref.ref(channel)
-        self._settler = settler
-
-    def ack(self, tag: str) -> None:
-        """Settle a delivery soon. Switches: no."""
-        channel = self._channel()
-        if channel is not None:
-            channel._ack_tag(tag)
-
-    def reject(self, tag: str, requeue: bool) -> None:
-        """Refuse a delivery soon. Switches: no."""
-        channel = self._channel()
-        if channel is not None:
-            channel._reject_tag(tag, requeue)
-
-    def leased(self) -> None:
-        """A new delivery: the lease is the connection's matter. Switches: no."""
-
-    def arrived_here(self) -> None:
-        """Go on in another thread: nothing to do, the `Settler` sends all on recovery. Switches: no."""
-
-    def close(self, deadline: runtime.Deadline) -> None:
-        """Wait until the server has what was collected, if it can be had in time.
-
-        Switches: only if something is on its way.
-        """
-        try:
-            self._settler.wait(deadline)
-        except (AMQPError, OSError) as error:
-            # It is sent when the connection is back; if that ends first, the lease ends too.
-            logger.warning('%r: %s', self._channel(), error)
-
-    def __repr__(self) -> str:
-        return f'<ChannelSettling: {self._settler.pending} on their way>'
+        self.pending.acks[:0] = self.acks
+        self.pending.back[:0] = self.back

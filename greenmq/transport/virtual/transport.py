@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -67,7 +68,7 @@ class Management(base.Management):
         self.channel.close()
 
 
-class Transport(base.Transport):
+class Transport(base.Transport, metaclass=ABCMeta):
     """A virtual transport, which is its own connection.
 
     Arguments:

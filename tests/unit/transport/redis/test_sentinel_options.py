@@ -12,7 +12,8 @@ from greenmq.exceptions import AMQPError, InvalidArgument
 
 def place(sentinel_kwargs=None, **kwargs):
     options = {'master_name': 'm', 'sentinel_kwargs': sentinel_kwargs}
-    return Connection('sentinel://h/0', transport_options=options, **kwargs).transport._sentinel_place('h', 1)
+    connection = Connection('sentinel://h/0', transport_options=options, **kwargs)
+    return connection.transport.driver.sentinel_target('h', 1)
 
 
 def test_without_words_of_their_own_they_are_dialled_like_the_primary():

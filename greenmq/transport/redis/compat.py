@@ -43,7 +43,6 @@ class error_classes_t(NamedTuple):
 def get_redis_error_classes() -> error_classes_t:
     """Return the error classes of the transport.
 
-    Switches: no.
     Source: kombu get_redis_error_classes.
     """
     return error_classes_t(errors.connection_errors, errors.channel_errors)
@@ -52,7 +51,6 @@ def get_redis_error_classes() -> error_classes_t:
 def get_redis_ConnectionError() -> type[Exception]:
     """Return redis-py's ConnectionError.
 
-    Switches: no.
     Source: kombu get_redis_ConnectionError.
     """
     return redis.exceptions.ConnectionError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis._parsers.base import BaseParser
 from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, ResponseError
 
-from greenmq.transport.redis import wire
+from greenmq.transport.redis import resp
 
 pytestmark = pytest.mark.once
 
@@ -32,14 +32,14 @@ REPLIES = [
 
 
 def plain():
-    return wire.make_parser()
+    return resp.make_parser()
 
 
 def installed():
     """hiredis: the measure of what a reply means."""
     hiredis = pytest.importorskip('hiredis')
     return hiredis.Reader(
-        protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=wire.MORE
+        protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=resp.MORE
     )
 
 
@@ -47,7 +47,7 @@ PARSERS = [pytest.param(plain, id='ours'), pytest.param(installed, id='hiredis')
 
 
 def replies(parser):
-    return list(iter(parser.gets, wire.MORE))
+    return list(iter(parser.gets, resp.MORE))
 
 
 @pytest.mark.parametrize('make', PARSERS)
@@ -103,16 +103,16 @@ def test_what_is_no_resp_is_refused(make):
 def test_commands_are_packed_the_same_with_and_without_hiredis():
     command = ('LPUSH', 'grün', b'\x00\xff', 7, 1.5)
     expected = b'*5\r\n$5\r\nLPUSH\r\n$5\r\ngr\xc3\xbcn\r\n$2\r\n\x00\xff\r\n$1\r\n7\r\n$3\r\n1.5\r\n'
-    assert wire._pack(command) == wire.pack(command) == expected
-    assert wire.pack_many([command, ('PING',)]) == expected + b'*1\r\n$4\r\nPING\r\n'
+    assert resp._pack(command) == resp.pack(command) == expected
+    assert resp.pack_many([command, ('PING',)]) == expected + b'*1\r\n$4\r\nPING\r\n'
 
 
 # ---- what a stranger may send
 
 
-def read(pieces, max_bytes=wire.MAX_BYTES):
+def read(pieces, max_bytes=resp.MAX_BYTES):
     """The replies of some pieces, and why it ended."""
-    parser, found = wire.make_parser(max_bytes), []
+    parser, found = resp.make_parser(max_bytes), []
     for piece in pieces:
         found += parser.take(piece)
     return found, parser.failure
@@ -174,14 +174,14 @@ def test_the_limit_of_a_bulk_and_of_a_whole_reply():
     found, failure = read([b'$11\r\n'], 10)
     assert found == [] and 'max_message_bytes is 10' in str(failure)
     many = b'$1000\r\n' + b'a' * 1000 + b'\r\n'
-    parser = wire.make_parser(1000)
+    parser = resp.make_parser(1000)
     parser.take(b'*1000000\r\n')
-    for _ in range(wire.MARGIN // len(many) // 50 + 2):
+    for _ in range(resp.MARGIN // len(many) // 50 + 2):
         parser.take(many * 50)
     assert 'a reply of more than' in str(parser.failure)
     # It begins anew with each reply.
-    parser = wire.make_parser(1000)
-    for _ in range(wire.MARGIN // len(many) // 50 + 2):
+    parser = resp.make_parser(1000)
+    for _ in range(resp.MARGIN // len(many) // 50 + 2):
         assert len(parser.take(many * 50)) == 50
     assert parser.failure is None
 

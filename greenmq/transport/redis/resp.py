@@ -67,12 +67,12 @@ pack: Callable[[tuple[Any, ...]], bytes] = _pack if hiredis is None else hiredis
 
 
 def pack_many(commands: Iterable[tuple[Any, ...]]) -> bytes:
-    """Several commands after each other. Switches: no."""
+    """Several commands after each other."""
     return b''.join([pack(command) for command in commands])
 
 
 def make_parser(max_bytes: int = MAX_BYTES) -> Parser:
-    """A fresh parser for one connection. Switches: no."""
+    """A fresh parser for one connection."""
     return Parser(max_bytes)
 
 
@@ -126,7 +126,7 @@ class Parser:
         self.failure: InvalidResponse | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they come, cut anywhere; `gets` gives the replies. Switches: no."""
+        """Take bytes as they come, cut anywhere; `gets` gives the replies."""
         self._ready += self.take(data)
 
     def gets(self) -> Any:
@@ -134,7 +134,6 @@ class Parser:
 
         Raises:
             InvalidResponse: the bytes are no RESP, or more than is accepted. Nothing can follow.
-        Switches: no.
         """
         if self._ready:
             return self._ready.popleft()
@@ -147,8 +146,6 @@ class Parser:
 
         What comes behind bytes that are no RESP, or more than is accepted, can't be read: then `failure` is
         set, and the replies before them are still returned.
-
-        Switches: no.
         """
         replies: list[Any] = []
         if self.failure is not None:

@@ -19,16 +19,16 @@ from greenmq.transport.redis.errors import (
 )
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.replies import is_facts
+from greenmq.transport.redis.resp import MAX_BYTES
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
-from greenmq.transport.redis.wire import MAX_BYTES
 from greenmq.utils.text import printable
 
-__all__ = ('Place', 'credentials_of', 'dial_place', 'greet', 'tls_of')
+__all__ = ('Target', 'connect', 'credentials_of', 'greet')
 
 logger = get_logger('greenmq.transport.redis')
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """One server and how to introduce oneself to it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Place(NamedTuple):
         return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
 
 
-def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
+def connect(target: Target, owner: Any, deadline: runtime.Deadline) -> Link:
     """Connect and say hello, within one deadline.
 
     Raises:
@@ -76,25 +76,25 @@ def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
     Switches: yes. Killed: nothing stays open.
     """
     try:
-        if place.path:
-            stream = runtime.dial_unix(place.path, deadline)
+        if target.path:
+            stream = runtime.dial_unix(target.path, deadline)
         else:
-            tls = runtime.TLSOptions.of(place.tls)
-            stream = runtime.dial(place.host, place.port, deadline, tls=tls, socket_options=place.tcp)
+            tls = runtime.TLSOptions.of(target.tls)
+            stream = runtime.dial(target.host, target.port, deadline, tls=tls, socket_options=target.tcp)
     except runtime.DialError as error:
         raise not_reached(error) from error
     try:
-        link = Link(stream, place.name, owner, place.interval, place.max_bytes)
-        link.node = place.name
+        link = Link(stream, target.name, owner, target.interval, target.max_bytes)
+        link.node = target.name
         link.start()
     except BaseException:
         stream.abandon()
         raise
     try:
-        greet(link, place, deadline)
+        greet(link, target, deadline)
     except AuthenticationFailed as error:
         link.close()
-        raise _refused(error, place) from error
+        raise _refused(error, target) from error
     except (TimeoutError, ConnectionLost) as error:
         link.close()
         if link.bytes_in:
@@ -106,23 +106,23 @@ def dial_place(place: Place, owner: Any, deadline: runtime.Deadline) -> Link:
     return link
 
 
-def _refused(error: AuthenticationFailed, place: Place) -> AuthenticationFailed:
+def _refused(error: AuthenticationFailed, target: Target) -> AuthenticationFailed:
     # The server's own sentence explains its protocol, and names neither itself nor the user.
-    provided = place.credentials is not None
-    user = 'the user of the credential provider' if provided else f'user {place.username or "default"!r}'
-    given = '' if place.password or provided else ' without a password'
+    provided = target.credentials is not None
+    user = 'the user of the credential provider' if provided else f'user {target.username or "default"!r}'
+    given = '' if target.password or provided else ' without a password'
     word = 'WRONGPASS' if 'WRONGPASS' in str(error) or given == '' else 'NOAUTH'
-    return AuthenticationFailed(f'redis {place.name} refused the login of {user}{given} ({word})')
+    return AuthenticationFailed(f'redis {target.name} refused the login of {user}{given} ({word})')
 
 
-def greet(link: Link, place: Place, deadline: runtime.Deadline) -> None:
+def greet(link: Link, target: Target, deadline: runtime.Deadline) -> None:
     """The handshake: RESP3 if the server knows it, user and password, database, tracking.
 
-    Raises, Switches: as `dial_place`.
+    Raises, Switches: as `connect`.
     """
-    username, password = place.username, place.password
-    if place.credentials is not None:
-        username, password = place.credentials()
+    username, password = target.username, target.password
+    if target.credentials is not None:
+        username, password = target.credentials()
     auth = ('AUTH', username or 'default', password) if password else ()
     hello = link.expect(link.call(('HELLO', '3', *auth), deadline), is_facts)
     if isinstance(hello, Exception):
@@ -131,17 +131,17 @@ def greet(link: Link, place: Place, deadline: runtime.Deadline) -> None:
     link.resp3 = bool(facts)
     link.version = _version(facts.get(b'version'))
     commands: list[tuple[Any, ...]] = [('PING',)]
-    if place.db:
-        commands.append(('SELECT', place.db))
-    if place.role:
+    if target.db:
+        commands.append(('SELECT', target.db))
+    if target.role:
         commands.append(('ROLE',))
     replies = link.call_many(commands, deadline)
-    shapes = [bytes, *([bytes] if place.db else []), _is_role]
+    shapes = [bytes, *([bytes] if target.db else []), _is_role]
     for reply, shape in zip(replies, shapes, strict=False):
-        raised(link.expect(reply, shape), place.name)
-    if place.role and replies[-1][0] != place.role.encode():
-        raise ServerUnfit(f'redis {place.name} is a {printable(replies[-1][0], 40)}, not a {place.role}')
-    _introduce(link, place, deadline)
+        raised(link.expect(reply, shape), target.name)
+    if target.role and replies[-1][0] != target.role.encode():
+        raise ServerUnfit(f'redis {target.name} is a {printable(replies[-1][0], 40)}, not a {target.role}')
+    _introduce(link, target, deadline)
 
 
 def _greet_old(
@@ -160,15 +160,15 @@ def _is_role(reply: Any) -> bool:
     return reply.__class__ is list and bool(reply) and reply[0].__class__ is bytes
 
 
-def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
+def _introduce(link: Link, target: Target, deadline: runtime.Deadline) -> None:
     # Nothing of this is needed to work, and an ACL may forbid it.
-    name = (place.client_name or f'greenmq@{socket.gethostname()}').replace(' ', '_')
+    name = (target.client_name or f'greenmq@{socket.gethostname()}').replace(' ', '_')
     commands: list[tuple[Any, ...]] = [('CLIENT', 'SETNAME', name)]
-    tracking = place.tracking and link.resp3
+    tracking = target.tracking and link.resp3
     if tracking:
         commands.append(('CLIENT', 'TRACKING', 'ON'))
-    if place.scripts:
-        # Known beforehand, the first settlements keep their place among the commands around them.
+    if target.scripts:
+        # Known beforehand, the first settlements keep their target among the commands around them.
         commands += [('SCRIPT', 'LOAD', script.text) for script in (FETCH, SETTLE, RENEW, SWEEP)]
     replies = link.call_many(commands, deadline)
     if link.error is not None:
@@ -176,7 +176,7 @@ def _introduce(link: Link, place: Place, deadline: runtime.Deadline) -> None:
     if tracking:
         refusal = replies[1]
         link.tracks = not isinstance(refusal, Exception)
-    if place.tracking and not link.tracks:
+    if target.tracking and not link.tracks:
         logger.warning(
             'redis %s does not tell of new messages (%s): consumers wait with BLMOVE instead',
             link.name,
@@ -189,14 +189,8 @@ def _version(text: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in parts if part.isdigit())
 
 
-def tls_of(client: Any) -> Any:
-    """What `runtime.TLSOptions.of` takes, of a Connection. Switches: no."""
-    # The scheme alone asks for it: whoever writes rediss:// must never get a connection without.
-    return client.ssl or getattr(client, 'transport_cls', None) in ('rediss', 'valkeys')
-
-
 def credentials_of(provider: Any) -> Any:
-    """A function that asks a credential provider for user and password. Switches: no."""
+    """A function that asks a credential provider for user and password."""
 
     def ask() -> tuple[str | None, str | None]:
         found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()

@@ -1,0 +1,311 @@
+"""How messages are taken: one script takes and registers, and a wait that takes nothing.
+
+The pollers of the session (`driver.poller`) call `Fetching.take`, one of each channel. A fetch that brought
+fewer than it had room for has read the length of every list, so CLIENT TRACKING tells of the next LPUSH by
+anybody: that is what is waited for, without a command. After `health_check_interval` it fetches all the same:
+consuming is proved again, not assumed (P25). Without tracking `blocking` waits for the lists, or it looks
+again after 10 to 500 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from greenmq import runtime
+from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, TimeoutError
+from greenmq.log import get_logger
+from greenmq.transport.driver.contract import UNSEEN, Taken
+from greenmq.transport.redis.blocking import BlockingWaits
+from greenmq.transport.redis.keys import Home, Keys
+from greenmq.transport.redis.replies import expect
+from greenmq.transport.redis.resp import MAX_BYTES
+from greenmq.transport.redis.scripts import FETCH
+from greenmq.transport.redis.server import Server
+from greenmq.transport.redis.settling import OURS, Settler
+from greenmq.transport.redis.watches import Wakeup
+
+__all__ = ('Fetching',)
+
+logger = get_logger('greenmq.transport.redis')
+
+#: Seconds between two looks where the server does not tell of new messages: first, doubled up to the last.
+FIRST_LOOK, LAST_LOOK = 0.01, 0.5
+#: The same where a blocking command waits for every list: nothing tells of delayed messages only.
+DELAYED_LOOK = 1.0
+
+#: Seconds that a fetch waits for one node of a cluster, before it asks the next.
+NODE_PATIENCE = 1.0
+
+#: Bytes after which a fetch takes no more messages: what it brings is made into messages in one stretch, and
+#: nobody else on the hub has a turn meanwhile.
+FETCH_BYTES = 1024 * 1024
+#: What a fetch says in the place of a time, if not all lists were read to their end.
+MORE = -2
+
+#: Queue and step of each list that was asked.
+Pairs = list[tuple[str, int]]
+
+
+class Plan:
+    """What a fetch of some queues asks for; made once for a set of queues."""
+
+    def __init__(self, keys: Keys, queues: tuple[str, ...], backwards: bool, rotates: bool) -> None:
+        self.queues = queues
+        self.rotates = rotates and len(queues) > 1
+        steps = tuple(reversed(keys.steps)) if backwards else keys.steps
+        self.turns = [self._turn(keys, queues, steps)]
+        if self.rotates:
+            self.turns = [
+                self._turn(keys, queues[first:] + queues[:first], steps) for first in range(len(queues))
+            ]
+        self.keys = [key for queue in queues for key in keys.lists(queue)]
+        #: The same lists, those that most messages come to first.
+        self.lists = [keys.list_of(queue, step) for step in keys.steps for queue in queues]
+        self.homes = {keys.home(queue): None for queue in queues}
+        self.keys += [home.delayed for home in self.homes]
+        self.next = 0
+
+    @staticmethod
+    def _turn(keys: Any, queues: tuple[str, ...], steps: tuple[int, ...]) -> list[Any]:
+        """For each home: (home, lists, words about them, queue and step of each)."""
+        homes: dict[Home, list[tuple[str, int]]] = {}
+        for step in steps:
+            for queue in queues:
+                homes.setdefault(keys.home(queue), []).append((queue, step))
+        return [
+            (
+                home,
+                [keys.list_of(queue, step) for queue, step in pairs],
+                [word for queue, step in pairs for word in (step, keys.value_end(queue))],
+                pairs,
+            )
+            for home, pairs in homes.items()
+        ]
+
+    def turn(self) -> list[Any]:
+        """The next turn: the queues in another order. Switches: no."""
+        self.next = (self.next + 1) % len(self.turns)
+        return self.turns[self.next]
+
+
+class Fetching:
+    """The fetches of one session.
+
+    Arguments:
+        server (Server), keys (Keys): where and what.
+        settler (Settler): gives back what nobody waits for any more.
+        blocking (BlockingWaits): waits where the server tells of nothing.
+        settings (Mapping): `queue_order_strategy`, `priority_order`, `max_message_bytes`, `lease_timeout`.
+        lease_ms (int): of a consumer that takes.
+    Attributes:
+        number (int): of the next message that is taken.
+    """
+
+    def __init__(
+        self, server: Server, keys: Keys, settler: Settler, blocking: BlockingWaits,
+        settings: Mapping[str, Any], lease_ms: int,
+    ) -> None:  # fmt: skip
+        self.number = 1
+        self._server = server
+        self._keys = keys
+        self._settler = settler
+        self._blocking = blocking
+        self._order = settings['queue_order_strategy']
+        self._backwards = settings['priority_order'] == 'amqp'
+        self._max_bytes = settings['max_message_bytes'] or MAX_BYTES
+        self._lease_ms = lease_ms
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._waiting: dict[Wakeup, list[str]] = {}  # takes under way → the keys that they watch
+        self._cut: set[str] = set()  # keys of homes that a fetch was sent to whose caller was killed
+
+    @property
+    def waiting(self) -> int:
+        """How many takes wait for a message now."""
+        return sum(1 for wakeup in self._waiting if wakeup.waiting_since)
+
+    def leave(self) -> None:
+        """The session goes on in another thread: nobody is to wake the takes of this one."""
+        waiting, self._waiting = self._waiting, {}
+        for wakeup, keys in waiting.items():
+            self._server.watchers.unwatch(keys, wakeup)
+
+    def _plan(self, queues: Iterable[str]) -> Plan:
+        names = tuple(sorted(queues) if self._order == 'sorted' else queues)
+        plan = self._plans.get(names)
+        if plan is None:
+            if len(self._plans) > 100:
+                self._plans.clear()
+            plan = self._plans[names] = Plan(self._keys, names, self._backwards, self._order == 'round_robin')
+        return plan
+
+    def take(self, queues: Iterable[str], n: int, seconds: float) -> list[Taken]:
+        """Take up to n messages of some queues, waiting for the first; see `Driver.take`.
+
+        Raises:
+            ConnectionClosed: we closed the connection. Others: the server refuses.
+        Switches: yes. Killed: what it took goes back to where it was.
+        """
+        plan = self._plan(queues)
+        if not seconds:
+            return self._fetch(plan, n)[0]
+        wakeup = Wakeup()
+        watchers = self._server.watchers
+        watchers.watch(plan.keys, wakeup)
+        self._waiting[wakeup] = plan.keys
+        try:
+            return self._wait(plan, n, runtime.Deadline.after(seconds), wakeup)
+        except ConnectionLost:
+            # Told to the drains by the connection, once. Whoever fetches goes on when there is another (P25).
+            return []
+        finally:
+            self._waiting.pop(wakeup, None)
+            watchers.unwatch(plan.keys, wakeup)
+
+    def _wait(self, plan: Plan, n: int, deadline: runtime.Deadline, wakeup: Wakeup) -> list[Taken]:
+        watchers = self._server.watchers
+        look = FIRST_LOOK
+        while True:
+            wakeup.clear()
+            takens, due, more = self._fetch_or_hand_on(plan, n)
+            if more:
+                watchers.hand_on(plan.keys)
+            if takens:
+                return takens
+            left = deadline.remaining() or 0.0
+            pause = left if due is None else min(left, due)
+            if not self._server.tracks:
+                covered = self._blocking.arm(plan.lists)
+                pause, look = min(pause, DELAYED_LOOK if covered else look), min(look * 2, LAST_LOOK)
+            try:
+                wakeup.wait(max(pause, 0.001))
+            except BaseException:
+                if wakeup.happened:
+                    watchers.hand_on(plan.keys)  # we were the one that was told
+                raise
+            if deadline.expired():
+                return []
+
+    def cut(self, deadline: runtime.Deadline) -> None:
+        """See `Driver.cut`. Switches: if a fetch whose caller was killed is not answered yet."""
+        cut, self._cut = self._cut, set()
+        for key in cut:
+            if not self._server.connected:
+                return
+            try:
+                # Answered after the fetch: then what that took is known, and goes back in its place.
+                self._server.execute(('EXISTS', key), key, deadline)
+            except (AMQPError, OperationalError, OSError) as error:
+                logger.debug('%s: a fetch was not answered before the end: %s', self._server.name, error)
+
+    def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Taken], float | None, bool]:
+        try:
+            return self._fetch(plan, n)
+        except BaseException:
+            self._server.watchers.hand_on(plan.keys)  # somebody else looks instead
+            raise
+
+    def _fetch(self, plan: Plan, n: int) -> tuple[list[Taken], float | None, bool]:
+        """Ask: the messages, seconds until the next delayed one is due, and whether there may be more."""
+        takens: list[Taken] = []
+        due: float | None = None
+        more = False
+        for home, lists, words, pairs in plan.turn():
+            if n <= len(takens):
+                break
+            try:
+                number, reply = self._fetch_of(home, lists, words, pairs, n - len(takens))
+            except (ConnectionLost, TimeoutError):
+                if not self._keys.cluster:
+                    raise
+                due = min(due or 1e9, 0.1)  # the other nodes' queues are served all the same
+                continue
+            except BaseException:
+                for taken in takens:
+                    self._settler.back(taken, UNSEEN)
+                raise
+            if reply[0] >= 0:
+                due = min(due or 1e9, reply[0] / 1000 + 0.001)
+            if reply[1]:
+                tell_of_strangers(home.delayed, reply[1])
+            takens += tagged(reply, pairs, self._keys, number)
+            more = more or reply[0] == MORE
+        return takens, due, more
+
+    def _fetch_of(
+        self, home: Home, lists: list[str], words: list[Any], pairs: Pairs, room: int
+    ) -> tuple[int, list[Any]]:
+        number, keys = self.number, self._keys
+        self.number += room
+        try:
+            reply: list[Any] = self._server.run(
+                FETCH,
+                (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
+                (room, number, keys.consumer, self._lease_ms, FETCH_BYTES, self._max_bytes, *words),
+                runtime.Deadline.after(NODE_PATIENCE) if keys.cluster else None,
+                orphan=Orphan(self._settler, keys, pairs, number),
+                shape=partial(is_fetched, len(pairs)),
+            )
+        except Exception:
+            raise
+        except BaseException:  # killed: the answer may still come
+            self._cut.add(home.unacked)
+            raise
+        return number, reply
+
+
+def is_fetched(lists: int, reply: Any) -> bool:
+    """Is it what the script returns for so many lists?"""
+    if reply.__class__ is not list or len(reply) < 3 or set(map(type, reply[:3])) != {int}:
+        return False
+    at = 3 + 2 * reply[2]
+    runs = reply[3:at]
+    if not 3 <= at <= len(reply) or not set(map(type, runs)) <= {int} or min(runs, default=0) < 0:
+        return False
+    if max(runs[::2], default=-1) >= lists:
+        return False
+    return sum(runs[1::2]) == len(reply) - at and set(map(type, reply[at:])) <= {bytes, int}
+
+
+def tagged(reply: list[Any], pairs: Pairs, keys: Keys, number: int) -> list[Taken]:
+    """What was taken, each under its tag.
+
+    Arguments:
+        number (int): of the first message.
+    """
+    found: list[Taken] = []
+    at = 3 + 2 * reply[2]
+    start, now = f'{OURS}{keys.consumer}:', runtime.monotonic()
+    for place in range(3, at, 2):
+        queue, step = pairs[reply[place]]
+        end = at + reply[place + 1]
+        for raw in reply[at:end]:
+            found.append(Taken(queue, raw, f'{start}{number}:{step}', None, now))
+            number += 1
+        at = end
+    return found
+
+
+def tell_of_strangers(key: str, count: int) -> None:
+    """Members of the ZSET of delayed messages were none, and were taken out."""
+    logger.error('%d members of %r are no delayed messages; they are kept in %r', count, key, f'{key}.dead')
+
+
+class Orphan:
+    """What becomes of a fetch's reply that nobody waits for any more: it goes back."""
+
+    __slots__ = ('_keys', '_number', '_pairs', '_settler')
+
+    def __init__(self, settler: Settler, keys: Keys, pairs: Pairs, number: int) -> None:
+        self._settler = settler
+        self._keys = keys
+        self._pairs = pairs
+        self._number = number
+
+    def __call__(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            return  # an error, or the end of the link: nothing was taken, or the lease will tell
+        expect(reply, partial(is_fetched, len(self._pairs)), 'server')
+        for taken in tagged(reply, self._pairs, self._keys, self._number):
+            self._settler.back(taken, UNSEEN)
