@@ -26,7 +26,7 @@ PACKAGES = {
 }  # fmt: skip
 
 #: Drivers that block the thread they are called in unless the process is patched before they are imported.
-DRIVERS = ('boto3', 'pymongo', 'kazoo', 'azure', 'Pyro4')
+DRIVERS = ('boto3', 'pymongo', 'kazoo', 'azure', 'Pyro5')
 #: Client libraries that bring their own sockets in C: patching never reaches them.
 IN_C = {
     'psycopg2': 'psycogreen patches it', 'MySQLdb': 'PyMySQL is in Python', 'confluent_kafka': '',

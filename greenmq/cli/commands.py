@@ -21,6 +21,7 @@ from greenmq.cli.interrupt import INTERRUPTED, Interrupts
 from greenmq.cli.looking import doctor, ping, queues
 from greenmq.cli.move import move
 from greenmq.cli.publish import publish
+from greenmq.cli.pyro import pyro_broker
 from greenmq.cli.report import differences, report
 from greenmq.cli.session import Bar, in_task
 from greenmq.cli.worker import worker
@@ -66,7 +67,7 @@ def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers
 greenmq_command.add_command(publish)
 greenmq_command.add_command(consume)
 greenmq_command.add_command(move)
-for command in (worker, queues, ping, doctor, run_command, kombu):
+for command in (worker, queues, ping, doctor, run_command, kombu, pyro_broker):
     greenmq_command.add_command(command)
 
 

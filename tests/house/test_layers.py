@@ -59,7 +59,7 @@ DRIVERS = {
     'bson': {'transport.mongodb'},
     'kazoo': {'transport.zookeeper'},
     'azure': {'transport.azurestoragequeues', 'transport.azureservicebus'},
-    'Pyro4': {'transport.pyro'},
+    'Pyro5': {'transport.pyro'},
     'opentelemetry': {'contrib'},
     'prometheus_client': {'worker'},
     'click': {'cli'},

@@ -75,6 +75,7 @@ TABLE = (
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('mongodb', 'mongodb_url', 'ferretdb', (), 'server', 'mongodb',
         {'lease_timeout': 1, 'sweep_interval': 0.5}),
+    Row('pyro', 'pyro_url', 'pyro_broker', brisk={}),
     Row('zookeeper', 'zookeeper_url', 'zookeeper', ('default-jre-headless', 'zookeeper'), 'server',
         'zookeeper', {'session_timeout': 2, 'sweep_interval': 1}),
     Row('azure', 'azure_url', 'azurite', (), 'server', 'azure', {'lease_timeout': 1}),

@@ -14,6 +14,7 @@ from tests.support.mariadb import MariaDB
 from tests.support.mongodb import FerretDB, Peer
 from tests.support.postgresql import PostgreSQL
 from tests.support.process import RUNNING
+from tests.support.pyro import PyroBroker
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
@@ -387,6 +388,25 @@ def mongodb_given_url():
     yield f'{scheme}://{rest.partition("/")[0]}/{name}{mark}{query}'
     with pymongo.MongoClient(given) as client:
         client.drop_database(name)
+
+
+@pytest.fixture(scope='session')
+def pyro_session():
+    with PyroBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def pyro_broker(pyro_session):
+    """The Pyro daemon of this run, with a store. Tests name their queues apart."""
+    yield pyro_session
+    if not pyro_session.running:
+        pyro_session.start()
+
+
+@pytest.fixture
+def pyro_url(pyro_broker):
+    return pyro_broker.url()
 
 
 def fresh_output():
