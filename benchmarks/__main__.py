@@ -14,7 +14,8 @@ from benchmarks import page, report, runner
 
 #: All there are, in this order; `import` can be no module's name.
 SUITES = (
-    'clients', 'amqp', 'redis', 'memory', 'stores', 'cloud', 'pools', 'worker', 'celery', 'import', 'scaling',
+    'clients', 'amqp', 'redis', 'memory', 'stores', 'servers', 'cloud', 'pools', 'worker', 'celery', 'import',
+    'scaling',
 )
 COMMON = ('rounds', 'quick', 'peers', 'amqp_url', 'redis_url', 'kombu_python')
 

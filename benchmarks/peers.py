@@ -19,9 +19,10 @@ KOMBU = 'kombu>=5.4,<6'
 #: drivers.
 PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent',
             'click', 'tqdm', 'sqlalchemy', 'boto3', 'azure-storage-queue', 'httpcore',
-            'psycopg[binary]', 'pgmq')
+            'psycopg[binary]', 'pgmq', 'kazoo', 'pymongo', 'Pyro5')
 IMPORTED = ('kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent, click, tqdm, '
-            'sqlalchemy, boto3, azure.storage.queue, httpcore, psycopg, pgmq')
+            'sqlalchemy, boto3, azure.storage.queue, httpcore, psycopg, pgmq, '
+            'kazoo, pymongo, Pyro5')
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'
 

@@ -1,8 +1,8 @@
 """Publish, consume and ack small dicts through a store; time and CPU for each message.
 
 `python -m benchmarks.probes.stores PACKAGE STORE MESSAGES [URL]`, STORE one of file, filesystem, sqlite,
-and with the URL of a PostgreSQL postgresql and pgmq; each run has a folder or database of its own. kombu is
-patched by gevent first, as its users do.
+and with the URL of a PostgreSQL postgresql and pgmq; each run has a folder or database of its own. STORE
+may also be the URL of a server, used as it is. kombu is patched by gevent first, as its users do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ GREENLETS = 100
 
 
 def place(store, folder):
-    """URL and transport options of a store in a folder."""
+    """URL and transport options of a store in a folder, or of a server that runs."""
+    if '://' in store:
+        return store, {}
     if store == 'filesystem':
         os.makedirs(f'{folder}/data')
         os.makedirs(f'{folder}/control')
