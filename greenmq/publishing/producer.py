@@ -237,7 +237,11 @@ class Producer:
         if client is not None and (self._channel is None or self._channel.__class__ is ChannelPromise):
             # The caller's policy holds for the first connect as well: a limit counts in every phase (P17).
             client.wait_open(deadline, policy)
-        return self.connection.ensure(self, self._publish, **policy)(*args)
+        connection = self.connection
+        if getattr(connection, 'recovering', False) is True:
+            # And for one that is known to be lost: a publish alone would wait for it up to its deadline.
+            connection.wait_open(deadline, policy)
+        return connection.ensure(self, self._publish, **policy)(*args)
 
     def _of_this_thread(
         self, properties: dict[str, Any], deadline: runtime.Deadline, policy: Mapping[str, Any] | None

@@ -15,7 +15,8 @@ import pytest
 
 from tests.alias.child import environ, need_the_pth
 from tests.house.source import ROOT
-from tests.support.process import end, popen, wait_until
+from tests.support.process import end, free_ports, popen, wait_until
+from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
 
@@ -224,3 +225,53 @@ def test_it(celery_app, celery_worker):
         [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(tmp_path)], cwd=tmp_path,
         env=environ(), capture_output=True, text=True, timeout=60)
     assert '1 passed' in done.stdout, done.stdout + done.stderr
+
+
+AWAY = '''
+import sys, time
+from celery import Celery
+import kombu.connection
+
+def seconds(app):
+    began = time.monotonic()
+    try:
+        app.send_task('x')
+    except app.connection().connection_errors + (kombu.exceptions.OperationalError,):
+        return time.monotonic() - began
+    return None
+
+apps = [Celery(str(n), broker=url, backend='disabled://', set_as_current=False)
+        for n, url in enumerate(sys.argv[1:])]
+for app in apps[2:]:
+    app.send_task('x')
+print('sent', flush=True)
+sys.stdin.readline()
+for app in apps[:2]:
+    seconds(app)  # the first one of a process imports what it needs
+for app in apps:
+    print(type(kombu).__name__, seconds(app), flush=True)
+'''
+
+
+def test_send_task_gives_up_as_soon_as_with_kombu_when_the_broker_is_away(rabbitmq, redis_server, amqp_vhost):
+    def seconds(switch):
+        """How long a try took: at brokers that were never there, and at those that died after use."""
+        with Proxy(rabbitmq.port) as amqp, Proxy(redis_server.port) as redis:
+            nobody, = free_ports(1)
+            urls = [f'amqp://127.0.0.1:{nobody}//', f'redis://127.0.0.1:{nobody}/0',
+                    f'amqp://127.0.0.1:{amqp.port}/{amqp_vhost}', f'redis://127.0.0.1:{redis.port}/0']
+            child = popen([sys.executable, '-c', AWAY, *urls], env=environ(switch=switch), text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            try:
+                assert child.stdout.readline() == 'sent\n'
+                amqp.close(), redis.close()
+                lines = [line.split() for line in child.communicate('\n', timeout=90)[0].splitlines()]
+            finally:
+                end(child)
+        assert [name for name, *_ in lines] == [{'0': 'module', '1': 'Kombu'}[switch]] * 4
+        return [float(each) for _, each in lines]
+
+    theirs, ours = seconds('0'), seconds('1')
+    # Celery's policy is about 0.6 s; 1.5 is what a busy machine may add, and half of what a pause of the
+    # recovery would.
+    assert all(one < other + 1.5 for one, other in zip(ours, theirs, strict=True)), (ours, theirs)

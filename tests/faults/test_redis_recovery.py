@@ -312,7 +312,7 @@ def test_a_server_that_refuses_every_write_is_not_dialled_again_and_again(redis_
             while session.epoch < 7:
                 with pytest.raises((ConnectionLost, PublishUnconfirmed)):
                     here.put('q', 'x')
-                pauses.append(session.pause)
+                pauses.append(session.pause_seconds)
         finally:
             client.execute_command('REPLICAOF', 'NO', 'ONE')
     assert sorted(pauses) == pauses and pauses[-1] >= 0.4

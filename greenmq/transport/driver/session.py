@@ -24,6 +24,7 @@ from greenmq.transport.driver.leases import Leases
 from greenmq.transport.driver.publisher import Publisher
 from greenmq.transport.driver.router import Router
 from greenmq.transport.driver.settler import Settler
+from greenmq.transport.pause import Pause
 from greenmq.transport.virtual.state import BrokerState
 
 __all__ = ('Session', 'session_of')
@@ -119,6 +120,7 @@ class Session:
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._waiting: list[runtime.Waiter] = []
         self._attempts: list[runtime.Waiter] = []
+        self.pause = Pause()  # of the recovery, between two tries
         self._opening = runtime.Once()
         self._recovery: Any = None
         self._sweeper: Any = None
@@ -257,6 +259,7 @@ class Session:
         Raises:
             Exception: what the attempt failed with.
         """
+        self.pause.end()
         self._wait(self._attempts, deadline)
 
     def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> None:
@@ -487,8 +490,9 @@ def _recover(ref: Callable[[], Session | None]) -> None:
                 return
             session.attempt_failed(translate(driver, error)[0])
             session.next_host()
+            pause = session.pause
             del session
-            runtime.sleep(retry.delay(failures))
+            pause.make(retry.delay(failures))
             continue
         session = ref()
         if session is None or session.state != 'lost':

@@ -19,6 +19,7 @@ from greenmq.core.topology import Topology
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, NotFound, TimeoutError, WrongHub
 from greenmq.log import outage_level
 from greenmq.transport.drain import Drain
+from greenmq.transport.pause import Pause
 
 from . import frames, methods, recovery
 from .channel import Channel as AMQPChannel
@@ -75,6 +76,7 @@ class Connection:
         self._next_channel = 1
         self.shared = 0  # number of the channel that leases publish over together, once there is one
         self.names = QueueNames()
+        self.pause = Pause()  # of the recovery, between two tries
         self._ready = False
         self._failed: BaseException | None = None
         self._gate = Gate()
@@ -204,6 +206,7 @@ class Connection:
                 self.connect(deadline)
                 return
             self._start_recovery()
+        self.pause.end()
         self._gate.wait(deadline)
         if self.closed:
             raise ConnectionClosed(f'{self.name} was closed')

@@ -62,9 +62,10 @@ def recover(ref: weakref.ref[Connection]) -> None:
             level = outage_level('recovery', connection.name)
             connection.log.log(level, '%s: recovery attempt %d failed: %s', connection.name, attempt + 1, exc)
             connection.recovery_failed(exc)
+        pause = connection.pause
         del connection
         # Jitter: the clients of a broker that restarts shall not all come back in the same moment.
-        runtime.sleep(schedule.delay(attempt) * random.uniform(0.5, 1.0))
+        pause.make(schedule.delay(attempt) * random.uniform(0.5, 1.0))
         attempt += 1
 
 

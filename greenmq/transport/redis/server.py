@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, WrongHub
 from greenmq.log import get_logger, outage_level, outage_over
+from greenmq.transport.pause import Pause
 from greenmq.transport.redis import resp
 from greenmq.transport.redis.errors import LinkLost, ServerUnfit, WrongReply, raised
 from greenmq.transport.redis.link import Link, Taker, program_waits
@@ -59,7 +60,8 @@ class Server:
     Attributes:
         epoch (int): how often it was opened.
         link (Link | None): the present one.
-        pause (float): seconds before the next attempt to recover.
+        pause_seconds (float): before the next attempt to recover.
+        pause (Pause): where that is waited for.
     """
 
     def __init__(
@@ -79,7 +81,8 @@ class Server:
         self._attempts: list[runtime.Waiter] = []
         self._recovery: runtime.Task | None = None
         self._opened_at = 0.0
-        self.pause = 0.0
+        self.pause_seconds = 0.0
+        self.pause = Pause()
         self.watchers = Watchers() if watchers is None else watchers
 
     def belong_to(self, owner: ServerOwner) -> None:
@@ -177,7 +180,7 @@ class Server:
             owner.on_lost(self, error)
         useless = isinstance(error, (ServerUnfit, WrongReply))
         if not useless or runtime.monotonic() - self._opened_at > LAST_PAUSE:
-            self.pause = 0.0
+            self.pause_seconds = 0.0
         if self._recovery is None or self._recovery.done:
             self._recover_soon()
 
@@ -224,7 +227,7 @@ class Server:
         """Belong to the calling thread from now on, and open again."""
         self._hub = runtime.hub_id()
         self._late = True
-        self.pause = 0.0
+        self.pause_seconds = 0.0
         self._recover_soon()
 
     @property
@@ -258,6 +261,7 @@ class Server:
             Exception: what the attempt failed with.
         """
         self._come_here()
+        self.pause.end()
         return self._wait(self._attempts, deadline)
 
     def _come_here(self) -> None:
@@ -441,16 +445,22 @@ def _nobody() -> None:
 
 
 def _recover(ref: weakref.ref[Server]) -> None:
+    failed = False
     while True:
         server = ref()
         if server is None:
             return
-        pause = server.pause
+        pause = server.pause_seconds
         # Also where the dial succeeds: a server that refuses all that follows (READONLY) would be dialled
         # again and again.
-        server.pause = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+        server.pause_seconds = min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+        between = server.pause
         del server
-        runtime.sleep(pause * random.uniform(0.5, 1.0))
+        pause *= random.uniform(0.5, 1.0)
+        if failed:
+            between.make(pause)
+        else:
+            runtime.sleep(pause)  # whatever a caller wants: see above
         server = ref()
         if server is None or server.closed or server.connected:
             return
@@ -460,6 +470,7 @@ def _recover(ref: weakref.ref[Server]) -> None:
             level = outage_level('recovery', server.name)
             logger.log(level, 'redis %s: not recovered yet: %s', server.name, error)
             server.attempt_failed(error)
+            failed = True
         else:
             away = outage_over(server.name)
             if away is not None:
