@@ -60,10 +60,14 @@ def get_logger(logger: str | logging.Logger) -> logging.Logger:
 
 #: Seconds after which an outage that goes on is told again.
 OUTAGE_TOLD_EVERY = 60.0
+#: Seconds after its end within which a loss is the same outage, noticed late by a connection in no use.
+OUTAGE_NOTICED_LATE = 15.0
 
 _notices: list[str] = []
 #: Host → when its outage began, and when it was told last.
 _outages: dict[str, tuple[float, float]] = {}
+#: Host → when its last outage ended.
+_ended: dict[str, float] = {}
 
 
 def outage_level(what: str, host: str) -> int:
@@ -73,9 +77,13 @@ def outage_level(what: str, host: str) -> int:
         what (str): who notices it: 'lost', 'recovery', 'connect'. All are one outage.
         host (str): ``host:port``; what stands behind a slash does not count.
     Returns:
-        int: WARNING for the first, and again each minute; DEBUG for all that is said meanwhile.
+        int: WARNING for the first, and again each minute; DEBUG for all that is said meanwhile. INFO for one
+            that follows within seconds, unless that lasts as long.
     """
     now, key = time.monotonic(), _place(host)
+    if key not in _outages and now - _ended.get(key, float('-inf')) < OUTAGE_NOTICED_LATE:
+        _outages[key] = now, now - OUTAGE_TOLD_EVERY + OUTAGE_NOTICED_LATE
+        return logging.INFO
     began, told = _outages.get(key, (now, float('-inf')))
     if now - told < OUTAGE_TOLD_EVERY:
         return logging.DEBUG
@@ -84,14 +92,21 @@ def outage_level(what: str, host: str) -> int:
 
 
 def outage_over(host: str) -> float | None:
-    """Note that a host is back: its next outage is told at once.
+    """Note that a host is back: its next outage is told at once, unless it follows within seconds.
 
     Returns:
         float | None: seconds since the outage was first told, for the one who is to tell of its end; None for
         all others.
     """
-    found = _outages.pop(_place(host), None)
-    return None if found is None else time.monotonic() - found[0]
+    key, now = _place(host), time.monotonic()
+    found = _outages.pop(key, None)
+    if found is None:
+        return None
+    if len(_ended) > 1000:
+        _ended.clear()
+    _ended[key] = now
+    began, told = found
+    return None if told < began else now - began  # its beginning was not told either
 
 
 def _place(host: str) -> str:

@@ -12,6 +12,7 @@ def at(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(log.time, 'monotonic', lambda: now[0])
     monkeypatch.setattr(log, '_outages', {})
+    monkeypatch.setattr(log, '_ended', {})
     return now
 
 
@@ -29,10 +30,11 @@ def test_hosts_are_told_apart_and_who_notices_is_not():
     assert log.outage_level('lost', 'b:1') == log.outage_level('lost', '/run/a.sock') == logging.WARNING
 
 
-def test_the_next_outage_is_told_at_once():
+def test_the_next_outage_is_told_at_once(at):
     log.outage_level('lost', 'a:1')
     log.outage_level('lost', 'b:1')
     log.outage_over('a:1')
+    at[0] += log.OUTAGE_NOTICED_LATE
     assert log.outage_level('lost', 'a:1') == logging.WARNING
     assert log.outage_level('lost', 'b:1') == logging.DEBUG
 
@@ -43,3 +45,18 @@ def test_the_end_is_told_by_one_and_says_how_long_it_took(at):
     log.outage_level('lost', 'a:1')
     at[0] += 9
     assert log.outage_over('a:1//') == 70 and log.outage_over('a:1') is None
+
+
+def test_one_that_is_noticed_late_is_not_told_again_unless_it_lasts(at):
+    log.outage_level('lost', 'a:1')
+    log.outage_over('a:1')
+    for _ in range(20):  # connections that lay unused, one after the other
+        at[0] += 1
+        assert log.outage_level('lost', 'a:1') == logging.INFO
+        assert log.outage_level('recovery', 'a:1') == logging.DEBUG
+        assert log.outage_over('a:1') is None
+    assert log.outage_level('lost', 'a:1') == logging.INFO
+    at[0] += log.OUTAGE_NOTICED_LATE  # it was another one
+    assert log.outage_level('recovery', 'a:1') == logging.WARNING
+    at[0] += 1
+    assert log.outage_over('a:1') == log.OUTAGE_NOTICED_LATE + 1
