@@ -73,9 +73,9 @@ soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minute
 bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html
 	$(BIN)/python -m benchmarks --html bench.html --json bench.json
 
-others: $(VENV)/.tested  ## kombu's and Celery's own tests, downloaded, with greenmq in kombu's place: half an hour
+others: $(VENV)/.tested  ## kombu's and Celery's own tests, and programs on kombu, with greenmq in its place: half an hour
 	@.ci/servers
-	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery
+	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery oslo nameko beat flower
 
 clean:  ## take away what these targets made
 	rm -rf docs/_build $(VENV) .venv-* .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,8 +2,9 @@
 
 Their source distributions are downloaded into `.others/`, never copied into this repository, and their tests
 are run file by file in an environment of their own. Each failure must stand in `insides.txt`, with the reason
-why it is none of greenmq's; what stands there and passes is told too. Not for CI: it needs the network, and
-takes half an hour.
+why it is none of greenmq's; what stands there and passes is told too. `oslo`, `nameko`, `beat` and `flower`
+are programs on libraries that stand on kombu, see `applications`. Not for CI: it needs the network, and takes
+half an hour.
 """
 import argparse
 import collections
@@ -16,6 +17,10 @@ import subprocess
 import sys
 import tarfile
 import xml.etree.ElementTree
+
+from tests.others.applications import Application
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis_server import Redis
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -65,7 +70,9 @@ def prepare(suite):
     if not PYTHON.exists():
         subprocess.run([sys.executable, '-m', 'venv', FOLDER / 'venv'], check=True)
         pip('install', '--editable', f'{ROOT}[msgpack,yaml,brotli,zstd,eventlet,hiredis]', *NEEDS)
-    if not suite.source.exists():
+    if isinstance(suite, Application):
+        pip('install', *suite.needs)
+    elif not suite.source.exists():
         name = f'{suite.package}=={suite.version}'
         pip('download', '--no-deps', '--no-binary', ':all:', '--dest', FOLDER, name)
         with tarfile.open(FOLDER / f'{suite.source.name}.tar.gz') as archive:
@@ -146,32 +153,41 @@ def main(arguments):
     for name in options.suites or ('kombu', 'celery'):
         suite, outcomes = SUITES[name], {}
         prepare(suite)
-        with suite.server() as server:
-            suite.environment.update(server)
-            for file in suite.files():
-                if options.only in str(file):
-                    found = run(suite, file, options.on_kombu, options.keyword)
-                    outcomes.update(found)
-                    bad = sum(each not in ('passed', 'skipped') for each in found.values())
-                    print(f'{file.relative_to(suite.source)}: {len(found) - bad} of {len(found)}', flush=True)
+        if isinstance(suite, Application):
+            environment = {**os.environ, 'GREENMQ_AS_KOMBU': '0' if options.on_kombu else '1'}
+            outcomes = suite.run(PYTHON, environment, FOLDER / 'output.txt')
+        else:
+            run_files(suite, options, outcomes)
         unexplained += tell(name, outcomes, excuses())
     return int(bool(unexplained))
 
 
+def run_files(suite, options, outcomes):
+    with suite.server() as server:
+        suite.environment.update(server)
+        for file in suite.files():
+            if options.only in str(file):
+                found = run(suite, file, options.on_kombu, options.keyword)
+                outcomes.update(found)
+                bad = sum(each not in ('passed', 'skipped') for each in found.values())
+                print(f'{file.relative_to(suite.source)}: {len(found) - bad} of {len(found)}', flush=True)
+
+
 @contextlib.contextmanager
 def rabbitmq():
-    from tests.support.rabbitmq import RabbitMQ
-
     with RabbitMQ() as server:
         yield {'RABBITMQ_HOST': '127.0.0.1', 'RABBITMQ_5672_TCP': str(server.port)}
 
 
 @contextlib.contextmanager
 def redis():
-    from tests.support.redis_server import Redis
-
     with Redis(durable=False) as server:
         yield {'REDIS_HOST': '127.0.0.1', 'REDIS_6379_TCP': str(server.port)}
+
+
+def amqp(scheme, vhost):
+    """The URL of a server as a library wants it."""
+    return lambda server: f'{scheme}://guest:guest@127.0.0.1:{server.port}{vhost}'
 
 
 def tell(name, outcomes, known):
@@ -191,11 +207,17 @@ def tell(name, outcomes, known):
     return len(without)
 
 
+#: Django's own versions are not those of Celery: pip finds what fits.
+SCHEDULERS = ('celery-redbeat', 'django-celery-beat', 'django-celery-results')
 SUITES = {
     'kombu': Suite('kombu', '5.7.0', 't/unit', KOMBU, NOT_KOMBU),
     'kombu-amqp': Suite('kombu', '5.7.0', 't/integration', ('test_py_amqp.py',), server=rabbitmq),
     'kombu-redis': Suite('kombu', '5.7.0', 't/integration', ('test_redis.py',), server=redis),
     'celery': Suite('celery', '5.7.0', 't/unit'),
+    'oslo': Application('oslo_messaging', ('oslo.messaging==18.3.1',), RabbitMQ, amqp('rabbit', '/')),
+    'nameko': Application('nameko', ('nameko==2.14.1',), RabbitMQ, amqp('amqp', '//')),
+    'beat': Application('beat', SCHEDULERS, Redis, Redis.url),
+    'flower': Application('flower', ('flower==2.0.1',), RabbitMQ, amqp('amqp', '//')),
 }
 
 
