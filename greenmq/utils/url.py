@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlparse  # noqa: F401 - Celery takes the last from here
 
 from greenmq.exceptions import InvalidArgument, also
 

@@ -192,3 +192,26 @@ def test_heartbeats_stay_greenmqs_own():
         for url in ('amqp://', 'redis://', 'memory://'):
             print(kombu.Connection(url).supports_heartbeats, end=' ')
     ''') == 'False False False '
+
+
+def test_every_name_that_celery_takes_from_kombu_is_there():
+    assert python("""
+        import ast, importlib, pathlib
+        import celery
+        missing, names = [], 0
+        for path in pathlib.Path(celery.__file__).parent.rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+                    continue
+                if node.module.partition('.')[0] != 'kombu':
+                    continue
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    names += 1
+                    if not hasattr(module, alias.name):
+                        try:
+                            importlib.import_module(f'{node.module}.{alias.name}')
+                        except ImportError:
+                            missing.append(f'{path.name}: {node.module}.{alias.name}')
+        print(names > 50, missing)
+    """, seconds=60).strip() == 'True []'

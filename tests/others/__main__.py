@@ -90,7 +90,8 @@ def run(suite, file, on_kombu, keyword):
     report = FOLDER / 'report.xml'
     report.unlink(missing_ok=True)
     switch = '0' if on_kombu else '1'
-    environment = {**os.environ, **suite.environment, 'GREENMQ_AS_KOMBU': switch, 'TZ': 'UTC'}
+    environment = {**os.environ, **suite.environment, 'GREENMQ_AS_KOMBU': switch, 'TZ': 'UTC',
+                   'C_FORCE_ROOT': '1'}  # or Celery refuses pickle to a container's only user
     name = str(file.relative_to(suite.source))
     command = [PYTHON, '-m', 'pytest', '-q', '-c', FOLDER / 'pytest.ini', '--rootdir', suite.source,
                '-p', 'no:rerunfailures', '-p', 'no:cacheprovider', '--tb', 'line',
