@@ -78,8 +78,7 @@ class Connection:
         self.names = QueueNames()
         self.pause = Pause()  # of the recovery, between two tries
         self._ready = False
-        self._moves = 0  # how often it went to another thread
-        self._moved = False  # it has, and is not open there yet
+        self._move_level = logging.INFO  # DEBUG once it has moved: a pool of threads moves it with each lease
         self._failed: BaseException | None = None
         self._gate = Gate()
         self._control: WireChannel | None = None
@@ -155,8 +154,7 @@ class Connection:
         self._failed = None
         self._gate.open()
         if self.epoch > 1:
-            level, self._moved = logging.DEBUG if self._moved else logging.INFO, False
-            self.log.log(level, '%s: recovered, epoch %d', self.name, self.epoch)
+            self.log.log(self._move_level, '%s: recovered, epoch %d', self.name, self.epoch)
             source = self.source
             if source is not None:
                 source.begin_epoch()
@@ -282,11 +280,8 @@ class Connection:
             raise WrongHub(f'{self!r}')
         self.hub = runtime.hub_id()
         self.drain.revive()  # it fails since the other thread has ended, if that has
-        # A pool that threads share has it move with each of its leases: worth a line the first time.
-        level = logging.DEBUG if self._moves else logging.INFO
-        self.log.log(level, '%s: goes on in another thread', self.name)
-        self._moves += 1
-        self._moved = True
+        self.log.log(self._move_level, '%s: goes on in another thread', self.name)
+        self._move_level = logging.DEBUG
         self._start_recovery()
 
     def _leave(self) -> bool:  # no switch
