@@ -155,8 +155,7 @@ class Connection:
         self._gate.open()
         if self.epoch > 1:
             self.log.log(self._move_level, '%s: recovered, epoch %d', self.name, self.epoch)
-            source = self.source
-            if source is not None:
+            if (source := self.source) is not None:
                 source.begin_epoch()
             events.emit('recovered', source, epoch=self.epoch)
         return self
@@ -227,6 +226,7 @@ class Connection:
             return
         if not was_ready:
             return  # lost while being opened: whoever opens it knows already
+        self._move_level = logging.INFO
         self.log.log(outage_level('lost', self.name), '%s: connection lost: %s', self.name, error)
         events.emit('lost', self.source, error=error, epoch=self.epoch)
         self._failed = None
@@ -248,13 +248,9 @@ class Connection:
         return self._recovery is not None
 
     def _start_recovery(self) -> None:
+        name = f'amqp-recovery {self.name}'
         self._recovery = runtime.spawn(
-            recovery.recover,
-            weakref.ref(self),
-            name=f'amqp-recovery {self.name}',
-            owner=None,
-            on_exit=self._recovery_ended,
-        )
+            recovery.recover, weakref.ref(self), name=name, owner=None, on_exit=self._recovery_ended)
 
     @property
     def is_here(self) -> bool:
