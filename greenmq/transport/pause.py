@@ -41,7 +41,7 @@ class Pause:
                 self._waiter = None
 
     def end(self) -> None:
-        """Have the next try made at once. Nothing happens if no pause is made now. Switches: no."""
+        """Have the next try made at once. Nothing happens if no pause is made now."""
         # Where the connection has moved to another thread, the recovery of the old one is about to end.
         if self._waiter is not None and runtime.is_here(self._hub):
             self._waiter.wake()

@@ -30,7 +30,7 @@ class Waiters:
         return queue in self._of
 
     def wake(self, queues: Iterable[str] | None) -> None:
-        """Have who waits for one of these queues (None: for any) look again. Switches: no."""
+        """Have who waits for one of these queues (None: for any) look again."""
         for queue in list(self._of) if queues is None else queues:
             for waiter in self._of.get(queue, ()):
                 waiter.wake()

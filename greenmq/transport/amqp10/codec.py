@@ -87,7 +87,6 @@ def decode(data: bytes, at: int = 0, depth: int = 0) -> tuple[Any, int]:
         tuple[object, int]: the value, and where the next one begins.
     Raises:
         Malformed: there is none.
-    Switches: no.
     """
     try:
         return _READERS[data[at]](data, at + 1, depth)
@@ -311,7 +310,7 @@ _NAMES = {
 
 
 def uint(value: int) -> bytes:
-    """Write a uint. Switches: no."""
+    """Write a uint."""
     if value < 256:
         return (b'R' + value.to_bytes(1, 'big')) if value else b'C'
     return b'p' + _U4.pack(value)
@@ -472,7 +471,6 @@ def encode(value: Any, depth: int = 0) -> bytes:
 
     Raises:
         EncodeError: AMQP has no type for it, or its number is too large; or it nests without an end.
-    Switches: no.
     """
     if depth > DEPTH:
         raise EncodeError(f'values nest deeper than {DEPTH}')
@@ -497,7 +495,6 @@ def encode_as(kind: str, value: Any) -> bytes:
 
     Raises:
         EncodeError: it is out of range there.
-    Switches: no.
     """
     if value is None:
         return b'@'

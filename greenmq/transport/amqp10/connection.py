@@ -66,14 +66,14 @@ class Waiting:
         self.wake(1)
 
     def wake(self, count: int | None = None) -> None:
-        """Let some through, or all. Switches: no."""
+        """Let some through, or all."""
         number = len(self._waiters) if count is None else min(count, len(self._waiters))
         ready, self._waiters = self._waiters[:number], self._waiters[number:]
         for waiter in ready:
             waiter.wake()
 
     def fail(self, error: Exception) -> None:
-        """All wait in vain. Switches: no."""
+        """All wait in vain."""
         ready, self._waiters = self._waiters, []
         for waiter in ready:
             waiter.fail(error)
@@ -172,7 +172,7 @@ class Connection(Outbox):
         self._end(error)
 
     def lose(self, error: BaseException) -> None:
-        """End it because the other side or the network did. Switches: no."""
+        """End it because the other side or the network did."""
         if self.error is None:
             if not isinstance(error, (ConnectionError, LoginRefused)):
                 lost = ConnectionLost(f'{self.name}: {error}')
@@ -203,17 +203,17 @@ class Connection(Outbox):
             owner.on_connection_lost(self, error)
 
     def thread_ended(self) -> None:
-        """Nobody runs our tasks any more: what was settled leaves. Switches: no."""
+        """Nobody runs our tasks any more: what was settled leaves."""
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the socket without a byte. Switches: no."""
+        """Let go of the socket without a byte."""
         if self.error is None:
             self.stream.abandon()
             self._end(ConnectionClosed(f'{self.name} was abandoned'))
 
     def part(self) -> None:
-        """Say goodbye because nobody uses the connection any more. Switches: no."""
+        """Say goodbye because nobody uses the connection any more."""
         if self.error is None:
             self.engine.close()
             self._parting = runtime.call_later(PARTING_SECONDS, self.abandon)
@@ -239,7 +239,7 @@ class Connection(Outbox):
     # ---- sessions
 
     def session(self) -> Session:
-        """Begin a session; what is asked of it before the peer agreed waits there. Switches: no.
+        """Begin a session; what is asked of it before the peer agreed waits there.
 
         Raises:
             ConnectionLost, ConnectionClosed: there is no connection.
@@ -248,14 +248,14 @@ class Connection(Outbox):
         return self.engine.session()
 
     def check(self) -> None:
-        """Raise why the connection ended, if it has. Switches: no."""
+        """Raise why the connection ended, if it has."""
         if self.error is not None:
             raise self.error.with_traceback(None)
 
     # ---- out
 
     def send(self, data: bytes) -> None:
-        """Queue whole frames. Switches: no.
+        """Queue whole frames.
 
         Raises:
             ConnectionLost, ConnectionClosed: it has ended.

@@ -81,7 +81,6 @@ def error_of(error: Any, what: str) -> Exception:
     Arguments:
         error (Error | None): as a detach, end or rejected outcome carries it.
         what (str): what failed, to begin the text with.
-    Switches: no.
     """
     condition = printable(str(getattr(error, 'condition', '') or ''), 120)
     description = printable(str(getattr(error, 'description', '') or ''), 500)

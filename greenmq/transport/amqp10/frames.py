@@ -32,14 +32,13 @@ def frame(channel: int, body: Any, payload: bytes = b'', kind: int = AMQP) -> by
     Arguments:
         body: one of `performatives`.
         payload (bytes): follows it: of a transfer.
-    Switches: no.
     """
     packed = pack(body)
     return _head.pack(8 + len(packed) + len(payload), 2, kind, channel) + packed + payload
 
 
 def raw_frame(channel: int, packed: bytes, payload: bytes = b'') -> bytes:
-    """As `frame`, of a body that is packed already. Switches: no."""
+    """As `frame`, of a body that is packed already."""
     return _head.pack(8 + len(packed) + len(payload), 2, AMQP, channel) + packed + payload
 
 
@@ -56,13 +55,13 @@ class Parser:
         self._at = 0
 
     def feed(self, data: bytes) -> None:
-        """Bytes have come. Switches: no."""
+        """Bytes have come."""
         rest = self._buffer[self._at :] if self._at else self._buffer
         self._buffer = rest + data if rest else data
         self._at = 0
 
     def header(self) -> bytes | None:
-        """The next eight bytes, as a protocol header; None if they are not there yet. Switches: no."""
+        """The next eight bytes, as a protocol header; None if they are not there yet."""
         if len(self._buffer) - self._at < 8:
             return None
         self._at += 8
@@ -75,7 +74,6 @@ class Parser:
             tuple[int, int, bytes]: kind, channel, what it holds (nothing, of a heartbeat).
         Raises:
             Malformed: it is none, or longer than we said we take.
-        Switches: no.
         """
         buffer, at = self._buffer, self._at
         if len(buffer) - at < 8:

@@ -240,7 +240,6 @@ def pack(body: Any) -> bytes:
 
     Raises:
         EncodeError: a field is out of range.
-    Switches: no.
     """
     parts: list[bytes] = []
     last = 0
@@ -280,7 +279,6 @@ def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
         tuple[object, int]: the body, and where the payload of the frame begins.
     Raises:
         Malformed: it is none, or a field has another type than it must have.
-    Switches: no.
     """
     value, end = decode(data, at)
     if not isinstance(value, Described):
@@ -296,7 +294,6 @@ def understood(value: Any) -> Any:
 
     Raises:
         Malformed: a field has another type than it must have.
-    Switches: no.
     """
     if not isinstance(value, Described):
         return value
@@ -343,7 +340,7 @@ def _checked(cls: Any, field: _Field, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as programs and JSON have it: symbols as str, arrays as lists, UUIDs as str. Switches: no."""
+    """A value as programs and JSON have it: symbols as str, arrays as lists, UUIDs as str."""
     if isinstance(value, Symbol):
         return str(value)
     if isinstance(value, UUID):

@@ -57,7 +57,7 @@ class Way:
     def attach(
         self, connection: Connection, shared: Session, address: str, listener: Any
     ) -> Receiver:
-        """Begin a link. Switches: no."""
+        """Begin a link."""
         engine = connection.engine
         source = self.source(address)
         link = Receiver(
@@ -69,13 +69,13 @@ class Way:
         return link
 
     def session(self, connection: Connection, shared: Session) -> Session:
-        """A session for one link: its own, while the peer takes so many. Switches: no."""
+        """A session for one link: its own, while the peer takes so many."""
         if not self.own_sessions or not connection.engine.may_begin():
             return shared
         return connection.session()
 
     def end(self, link: Receiver | Sender, shared: Session | None) -> None:
-        """End a link. Switches: no."""
+        """End a link."""
         if link.session.engine.state != 'open':
             return
         if link.session is shared:
@@ -103,7 +103,7 @@ class Inlet:
         self._timer: Any = None
 
     def want(self, credit: int) -> None:
-        """So many messages may come from now on. Switches: no."""
+        """So many messages may come from now on."""
         self.wanted = credit
         link = self.link
         if link is None:
@@ -117,7 +117,7 @@ class Inlet:
             self._timer = runtime.call_later(LINGER, self._linger_ends)
 
     def attach(self) -> None:
-        """Begin the link. Switches: no."""
+        """Begin the link."""
         self._stop_timer()
         try:
             self.link = self._receiving.attach(self.address, self)
@@ -125,7 +125,7 @@ class Inlet:
             self.link = None  # the next connection has inlets of its own
 
     def retry(self) -> None:
-        """There is a reason to try again now. Switches: no."""
+        """There is a reason to try again now."""
         if self.link is None and self.wanted:
             self.attach()
 
@@ -136,7 +136,7 @@ class Inlet:
             self._receiving.forget(self)
 
     def end(self) -> None:
-        """End the link. Switches: no."""
+        """End the link."""
         self._stop_timer()
         link, self.link = self.link, None
         if link is not None:
@@ -200,12 +200,12 @@ class Inlet:
     # ---- proof
 
     def heard(self) -> None:
-        """It lives. Switches: no."""
+        """It lives."""
         self.heard_at = runtime.monotonic()
         self.asked_at = None
 
     def prove(self, now: float) -> None:
-        """Ask for a sign of life, if none came for long; make the link anew if none comes. Switches: no."""
+        """Ask for a sign of life, if none came for long; make the link anew if none comes."""
         link = self.link
         if link is None or link.state != 'attached' or not link.credit:
             if link is not None and link.state == 'attaching' and now - self.heard_at > PROOF + ANSWER:
@@ -346,7 +346,7 @@ class Receiving:
         self._getters: dict[str, Getter] = {}
 
     def end(self, link: Receiver) -> None:
-        """End a link. Switches: no."""
+        """End a link."""
         self.way.end(link, self._session)
 
     def _shared(self) -> Session:
@@ -355,7 +355,7 @@ class Receiving:
         return self._session
 
     def attach(self, address: str, listener: Any) -> Receiver:
-        """Begin a link. Switches: no.
+        """Begin a link.
 
         Raises:
             ConnectionLost, ConnectionClosed: there is no connection.
@@ -363,7 +363,7 @@ class Receiving:
         return self.way.attach(self._connection, self._shared(), address, listener)
 
     def want(self, address: str, credit: int) -> None:
-        """So many messages may come from an address from now on. Switches: no."""
+        """So many messages may come from an address from now on."""
         inlet = self._inlets.get(address)
         if inlet is None:
             if not credit:
@@ -372,13 +372,13 @@ class Receiving:
         inlet.want(credit)
 
     def retry(self, address: str) -> None:
-        """The address is there now, perhaps. Switches: no."""
+        """The address is there now, perhaps."""
         inlet = self._inlets.get(address)
         if inlet is not None:
             inlet.retry()
 
     def gone(self, address: str) -> None:
-        """The address is to be deleted: nothing of ours shall hold it. Switches: no."""
+        """The address is to be deleted: nothing of ours shall hold it."""
         inlet = self._inlets.pop(address, None)
         if inlet is not None:
             inlet.wanted = 0
@@ -388,12 +388,12 @@ class Receiving:
             self.end(getter.link)
 
     def forget(self, inlet: Inlet) -> None:
-        """Nobody wants its messages any more. Switches: no."""
+        """Nobody wants its messages any more."""
         if self._inlets.get(inlet.address) is inlet:
             del self._inlets[inlet.address]
 
     def prove(self) -> None:
-        """Look after links that are silent. Switches: no."""
+        """Look after links that are silent."""
         now = runtime.monotonic()
         for inlet in list(self._inlets.values()):
             inlet.prove(now)
@@ -466,7 +466,7 @@ class Receiving:
                 session.end()
 
     def close(self) -> None:
-        """Nothing is attached again. Switches: no."""
+        """Nothing is attached again."""
         self.closed = True
         for inlet in list(self._inlets.values()):
             inlet.wanted = 0

@@ -60,7 +60,6 @@ def wanted(login: Login) -> str:
 
     Raises:
         InvalidArgument: no such mechanism, or half a login.
-    Switches: no.
     """
     name = (login.mechanism or '').upper()
     if name:
@@ -85,7 +84,6 @@ def choose(login: Login, offered: tuple[str, ...], name: str) -> tuple[str, byte
 
     Raises:
         LoginRefused: the peer does not offer it.
-    Switches: no.
     """
     mechanism = wanted(login)
     if mechanism not in offered:
@@ -95,6 +93,6 @@ def choose(login: Login, offered: tuple[str, ...], name: str) -> tuple[str, byte
 
 
 def refusal(code: int, login: Login, name: str) -> LoginRefused:
-    """The error for a login that was refused. Switches: no."""
+    """The error for a login that was refused."""
     why = _CODES.get(code, f'code {code}')
     return LoginRefused(f'{name} refused the login of {login.user or "nobody"!r} ({why})', (0, 0), '', 403)

@@ -205,7 +205,7 @@ class Sending:
         self._outlet(address).wait_attached(deadline)
 
     def forget(self, address: str) -> None:
-        """End the link to an address. Switches: no."""
+        """End the link to an address."""
         outlet = self._outlets.pop(address, None)
         if outlet is not None and outlet.link is not None and outlet.error is None:
             self._way.end(outlet.link, self._session)

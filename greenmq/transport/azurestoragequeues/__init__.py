@@ -45,7 +45,7 @@ class Transport(DriverTransport):
 
     @staticmethod
     def url_options(url: str) -> dict[str, str]:
-        """Return the transport options in the query of a URL. Switches: no."""
+        """Return the transport options in the query of a URL."""
         return options_of(url)
 
     def place(self) -> Place:
@@ -59,7 +59,7 @@ class Transport(DriverTransport):
 
     @classmethod
     def as_uri(cls, uri: str, include_password: bool = False, mask: str = '**') -> str:
-        """Return the URL, with the mask in place of the credential. Switches: no."""
+        """Return the URL, with the mask in place of the credential."""
         credential, address, _ = split(uri)
         shown = credential if include_password else mask
         return f'{SCHEME}{shown}@{address}' if credential else f'{SCHEME}{address}'

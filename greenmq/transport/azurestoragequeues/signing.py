@@ -67,7 +67,7 @@ class SharedKey:
     def sign(
         self, method: str, path: str, params: Params, size: int, deadline: runtime.Deadline
     ) -> tuple[str, dict[str, str]]:
-        """See `Signer`. Switches: no."""
+        """See `Signer`."""
         headers = _headers(size)
         length, kind = (str(size), headers['Content-Type']) if size else ('', '')
         lines = [
@@ -89,7 +89,7 @@ class SharedAccess:
     def sign(
         self, method: str, path: str, params: Params, size: int, deadline: runtime.Deadline
     ) -> tuple[str, dict[str, str]]:
-        """See `Signer`. Switches: no."""
+        """See `Signer`."""
         query = _query(params)
         return (f'{query}&{self._token}' if query else self._token), _headers(size)
 

@@ -61,7 +61,7 @@ class Looker:
         self._landed = runtime.Event()
 
     def now(self, queue: str) -> None:
-        """There may be something in a queue: who waits for it looks at once. Switches: no."""
+        """There may be something in a queue: who waits for it looks at once."""
         pauses = self._pauses.get(queue)
         if pauses is not None:
             pauses.end()

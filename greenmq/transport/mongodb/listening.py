@@ -124,7 +124,7 @@ class Listener:
         )
 
     def tell(self, queues: list[str] | None) -> bool:
-        """Tell the driver; False if it is gone. Switches: no."""
+        """Tell the driver; False if it is gone."""
         told = self._told()
         if told is None:
             return False
@@ -132,7 +132,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Listen no more: the thread ends after its present wait. Switches: no."""
+        """Listen no more: the thread ends after its present wait."""
         self._task.kill()
         self._worker.close()
 

@@ -57,7 +57,7 @@ class Listener:
         self._task = runtime.spawn(_listen, weakref.ref(self), name='postgresql-listener', owner=self)
 
     def add(self, channel: str) -> None:
-        """Listen on one more channel, from the next notification on. Switches: no."""
+        """Listen on one more channel, from the next notification on."""
         self._channels.append(channel)
         self._more.append(channel)
 

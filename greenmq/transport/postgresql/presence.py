@@ -79,7 +79,7 @@ class Presence:
             self.listener = Listener(pool, [self._sql.channel, *self._channels], own, self._told)
 
     def leave(self) -> None:
-        """Listen no more; the row stays until its lease ends, or somebody deletes it. Switches: no."""
+        """Listen no more; the row stays until its lease ends, or somebody deletes it."""
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.close()
@@ -87,7 +87,7 @@ class Presence:
         self._listed = ()
 
     def forget(self) -> None:
-        """In a forked child. Switches: no."""
+        """In a forked child."""
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.forget()
@@ -129,7 +129,7 @@ class Presence:
 
     @property
     def live(self) -> bool:
-        """Do notifications arrive? Switches: no."""
+        """Do notifications arrive?"""
         return self.listener is not None and self.listener.live
 
     def _told(self, channel: str | None, payload: str) -> None:

@@ -107,7 +107,7 @@ class Broker:
             self.close()
 
     def gone(self, guest: _Guest) -> None:
-        """A connection has ended. Switches: no."""
+        """A connection has ended."""
         self._guests.discard(guest)
 
     def close(self) -> None:

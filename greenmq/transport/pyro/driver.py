@@ -84,7 +84,7 @@ class PyroDriver(Driver):
         return wire.call(method, *args, deadline=deadline, abandon=abandon)
 
     def lost(self, error: Exception) -> None:
-        """The connection has ended. Switches: no."""
+        """The connection has ended."""
         self.owner.lost(error)
 
     def ping(self, deadline: runtime.Deadline) -> None:

@@ -21,7 +21,6 @@ def serializer_of(key: str | int) -> Any:
 
     Raises:
         ProtocolError: there is none, or it is not safe.
-    Switches: no.
     """
     for name in _SAFE:
         found = serializers.serializers.get(name)
@@ -31,7 +30,7 @@ def serializer_of(key: str | int) -> Any:
 
 
 def frame(kind: int, number: int, serializer: Any, data: bytes, flags: int = 0) -> bytes:
-    """Return the bytes of a message. Switches: no."""
+    """Return the bytes of a message."""
     return bytes(protocol.SendingMessage(kind, flags, number, serializer.serializer_id, data).data)
 
 

@@ -73,7 +73,7 @@ class Wire:
         )
 
     def close(self) -> None:
-        """End it. Switches: no."""
+        """End it."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.kill()
@@ -82,7 +82,7 @@ class Wire:
         self._end(ConnectionClosed('the connection to the Pyro daemon was closed'))
 
     def forget(self) -> None:
-        """In a forked child. Switches: no."""
+        """In a forked child."""
         self._stream = self._reader = None
         self._calls.clear()
 
@@ -115,7 +115,7 @@ class Wire:
             raise
 
     def tell(self, method: str, *args: Any) -> None:
-        """Call a method and want no answer, nor know whether it came. Switches: no."""
+        """Call a method and want no answer, nor know whether it came."""
         runtime.spawn(self._tell, method, args, name='pyro-tell')
 
     def _tell(self, method: str, args: Any) -> None:

@@ -55,31 +55,31 @@ class Style(NamedTuple):
         return form.format(quote(name, safe='') if self.escaped else name)
 
     def queue_address(self, queue: str) -> str:
-        """The address of a queue. Switches: no."""
+        """The address of a queue."""
         return self._named(self.queue, queue)
 
     def declaring_address(self, queue: str) -> str:
-        """An address that makes a queue by its use; '' if there is none. Switches: no."""
+        """An address that makes a queue by its use; '' if there is none."""
         return self._named(self.declares, queue) if self.declares else ''
 
     def exchange_address(self, exchange: str) -> str:
-        """The address of an exchange. Switches: no."""
+        """The address of an exchange."""
         return '' if self.to else self._named(self.exchange, exchange)
 
     def message_to(self, exchange: str, key: str) -> str | None:
-        """What a message for an exchange says of where it goes; None if it need not. Switches: no."""
+        """What a message for an exchange says of where it goes; None if it need not."""
         if not self.to or not exchange:
             return None
         return self.to.format(quote(exchange, safe=''), quote(key, safe=''))
 
     def source(self, address: str) -> Source:
-        """What a receiving link says of its source. Switches: no."""
+        """What a receiving link says of its source."""
         return Source(
             address, outcomes=OUTCOMES, capabilities=(self.capability,) if self.capability else None
         )
 
     def target(self, address: str) -> Target:
-        """What a sending link says of its target. Switches: no."""
+        """What a sending link says of its target."""
         if not address:
             return Target()  # each message says it
         return Target(address, capabilities=(self.capability,) if self.capability else None)
@@ -107,7 +107,6 @@ def recognised(named: str | None, product: str, version: str) -> Style:
         named (str | None): the option `address_style`; None goes by what the broker says it is.
     Raises:
         InvalidArgument: no such style.
-    Switches: no.
     """
     if named is not None:
         if named not in STYLES:

@@ -103,7 +103,7 @@ class Client(KazooClient):  # type: ignore[misc]
         self._data_watchers = _Watchers(self._heard)
 
     def watch_all(self, path: str) -> AsyncResult:
-        """Hear of every node that is made, changed or deleted at a path and below. Switches: no.
+        """Hear of every node that is made, changed or deleted at a path and below.
 
         Returns:
             AsyncResult: its error is kazoo's UnimplementedError from servers before 3.6.
@@ -111,7 +111,7 @@ class Client(KazooClient):  # type: ignore[misc]
         return self._ask(_AddWatch(path))
 
     def unwatch(self, path: str) -> AsyncResult:
-        """Undo `watch_all`. Switches: no."""
+        """Undo `watch_all`."""
         return self._ask(_RemoveWatches(path))
 
     def _ask(self, request: Any) -> AsyncResult:

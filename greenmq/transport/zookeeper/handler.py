@@ -37,21 +37,21 @@ class AsyncResult:
         self.exception: BaseException | None = None
 
     def ready(self) -> bool:
-        """Is there a value or an error? Switches: no."""
+        """Is there a value or an error?"""
         return self._future.done()
 
     def successful(self) -> bool:
-        """Is there a value? Switches: no."""
+        """Is there a value?"""
         return self._future.done() and self.exception is None
 
     def set(self, value: Any = None) -> None:
-        """Set the value. Switches: no."""
+        """Set the value."""
         self.value = value
         self._future.set_result(value)
         self._tell()
 
     def set_exception(self, exception: BaseException) -> None:
-        """Set the error. Switches: no."""
+        """Set the error."""
         if not self._future.done():
             self.exception = exception
             self._future.set_exception(exception)
@@ -67,7 +67,7 @@ class AsyncResult:
         return self._future.result(timeout if block else 0)
 
     def get_nowait(self) -> Any:
-        """The value that is there. Switches: no."""
+        """The value that is there."""
         return self.get(block=False)
 
     def wait(self, timeout: Any = None) -> bool:
@@ -75,14 +75,14 @@ class AsyncResult:
         return self._future.waited(timeout)
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
-        """Have something called with this when it is ready. Switches: no."""
+        """Have something called with this when it is ready."""
         if self.ready():
             callback(self)
         else:
             self._callbacks.append(callback)
 
     def unlink(self, callback: Callable[[Any], Any]) -> None:
-        """Undo `rawlink`. Switches: no."""
+        """Undo `rawlink`."""
         if callback in self._callbacks:
             self._callbacks.remove(callback)
 
@@ -219,15 +219,15 @@ class Handler:
         self._wires: list[_Wire] = []
 
     def start(self) -> None:
-        """Begin to run callbacks. Switches: no."""
+        """Begin to run callbacks."""
         self.running = True
 
     def stop(self) -> None:
-        """Run no more callbacks. Switches: no."""
+        """Run no more callbacks."""
         self.running = False
 
     def abandon(self) -> None:
-        """End all tasks and connections of the client without a word to the server. Switches: no."""
+        """End all tasks and connections of the client without a word to the server."""
         self.running = False
         for task in self._tasks:
             task.kill()
@@ -254,7 +254,7 @@ class Handler:
         return wire
 
     def create_socket_pair(self) -> tuple[_Pipe, _Pipe]:
-        """The ends of a pipe: one object is both. Switches: no."""
+        """The ends of a pipe: one object is both."""
         pipe = _Pipe(self._bell)
         return pipe, pipe
 
@@ -291,31 +291,31 @@ class Handler:
     # ---- tasks and waiting
 
     def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> runtime.Task:
-        """Start a task. Switches: no."""
+        """Start a task."""
         task = runtime.spawn(lambda: func(*args, **kwargs), name='zookeeper-session')
         self._tasks = [old for old in self._tasks if not old.done]
         self._tasks.append(task)
         return task
 
     def dispatch_callback(self, callback: Any) -> None:
-        """Call a watch, which must not wait. Switches: no."""
+        """Call a watch, which must not wait."""
         try:
             callback.func(*callback.args)
         except Exception:  # one watch that fails must not end the session
             logger.exception('a watch failed: %r', callback.func)
 
     def async_result(self) -> AsyncResult:
-        """Make a result that comes later. Switches: no."""
+        """Make a result that comes later."""
         return AsyncResult()
 
     def event_object(self) -> Any:
-        """Make an event. Switches: no."""
+        """Make an event."""
         return runtime.Event()
 
     def lock_object(self) -> runtime.Lock:
-        """Make a lock. Switches: no."""
+        """Make a lock."""
         return runtime.Lock()
 
     def rlock_object(self) -> runtime.RLock:
-        """Make a lock that its owner may take again. Switches: no."""
+        """Make a lock that its owner may take again."""
         return runtime.RLock()

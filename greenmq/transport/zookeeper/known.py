@@ -34,7 +34,7 @@ class Known:
         return len(self._names)
 
     def add(self, name: str) -> bool:
-        """An entry is there; False if that is none. Switches: no."""
+        """An entry is there; False if that is none."""
         if not ENTRY.match(name):
             return False
         if name not in self._names:
@@ -43,17 +43,17 @@ class Known:
         return True
 
     def discard(self, name: str) -> None:
-        """An entry is gone. Switches: no."""
+        """An entry is gone."""
         self._names.discard(name)
 
     def replace(self, names: Iterable[str]) -> None:
-        """These are all. Switches: no."""
+        """These are all."""
         self._names = {name for name in names if ENTRY.match(name)}
         self._heap = list(self._names)
         heapify(self._heap)
 
     def pick(self, n: int) -> list[str]:
-        """Remove and return the next ones. Switches: no."""
+        """Remove and return the next ones."""
         found: list[str] = []
         while self._heap and len(found) < n:
             name = heappop(self._heap)

@@ -126,7 +126,7 @@ class Member:
             waiter.wake()
 
     def end(self) -> None:
-        """The owner is over. Switches: no."""
+        """The owner is over."""
         if not self.over:
             self.over = True
             self._told('over')
@@ -144,7 +144,7 @@ class Member:
         self._wake()
 
     def forget(self) -> None:
-        """In a forked child: the session is the parent's. Switches: no."""
+        """In a forked child: the session is the parent's."""
         self._closing = self.over = True
 
 

@@ -22,8 +22,6 @@ def first_failure(results: list[Any]) -> tuple[int, Exception] | None:
     """Return which part of a transaction failed, and how; None if all of it was done.
 
     Those before it were rolled back, those after it were not tried.
-
-    Switches: no.
     """
     for number, result in enumerate(results):
         if isinstance(result, Exception) and not isinstance(result, (RolledBackError, RuntimeInconsistency)):
@@ -62,7 +60,7 @@ class Nodes:
         return self.member.client
 
     def commit(self, transaction: Any) -> Any:
-        """Send a transaction; return the result that comes. Switches: no."""
+        """Send a transaction; return the result that comes."""
         self.packets += 1
         return transaction.commit_async()
 
@@ -112,7 +110,7 @@ class Nodes:
         return removed
 
     def deleting(self, paths: Iterable[str]) -> Any:
-        """A transaction that deletes nodes. Switches: no."""
+        """A transaction that deletes nodes."""
         transaction = self.client.transaction()
         for path in paths:
             transaction.delete(path)

@@ -60,14 +60,14 @@ class Taking:
         return len(self._held)
 
     def drop(self) -> None:
-        """What we held is not ours any more. Switches: no."""
+        """What we held is not ours any more."""
         for taken in self._held.values():
             taken.lost = True
         for each in (self._held, self._strays, self._unsure, self._folders):
             each.clear()
 
     def forget_folder(self, queue: str) -> None:
-        """A queue is deleted, with the place of its claims. Switches: no."""
+        """A queue is deleted, with the place of its claims."""
         self._folders.discard(queue)
 
     # ---- taking
@@ -171,7 +171,7 @@ class Taking:
     # ---- giving back
 
     def release_strays(self) -> None:
-        """The connection is back: undo the moves whose replies were lost. Switches: no."""
+        """The connection is back: undo the moves whose replies were lost."""
         for claim, data in list(self._strays.values()):
             self._release(claim, data)
 
@@ -185,13 +185,13 @@ class Taking:
             self._strays.pop(claim.path, None)
 
     def back(self, claim: Claim, data: bytes) -> Any:
-        """Move a message back to its place in its queue; return the result that comes. Switches: no."""
+        """Move a message back to its place in its queue; return the result that comes."""
         transaction = self._nodes.deleting([claim.path])
         transaction.create(f'{self._nodes.layout.queue(claim.queue)}/{claim.entry}', data)
         return self._nodes.commit(transaction)
 
     def payload(self, taken: Taken, fate: str) -> bytes:
-        """What to put back: counted, but for what nobody has seen. Switches: no."""
+        """What to put back: counted, but for what nobody has seen."""
         if fate == UNSEEN:
             return bytes(taken.payload)
         try:

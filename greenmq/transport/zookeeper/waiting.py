@@ -38,12 +38,12 @@ class Waiting:
     # ---- who waits
 
     def enter(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
-        """Somebody is to be woken by messages of these queues. Switches: no."""
+        """Somebody is to be woken by messages of these queues."""
         for queue in queues:
             self._waiters.setdefault(self._nodes.layout.queue(queue), set()).add(waiter)
 
     def leave(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
-        """Undo `enter`. Switches: no."""
+        """Undo `enter`."""
         for queue in queues:
             path = self._nodes.layout.queue(queue)
             found = self._waiters.get(path, set())
@@ -52,11 +52,11 @@ class Waiting:
                 self._waiters.pop(path, None)
 
     def waited(self, queue: str) -> bool:
-        """Does anybody wait? Switches: no."""
+        """Does anybody wait?"""
         return self._nodes.layout.queue(queue) in self._waiters
 
     def lost(self, error: Exception) -> None:
-        """The connection ended, and the watches with it. Switches: no."""
+        """The connection ended, and the watches with it."""
         for known in self._known.values():
             known.watched = False
         for waiters in list(self._waiters.values()):
@@ -64,13 +64,13 @@ class Waiting:
                 waiter.fail(error)
 
     def forget(self) -> None:
-        """In a forked child, or for another session. Switches: no."""
+        """In a forked child, or for another session."""
         self._known.clear()
 
     # ---- what there is
 
     def heard(self, event: Any) -> bool:
-        """A watch has told of a node; False if it is none of a queue. In kazoo's loop. Switches: no."""
+        """A watch has told of a node; False if it is none of a queue. In kazoo's loop."""
         parent, _, name = event.path.rpartition('/')
         known = self._known.get(parent)
         if known is None:
@@ -86,7 +86,7 @@ class Waiting:
             waiter.wake()
 
     def pick(self, queues: Iterable[str], n: int) -> list[tuple[str, str]]:
-        """Remove and return (queue, entry) of the next messages. Switches: no."""
+        """Remove and return (queue, entry) of the next messages."""
         picked: list[tuple[str, str]] = []
         for queue in queues:
             known = self._known.get(self._nodes.layout.queue(queue))
@@ -95,14 +95,14 @@ class Waiting:
         return picked
 
     def unpick(self, picked: Iterable[tuple[str, str]]) -> None:
-        """These were not taken after all. Switches: no."""
+        """These were not taken after all."""
         for queue, entry in picked:
             known = self._known.get(self._nodes.layout.queue(queue))
             if known is not None:
                 known.add(entry)
 
     def has_any(self, queues: Iterable[str]) -> bool:
-        """Is any message known of? Switches: no."""
+        """Is any message known of?"""
         return any(len(self._known.get(self._nodes.layout.queue(queue), ())) for queue in queues)
 
     def learn(self, queue: str, waits: bool) -> None:
@@ -139,12 +139,12 @@ class Waiting:
                 client.exists_async(known.path, watch=watch).get(timeout=OPERATION)
 
     def changed(self, known: Known) -> None:
-        """A server before 3.6 tells that something changed: a list must say what. Switches: no."""
+        """A server before 3.6 tells that something changed: a list must say what."""
         known.watched = False
         self._wake(known.path)
 
     def unwatch_idle(self) -> None:
-        """End the watches of queues that nobody looks into any more. Switches: no."""
+        """End the watches of queues that nobody looks into any more."""
         now = runtime.monotonic()
         for path, known in list(self._known.items()):
             if now - known.used > _IDLE and path not in self._waiters:
