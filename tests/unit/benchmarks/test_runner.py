@@ -43,14 +43,14 @@ def test_one_missed_target_is_the_exit_status(capsys, monkeypatch):
 
 def test_the_peers_take_turns(monkeypatch):
     turns = []
-    monkeypatch.setattr(runner, '_once', lambda peer, *_: turns.append(peer.package) or {'us': 1.0})
+    monkeypatch.setattr(runner, 'once', lambda peer, *_: turns.append(peer.package) or {'us': 1.0})
     results = runner.rounds([Peer('a', ''), Peer('b', '')], 'probe', [], 3)
     assert turns == ['a', 'b'] * 3
     assert [len(results[name]) for name in 'ab'] == [3, 3]
 
 
 def test_a_slow_peer_may_have_arguments_of_its_own(monkeypatch):
-    monkeypatch.setattr(runner, '_once', lambda peer, probe, arguments: {peer.package: arguments})
+    monkeypatch.setattr(runner, 'once', lambda peer, probe, arguments: {peer.package: arguments})
     results = runner.rounds([Peer('a', ''), Peer('b', '')], 'probe', {'a': ['aa'], 'b': ['bb']}, 1)
     assert results == {'a': [{'a': ['aa']}], 'b': [{'b': ['bb']}]}
 
