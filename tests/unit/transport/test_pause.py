@@ -1,8 +1,6 @@
 """The pause of a recovery: it ends when somebody needs the connection, and never lasts less than it must."""
 from __future__ import annotations
 
-import threading
-
 from greenmq import runtime
 from greenmq.transport.pause import SHORTEST, Pause
 from tests.support import green
@@ -37,17 +35,6 @@ def test_another_thread_leaves_it_alone():
     pause = Pause()
     pausing = green.spawn(pause.make, SHORTEST * 4)
     green.sleep(SHORTEST * 2)
-    errors = []
-
-    def elsewhere():
-        try:
-            pause.end()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    while thread.is_alive():
-        green.sleep(0.01)
-    assert not errors and not pausing.ready()
+    green.in_thread(pause.end)
+    assert not pausing.ready()
     pausing.get(timeout=10)
