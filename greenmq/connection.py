@@ -134,10 +134,12 @@ class Connection:
     plain_class: type[Any] | None = None
     _eqhash: tuple[Any, HashedSeq] | None = None
 
-    #: How often this connection was opened. A transport that recovers by itself counts on with `begin_epoch`.
-    epoch: Any = alias('opener', 'epoch')
-    #: The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
-    connect_deadline: Any = alias('opener', 'connect_deadline')
+    epoch: Any = alias('opener', 'epoch', doc="""
+        How often this connection was opened. A transport that recovers by itself counts on with `begin_epoch`.
+        """)
+    connect_deadline: Any = alias('opener', 'connect_deadline', doc="""
+        The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
+        """)
     # kombu's names, for programs that look there.
     _connection: Any = alias('opener', 'connection')
     _transport: Any = alias('opener', 'transport')

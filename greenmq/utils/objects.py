@@ -11,11 +11,12 @@ __all__ = ('alias', 'cached_property')
 T = TypeVar('T')
 
 
-def alias(*way: str) -> Any:
+def alias(*way: str, doc: str | None = None) -> Any:
     """Make a property for what an object has in one of its parts, or under another name.
 
     Arguments:
         way (str): names of attributes, one of the other; the last one is read and set.
+        doc (str): the property's docstring.
     """
     *owners, name = way
 
@@ -27,7 +28,7 @@ def alias(*way: str) -> Any:
     def change(obj: Any, value: Any) -> None:
         setattr(owner(obj), name, value)
 
-    return property(lambda obj: getattr(owner(obj), name), change)
+    return property(lambda obj: getattr(owner(obj), name), change, doc=doc)
 
 
 class cached_property(functools.cached_property[T]):

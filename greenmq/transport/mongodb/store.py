@@ -19,6 +19,7 @@ import pymongo
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, ServerSelectionTimeoutError
 
+from greenmq import runtime
 from greenmq.log import get_logger
 
 __all__ = ('LEASED', 'Found', 'Settings', 'Store', 'moment', 'stamp')
@@ -29,6 +30,8 @@ logger = get_logger('greenmq.transport.mongodb')
 LEASED = '\x01leased'
 #: Error of a unique key that is there already.
 _DUPLICATE = 11000
+#: Seconds in which pymongo's monitors see that their client is closed.
+_MONITORS_END = 0.7
 #: Documents that one round of a sweep gives back.
 _BATCH = 1000
 
@@ -105,6 +108,10 @@ class Store:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+            if runtime.patched().threading:
+                # Its monitors are greenlets of this thread then, and see the end within half a second. One that
+                # the thread leaves behind is waited for by pymongo when the process ends, a second each.
+                runtime.sleep(_MONITORS_END)
 
     def look_at_the_clock(self) -> None:
         """Have the server answer, and tell the time."""
