@@ -135,7 +135,7 @@ class Connection:
     _eqhash: tuple[Any, HashedSeq] | None = None
 
     epoch: Any = alias('opener', 'epoch', doc="""
-        How often this connection was opened. A transport that recovers by itself counts on with `begin_epoch`.
+        How often this connection was opened. A transport that recovers by itself counts with `begin_epoch`.
         """)
     connect_deadline: Any = alias('opener', 'connect_deadline', doc="""
         The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.

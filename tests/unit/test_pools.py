@@ -162,6 +162,10 @@ class TestGroups:
 
         green.in_thread(first)
         pool, connection = kept
+        # Its answer comes before the thread has ended.
+        deadline = runtime.Deadline.after(10)
+        while connection.connected and not deadline.expired():
+            green.sleep(0.01)
         assert not connection.connected
         green.in_thread(lambda: pool.acquire(timeout=1).release())
         with pool.acquire(timeout=1) as mine:

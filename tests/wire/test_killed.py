@@ -166,7 +166,10 @@ def gc_greenlets(prefix):
     return [
         each
         for each in gc.get_objects()
-        if isinstance(each, green.GREENLETS) and str(getattr(each, 'name', '')).startswith(prefix) and each
+        # Not isinstance: a weak proxy that is dead raises for that.
+        if issubclass(type(each), green.GREENLETS)
+        and str(getattr(each, 'name', '')).startswith(prefix)
+        and each
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -53,10 +54,13 @@ class Account(NamedTuple):
 def split(url: str) -> tuple[str, str, str]:
     """Return credential, address and query of a URL, nothing decoded; '' for what it lacks.
 
-    The credential ends at the last @: a key may hold slashes.
+    The credential ends at the last @ before the address's scheme, or else at the last one: a key may hold
+    slashes, and whatever stands in the query must not move the border.
     """
     text = url[len(SCHEME) :] if url.lower().startswith(SCHEME) else url
-    credential, _, place = text.rpartition('@')
+    borders = [found.start() for found in re.finditer('@(?=https?://)', text, re.IGNORECASE)]
+    border = borders[-1] if borders else text.rfind('@')
+    credential, place = text[: max(border, 0)], text[border + 1 :]
     address, _, query = place.partition('?')
     return credential, address.rstrip('/'), query
 

@@ -109,8 +109,8 @@ class Store:
         if client is not None:
             client.close()
             if runtime.patched().threading:
-                # Its monitors are greenlets of this thread then, and see the end within half a second. One that
-                # the thread leaves behind is waited for by pymongo when the process ends, a second each.
+                # Its monitors are greenlets of this thread then, and see the end within half a second. Those
+                # that the thread leaves behind are waited for when the process ends, a second each.
                 runtime.sleep(_MONITORS_END)
 
     def look_at_the_clock(self) -> None:
