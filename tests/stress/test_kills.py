@@ -61,12 +61,24 @@ def lines(folder, pattern):
     return counts
 
 
+WORKERS = []
+
+
+@pytest.fixture(autouse=True)
+def no_worker_left():
+    """One that a failed test leaves would take the messages of the next."""
+    yield
+    while WORKERS:
+        end(WORKERS.pop())
+
+
 def worker(url, options, path, seconds=0):
     path.touch()
     child = popen([
         sys.executable, '-m', 'tests.support.redis_worker', url, 'kills', str(path), json.dumps(options),
         str(seconds),
     ])
+    WORKERS.append(child)
     wait_until(lambda: 'ready' in path.read_text(), 30, 'a worker')
     return child
 

@@ -159,7 +159,9 @@ class _Guest:
             logger.info('%s: %s', self._stream.name, error)
         finally:
             self._stream.close()
-            for task in self._fetches.values():
+            # A copy: one that has not begun yet ends with the kill, and takes itself out. Left alive, a fetch
+            # would go on taking messages for nobody.
+            for task in list(self._fetches.values()):
                 task.kill()
             self._broker.gone(self)
             self._object.leave()
@@ -313,9 +315,13 @@ class Object:
         """Take up to n messages, waiting for the first: [number, queue, payload, deliveries before] each."""
         takens = self._store.take(list(queues), int(n), int(max_bytes), min(float(seconds), _LONGEST))
         if self._left and takens:
-            self._store.settle([], [(taken, UNSEEN) for taken in takens], self._deadline)
+            # By another task: a kill may be on its way to this one, and would cut it short.
+            runtime.spawn(self._give_back, takens, name='pyro-give-back')
             return []
         return self._lend(takens)
+
+    def _give_back(self, takens: list[Taken]) -> None:
+        self._store.settle([], [(taken, UNSEEN) for taken in takens], self._deadline)
 
     def settle(self, done: list[int], back: list[list[Any]]) -> list[int]:
         """Forget what is done, give back the rest: [number, whether it counts as delivered] each.
