@@ -134,12 +134,9 @@ class Connection:
     plain_class: type[Any] | None = None
     _eqhash: tuple[Any, HashedSeq] | None = None
 
-    epoch: Any = alias('opener', 'epoch', doc="""
-        How often this connection was opened. A transport that recovers by itself counts with `begin_epoch`.
-        """)
-    connect_deadline: Any = alias('opener', 'connect_deadline', doc="""
-        The deadline of the attempt under way, for `Transport.establish_connection`; None outside of one.
-        """)
+    epoch: Any = alias('opener', 'epoch', doc='How often it was opened; recoveries count, by `begin_epoch`.')
+    connect_deadline: Any = alias(
+        'opener', 'connect_deadline', doc='Of the attempt under way, for a transport that establishes it.')
     # kombu's names, for programs that look there.
     _connection: Any = alias('opener', 'connection')
     _transport: Any = alias('opener', 'transport')
