@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from greenmq.exceptions import InvalidArgument
+from greenmq.utils.json import dumps
 
-__all__ = ('QueueLimits',)
+__all__ = ('QueueLimits', 'arguments_text')
 
 _OVERFLOWS = ('drop-head', 'reject-publish', 'reject-publish-dlx')
+
+
+def arguments_text(arguments: Any) -> str:
+    """The text by which a store keeps the arguments of a queue or a binding, and finds them again."""
+    return dumps(arguments, sort_keys=True, default=str)
 
 
 class QueueLimits(NamedTuple):

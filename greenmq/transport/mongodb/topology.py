@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pymongo
 
 from greenmq.transport.driver import Binding
-from greenmq.transport.limits import QueueLimits
+from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.mongodb.store import LEASED, Store
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
-from greenmq.utils.json import dumps, loads
+from greenmq.utils.json import loads
 
 __all__ = ('Facts', 'Topology')
 
@@ -168,5 +168,5 @@ class Topology:
         return {
             'exchange': exchange, 'queue': queue, 'routing_key': key or '',
             'pattern': pattern if isinstance(pattern, str) else None,
-            'gmq.arguments': dumps(arguments or None, sort_keys=True, default=str),
+            'gmq.arguments': arguments_text(arguments or None),
         }  # fmt: skip

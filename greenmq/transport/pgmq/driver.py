@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound
+from greenmq.exceptions import InvalidArgument, NotFound
 from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.limits import QueueLimits
+from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.options import Option, seconds, truth, whole
 from greenmq.transport.pgmq.names import Name, fanout_pattern, is_pattern, name_of, topic_prefix
 from greenmq.transport.pgmq.statements import READS, QueueStatements, Statements, due
+from greenmq.transport.postgresql.access import Access
 from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.claims import Claims
 from greenmq.transport.postgresql.connection import driver_version, psycopg
@@ -95,10 +96,7 @@ class PgmqDriver(Driver):
         self.wait_seconds = settings['wait_time_seconds'] or settings['max_poll_seconds'] or self.wait_seconds
         self.sql = Statements.of(settings['fifo_mode'])
         self._prefix: str = settings['queue_name_prefix']
-        self._pool: Pool | None = None
-        self._keeper: Any = None
         self._claims = Claims()
-        self._statements = 0
         self._names: dict[str, Name] = {}
         self._of_queue: dict[str, QueueStatements] = {}
         self._due: dict[tuple[str, ...], str] = {}
@@ -108,21 +106,18 @@ class PgmqDriver(Driver):
             self.sql.side, owner, _PRESENCE, settings['polling_interval'] or 1.0,
             lambda queue: name_of(queue, prefix).channel,
         )  # fmt: skip
+        self.access = Access(self.presence)
+        self._run = self.access.run
 
     # ---- the connection
 
     def open(self, deadline: runtime.Deadline) -> None:
-        self._leave()
         most = self.settings['max_connections'] or self.settings['pool_size'] or 4
-        pool = Pool(self.place.url, max(most, 1), self.settings['prepared'])
-        try:
-            self._prepare(pool, deadline)
-            self.presence.open(pool, self.settings['notify'], deadline)
-        except BaseException:
-            pool.close()
-            raise
-        self._pool = pool
-        self._keeper = runtime.every(self, _PRESENCE / 3, _keep, name='pgmq-session')
+        self.access.open(
+            self.place.host, Pool(self.place.url, max(most, 1), self.settings['prepared']), self._prepare,
+            self.settings['notify'],
+            lambda: runtime.every(self, _PRESENCE / 3, _keep, name='pgmq-session'), deadline,
+        )  # fmt: skip
 
     def _prepare(self, pool: Pool, deadline: runtime.Deadline) -> None:
         pgmq, ours = pool.run(self.sql.there, deadline=deadline)[0]
@@ -140,42 +135,22 @@ class PgmqDriver(Driver):
             pool.run(self.sql.create, deadline=deadline)
 
     def close(self, deadline: runtime.Deadline) -> None:
-        pool = self._pool
+        pool = self.access.pool
         try:
             if pool is not None and self.presence.me:
                 self._claims.join(deadline)
                 pool.run(self.sql.leave, self.presence.me, deadline=deadline)
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.kill()
-        self.presence.leave()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            self._statements += pool.statements
-            pool.close()
+            self.access.leave()
 
     def forget(self) -> None:
-        self.presence.forget()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.forget()
-        self._keeper = None
+        self.access.forget()
 
     def ping(self, deadline: runtime.Deadline) -> None:
         self._run('SELECT 1', deadline=deadline)
 
     def version(self) -> str:
         return f'psycopg {driver_version()}'
-
-    def _run(self, statement: str, *values: Any, deadline: runtime.Deadline) -> list[Any]:
-        pool = self._pool
-        if pool is None:
-            raise ConnectionClosed(f'{self.place.host} is closed')
-        return pool.run(statement, *values, deadline=deadline)
 
     def keep(self) -> None:
         """Say that we are there, and send the listener a word. Switches: yes."""
@@ -342,7 +317,8 @@ class PgmqDriver(Driver):
             throttle = self.settings['notify_throttle_interval_ms']
             self._run(self.sql.enable_notify, name.name, throttle, deadline=deadline)
         owner = self.presence.me if facts.get('exclusive') else None
-        self._run(self.sql.declare, queue, _text(arguments), owner, limits.expires, deadline=deadline)
+        text = arguments_text(arguments)
+        self._run(self.sql.declare, queue, text, owner, limits.expires, deadline=deadline)
 
     def _create(self, name: Name, arguments: dict[str, Any], deadline: runtime.Deadline) -> None:
         if arguments.get('x-pgmq-partitioned'):
@@ -419,7 +395,8 @@ class PgmqDriver(Driver):
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         exchange, kind, key, queue, given = binding
-        self._run(self.sql.side.bind, exchange, kind, key or '', queue, _text(given), deadline=deadline)
+        text = arguments_text(given)
+        self._run(self.sql.side.bind, exchange, kind, key or '', queue, text, deadline=deadline)
         pattern = self._pattern(binding)
         if pattern is not None:
             self._run(self.sql.bind_topic, pattern, self._name(queue).name, deadline=deadline)
@@ -429,7 +406,7 @@ class PgmqDriver(Driver):
         pattern = self._pattern(binding)
         if pattern is not None:
             self._run(self.sql.unbind_topic, pattern, self._name(queue).name, deadline=deadline)
-        self._run(self.sql.side.unbind, exchange, key or '', queue, _text(given), deadline=deadline)
+        self._run(self.sql.side.unbind, exchange, key or '', queue, arguments_text(given), deadline=deadline)
 
     # ---- now and then
 
@@ -439,12 +416,7 @@ class PgmqDriver(Driver):
         self._run(self.sql.clean, deadline=deadline)
 
     def stats(self) -> dict[str, Any]:
-        pool, listener = self._pool, self.presence.listener
-        return {
-            'statements': self._statements + (0 if pool is None else pool.statements),
-            'notified': self.presence.live,
-            'listens': 0 if listener is None else listener.connects,
-        }
+        return self.access.stats()
 
 
 def _by_queue(takens: list[Taken]) -> Iterable[tuple[str, list[Taken]]]:
@@ -486,10 +458,6 @@ def _check(value: Any, where: str) -> None:
     elif isinstance(value, (list, tuple)):
         for number, each in enumerate(value):
             _check(each, f'{where}[{number}]')
-
-
-def _text(arguments: Any) -> str:
-    return dumps(arguments, sort_keys=True, default=str)
 
 
 def _keep(driver: PgmqDriver) -> None:

@@ -16,11 +16,11 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, InvalidArgument, NotFound
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.limits import QueueLimits
+from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
 from greenmq.transport.waiters import Waiters
-from greenmq.utils.json import dumps, loads
+from greenmq.utils.json import loads
 
 try:
     import sqlalchemy as sa
@@ -405,7 +405,7 @@ class DialectDriver(SQLDriver):
             if arguments or owner is not None:
                 db.execute(known.delete().where(known.c.queue == queue))
                 db.execute(known.insert().values(
-                    queue=queue, arguments=_text(arguments), owner=owner, lives=limits.expires,
+                    queue=queue, arguments=arguments_text(arguments), owner=owner, lives=limits.expires,
                     used=self._now(db),
                 ))  # fmt: skip
 
@@ -462,7 +462,7 @@ class DialectDriver(SQLDriver):
         exchange, _, key, queue, arguments = binding
         return sa.and_(
             table.c.exchange == exchange, table.c.routing_key == (key or ''), table.c.queue == queue,
-            table.c.arguments == _text(arguments),
+            table.c.arguments == arguments_text(arguments),
         )  # fmt: skip
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
@@ -473,7 +473,7 @@ class DialectDriver(SQLDriver):
             if db.execute(sa.select(table.c.number).where(self._same(binding))).first() is None:
                 db.execute(table.insert().values(
                     exchange=exchange, kind=kind, routing_key=key or '', queue=queue,
-                    arguments=_text(arguments),
+                    arguments=arguments_text(arguments),
                 ))  # fmt: skip
 
         self._do(bind, deadline)
@@ -523,10 +523,6 @@ class DialectDriver(SQLDriver):
     def stats(self) -> dict[str, Any]:
         client = self._client
         return {'transactions': self._transactions + (0 if client is None else client.transactions)}
-
-
-def _text(arguments: Any) -> str:
-    return dumps(arguments, sort_keys=True, default=str)
 
 
 def _keep(driver: DialectDriver) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionClosed, InvalidArgument, NotFound
+from greenmq.exceptions import InvalidArgument, NotFound
 from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.limits import QueueLimits
+from greenmq.transport.limits import QueueLimits, arguments_text
+from greenmq.transport.postgresql.access import Access
 from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.claims import Claims
 from greenmq.transport.postgresql.connection import driver_version, psycopg
@@ -22,7 +23,7 @@ from greenmq.transport.postgresql.side_tables import SideStatements
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.statements import Statements
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
-from greenmq.utils.json import dumps, loads
+from greenmq.utils.json import loads
 
 __all__ = ('PostgreSQLDriver',)
 
@@ -52,29 +53,24 @@ class PostgreSQLDriver(SQLDriver):
         channel = f'greenmq_{tables.message}'
         self.sql = Statements.of(tables, channel)
         self.side = SideStatements.of(tables.owner, tables.facts, tables.binding, channel)
-        self._pool: Pool | None = None
-        self._keeper: Any = None
         self._numbers = itertools.count(1)
         self._lost: dict[int, float] = {}  # claims without an answer, and when that was
         self._claims = Claims()
-        self._statements = 0
         self.presence = Presence(
             self.side, owner, settings['lease_timeout'] or 30.0, settings['polling_interval'] or 1.0
         )
+        self.access = Access(self.presence)
+        self._run = self.access.run
 
     # ---- the connection
 
     def open(self, deadline: runtime.Deadline) -> None:
-        self._leave()
-        pool = Pool(self.place.url, max(self.settings['max_connections'], 1), self.settings['prepared'])
-        try:
-            self._prepare(pool, deadline)
-            self.presence.open(pool, self.settings['notify'], deadline)
-        except BaseException:
-            pool.close()
-            raise
-        self._pool = pool
-        self._keeper = runtime.every(self, (self.lease_seconds or 30.0) / 3, _keep, name='sql-owner')
+        most = max(self.settings['max_connections'], 1)
+        self.access.open(
+            self.place.host, Pool(self.place.url, most, self.settings['prepared']), self._prepare,
+            self.settings['notify'],
+            lambda: runtime.every(self, (self.lease_seconds or 30.0) / 3, _keep, name='sql-owner'), deadline,
+        )  # fmt: skip
 
     def _prepare(self, pool: Pool, deadline: runtime.Deadline) -> None:
         sql = self.sql
@@ -90,31 +86,17 @@ class PostgreSQLDriver(SQLDriver):
             pool.run(sql.trigger, deadline=deadline)
 
     def close(self, deadline: runtime.Deadline) -> None:
-        pool, me = self._pool, self.presence.me
+        pool, me = self.access.pool, self.presence.me
         try:
             if pool is not None and me:
                 self._claims.join(deadline)
                 self._give_back_lost(deadline)
                 pool.run(self.sql.leave, me, deadline=deadline)
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.kill()
-        self.presence.leave()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            self._statements += pool.statements
-            pool.close()
+            self.access.leave()
 
     def forget(self) -> None:
-        self.presence.forget()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.forget()
-        self._keeper = None
+        self.access.forget()
 
     def ping(self, deadline: runtime.Deadline) -> None:
         self._run('SELECT 1', deadline=deadline)
@@ -122,17 +104,11 @@ class PostgreSQLDriver(SQLDriver):
     def version(self) -> str:
         return f'psycopg {driver_version()}'
 
-    def _run(self, statement: str, *values: Any, deadline: runtime.Deadline) -> list[Any]:
-        pool = self._pool
-        if pool is None:
-            raise ConnectionClosed(f'{self.place.host} is closed')
-        return pool.run(statement, *values, deadline=deadline)
-
     # ---- our lease, and what is said of us
 
     def keep(self) -> None:
         """Renew our lease, and send the listener a word. Switches: yes."""
-        if self._pool is None:
+        if self.access.pool is None:
             return
         self.presence.keep(runtime.Deadline.after((self.lease_seconds or 30.0) / 3))
         self._give_back_lost(runtime.Deadline.after(_OPERATION))
@@ -218,7 +194,7 @@ class PostgreSQLDriver(SQLDriver):
         limits = QueueLimits.of(arguments)
         owner = self.presence.me if facts.get('exclusive') else None
         self._run(
-            self.sql.make, queue, dumps(arguments, sort_keys=True, default=str), owner, limits.expires,
+            self.sql.make, queue, arguments_text(arguments), owner, limits.expires,
             deadline=deadline,
         )  # fmt: skip
 
@@ -259,11 +235,12 @@ class PostgreSQLDriver(SQLDriver):
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         exchange, kind, key, queue, arguments = binding
-        self._run(self.side.bind, exchange, kind, key or '', queue, _text(arguments), deadline=deadline)
+        text = arguments_text(arguments)
+        self._run(self.side.bind, exchange, kind, key or '', queue, text, deadline=deadline)
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         exchange, _, key, queue, arguments = binding
-        self._run(self.side.unbind, exchange, key or '', queue, _text(arguments), deadline=deadline)
+        self._run(self.side.unbind, exchange, key or '', queue, arguments_text(arguments), deadline=deadline)
 
     # ---- now and then
 
@@ -281,16 +258,7 @@ class PostgreSQLDriver(SQLDriver):
             (count,), = self._run(self.sql.purge_delivered, deadline=deadline)
 
     def stats(self) -> dict[str, Any]:
-        pool, listener = self._pool, self.presence.listener
-        return {
-            'statements': self._statements + (0 if pool is None else pool.statements),
-            'notified': self.presence.live,
-            'listens': 0 if listener is None else listener.connects,
-        }
-
-
-def _text(arguments: Any) -> str:
-    return dumps(arguments, sort_keys=True, default=str)
+        return self.access.stats()
 
 
 def _keep(driver: PostgreSQLDriver) -> None:

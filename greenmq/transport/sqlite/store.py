@@ -253,7 +253,7 @@ class Store:
             owner (int): whose exclusive queue it is: deleted with it.
             unused_for (float): seconds after which it is deleted if nobody uses it; None for never.
         """
-        text = dumps(arguments, sort_keys=True, default=str)
+        text = _text(arguments)
         known = self._find(name)
         now = self._clock()
         if known is None:
@@ -262,7 +262,7 @@ class Store:
                 (name, text, owner, unused_for, now),
             )
             self._count_up('topology')
-        elif dumps(known.arguments, sort_keys=True, default=str) != text:
+        elif _text(known.arguments) != text:
             self._db.execute(
                 'UPDATE queue SET arguments = ?, unused_for = ?, used = ? WHERE id = ?',
                 (text, unused_for, now, known.id),
