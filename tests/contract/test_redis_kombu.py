@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 
 import pytest
 
 from greenmq import Connection
 from tests.contract.conftest import Bench, text
 from tests.support import green
-from tests.support.process import end, popen, wait_until
+from tests.support.kombu_process import Kombu
+from tests.support.process import wait_until
 
 pytest.importorskip('kombu')
-
-
-class Kombu:
-    """Speaks with a process that runs kombu."""
-
-    def __init__(self, url, **options):
-        self.process = popen(
-            [sys.executable, '-m', 'tests.support.kombu_peer', url, json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            self.process.stdin.write(json.dumps([name, *arguments]) + '\n')
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-            assert answer, f'kombu ended in {name}'
-            return json.loads(answer)
-
-        return call
-
-    def close(self):
-        end(self.process)
-        self.process.stdin.close()
-        self.process.stdout.close()
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
-"""What the tests of ZooKeeper, MongoDB and Pyro have in common."""
+"""What the tests of PostgreSQL, ZooKeeper, MongoDB and Pyro have in common."""
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 
-from greenmq import Connection, Consumer, Queue
+from greenmq import Connection, Consumer, Queue, runtime
 from tests.faults.ledger import Ledger, consume, load
 from tests.support import green
+from tests.support.kombu_process import Kombu
 from tests.support.process import end, popen, wait_until
+from tests.support.stores import declare
 
 
 class Rig:
@@ -27,45 +28,6 @@ class Rig:
     def spawn(self, fun, *args):
         self.tasks.append(green.spawn(fun, *args))
         return self.tasks[-1]
-
-
-class Kombu:
-    """A process that runs kombu; see tests.support.kombu_peer."""
-
-    def __init__(self, url):
-        self.process = popen(
-            [sys.executable, '-W', 'ignore', '-m', 'tests.support.kombu_peer', url, '{}'],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            self.process.stdin.write(json.dumps([name, *arguments]) + '\n')
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-            assert answer, f'kombu ended in {name}'
-            return json.loads(answer)
-
-        return call
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        end(self.process)
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
-def driver(connection):
-    connection.connect()
-    return connection.transport.session.driver
-
-
-def declare(connection, name='q', **options):
-    bound = Queue(name, routing_key=name, **options)(connection.default_channel)
-    bound.declare()
-    return bound
 
 
 def count(bound):
@@ -117,6 +79,32 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
         wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')
         assert not ledger.invented and ledger.safe
     return ledger
+
+
+def shares_queues_with_kombu(url):
+    """Each takes, gives back and settles what the other sent, by priority."""
+    with Kombu(url) as kombu, Connection(url) as connection:
+        kombu.declare('q')
+        bound = Queue('q')(connection.default_channel)
+        # What kombu sends comes here, by priority
+        for body, priority in (('low', 0), ('high', 9), ('low again', 0)):
+            kombu.publish(body, '', 'q', priority)
+        got = [wait_get(bound) for _ in range(3)]
+        assert [message.payload for message in got] == ['high', 'low', 'low again']
+        # What is held here, kombu neither counts nor sees
+        assert kombu.get('q') is None
+        got[0].requeue()
+        connection.transport.session.settler.wait(runtime.Deadline.after(10))
+        tag, body, headers, info, priority = kombu.get('q')
+        assert (body, priority) == ('high', 9)
+        kombu.settle(tag, 'ack')
+        for message in got[1:]:
+            message.ack()
+        # Then the other way
+        producer = connection.Producer(routing_key='q', serializer='json')
+        for n in range(3):
+            producer.publish(n, priority=n)
+        assert [kombu.get('q')[1] for _ in range(3)] == [2, 1, 0]
 
 
 FORKING = """

@@ -8,8 +8,9 @@ import pytest
 from greenmq import Connection, Consumer, Queue
 from greenmq.exceptions import ConnectionLost
 from tests.support import green
+from tests.support.kombu_process import Kombu
 from tests.support.process import wait_until
-from tests.support.sql import Kombu, declare, drained
+from tests.support.stores import declare, drained
 
 #: Importing SQLAlchemy counts as connecting, and takes its time on a busy machine.
 PATIENCE = 30

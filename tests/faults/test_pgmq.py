@@ -10,8 +10,9 @@ from greenmq.exceptions import InvalidArgument, NotFound
 from greenmq.transport.driver import Put
 from greenmq.transport.pgmq.names import LONGEST, fanout_pattern, is_pattern, name_of, topic_prefix
 from tests.support import green
+from tests.support.kombu_process import Kombu
 from tests.support.process import wait_until
-from tests.support.sql import Kombu, declare, drained, driver, listens, statements
+from tests.support.stores import declare, drained, driver, listens, statements
 
 
 @pytest.fixture

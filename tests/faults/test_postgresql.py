@@ -1,57 +1,24 @@
 """Queues in PostgreSQL: connections that end, a server that dies, notifications that fail, dead rows."""
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
 import pytest
 
-from greenmq import Connection, Consumer, Queue, runtime
+from greenmq import Connection, Queue, runtime
 from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport.driver import UNSEEN
 from greenmq.transport.postgresql import listener as listening
 from tests.faults.ledger import Ledger, consume, load
+from tests.faults.stores import Rig, consuming
 from tests.stress import FACTOR
 from tests.support import green
+from tests.support.kombu_process import Kombu
 from tests.support.process import popen, wait_until
-from tests.support.sql import Kombu, declare, drained, driver, listens, statements
+from tests.support.stores import declare, drained, driver, listens, statements
 
 ENDINGS = 100 if FACTOR > 1 else 12
-
-
-class Rig:
-    """Greenlets that end before the connections that they drain are closed."""
-
-    def __init__(self):
-        self.tasks = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        green.killall(self.tasks)
-
-    def spawn(self, fun, *args):
-        self.tasks.append(green.spawn(fun, *args))
-        return self.tasks[-1]
-
-
-@pytest.fixture
-def consumer():
-    """Start to consume a queue: gives the connection's list of bodies seen."""
-    @contextlib.contextmanager
-    def consumer(connection, name='q', **options):
-        seen = []
-
-        def on_message(body, message):
-            seen.append(body)
-            message.ack()
-
-        with Consumer(connection, [Queue(name)], callbacks=[on_message], accept=['json'], **options):
-            yield seen
-
-    return consumer
 
 
 # ------------------------------------------------------------------------------------------ what it costs
@@ -66,13 +33,13 @@ def test_a_hundred_greenlets_share_statements(postgresql_url):
         assert statements(connection) - before <= 5
 
 
-def test_taking_and_settling_come_in_batches(postgresql_url, consumer):
+def test_taking_and_settling_come_in_batches(postgresql_url):
     with Connection(postgresql_url) as connection:
         declare(connection)
         producer = connection.Producer(routing_key='q', serializer='json')
         green.joinall([green.spawn(producer.publish, n) for n in range(500)], raise_error=True)
         before = statements(connection)
-        with consumer(connection, prefetch_count=100) as seen:
+        with consuming(connection, prefetch_count=100) as seen:
             while len(seen) < 500:
                 connection.drain_events(timeout=5)
         assert sorted(seen) == list(range(500))
@@ -80,10 +47,10 @@ def test_taking_and_settling_come_in_batches(postgresql_url, consumer):
 
 
 @pytest.mark.slow
-def test_an_idle_consumer_asks_nothing(postgresql_url, consumer):
+def test_an_idle_consumer_asks_nothing(postgresql_url):
     with Connection(postgresql_url) as connection:
         declare(connection)
-        with consumer(connection):
+        with consuming(connection):
             drained(connection)
             listens(connection)
             drained(connection)
@@ -92,13 +59,13 @@ def test_an_idle_consumer_asks_nothing(postgresql_url, consumer):
             assert statements(connection) - before <= 1
 
 
-def test_acked_rows_are_gone(postgresql, database, consumer):
+def test_acked_rows_are_gone(postgresql, database):
     with Connection(postgresql.url(database)) as connection:
         declare(connection)
         producer = connection.Producer(routing_key='q', serializer='json')
         for n in range(10):
             producer.publish(n)
-        with consumer(connection) as seen:
+        with consuming(connection) as seen:
             while len(seen) < 10:
                 connection.drain_events(timeout=5)
     for table in ('kombu_message', 'greenmq_delivery', 'greenmq_owner'):
@@ -157,13 +124,13 @@ def test_dead_rows_of_kombu_are_purged_if_asked(postgresql, database):
 # ---------------------------------------------------------------------------------------------- waking
 
 
-def test_a_publish_elsewhere_wakes_who_waits(postgresql_url, consumer):
+def test_a_publish_elsewhere_wakes_who_waits(postgresql_url):
     with Connection(postgresql_url) as here, Connection(
         postgresql_url, transport_options={'notify': True, 'fetch_ahead': 7}
     ) as there:
         declare(here)
         assert driver(here) is not driver(there)
-        with consumer(here) as seen:
+        with consuming(here) as seen:
             drained(here)
             listens(here)
             before = statements(here)
@@ -181,7 +148,7 @@ def test_nobody_is_told_of_a_queue_on_which_nobody_waits(postgresql, database):
 
 
 @pytest.mark.slow
-def test_a_pooler_that_delivers_no_notifications(postgresql_url, consumer, monkeypatch):
+def test_a_pooler_that_delivers_no_notifications(postgresql_url, monkeypatch):
     """LISTEN is taken and nothing comes: consumers look by themselves, and say so once."""
     monkeypatch.setattr(listening, 'ECHO', 0.3)
     make = listening.Listener.__init__
@@ -200,7 +167,7 @@ def test_a_pooler_that_delivers_no_notifications(postgresql_url, consumer, monke
         postgresql_url, transport_options={'fetch_ahead': 7}
     ) as there:
         declare(connection)
-        with consumer(connection) as seen:
+        with consuming(connection) as seen:
             drained(connection, 0.6)
             assert not driver(connection).stats()['notified']
             for n in range(3):
@@ -513,11 +480,11 @@ def test_what_one_holds_the_other_leaves_alone(postgresql, database, kombu):
 
 
 @pytest.mark.slow
-def test_kombu_wakes_who_waits_by_a_trigger(postgresql_url, kombu, consumer):
+def test_kombu_wakes_who_waits_by_a_trigger(postgresql_url, kombu):
     with Connection(postgresql_url, transport_options={'trigger': True}) as connection:
         declare(connection)
         kombu.declare('q', '', 'direct', 'q')
-        with consumer(connection) as seen:
+        with consuming(connection) as seen:
             drained(connection)
             listens(connection)
             before = statements(connection)
@@ -527,11 +494,11 @@ def test_kombu_wakes_who_waits_by_a_trigger(postgresql_url, kombu, consumer):
 
 
 @pytest.mark.slow
-def test_kombu_is_found_by_looking_without_one(postgresql_url, kombu, consumer):
+def test_kombu_is_found_by_looking_without_one(postgresql_url, kombu):
     with Connection(postgresql_url, transport_options={'wait_time_seconds': 1.0}) as connection:
         declare(connection)
         kombu.declare('q', '', 'direct', 'q')
-        with consumer(connection) as seen:
+        with consuming(connection) as seen:
             drained(connection)
             listens(connection)  # only who would be told can see that nobody did
             for n in range(3):

@@ -7,11 +7,12 @@ import pytest
 
 from greenmq import Connection, Queue, runtime
 from greenmq.exceptions import InvalidArgument, NotFound
-from tests.faults.stores import consuming, count, declare, drain_until, driver, forks, survives, wait_get
+from tests.faults.stores import consuming, count, drain_until, forks, survives, wait_get
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy
+from tests.support.stores import declare, driver
 
 Pyro5 = pytest.importorskip('Pyro5')
 

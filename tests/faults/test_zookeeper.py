@@ -10,20 +10,20 @@ from greenmq import Connection, Exchange, Queue, events, runtime
 from greenmq.exceptions import InvalidArgument, OperationalError, Unroutable
 from greenmq.transport.zookeeper import driver as driving
 from tests.faults.stores import (
-    Kombu,
     consuming,
     count,
-    declare,
     drain_until,
-    driver,
     forks,
+    shares_queues_with_kombu,
     survives,
     wait_get,
 )
 from tests.stress import FACTOR
 from tests.support import green
+from tests.support.kombu_process import Kombu
 from tests.support.process import end, popen, wait_until
 from tests.support.proxy import Proxy
+from tests.support.stores import declare, driver
 
 SHORT = {'session_timeout': 2, 'sweep_interval': 1}
 
@@ -320,28 +320,7 @@ def test_a_forked_child_leaves_the_parents_session_alone(zookeeper_url):
 
 @pytest.mark.slow
 def test_kombu_and_greenmq_share_queues(zookeeper_url):
-    with Kombu(zookeeper_url) as kombu, Connection(zookeeper_url) as connection:
-        kombu.declare('q')
-        bound = Queue('q')(connection.default_channel)
-        # Then what kombu sends comes here, by priority
-        for body, priority in (('low', 0), ('high', 9), ('low again', 0)):
-            kombu.publish(body, '', 'q', priority)
-        got = [wait_get(bound) for _ in range(3)]
-        assert [message.payload for message in got] == ['high', 'low', 'low again']
-        # And what is held here, kombu neither counts nor sees
-        assert kombu.get('q') is None
-        got[0].requeue()
-        connection.transport.session.settler.wait(runtime.Deadline.after(10))
-        tag, body, headers, info, priority = kombu.get('q')
-        assert (body, priority) == ('high', 9)
-        kombu.settle(tag, 'ack')
-        for message in got[1:]:
-            message.ack()
-        # Then the other way
-        producer = connection.Producer(routing_key='q', serializer='json')
-        for n in range(3):
-            producer.publish(n, priority=n)
-        assert [kombu.get('q')[1] for _ in range(3)] == [2, 1, 0]
+    shares_queues_with_kombu(zookeeper_url)
 
 
 @pytest.mark.slow
