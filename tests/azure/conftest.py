@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from greenmq import Connection
+from tests.support.cloud import opener
 from tests.support.http_proxy import HTTPProxy
 
 _numbers = itertools.count(1)
@@ -28,15 +28,5 @@ def proxy(azurite):
 @pytest.fixture
 def connect():
     """Open a connection to a URL; closed at the end of the test."""
-    opened = []
-
-    def connect(url, **options):
-        options.setdefault('polling_interval', 0.2)
-        connection = Connection(url, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+    with opener(polling_interval=0.2) as connect:
+        yield connect

@@ -19,10 +19,9 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
 )
 from greenmq.transport.azurestoragequeues import AccessDenied
-from tests.sqs.conftest import Seen, declared
-from tests.sqs.test_calls import publish
 from tests.support import green
 from tests.support.azurite import ACCOUNT, KEY
+from tests.support.cloud import Seen, declared, goes_on_through_cuts, publish
 
 GET, PUT, DELETE = 'GET .*/messages', 'POST .*/messages', 'DELETE .*/messages/'
 BUSY = '<?xml version="1.0"?><Error><Code>ServerBusy</Code><Message>later</Message></Error>'
@@ -244,15 +243,8 @@ class TestFaults:
     @pytest.mark.parametrize('fault', ['cut_before', 'cut_after', 'cut_middle'])
     def test_connections_are_cut_and_nobody_goes_deaf(self, connect, azurite, proxy, name, fault):
         connection = connect(azurite.url(proxy.port), lease_timeout=2)
-        queue = declared(connection, name)
-        seen = Seen(connection, queue)
-        getattr(proxy, fault)('messages', chance=0.3)
-        publish(connection, name, list(range(20)), 3, retry=True)
-        seen.until(lambda: set(seen.bodies) == set(range(20)), 25)
-        proxy.heal()
-        publish(connection, name, ['last'])
-        seen.until(lambda: 'last' in seen.bodies, 10)
-        seen.stop()
+        goes_on_through_cuts(
+            connection, name, proxy, lambda: getattr(proxy, fault)('messages', chance=0.3), 20, 10)
 
     def test_a_delete_whose_answer_is_lost_is_no_stale_one(self, connect, azurite, proxy, name, caplog):
         connection = connect(azurite.url(proxy.port))

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from greenmq import Connection
-from tests.sqs.conftest import Seen, declared
 from tests.stress import FACTOR
 from tests.support import green
+from tests.support.cloud import Seen, declared
 
 pytestmark = pytest.mark.slow
 

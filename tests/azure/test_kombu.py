@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from tests.azure.test_calls import publish
-from tests.sqs.conftest import Seen, declared
 from tests.sqs.test_kombu import BODIES, same
 from tests.support import green
 from tests.support.azurite import Azurite
+from tests.support.cloud import Seen, declared
 from tests.support.process import run
 
 pytestmark = pytest.mark.once

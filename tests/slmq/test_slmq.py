@@ -10,9 +10,8 @@ import pytest
 from greenmq import Connection, Queue
 from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport import get_transport_cls
-from tests.sqs.conftest import Seen, declared
-from tests.sqs.test_calls import publish
 from tests.support import green
+from tests.support.cloud import Seen, declared, opener, publish
 from tests.support.http_proxy import HTTPProxy
 
 _numbers = itertools.count(1)
@@ -31,18 +30,9 @@ def proxy(slmq):
 
 @pytest.fixture
 def connect():
-    opened = []
-
-    def connect(url, **options):
-        options.setdefault('polling_interval', 0.2)
-        connection = Connection(url, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+    """Open a connection to a URL; closed at the end of the test."""
+    with opener(polling_interval=0.2) as connect:
+        yield connect
 
 
 def size(connection, name):

@@ -10,24 +10,12 @@ from greenmq import Connection, runtime
 from greenmq.exceptions import ConnectionLost, InvalidArgument, PublishUnconfirmed
 from greenmq.transport.SQS import AccessDeniedQueueException
 from greenmq.transport.SQS.hot import Hot, is_hot, read
-from tests.sqs.conftest import Seen, declared
 from tests.support import green
+from tests.support.cloud import Seen, declared, goes_on_through_cuts, publish
 
 THROTTLED = json.dumps({'__type': 'com.amazonaws.sqs#RequestThrottled', 'message': 'slow down'})
 DENIED = json.dumps({'__type': 'com.amazonaws.sqs#AccessDenied', 'message': 'you may not'})
 BROKEN = json.dumps({'__type': 'com.amazonaws.sqs#InternalFailure', 'message': 'oh'})
-
-
-def publish(connection, name, bodies, greenlets=1, **kwargs):
-    producer = connection.Producer(routing_key=name, serializer='json')
-    shares = [bodies[at::greenlets] for at in range(greenlets)]
-
-    def work(share):
-        for body in share:
-            producer.publish(body, **kwargs)
-
-    tasks = [green.spawn(work, share) for share in shares]
-    green.joinall(tasks, raise_error=True)
 
 
 class TestCounts:
@@ -127,15 +115,8 @@ class TestFaults:
     @pytest.mark.parametrize('fault', ['cut_before', 'cut_after', 'cut_middle'])
     def test_connections_are_cut_and_nobody_goes_deaf(self, connect, fauxqs, proxy, name, fault):
         connection = connect(fauxqs.url(proxy.port), lease_timeout=2)
-        queue = declared(connection, name)
-        seen = Seen(connection, queue)
-        getattr(proxy, fault)('Send|Receive|Delete', chance=0.3)
-        publish(connection, name, list(range(30)), 3, retry=True)
-        seen.until(lambda: set(seen.bodies) == set(range(30)), 25)
-        proxy.heal()
-        publish(connection, name, ['last'])
-        seen.until(lambda: 'last' in seen.bodies, 8)
-        seen.stop()
+        goes_on_through_cuts(
+            connection, name, proxy, lambda: getattr(proxy, fault)('Send|Receive|Delete', chance=0.3), 30, 8)
 
     def test_garbage_is_no_answer(self, connect, fauxqs, proxy, name):
         connection = connect(fauxqs.url(proxy.port))

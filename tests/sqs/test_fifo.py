@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 import random
 
-from tests.sqs.conftest import Seen, declared
 from tests.support import green
+from tests.support.cloud import Seen, declared
 from tests.support.http_proxy import HTTPProxy
 
 

@@ -10,8 +10,8 @@ import pytest
 from greenmq import Exchange, Queue
 from greenmq.exceptions import NotFound
 from greenmq.transport.SQS import InvalidQueueException, UndefinedQueueException, envelope
-from tests.sqs.conftest import Seen, declared
 from tests.support import green
+from tests.support.cloud import Seen, declared
 from tests.support.process import run
 from tests.support.sqs_servers import need_part
 

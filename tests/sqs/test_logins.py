@@ -13,8 +13,8 @@ from greenmq.exceptions import InvalidArgument
 from greenmq.transport import http
 from greenmq.transport.SQS.aws import AWS, Keys, Login
 from greenmq.transport.SQS.names import canonical, region_of, where
-from tests.sqs.conftest import Seen, declared
 from tests.support import green
+from tests.support.cloud import Seen, declared
 from tests.support.http_peer import HTTPPeer, answer
 
 pytestmark = pytest.mark.once

@@ -1,0 +1,94 @@
+"""What the tests of cloud queues share: connections, publishers, consumers, a fault that all must bear."""
+
+from __future__ import annotations
+
+import contextlib
+
+from greenmq import Connection, Consumer, Queue
+from tests.support import green
+
+
+@contextlib.contextmanager
+def opener(**defaults):
+    """Give a function that opens a connection to a URL with these options; all are closed at the end."""
+    opened = []
+
+    def connect(url, **options):
+        connection = Connection(url, transport_options={**defaults, **options})
+        connection.connect()
+        opened.append(connection)
+        return connection
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+def declared(connection, name, **kwargs):
+    """A queue that is there."""
+    queue = Queue(name, routing_key=name, **kwargs)(connection.default_channel)
+    queue.declare()
+    return queue
+
+
+class Seen:
+    """A consumer in a greenlet of its own: what it saw, and what it does with that."""
+
+    def __init__(self, connection, queue, handle=None, prefetch=10, **kwargs):
+        self.bodies, self.messages = [], []
+        self._handle = handle or (lambda message: message.ack())
+        self._connection = connection
+        self._greenlet = green.spawn(self._run, queue, prefetch, kwargs)
+
+    def _run(self, queue, prefetch, kwargs):
+        with Consumer(self._connection.channel(), [queue], callbacks=[self._got], prefetch_count=prefetch,
+                      accept=['json', 'text/plain', 'application/data'], **kwargs):
+            while True:
+                try:
+                    self._connection.drain_events(timeout=5)
+                except (TimeoutError, *self._connection.connection_errors):
+                    green.sleep(0.001)  # one that is closed fails at once, again and again
+
+    def _got(self, body, message):
+        self.bodies.append(body)
+        self.messages.append(message)
+        self._handle(message)
+
+    def until(self, condition, seconds=15):
+        with green.Timeout(seconds, AssertionError(f'not within {seconds} s; seen: {self.bodies[-20:]}')):
+            while not condition():
+                green.sleep(0.01)
+
+    def stop(self):
+        self._greenlet.kill()
+
+
+def publish(connection, name, bodies, greenlets=1, **kwargs):
+    producer = connection.Producer(routing_key=name, serializer='json')
+    shares = [bodies[at::greenlets] for at in range(greenlets)]
+
+    def work(share):
+        for body in share:
+            producer.publish(body, **kwargs)
+
+    tasks = [green.spawn(work, share) for share in shares]
+    green.joinall(tasks, raise_error=True)
+
+
+def goes_on_through_cuts(connection, name, proxy, cut, total, patience):
+    """Messages that are sent while `cut` ends calls arrive, each at least once, and nobody is deaf then.
+
+    Arguments:
+        cut (Callable): begins to cut calls at the proxy.
+        total (int): messages.
+        patience (float): seconds for one message once the proxy is well.
+    """
+    queue = declared(connection, name)
+    seen = Seen(connection, queue)
+    cut()
+    publish(connection, name, list(range(total)), 3, retry=True)
+    seen.until(lambda: set(seen.bodies) == set(range(total)), 25)
+    proxy.heal()
+    publish(connection, name, ['last'])
+    seen.until(lambda: 'last' in seen.bodies, patience)
+    seen.stop()
