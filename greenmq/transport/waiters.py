@@ -29,6 +29,26 @@ class Waiters:
     def __contains__(self, queue: object) -> bool:
         return queue in self._of
 
+    def enter(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
+        """This one is to be woken by messages of these queues."""
+        for queue in queues:
+            self._of.setdefault(queue, set()).add(waiter)
+
+    def leave(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
+        """Undo `enter`."""
+        for queue in queues:
+            waiters = self._of.get(queue)
+            if waiters is not None:
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._of[queue]
+
+    def fail(self, error: Exception) -> None:
+        """Have all who wait here raise this."""
+        for waiters in list(self._of.values()):
+            for waiter in list(waiters):
+                waiter.fail(error)
+
     def wake(self, queues: Iterable[str] | None) -> None:
         """Have who waits for one of these queues (None: for any) look again."""
         for queue in list(self._of) if queues is None else queues:
@@ -54,8 +74,7 @@ class Waiters:
         while True:
             # Registered before the look, so that what comes meanwhile is another one.
             waiter = runtime.Waiter()
-            for queue in queues:
-                self._of.setdefault(queue, set()).add(waiter)
+            self.enter(queues, waiter)
             try:
                 found, again = look(woken)
                 if found or over:
@@ -66,15 +85,7 @@ class Waiters:
                 if over and not seconds:
                     return found
             finally:
-                for queue in queues:
-                    self._leave(queue, waiter)
-
-    def _leave(self, queue: str, waiter: runtime.Waiter) -> None:
-        waiters = self._of.get(queue)
-        if waiters is not None:
-            waiters.discard(waiter)
-            if not waiters:
-                del self._of[queue]
+                self.leave(queues, waiter)
 
 
 def _pause(waiter: runtime.Waiter, deadline: runtime.Deadline) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from kazoo.exceptions import NoNodeError
 
 from greenmq import runtime
+from greenmq.transport.waiters import Waiters
 from greenmq.transport.zookeeper.known import Known
 from greenmq.transport.zookeeper.nodes import OPERATION, Nodes
 
@@ -30,7 +31,7 @@ class Waiting:
         self.tree_watches = True
         self._nodes = nodes
         self._known: dict[str, Known] = {}  # by the path of the queue
-        self._waiters: dict[str, set[runtime.Waiter]] = {}
+        self._waiters = Waiters()  # by the path of the queue, too
 
     def __len__(self) -> int:
         return sum(map(len, self._known.values()))
@@ -39,17 +40,11 @@ class Waiting:
 
     def enter(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
         """Somebody is to be woken by messages of these queues."""
-        for queue in queues:
-            self._waiters.setdefault(self._nodes.layout.queue(queue), set()).add(waiter)
+        self._waiters.enter(map(self._nodes.layout.queue, queues), waiter)
 
     def leave(self, queues: Iterable[str], waiter: runtime.Waiter) -> None:
         """Undo `enter`."""
-        for queue in queues:
-            path = self._nodes.layout.queue(queue)
-            found = self._waiters.get(path, set())
-            found.discard(waiter)
-            if not found:
-                self._waiters.pop(path, None)
+        self._waiters.leave(map(self._nodes.layout.queue, queues), waiter)
 
     def waited(self, queue: str) -> bool:
         """Does anybody wait?"""
@@ -59,9 +54,7 @@ class Waiting:
         """The connection ended, and the watches with it."""
         for known in self._known.values():
             known.watched = False
-        for waiters in list(self._waiters.values()):
-            for waiter in list(waiters):
-                waiter.fail(error)
+        self._waiters.fail(error)
 
     def forget(self) -> None:
         """In a forked child, or for another session."""
@@ -78,12 +71,8 @@ class Waiting:
         if event.type == 'DELETED':
             known.discard(name)
         elif event.type == 'CREATED' and known.add(name):
-            self._wake(parent)
+            self._waiters.wake([parent])
         return True
-
-    def _wake(self, path: str) -> None:
-        for waiter in self._waiters.get(path, ()):
-            waiter.wake()
 
     def pick(self, queues: Iterable[str], n: int) -> list[tuple[str, str]]:
         """Remove and return (queue, entry) of the next messages."""
@@ -141,7 +130,7 @@ class Waiting:
     def changed(self, known: Known) -> None:
         """A server before 3.6 tells that something changed: a list must say what."""
         known.watched = False
-        self._wake(known.path)
+        self._waiters.wake([known.path])
 
     def unwatch_idle(self) -> None:
         """End the watches of queues that nobody looks into any more."""
