@@ -159,9 +159,7 @@ class _Guest:
             logger.info('%s: %s', self._stream.name, error)
         finally:
             self._stream.close()
-            # A copy: one that has not begun yet ends with the kill, and takes itself out. Left alive, a fetch
-            # would go on taking messages for nobody.
-            for task in list(self._fetches.values()):
+            for task in self._fetches.values():
                 task.kill()
             self._broker.gone(self)
             self._object.leave()
