@@ -160,14 +160,6 @@ class RLock:
         """
         return self._lock.locked()
 
-    def _release_all(self) -> int:
-        count, self._count = self._count, 1
-        self.release()
-        return count
-
-    def _restore(self, count: int) -> None:
-        self._count = count
-
     def __enter__(self) -> None:
         self.acquire()
 

@@ -19,7 +19,7 @@ def settle():
 
 def lose(connection):
     """What a transport says when the other side is gone."""
-    connection.transport._events.report(ConnectionLost('cut'))
+    connection.transport.events.report(ConnectionLost('cut'))
 
 
 class Worker(ConsumerMixin):

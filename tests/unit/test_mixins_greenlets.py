@@ -431,7 +431,7 @@ class TestErrors:
         publish(A, 'long')
         settle()
         worker.ready.clear()
-        worker.loop_connection.transport._events.report(ConnectionLost('cut'))
+        worker.loop_connection.transport.events.report(ConnectionLost('cut'))
         worker.ready.wait()
         publish(B, 1)
         settle()
@@ -554,7 +554,7 @@ class TestStop:
         worker.ready.wait()
         publish(A, 'long')
         settle()
-        worker.loop_connection.transport._events.report(ConnectionLost('cut'))
+        worker.loop_connection.transport.events.report(ConnectionLost('cut'))
         worker.connecting.wait()
         # When it is told to end
         worker.stop(seconds)

@@ -27,7 +27,7 @@ OVERRUN = 100
 _OVERHEAD = 64
 
 SENDER, RECEIVER = False, True
-UNSETTLED, SETTLED, MIXED = 0, 1, 2
+UNSETTLED, SETTLED = 0, 1
 
 
 class Delivery(NamedTuple):

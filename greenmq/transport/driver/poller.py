@@ -69,7 +69,6 @@ class Poller:
         self.flight: Flight | None = None
         self.reserved: list[Reserved] = []
         self.asks = intake.driver.take_batch  # messages to ask for, where queues share a prefetch
-        self.proved = 0.0  # when a take last ended well
         self.looks = 0  # takes that ended
         self.full_since = 0  # a number that grows: who has waited longest for room comes first
         self._failures = 0
@@ -202,7 +201,6 @@ class Poller:
 
     def _want(self, driver: Driver, crowded: bool) -> None:
         self.state = 'taking'
-        self.proved = runtime.monotonic()
         self._asked = self.left
         driver.want(self.key, self._asked)
         if crowded:
@@ -255,7 +253,6 @@ class Poller:
         if intake is None or session is None or session.state in ('closing', 'closed', 'foreign'):
             return _give_back(flight.driver, takens)
         self._failures = 0
-        self.proved = runtime.monotonic()
         intake.calls += 1
         intake.taken += len(takens)
         self._hand_out(takens, session)

@@ -227,10 +227,6 @@ class Settler:
                 self._stale(dropped)
         self._wake()
 
-    def takens(self) -> list[Taken]:
-        """All that is to be settled."""
-        return [taken for group in self._groups.values() for taken, _ in group.entries]
-
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any, NamedTuple
@@ -312,8 +311,3 @@ def _free(queue: str, expires: Any, counted: bool) -> dict[str, Any]:
     if counted:
         change['$inc'] = {'gmq_n': 1}
     return change
-
-
-def ids_of(found: Iterable[Found]) -> list[Any]:
-    """Their ids."""
-    return [each.id for each in found]

@@ -107,7 +107,6 @@ class QpidDriver(Driver):
         self._queues: dict[str, str] = {}  # address → queue, of those that are consumed
         self._exchanges: set[str] = set()  # that the broker has, as far as this connection knows
         self._prover: Any = None
-        self._losing: Any = None
 
     # ---- the connection
 

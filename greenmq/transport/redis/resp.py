@@ -348,6 +348,3 @@ _SIMPLE: dict[int, Callable[[bytes], Any]] = {
 _BULKS = frozenset(b'!=')
 #: * ~ > % |
 _AGGREGATES = frozenset(b'*~>%|')
-
-#: The name that it had beside hiredis' reader.
-PlainParser = Parser

@@ -185,8 +185,6 @@ class ConsumeMethods(ChannelParts):
         if self.settling is not None:
             self.settling.leased()
 
-    _fetched = fetched
-
     def drain_events(self, timeout: float | None = None, callback: Callable[..., Any] | None = None) -> Any:
         """Ask the broker once for a message, and give it to `callback(payload, queue)`.
 

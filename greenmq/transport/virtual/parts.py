@@ -58,11 +58,7 @@ class ChannelParts(AbstractChannel, base.StdChannel):
     #: Deliveries of one message before it's dead-lettered; 0 for any number.
     max_deliveries = 0
 
-    _fetcher: Any = alias('fetcher')
-    _settling: Any = alias('settling')
     _qos: Any = alias('books', 'qos')
-    _subscriptions: Any = alias('books', 'subscriptions')
-    _takers: Any = alias('books', 'takers')
 
     # What one group of methods calls of another.
     basic_publish: Any

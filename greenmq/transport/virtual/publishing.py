@@ -17,8 +17,6 @@ from greenmq.utils.uuid import uuid
 
 __all__ = ('UNDELIVERABLE_FMT', 'PublishMethods', 'UndeliverableWarning')
 
-W_NO_CONSUMERS = 'Giving back a message of queue %r: nobody consumes it.'
-
 
 def in_time(publish: Callable[..., Any]) -> Callable[..., Any]:
     """Hold a publish to its `timeout`, whatever the channel's `_put` does with it, or does not."""

@@ -200,13 +200,6 @@ class BrokerState:
 
     # ---------------------------------------------------------------- routes
 
-    def routable(self, exchange: str) -> bool:
-        """Tell whether `route` knows the type of this exchange."""
-        return (
-            exchange not in self.exchanges
-            or (self.exchanges[exchange].get('type') or 'direct') in routing.TABLES
-        )
-
     def route(self, exchange: str, routing_key: str, headers: Mapping[str, Any] | None = None) -> list[str]:
         """Return the queues that get a message, each once; its order stays while the bindings do.
 

@@ -16,7 +16,7 @@ from greenmq.transport.options import Option, seconds, whole
 from greenmq.transport.virtual.channel import Channel, Empty
 from greenmq.transport.virtual.consumers import Callbacks
 from greenmq.transport.virtual.state import BrokerState
-from greenmq.utils.objects import alias, cached_property
+from greenmq.utils.objects import cached_property
 from greenmq.utils.scheduling import FairCycle
 
 __all__ = ('W_NO_CONSUMERS', 'Management', 'Transport')
@@ -104,8 +104,6 @@ class Transport(base.Transport, metaclass=ABCMeta):
         ),
     }
 
-    _closing: Any = alias('closing')
-
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.channels = []
@@ -118,7 +116,6 @@ class Transport(base.Transport, metaclass=ABCMeta):
         self._callbacks: Any = Callbacks(self.channels)
         #: Deliveries that wait for whoever drains.
         self.events: Drain[Any] = Drain(f'{self.driver_type} connection')
-        self._events = self.events
         self._avail_channels: list[Any] = []
         self.numbers = ChannelNumbers()
         self._used_channel_ids = self.numbers.used

@@ -164,7 +164,7 @@ def test_without_prefetch_a_bounded_number_waits_here(connect):
         publish(channel, str(n))
     consume(channel, seen, ack=False)
     with green.Timeout(5):
-        while channel._fetcher.state != 'full':
+        while channel.fetcher.state != 'full':
             green.sleep(0.001)
     assert channel._size('q') == 16
     assert 'full' in repr(channel)
@@ -255,7 +255,7 @@ def test_what_no_callback_had_does_not_count_as_delivered(connect):
     for _ in range(4):
         consume(channel, [])
         with green.Timeout(5):
-            while not connection.transport._events.pending:
+            while not connection.transport.events.pending:
                 green.sleep(0.001)
         channel.basic_cancel('t')
     message = channel.basic_get('q')
@@ -318,7 +318,7 @@ def test_cancelling_ends_the_task(connect):
     publish(channel, 'x')
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.03)
-    assert channel._size('q') == 1 and channel._fetcher._tasks == {}
+    assert channel._size('q') == 1 and channel.fetcher._tasks == {}
 
 
 def test_an_abandoned_connection_ends_its_task(connect):
@@ -326,7 +326,7 @@ def test_an_abandoned_connection_ends_its_task(connect):
     channel = connection.channel()
     consume(channel, [])
     green.sleep(0.01)
-    (task,) = channel._fetcher._tasks.values()
+    (task,) = channel.fetcher._tasks.values()
     forgotten = weakref.ref(connection)
     del connection, channel
     gc.collect()

@@ -520,7 +520,7 @@ def test_publishing_does_not_switch(channel):
     ran = []
     green.spawn(ran.append, 1)
     publish(channel, 'x')
-    assert ran == [] and channel.connection._events.pending == 1
+    assert ran == [] and channel.connection.events.pending == 1
     green.sleep(0)
     assert ran == [1]
 
@@ -532,7 +532,7 @@ def test_without_prefetch_only_so_many_wait_here(connect):
     channel.basic_consume('q', False, seen.append, 't')
     for n in range(50):
         publish(channel, n)
-    assert channel.connection._events.pending == 10
+    assert channel.connection.events.pending == 10
     while len(seen) < 50:  # none of them acknowledged: that is no limit
         channel.connection.client.drain_events(timeout=1)
     assert [m.body for m in seen] == [b'%d' % n for n in range(50)]
@@ -558,7 +558,7 @@ def test_cancel_gives_back_what_no_callback_had_unmarked(channel):
         publish(channel, n)
     channel.basic_cancel('acks')
     channel.basic_cancel('no-acks')
-    assert channel.connection._events.pending == 0 and channel.qos._delivered == {}
+    assert channel.connection.events.pending == 0 and channel.qos._delivered == {}
     message = channel.basic_get('q')
     assert message.body == b'0' and not message.delivery_info['redelivered']
     message.ack()
@@ -632,9 +632,9 @@ def test_flow_stops_and_goes_on(channel):
     channel.basic_consume('q', False, print, 't')
     channel.flow(False)
     publish(channel, 'x')
-    assert channel.connection._events.pending == 0
+    assert channel.connection.events.pending == 0
     channel.flow(True)
-    assert channel.connection._events.pending == 1
+    assert channel.connection.events.pending == 1
 
 
 def test_raising_the_prefetch_delivers_more(channel):
@@ -643,9 +643,9 @@ def test_raising_the_prefetch_delivers_more(channel):
     channel.basic_consume('q', False, print, 't')
     for n in range(3):
         publish(channel, n)
-    assert channel.connection._events.pending == 1
+    assert channel.connection.events.pending == 1
     channel.basic_qos(0, 3, False)
-    assert channel.connection._events.pending == 3
+    assert channel.connection.events.pending == 3
 
 
 def test_a_killed_callback_leaves_the_message_unsettled_and_the_next_one_comes(channel):

@@ -144,7 +144,7 @@ def test_cancelling(connect):
             channel.basic_consume('q', False, held.append, 't')
             while not held:
                 connection.drain_events(timeout=5)
-            while connection.transport._events.pending < 2:
+            while connection.transport.events.pending < 2:
                 green.sleep(0)
             injection.run(channel.basic_cancel, 't')
             channel.close()

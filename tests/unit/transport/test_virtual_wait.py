@@ -195,8 +195,8 @@ def test_one_task_for_all_queues_or_one_for_each(connect, broker):
         channel = connect(cls).channel()
         for queue in 'qr':
             consume(channel, [], queue, tag=queue)
-        assert list(channel._fetcher._tasks) == tasks
-        assert channel._fetcher.state == ('fetching' if tasks == [None] else 'q: fetching, r: fetching')
+        assert list(channel.fetcher._tasks) == tasks
+        assert channel.fetcher.state == ('fetching' if tasks == [None] else 'q: fetching, r: fetching')
         channel.close()
 
 
@@ -207,7 +207,7 @@ def test_a_fetch_asks_for_the_free_prefetch(connect, broker):
     channel.basic_consume('q', False, held.append, 't')
     publish(channel, *'abcde')
     drain_until(connection, lambda: len(held) == 3)
-    wait_until(lambda: channel._fetcher.state == 'full')
+    wait_until(lambda: channel.fetcher.state == 'full')
     assert broker.log[0] == (('q',), 3) and channel._size('q') == 2
     held[0].ack()
     drain_until(connection, lambda: len(held) == 4)
@@ -219,8 +219,8 @@ def test_without_prefetch_a_fetch_is_bounded_too(connect, broker):
     channel, seen = connection.channel(), []
     publish(channel, *'abcdefgh')
     consume(channel, seen, ack=False)
-    wait_until(lambda: channel._fetcher.state == 'full')
-    assert broker.log == [(('q',), 4)] and connection.transport._events.pending == 4
+    wait_until(lambda: channel.fetcher.state == 'full')
+    assert broker.log == [(('q',), 4)] and connection.transport.events.pending == 4
     drain_until(connection, lambda: len(seen) == 8)
     assert seen == list('abcdefgh')
 
@@ -242,7 +242,7 @@ def test_cancelling_ends_the_long_poll(connection, broker):
     green.sleep(0.005)
     publish(channel, 'x')
     green.sleep(0.005)
-    assert channel._size('q') == 1 and channel._fetcher._tasks == {}
+    assert channel._size('q') == 1 and channel.fetcher._tasks == {}
 
 
 def test_an_answer_to_a_killed_fetch_is_given_back(connect, broker):
@@ -267,7 +267,7 @@ def test_an_answer_for_a_queue_nobody_consumes_any_more_is_given_back(connect, b
     consume(channel, seen)
     payload = channel.prepare_message('x')
     payload['properties']['delivery_tag'] = 'tag'
-    channel._fetcher._arrived(channel, [('gone', payload), ('q', payload)])
+    channel.fetcher._arrived(channel, [('gone', payload), ('q', payload)])
     assert broker.log[-1] == ('abandon', ['gone'])
     drain_until(connection, lambda: seen)
 
@@ -298,7 +298,7 @@ def test_a_broker_that_fails_is_asked_again_and_the_drains_are_told(connection, 
     green.sleep(0)
     consume(channel, seen)
     green.joinall(drainers)
-    assert len(errors) == 3 and 'backoff' in channel._fetcher.state
+    assert len(errors) == 3 and 'backoff' in channel.fetcher.state
     broker.error = None
     publish(channel, 'x')
     with green.Timeout(5):
@@ -477,7 +477,7 @@ def test_leases_are_renewed_while_a_message_is_in_work_and_not_longer(connect, b
     tag = message.delivery_tag
     wait_until(lambda: broker.log.count(('extend', [tag], 0.03)) >= 2)
     message.ack()
-    wait_until(lambda: channel._settling._keeper.done)
+    wait_until(lambda: channel.settling._keeper.done)
 
 
 def test_a_lease_that_cannot_be_renewed_is_told_and_tried_again(connect, broker):
