@@ -19,16 +19,10 @@ release = version = greenmq.__version__
 extensions = [
     'sphinx.ext.autodoc',
     'sphinx.ext.napoleon',
-    'sphinx.ext.intersphinx',
     'sphinx_copybutton',
     'sphinx_click',
 ]
 exclude_patterns = ['_build']
-#: The tests build without a network; `make docs` links to Python's own pages.
-intersphinx_mapping = {} if 'offline' in tags else {  # noqa: F821 - Sphinx puts `tags` here
-    'python': ('https://docs.python.org/3', None),
-}
-
 #: Names such as `type` stand in several classes; a plain mention of one is no link that is broken.
 suppress_warnings = ['ref.python']
 

@@ -41,7 +41,7 @@ def _tell(*words: str | float) -> None:
 @broker_option(required=False)
 @click.pass_obj
 def queues(interrupts: Interrupts, names: tuple[str, ...], broker: str) -> int:
-    """Print how many messages and consumers each queue has.
+    """Print how many messages each queue has, and on RabbitMQ how many consumers.
 
     Without NAME: all queues, where the broker can list them. RabbitMQ does not over AMQP.
     """
@@ -60,6 +60,8 @@ def queues(interrupts: Interrupts, names: tuple[str, ...], broker: str) -> int:
 
 def _counted(connection: Connection, names: Any, width: int, known: dict[str, Any]) -> list[str]:
     missing = []
+    # The other brokers would tell of this process's consumers, and it has none.
+    tells_consumers = connection.transport.driver_type == 'amqp'
     for name in names:
         channel = connection.channel()  # one each: a queue that is missing closes it
         try:
@@ -67,9 +69,9 @@ def _counted(connection: Connection, names: Any, width: int, known: dict[str, An
         except ChannelError:
             missing.append(name)
         else:
-            messages, consumers = answer.message_count, answer.consumer_count
+            consumers = f'  {answer.consumer_count:>5,} consumers' if tells_consumers else ''
             more = _more(known.get(name) or {})
-            click.echo(f'{name:<{width}}  {messages:>9,} messages  {consumers:>5,} consumers{more}')
+            click.echo(f'{name:<{width}}  {answer.message_count:>9,} messages{consumers}{more}')
         connection.maybe_close_channel(channel)
     return missing
 

@@ -143,7 +143,7 @@ def headers_of(pairs: Iterable[str]) -> dict[str, str]:
 @click.option('--queue', metavar='NAME', help='Declare this queue first; alone, it is also the routing key.')
 @click.option('--exchange', default='', metavar='NAME', help='Where to publish, if not the default exchange.')
 @click.option('--exchange-type', metavar='TYPE', help='Declare the exchange first, as one of this type.')
-@click.option('--routing-key', metavar='KEY', help='Of every message.')
+@click.option('--routing-key', metavar='KEY', help='Of every message; alone, the name of a queue that is there.')
 @click.option('--serializer', metavar='NAME', help='Each BODY is JSON; encode it with this: json, yaml ...')
 @click.option('--compression', metavar='NAME', help='gzip, bzip2, lzma, brotli, zstd ...')
 @click.option('--header', 'pairs', multiple=True, metavar='NAME=VALUE', help='May be given several times.')
@@ -156,8 +156,8 @@ def publish(interrupts: Interrupts, bodies: tuple[str, ...], broker: str, queue:
             compression: str | None, pairs: tuple[str, ...], priority: int | None, expiration: float | None,
             count: int) -> int:
     """Publish each BODY, or else each line of standard input."""
-    if not queue and not exchange:
-        raise click.UsageError('say where: --queue or --exchange')
+    if not queue and not exchange and routing_key is None:
+        raise click.UsageError('say where: --queue, --exchange or --routing-key')
     if exchange_type and not exchange:
         raise click.UsageError('--exchange-type is the type of an --exchange')
     properties = {'serializer': serializer, 'compression': compression, 'headers': headers_of(pairs),

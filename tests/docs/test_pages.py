@@ -1,6 +1,7 @@
 """What stands in a page to be copied works when it is copied: each block of Python and of commands is run."""
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
@@ -27,6 +28,8 @@ NOT_RUN = {
 }
 #: Commands that go on until they are told to end.
 DAEMONS = re.compile(r'greenmq worker |gunicorn |celery .*worker')
+#: Commands that only look. Who reads types more slowly than a test: they are given the time.
+LOOKS = re.compile(r'greenmq queues |curl ')
 #: A broker on this machine, as a page writes it. The fixture with a real one's URL is named by the scheme.
 BROKER = re.compile(r'\b(?!memory|file)(\w+)://(?:[\w:]+@)?localhost(?:[:/][\w/]*)?')
 #: Other words of a page → the fixture, and its attribute, to be put in their place.
@@ -66,17 +69,23 @@ class Copied:
     def save(self, name, text):
         (self._folder / name).write_text(text)
 
-    def run(self, command):
-        done = subprocess.run(['bash', '-euc', command], cwd=self._folder, env=self._environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-        assert done.returncode == 0, f'$ {command}\n{done.stdout}'
+    def run(self, command, wanted=''):
+        until = time.monotonic() + (20 if LOOKS.search(command) else 0)
+        while True:
+            done = subprocess.run(['bash', '-euc', command], cwd=self._folder, env=self._environment, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+            assert done.returncode == 0, f'$ {command}\n{done.stdout}'
+            if not wanted or same(wanted, done.stdout):
+                return
+            assert time.monotonic() < until, f'$ {command}\n{done.stdout}\nand not, as the page says:\n{wanted}'
+            time.sleep(0.2)
 
-    def start(self, command):
+    def start(self, command, wanted=''):
         output = open(self._folder / f'output-{len(self._running)}', 'w+')
         process = subprocess.Popen(
             ['bash', '-euc', f'exec env {command}'], cwd=self._folder, env=self._environment, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True)
-        self._running.append((command, output, process))
+        self._running.append((command, wanted, output, process))
         for host, port in re.findall(r'(127\.0\.0\.1):(\d+)', command):
             while process.poll() is None:
                 try:
@@ -91,11 +100,14 @@ class Copied:
     def end(self):
         """Each that runs for ever does so still, and ends in good order when it is told to."""
         time.sleep(1 if self._running else 0)
-        for command, output, process in self._running:
+        for command, wanted, output, process in self._running:
             try:
                 assert process.poll() is None, f'$ {command}\n{(output.seek(0), output.read())[1]}'
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(20) == 0, f'$ {command}\n{(output.seek(0), output.read())[1]}'
+                code = process.wait(20)
+                output.seek(0)
+                said = output.read()
+                assert code == 0 and same(f'{wanted}...', said), f'$ {command}\n{said}'
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -104,8 +116,14 @@ class Copied:
 
 
 def commands(text):
-    """The commands of a block: lines that begin with ``$``, without what is said beside them."""
-    return [line[2:].split('  #')[0].strip() for line in text.splitlines() if line.startswith('$ ')]
+    """(command, what it prints) of a block: lines that begin with ``$``, and those that follow each."""
+    return [(command.split('  #')[0].strip(), wanted) for command, wanted in re.findall(
+        r'^\$ (.*)\n((?:(?!\$ ).*\n)*)', text, re.M)]
+
+
+def same(wanted, found):
+    """Is that what the page shows? ``...`` is anything, and spaces do not count."""
+    return doctest.OutputChecker().check_output(wanted, found, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
 
 
 def _value(request, fixture):
@@ -136,8 +154,8 @@ def test_what_can_be_copied_runs(page, tmp_path, request):
                 else:
                     program.append(text)
             elif language == 'console':
-                for command in commands(text):
-                    copied.start(command) if DAEMONS.search(command) else copied.run(command)
+                for command, wanted in commands(text):
+                    copied.start(command, wanted) if DAEMONS.search(command) else copied.run(command, wanted)
         if program:
             copied.save('page.py', '\n'.join(program))
             copied.run(f'{sys.executable} -W error::RuntimeWarning page.py')

@@ -22,10 +22,10 @@ MODULES = sorted(set(re.findall(
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    """The folder of the site, built without a network."""
+    """The folder of the site, built as `make docs` does."""
     folder = tmp_path_factory.mktemp('site')
     done = subprocess.run(
-        [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-j', '2', '-t', 'offline', '-b', 'html',
+        [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-E', '-j', '2', '-b', 'html',
          ROOT / 'docs', folder], text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder

@@ -73,7 +73,7 @@ class TestAsking:
         (['demo', '--producers', '0'], '--producers'),
         (['demo', '--broker', 'carrier-pigeon://'], 'No such transport: carrier-pigeon'),
         (['publish', '--queue', 'q'], '--broker'),
-        (['publish', '--broker', BROKER, 'body'], '--queue or --exchange'),
+        (['publish', '--broker', BROKER, 'body'], '--queue, --exchange or --routing-key'),
         (['publish', '--broker', BROKER, '--queue', 'q', '--header', 'novalue', 'body'], "'novalue'"),
         (['publish', '--broker', BROKER, '--queue', 'q', '--priority', '256', 'body'], '--priority'),
         (['publish', '--broker', BROKER, '--queue', 'q', '--serializer', 'json', '{'], 'message 1 is not'),
@@ -102,6 +102,16 @@ class TestAsking:
         assert errors.splitlines()[-1] == (
             f'greenmq {arguments[0]}: {Connection(BROKER).as_uri()} cannot be reached: '
             '[Errno 111] Connection refused')
+
+    def test_a_routing_key_alone_is_a_queue_that_is_there(self, greenmq_says):
+        with Connection(BROKER) as connection:
+            queue = Queue('has arguments', max_length=5)
+            queue(connection).declare()
+            code, _, errors = greenmq_says('publish', '--broker', BROKER, '--routing-key', 'has arguments', 'x')
+            assert code == 0 and errors.startswith('1 published')
+            assert queue(connection).get(no_ack=True).payload == 'x'
+        code, _, errors = greenmq_says('publish', '--broker', BROKER, '--routing-key', 'not there', 'x')
+        assert code == 1 and 'no queue for' in errors
 
     def test_a_password_is_not_shown(self, greenmq_says, monkeypatch):
         def ensure_connection(connection, *args, **kwargs):

@@ -51,10 +51,18 @@ def test_queues_by_name_and_all(greenmq_says):
         queue = Queue('mails', Exchange('shop'), routing_key='mails')
         connection.Producer().publish({}, exchange='shop', routing_key='mails', declare=[queue])
         code, output, errors = greenmq_says('queues', '--broker', BROKER, 'mails')
-        assert code == 0 and output[0].split() == ['mails', '1', 'messages', '0', 'consumers']
+        assert code == 0 and output[0].split() == ['mails', '1', 'messages']
         assert greenmq_says('queues', '--broker', BROKER)[1] == output
         code, output, errors = greenmq_says('queues', '--broker', BROKER, 'mails', 'none')
         assert code == 1 and errors.endswith('no such queue: none')
+
+
+def test_rabbitmq_tells_of_consumers_everywhere(greenmq_says, amqp_url):
+    with Connection(amqp_url) as connection:
+        queue = Queue('watched', auto_delete=True)
+        with connection.Consumer(queue, callbacks=[lambda body, message: None]):
+            code, output, _ = greenmq_says('queues', '--broker', amqp_url, 'watched')
+    assert code == 0 and output[0].split() == ['watched', '0', 'messages', '1', 'consumers']
 
 
 def test_queues_that_no_exchange_knows_are_listed_too(greenmq_says, redis_url):
