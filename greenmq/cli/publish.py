@@ -143,7 +143,7 @@ def headers_of(pairs: Iterable[str]) -> dict[str, str]:
 @click.option('--queue', metavar='NAME', help='Declare this queue first; alone, it is also the routing key.')
 @click.option('--exchange', default='', metavar='NAME', help='Where to publish, if not the default exchange.')
 @click.option('--exchange-type', metavar='TYPE', help='Declare the exchange first, as one of this type.')
-@click.option('--routing-key', metavar='KEY', help='Of every message; alone, the name of a queue that is there.')
+@click.option('--routing-key', metavar='KEY', help='Of every message; alone, the name of a queue.')
 @click.option('--serializer', metavar='NAME', help='Each BODY is JSON; encode it with this: json, yaml ...')
 @click.option('--compression', metavar='NAME', help='gzip, bzip2, lzma, brotli, zstd ...')
 @click.option('--header', 'pairs', multiple=True, metavar='NAME=VALUE', help='May be given several times.')

@@ -72,12 +72,12 @@ class Copied:
     def run(self, command, wanted=''):
         until = time.monotonic() + (20 if LOOKS.search(command) else 0)
         while True:
-            done = subprocess.run(['bash', '-euc', command], cwd=self._folder, env=self._environment, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+            done = subprocess.run(['bash', '-euc', command], cwd=self._folder, env=self._environment,
+                                  text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
             assert done.returncode == 0, f'$ {command}\n{done.stdout}'
             if not wanted or same(wanted, done.stdout):
                 return
-            assert time.monotonic() < until, f'$ {command}\n{done.stdout}\nand not, as the page says:\n{wanted}'
+            assert time.monotonic() < until, f'$ {command}\n{done.stdout}\nand not:\n{wanted}'
             time.sleep(0.2)
 
     def start(self, command, wanted=''):
@@ -123,7 +123,8 @@ def commands(text):
 
 def same(wanted, found):
     """Is that what the page shows? ``...`` is anything, and spaces do not count."""
-    return doctest.OutputChecker().check_output(wanted, found, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    how = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(wanted, found, how)
 
 
 def _value(request, fixture):

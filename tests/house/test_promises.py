@@ -41,8 +41,8 @@ def test_promises_that_the_tree_refers_to_exist():
 def test_the_readme_is_whole():
     readme = (ROOT / 'README.rst').read_text()
     headings = re.findall(r'^(.+)\n-+$', readme, re.M)
-    assert headings == ['Start', 'A worker daemon in five minutes', 'Transports', "In kombu's place", 'Installing',
-                        'More']
+    assert headings == [
+        'Start', 'A worker daemon in five minutes', 'Transports', "In kombu's place", 'Installing', 'More']
     tables = re.findall(r'^(=+(?:  =+)+)\n.+\n(=.*)\n(?:.+\n)+?(=.*)\n\n', readme, re.M)
     assert len(tables) == 1 and all(len(set(table)) == 1 for table in tables), tables
     for path in re.findall(r'``((?:tests|docs|examples)/[\w/.]*|\w+\.rst)``', readme):

@@ -107,7 +107,8 @@ class TestAsking:
         with Connection(BROKER) as connection:
             queue = Queue('has arguments', max_length=5)
             queue(connection).declare()
-            code, _, errors = greenmq_says('publish', '--broker', BROKER, '--routing-key', 'has arguments', 'x')
+            arguments = ('publish', '--broker', BROKER, '--routing-key', 'has arguments', 'x')
+            code, _, errors = greenmq_says(*arguments)
             assert code == 0 and errors.startswith('1 published')
             assert queue(connection).get(no_ack=True).payload == 'x'
         code, _, errors = greenmq_says('publish', '--broker', BROKER, '--routing-key', 'not there', 'x')
