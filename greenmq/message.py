@@ -342,6 +342,11 @@ class Message:
         return errors[0][1] if errors else None
 
     @property
+    def sound(self) -> bool:
+        """Whether nothing was found wrong with it, and nothing is left to unpack: `errors` would be empty."""
+        return not self._broken
+
+    @property
     def acknowledged(self) -> bool:
         """Whether it was acked, rejected or requeued."""
         return self._state in ACK_STATES

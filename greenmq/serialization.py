@@ -161,6 +161,20 @@ class SerializerRegistry:
         except SerializerNotInstalled as exc:
             raise also(SerializerNotInstalled, KeyError)(str(exc)) from None
 
+    def known_names(self) -> Mapping[str, str]:
+        """Name → content type, of all that are installed."""
+        if self._plugins:
+            self._load_plugins()
+        return self.name_to_type
+
+    def accepted_type(self, name: str) -> str:
+        """The content type that a consumer names, by its serializer or by itself.
+
+        Raises:
+            SerializerNotInstalled: there is no serializer of that name.
+        """
+        return self.canonical(name) if '/' in name else self._type_of(name)
+
     def _type_of(self, name: str) -> str:
         self._load_plugins()
         try:
@@ -249,7 +263,8 @@ class SerializerRegistry:
         if self._plugins:
             self._load_plugins()
         if content_type:
-            content_type = bytes_to_str(content_type)
+            if content_type.__class__ is not str:
+                content_type = bytes_to_str(content_type)
             if not isinstance(content_type, str):
                 raise DecodeError(f'a content type is a text, not of type {type(content_type).__name__}')
             if content_type not in self.type_to_name and (accept is None or content_type not in accept):
@@ -543,13 +558,13 @@ def prepare_accept_content(
     """
     if content_types is None:
         return None
+    names = _names(content_types)
     if name_to_type is None:
-        return {
-            registry.canonical(name) if '/' in name else registry._type_of(name)
-            for name in _names(content_types)
-        }
+        # Celery asks for each task: a name that is known costs a look-up.
+        known = registry.known_names()
+        return {known.get(name) or registry.accepted_type(name) for name in names}
     try:
-        return {name if '/' in name else name_to_type[name] for name in _names(content_types)}
+        return {name if '/' in name else name_to_type[name] for name in names}
     except KeyError as exc:
         raise registry._missing(exc.args[0], 'encoder/decoder') from None
 

@@ -420,7 +420,7 @@ class Consumer:
         try:
             if on_message is None:
                 body = message.decode()
-            elif message.errors:
+            elif getattr(message, 'sound', False) is not True and message.errors:
                 message.raise_error()
         except Exception as exc:  # whatever a decoder raises is about this one message
             return self._undecodable(message, exc)

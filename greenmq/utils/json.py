@@ -216,7 +216,9 @@ _default_hook = object_hook
 
 def decode(s: Any) -> Any:
     """Read JSON as `loads` without options does. What the json serializer calls."""
-    if not isinstance(s, str):
+    if s.__class__ is bytes:
+        s = str(s, 'utf-8')
+    elif not isinstance(s, str):
         s = _utf8(s)
     # A Python call for each mapping is most of the work, and few messages need it. A backslash-u escape of
     # Latin-1 could spell the marker, so its presence takes the full way too.

@@ -173,12 +173,38 @@ def check_payload(payload: Any) -> None:
     """
     if not isinstance(payload, dict):
         raise DecodeError(f'it is no message but of type {type(payload).__name__}')
+    if _is_usual(payload):
+        return
     _check_fields(payload, _FIELDS)
     properties = payload.get('properties')
     if properties is None:
         raise DecodeError('it is no message: it has no properties')
     _check_fields(properties, _IN_PROPERTIES)
     _check_fields(properties.get('delivery_info') or {}, _IN_DELIVERY_INFO)
+
+
+#: What JSON makes of a text that may be missing, and of a map that may be.
+_TEXT = frozenset((str, type(None)))
+_MAP = frozenset((dict, type(None)))
+
+
+def _is_usual(payload: dict[str, Any]) -> bool:
+    # What nearly every message passes, in one look: the loops below are for naming what is wrong.
+    get = payload.get
+    properties = get('properties')
+    if properties.__class__ is not dict:
+        return False
+    info = properties.get('delivery_info')
+    return (
+        get('body').__class__ in _TEXT
+        and get('content-type').__class__ in _TEXT
+        and get('content-encoding').__class__ in _TEXT
+        and get('headers').__class__ in _MAP
+        and properties.get('body_encoding').__class__ in _TEXT
+        and info.__class__ is dict
+        and info.get('exchange').__class__ in _TEXT
+        and info.get('routing_key').__class__ in _TEXT
+    )
 
 
 def _check_fields(fields: dict[str, Any], kinds: dict[str, tuple[type, ...]]) -> None:
