@@ -15,6 +15,7 @@ from greenmq.cli import corpus as texts
 from greenmq.cli.alias import kombu
 from greenmq.cli.alias import run as run_command
 from greenmq.cli.broker import BROKER_ERRORS, broker_option
+from greenmq.cli.complaint import complain
 from greenmq.cli.consume import consume
 from greenmq.cli.demo import Demo
 from greenmq.cli.interrupt import INTERRUPTED, Interrupts
@@ -81,6 +82,10 @@ def run(arguments: Sequence[str], interrupts: Interrupts | None = None) -> int:
         int: the exit code: 0, 1 did not work out, 2 asked for wrongly, 130 interrupted.
     Switches: yes.
     """
+    def failed(name: str, what: str, code: int) -> int:
+        complain(name, what, arguments)
+        return code
+
     name = 'greenmq'
     given = list(arguments) or ['--help']
     try:
@@ -90,17 +95,17 @@ def run(arguments: Sequence[str], interrupts: Interrupts | None = None) -> int:
     except click.exceptions.Exit as exc:                    # --help and --version
         return exc.exit_code
     except click.UsageError as exc:
-        return _complain(_command(exc.ctx, name), f'{exc.format_message()} (see --help)', MISUSED)
+        return failed(_command(exc.ctx, name), f'{exc.format_message()} (see --help)', MISUSED)
     except (InvalidArgument, UnknownOption) as exc:
-        return _complain(name, str(exc), MISUSED)
+        return failed(name, str(exc), MISUSED)
     except click.ClickException as exc:
-        return _complain(name, exc.format_message(), FAILED)
+        return failed(name, exc.format_message(), FAILED)
     except BrokenPipeError:
         # Whoever read our output has gone; let nothing more go there, not even when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except BROKER_ERRORS as exc:
-        return _complain(name, f'{type(exc).__name__}: {exc}', FAILED)
+        return failed(name, f'{type(exc).__name__}: {exc}', FAILED)
     except (KeyboardInterrupt, click.Abort):
         click.echo(err=True)                                # the line that ^C stands on
         return INTERRUPTED
@@ -108,8 +113,3 @@ def run(arguments: Sequence[str], interrupts: Interrupts | None = None) -> int:
 
 def _command(context: click.Context | None, otherwise: str) -> str:
     return context.command_path if context is not None else otherwise
-
-
-def _complain(name: str, what: str, code: int) -> int:
-    click.echo(f'{name}: {" ".join(what.split())}', err=True)
-    return code

@@ -11,6 +11,7 @@ import click
 
 from greenmq import Connection, Exchange, Queue
 from greenmq.cli.broker import broker_option, opened
+from greenmq.cli.complaint import complain
 from greenmq.cli.interrupt import Interrupts
 from greenmq.cli.session import in_task, said_at_the_end
 from greenmq.exceptions import TimeoutError
@@ -66,7 +67,7 @@ class Consuming:
     def _refuse(self, message: Message, exc: BaseException) -> None:
         settle_undecodable(message, exc)  # the next one may be fine
         self.refused += 1
-        click.echo(f'greenmq consume: not decoded: {" ".join(str(exc).split())}', err=True)
+        complain('greenmq consume', f'not decoded: {exc}')
 
     def _print(self, body: Any, message: Message) -> None:
         if self.count is not None and self.taken + self.refused >= self.count:

@@ -9,6 +9,7 @@ import click
 
 from greenmq import Connection, Producer, Queue
 from greenmq.cli.broker import broker_option, opened
+from greenmq.cli.complaint import complain
 from greenmq.cli.interrupt import Interrupts
 from greenmq.cli.session import in_task, said_at_the_end
 from greenmq.exceptions import DecodeError
@@ -65,7 +66,7 @@ class Moving:
             message = queue.get(accept=[])
         except DecodeError as exc:
             self.kept += 1
-            click.echo(f'greenmq move: left where it is: {" ".join(str(exc).split())}', err=True)
+            complain('greenmq move', f'left where it is: {exc}')
             return True
         if message is None:
             return False

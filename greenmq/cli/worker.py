@@ -8,6 +8,7 @@ import click
 
 from greenmq import runtime
 from greenmq.cli.broker import broker_option, checked
+from greenmq.cli.complaint import complain
 from greenmq.worker import logs
 from greenmq.worker.loading import NotAWorker
 from greenmq.worker.serving import MISUSED, Settings, serve
@@ -93,5 +94,5 @@ def _serve_numbered(settings: Settings, number: int, supervisor: int) -> int:
         return serve(settings.numbered(number), supervisor)
     except NotAWorker as exc:
         if number == 0:
-            click.echo(f'greenmq worker: {exc} (see --help)', err=True)
+            complain('greenmq worker', f'{exc} (see --help)')
         return MISUSED

@@ -46,8 +46,8 @@ def symbol_by_name(
     try:
         try:
             if imp is None and package is None and not kwargs and module_name[:1] != '.':
-                # As `import_module` does, in one call for a module that is there: Celery looks up the class of
-                # a task's backend by its name for each task.
+                # As `import_module` does, in one call for a module that is there: Celery looks up the class
+                # of a task's backend by its name for each task.
                 __import__(module_name)
                 module = sys.modules[module_name]
             else:

@@ -6,7 +6,7 @@ import pytest
 
 import greenmq
 from greenmq import Connection, Exchange, Queue
-from greenmq.cli.commands import run
+from greenmq.cli.commands import greenmq_command, run
 
 BROKER = 'memory://localhost/test_looking'
 
@@ -135,3 +135,33 @@ def test_queues_of_a_file_say_what_is_in_hand(tmp_path, capfd):
     line = capfd.readouterr().out.strip()
     assert line.startswith('q ') and '1 messages' in line and '1 unacked' in line and '1 delayed' in line
     assert 'oldest 0 s' in line and line.endswith('dead letters to dead')
+
+SECRETS = ('amqp://user:HEADxTAIL@h', 'redis://:HEAD/TAIL@h:1/0', 'amqp://user:HEAD TAIL@h', "amqp://u:HEAD'TAIL@h",
+           'user:HEADTAIL@127.0.0.1:1', 'redis://h/0?password=HEADTAIL', 'amqps://user:HEAD@TAIL@h//')
+
+
+#: What the command needs besides, so that it is the stray URL that is wrong.
+NEEDED = {'worker': ['nowhere:Worker'], 'kombu': ['status']}
+
+
+@pytest.mark.parametrize('command', sorted(greenmq_command.commands))
+@pytest.mark.parametrize('stray', [
+    ['{}', '--nonsense'], ['--brokr={}'], ['--{}'], ['--count', '{}', '--count', '{}'],
+    ['--broker', '{}', '--nonsense'], ['--broker', 'memory://', '{}', '--nonsense'],
+])
+def test_no_password_of_a_url_that_stands_where_none_belongs(greenmq_says, command, stray):
+    needed = NEEDED.get(command, [])
+    # `run` hands all that follows to its command: the URL is that.
+    for url in SECRETS if command != 'run' else SECRETS[:1]:
+        given = [word.format(url) for word in stray] if command != 'run' else [url]
+        for arguments in ([*needed, *given], [*given, *needed]):
+            code, output, errors = greenmq_says(command, *arguments)
+            assert code in (1, 2) and errors and '\n' not in errors, (arguments, output)
+            assert 'HEAD' not in errors and 'TAIL' not in errors, arguments
+
+
+@pytest.mark.parametrize('url', SECRETS)
+def test_no_password_of_a_url_in_the_place_of_a_command(greenmq_says, url):
+    for arguments in ([url], [f'--broker={url}'], ['consume', url], ['worker', url], ['demo', url]):
+        code, output, errors = greenmq_says(*arguments)
+        assert code in (1, 2) and 'HEAD' not in errors and 'TAIL' not in errors, errors
