@@ -21,9 +21,13 @@ from greenmq.log import get_logger
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.contract import Binding, Driver
 from greenmq.transport.virtual.deaths import died
-from greenmq.transport.virtual.entities import NOT_EQUIVALENT_FMT, NotEquivalentError
+from greenmq.transport.virtual.entities import (
+    NOT_EQUIVALENT_FMT,
+    UNDELIVERABLE_FMT,
+    NotEquivalentError,
+    UndeliverableWarning,
+)
 from greenmq.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
-from greenmq.transport.virtual.publishing import UNDELIVERABLE_FMT, UndeliverableWarning
 from greenmq.transport.virtual.state import BrokerState
 
 __all__ = ('Router',)

@@ -73,7 +73,6 @@ class Channel(EntityMethods, base.StdChannel):
         self.connection = connection
         self._hub = runtime.hub_id()
         self.closed = False
-        self.no_ack_consumers: set[str] = set()
         self.broker: LocalBroker = connection.broker
         self.queues = self.broker.queues
         options = getattr(connection.client, 'transport_options', None) or {}
@@ -83,6 +82,7 @@ class Channel(EntityMethods, base.StdChannel):
         # Programs give kombu's option for a broker of text; in memory it would only cost.
         self.body_encoding = None
         self.books = Books()
+        self.no_ack_consumers = self.books.no_ack
         self.access = Access(self.broker, connection.user, connection.locks_exclusive)
         self.deliveries = Deliveries(self.broker, self.books, self.max_deliveries)
         self.exchange_types = {name: cls(self) for name, cls in type(self).exchange_types.items()}
@@ -224,8 +224,6 @@ class Channel(EntityMethods, base.StdChannel):
         )  # fmt: skip
         self.access.admit(sub)
         self.books.add(sub)
-        if no_ack:
-            self.no_ack_consumers.add(consumer_tag)
         self.board.add(sub)
         self.board.notify(queue)
 
@@ -237,7 +235,6 @@ class Channel(EntityMethods, base.StdChannel):
         sub = self.books.remove(consumer_tag)
         if sub is None:
             return
-        self.no_ack_consumers.discard(consumer_tag)
         self.board.remove(sub)
         waiting = [message for _, message in self.connection.events.remove(self, lambda each: each[0] is sub)]
         while sub.posted:

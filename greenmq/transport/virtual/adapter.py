@@ -8,16 +8,17 @@ what is unsettled; that it consumes is proved by its last look; there is no leas
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import PublishUnconfirmed, TimeoutError
 from greenmq.transport.errors import meaning
 
-__all__ = ('AbstractChannel', 'Adapter', 'Empty')
+__all__ = ('AbstractChannel', 'Adapter', 'Empty', 'in_time')
 
 #: A queue to ask for where none is known: brokers answer that there is none.
 NO_QUEUE = 'ping-of-greenmq'
@@ -89,6 +90,10 @@ class AbstractChannel:
         """Take back (queue, payload) pairs that a fetch brought too late."""
         self.adapter.give_back(items)  # type: ignore[attr-defined]
 
+    def _restore_at_beginning(self, message: Any) -> None:
+        """Give back a delivery; override it where the broker has a front, to put it there."""
+        self.adapter.give_back_one(message)  # type: ignore[attr-defined]
+
     def _ping(self, deadline: Any) -> None:
         """Have the broker answer, and change nothing. Without it the size of a queue is asked for."""
         self.adapter.ask(deadline)  # type: ignore[attr-defined]
@@ -105,6 +110,7 @@ class Adapter:
         fetches_many (bool): it has `_get_many`.
         settles (bool), extends (bool): it has `_settle`, `_extend`.
         own_routes (bool): its tables are those of its `BrokerState`.
+        restores_in_front (bool): what it gives back goes to the front of its queue.
     """
 
     def __init__(self, channel: Any, errors: Any) -> None:
@@ -116,6 +122,7 @@ class Adapter:
         self.settles = channel._settle is not None
         self.extends = channel._extend is not None
         self.own_routes = cls.get_table is AbstractChannel.get_table
+        self.restores_in_front = cls._restore_at_beginning is not AbstractChannel._restore_at_beginning
 
     def _call(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -184,16 +191,17 @@ class Adapter:
         self._hook('_queue_bind')(exchange, routing_key, pattern, queue)
 
     def consumers(self, queue: str) -> int:
-        """How many consumers a queue has, as far as the channel knows."""
-        return int(self._hook('_consumer_count')(queue))
+        """How many consumers a queue has on the channels of this connection."""
+        channel: Any = self._channel()
+        return sum(len(each.books.takers.get(queue, ())) for each in channel.connection.channels)
 
     def table(self, exchange: str) -> Any:
         """The bindings of an exchange, wherever the channel keeps them. Raises `KeyError`."""
         return self._hook('get_table')(exchange)
 
-    def make_message(self, payload: Any, queue: str) -> Any:
-        """Make a Message of a payload."""
-        return self._hook('_make_message')(payload, queue)
+    def restore(self, message: Any) -> None:
+        """Give back a delivery."""
+        self._hook('_restore_at_beginning')(message)
 
     def settle(self, acks: list[Any], rejects: list[tuple[Any, bool]]) -> None:
         """Settle deliveries at the broker."""
@@ -230,15 +238,23 @@ class Adapter:
     # ---- what the base does where the channel has no hook
 
     def give_back(self, items: list[tuple[str, Any]]) -> None:
-        """`_abandon` without a hook of the channel's own: give back at the broker, or put again."""
+        """`_abandon` without a hook of the channel's own: give back at the broker, or put it again."""
         channel: Any = self._channel()
         for queue, payload in items:
             if not self.settles:
                 self.put(queue, payload)
             else:
                 # The broker still has it, under the lease: put again, there would be two.
-                message = self.make_message(payload, queue)
+                message = channel.deliveries.message(payload, queue)
                 channel.settling.reject(message.delivery_tag, True)
+
+    def give_back_one(self, message: Any) -> None:
+        """`_restore_at_beginning` without the channel's own: give back at the broker, or put again."""
+        channel: Any = self._channel()
+        if self.settles:
+            channel.settling.reject(message.delivery_tag, True)
+        else:
+            self._hook('_restore')(message)
 
     def ask(self, deadline: runtime.Deadline) -> None:
         """`_ping` without a hook of the channel's own: ask for the size of a queue, one that is known."""
@@ -248,3 +264,30 @@ class Adapter:
             self.size(known[0] if known else NO_QUEUE)
         else:
             self.has(NO_QUEUE)
+
+
+def in_time(publish: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold a publish to its `timeout`, whatever the channel's `_put` does with it, or does not."""
+
+    @functools.wraps(publish)
+    def held(channel: Any, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        deadline = runtime.Deadline.of(kwargs.get('timeout'))
+        left = deadline.remaining()
+        if left is None:
+            return publish(channel, message, exchange, routing_key, **kwargs)
+        timeout = runtime.timeout_class()
+        with timeout(left) as limit:  # type: ignore[attr-defined]
+            try:
+                return publish(channel, message, exchange, routing_key, **kwargs)
+            except timeout as error:
+                if error is not limit:
+                    raise
+                raise PublishUnconfirmed(str(deadline.error('the broker did not take the message'))) from None
+            except PublishUnconfirmed:
+                raise
+            except TimeoutError as error:
+                if deadline.expired():
+                    raise PublishUnconfirmed(str(error)) from error
+                raise
+
+    return held

@@ -13,6 +13,9 @@ class Books:
 
     Attributes:
         subscriptions (dict[str, Subscription]): by tag.
+        queue_of (dict[str, str]): tag → its queue.
+        queues (list[str]): the queue of each subscription.
+        no_ack (set[str]): the tags of those that need no ack.
         takers (dict[str, deque[Subscription]]): those of each queue, in turn.
         starved (OrderedDict[object, None]): queues, or groups of a fetcher, whose consumers had no room; the
             longest waiting first.
@@ -20,10 +23,13 @@ class Books:
         qos (QoS | None): what is unsettled and the prefetch; None until it is asked for.
     """
 
-    __slots__ = ('flowing', 'qos', 'starved', 'subscriptions', 'takers')
+    __slots__ = ('flowing', 'no_ack', 'qos', 'queue_of', 'queues', 'starved', 'subscriptions', 'takers')
 
     def __init__(self) -> None:
         self.subscriptions: dict[str, Any] = {}
+        self.queue_of: dict[str, str] = {}
+        self.queues: list[str] = []
+        self.no_ack: set[str] = set()
         self.takers: dict[str, deque[Any]] = {}
         self.starved: OrderedDict[Any, None] = OrderedDict()
         self.flowing = True
@@ -38,6 +44,10 @@ class Books:
     def add(self, sub: Any) -> None:
         """Begin a subscription."""
         self.subscriptions[sub.tag] = sub
+        self.queue_of[sub.tag] = sub.queue
+        self.queues.append(sub.queue)
+        if sub.no_ack:
+            self.no_ack.add(sub.tag)
         self.takers.setdefault(sub.queue, deque()).append(sub)
 
     def remove(self, tag: str) -> Any:
@@ -46,6 +56,10 @@ class Books:
         if sub is None:
             return None
         sub.cancelled = True
+        self.queue_of.pop(tag, None)
+        self.no_ack.discard(tag)
+        if sub.queue in self.queues:
+            self.queues.remove(sub.queue)
         takers = self.takers.get(sub.queue)
         if takers is not None:
             takers.remove(sub)

@@ -192,9 +192,9 @@ class Fetcher:
     def _fetch(self, channel: Any, group: str | None, room: int, asked: int) -> float | None:
         """Fetch up to what was `asked` once; return the seconds to wait before the next time."""
         if channel.delivery == 'poll':
-            interval = channel.connection.polling_interval
+            interval, fetched = channel.connection.polling_interval, channel.deliveries.fetched
             try:
-                channel.drain_events(timeout=interval if interval else 1.0, callback=channel.fetched)
+                channel.drain_events(timeout=interval if interval else 1.0, callback=fetched)
             except Empty:
                 self.states[group] = 'idle'
                 return interval or HASTY
@@ -238,7 +238,7 @@ class Fetcher:
         unwanted = [item for item in items if item[0] not in wanted]
         for queue, raw in items:
             if queue in wanted:
-                channel.fetched(raw, queue)
+                channel.deliveries.fetched(raw, queue)
         if unwanted:
             channel.adapter.abandon(unwanted)
 

@@ -69,8 +69,10 @@ class Settling:
             return
         # In a task, because the channel's code may hang, and closing must not.
         last = runtime.spawn(self._send, channel, name='greenmq-settle', owner=channel)
-        if not last.join(deadline):
-            last.kill()
+        try:
+            last.join(deadline)
+        finally:
+            last.kill()  # also where we are killed while it hangs
         left = len(self._acks) + len(self._rejects)
         if left:
             logger.warning(

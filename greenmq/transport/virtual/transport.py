@@ -321,7 +321,7 @@ class Transport(base.Transport, metaclass=ABCMeta):
         if self.fetching and id(message) not in self.prepared:
             channel = self.fetching.get(runtime.current())
             if channel is not None:
-                channel.fetched(message, queue)
+                channel.deliveries.fetched(message, queue)
                 return
         try:
             callback = self._callbacks[queue]

@@ -460,6 +460,29 @@ def test_closing_does_not_wait_for_a_settle_that_hangs(connect, broker):
     assert channel.closed and channel.connection is None
 
 
+def test_a_settle_that_hangs_ends_with_who_waits_for_it(connect, broker):
+    begun, ended = green.Event(), green.Event()
+
+    class Hanging(SettlingChannel):
+        def _settle(self, acks, rejects):
+            begun.set()
+            try:
+                green.Event().wait()
+            finally:
+                ended.set()
+
+    channel = connect(Hanging, close_timeout=0.05).channel()
+    publish(channel, 'x')
+    channel.basic_get('q').ack()
+    wait_until(begun.is_set)
+    begun.clear()
+    closing = green.spawn(channel.settling.close, runtime.Deadline.after(30))
+    wait_until(lambda: begun.is_set() and ended.is_set())  # the sender was ended, and the last try hangs
+    ended.clear()
+    closing.kill()
+    wait_until(ended.is_set)
+
+
 def test_cancelled_messages_go_back_by_the_broker_not_as_copies(connect, broker):
     channel = connect(SettlingChannel).channel()
     publish(channel, *'abc')
