@@ -11,6 +11,7 @@ import urllib.parse
 
 import pytest
 
+from greenmq import events
 from tests.house.source import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.own_process]
@@ -99,3 +100,13 @@ def test_each_page_of_the_docs_is_in_the_tree():
     for page in (ROOT / 'docs').rglob('*.rst'):
         if page.name != 'index.rst':
             assert re.search(rf'^   (?:\w+/)?{page.stem}$', everywhere, re.M), page
+
+
+def test_each_metric_and_each_event_is_explained():
+    guide = (ROOT / 'docs' / 'guide' / 'monitoring.rst').read_text()
+    source = (ROOT / 'greenmq' / 'worker' / 'metrics.py').read_text()
+    metrics = set(re.findall(r"'(greenmq_\w+)'", source))
+    assert len(metrics) > 10
+    assert metrics == {name.removesuffix('_total') for name in re.findall(r'^``(greenmq_\w+)``', guide, re.M)}
+    table = (REFERENCE / 'events.rst').read_text()
+    assert re.findall(r'^``(\w+)``', table, re.M) == list(events.NAMES)
