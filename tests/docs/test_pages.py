@@ -182,6 +182,14 @@ def test_what_is_no_program_can_be_read_by_its_parser(page):
             assert language in ('python', 'console', 'text', 'sql', 'shell'), f'{name_of(page)}: {language}'
 
 
+def test_no_block_hides_from_these_tests():
+    for page in [*PAGES, *(ROOT / 'examples').rglob('*.rst')]:
+        text = page.read_text()
+        runs = re.findall(r'^ *\.\. (?:code|code-block|sourcecode):: *(?:python|console)\n', text, re.M)
+        assert len(runs) == sum(language in ('python', 'console') for language, _ in blocks(page)), page
+        assert re.findall(r'^(?!\.\. |   ).*::$', text, re.M) == [], page
+
+
 def test_few_blocks_are_not_run():
     assert len(NOT_RUN) <= 5
     for of, start in NOT_RUN:
