@@ -12,6 +12,7 @@ from tests.stress import FACTOR
 from tests.support import green
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy
+from tests.support.pyro import PyroBroker
 from tests.support.stores import declare, driver
 
 Pyro5 = pytest.importorskip('Pyro5')
@@ -87,6 +88,26 @@ def test_what_a_connection_held_goes_back_when_it_ends(pyro_broker, pyro_url, na
 @pytest.mark.green_timeout(200)
 def test_a_daemon_with_a_store_that_is_killed_loses_nothing(pyro_broker, pyro_url, name):
     survives(pyro_url, pyro_broker.restart, 12 if FACTOR > 1 else 3, {}, timeout=20, name=name)
+
+
+@pytest.mark.faults
+def test_a_daemon_without_a_store_keeps_what_it_is_told_for_as_long_as_it_lives(name):
+    with PyroBroker(durable=False) as broker, Connection(broker.url()) as there:
+        with Connection(broker.url(), transport_options={'fetch_ahead': 7}) as here:
+            bound = declare(here, name, queue_arguments={'x-message-ttl': 60_000})
+            producer = here.Producer(routing_key=name, serializer='json')
+            producer.publish('low')
+            producer.publish('high', priority=9)
+            producer.publish('over', expiration=0.01)
+            producer.publish('late', headers={'x-delay': 300})
+            green.sleep(0.05)
+            assert [bound.get().payload for _ in range(2)] == ['high', 'low']
+            assert bound.get() is None
+        # What it held goes back, counted, and in its old order
+        bound = Queue(name)(there.default_channel)
+        again = [wait_get(bound) for _ in range(3)]
+        assert [message.payload for message in again] == ['high', 'low', 'late']
+        assert [message.headers.get('x-delivery-count') for message in again] == [1, 1, None]
 
 
 @pytest.mark.faults

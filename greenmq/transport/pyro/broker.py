@@ -1,15 +1,13 @@
 """The daemon of ``greenmq pyro-broker``: one object, to any number of connections.
 
-It keeps its queues in greenmq's store in a file, so that with a folder to keep them in nothing is lost when
-it is killed; without one the file is a temporary one. What a connection was given is its own until it is
+It keeps its queues in greenmq's store: in a file, so that nothing is lost when it is killed, or without a
+folder to keep that in, in memory. What a connection was given is its own until it is
 settled or the connection ends: then it goes back at once.
 """
 
 from __future__ import annotations
 
 import _socket
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from itertools import count
 from os import makedirs, path
@@ -36,6 +34,9 @@ NAMES = (OBJECT, 'kombu.broker')
 _OPERATION, _LONGEST = 30.0, 300.0
 _BACKLOG = 1024
 _SWEEP = 2.0
+#: Seconds of silence, then between questions, and how many may stay unanswered: so soon the system tells that
+#: a machine is gone, and what its connections held goes back.
+_ALIVE = {'TCP_KEEPIDLE': 20, 'TCP_KEEPINTVL': 5, 'TCP_KEEPCNT': 4}
 
 
 class _Told:
@@ -71,12 +72,13 @@ class Broker:
     """
 
     def __init__(self, host: str = '127.0.0.1', port: int = 9090, store: str | None = None) -> None:
-        self._temporary = tempfile.mkdtemp(prefix='greenmq-pyro-') if store is None else None
-        folder = store or self._temporary or ''
-        makedirs(folder, 0o700, exist_ok=True)
+        file = ':memory:'
+        if store is not None:
+            makedirs(store, 0o700, exist_ok=True)
+            file = path.join(path.abspath(store), 'broker.db')
         transport = get_transport_cls('file')
-        settings = settings_of(transport.options, {'durability': 'none' if store is None else 'disk'})
-        place = Place('localhost', None, None, None, path.join(path.abspath(folder), 'broker.db'), '')
+        settings = settings_of(transport.options, {'durability': 'disk'})
+        place = Place('localhost', None, None, None, file, '')
         self.told = _Told()
         self.store = transport.Driver(place, settings, self.told)
         family = _socket.AF_INET6 if ':' in host else _socket.AF_INET
@@ -116,8 +118,6 @@ class Broker:
         for guest in list(self._guests):
             guest.end()
         self.store.close(runtime.Deadline.after(_OPERATION))
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _accept(listener: _socket.socket) -> tuple[_socket.socket, Any]:
@@ -125,6 +125,10 @@ def _accept(listener: _socket.socket) -> tuple[_socket.socket, Any]:
     sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=descriptor)
     sock.setblocking(False)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE.items():
+        if hasattr(_socket, name):  # not every system has them all
+            sock.setsockopt(_socket.IPPROTO_TCP, getattr(_socket, name), value)
     return sock, peer
 
 

@@ -5,7 +5,8 @@ message is on the disk. Who dies loses nothing: what it held is with another con
 most. Consumers sleep until somebody publishes.
 
 `store.py` has the tables and the statements, `transport.owners` tells who is alive and wakes others,
-`engine.py` is the native thread that writes, `driver.py` what the base of transports needs.
+`engine.py` is the native thread that writes, `memory.py` stands for it where the store is in memory,
+`driver.py` is what the base of transports needs.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from greenmq.transport.limits import QueueLimits
 from greenmq.transport.options import Option, seconds
 from greenmq.transport.owners import read_wake
 from greenmq.transport.sqlite.engine import Engine
+from greenmq.transport.sqlite.memory import MEMORY, MemoryEngine
 from greenmq.transport.sqlite.store import Row, Store
 from greenmq.transport.waiters import Waiters
 from greenmq.utils.json import dumps, loads
@@ -62,7 +63,7 @@ class SQLiteDriver(Driver):
 
     def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
         super().__init__(place, settings, owner)
-        self._engine: Engine | None = None
+        self._engine: Engine | MemoryEngine | None = None
         self._waiters = Waiters()
         self._listener: runtime.Task | None = None
 
@@ -71,19 +72,23 @@ class SQLiteDriver(Driver):
     def open(self, deadline: runtime.Deadline) -> None:
         self._leave(deadline)
         told = weakref.WeakMethod(self._told)
-        engine = Engine(
-            self.place.virtual_host, self.settings['durability'], lambda *what: _call(told, *what),
-            self._waiters,
-        )  # fmt: skip
+        engine = self._make_engine(lambda *what: _call(told, *what))
         try:
             engine.open(deadline)
         except BaseException:
             engine.close(deadline)
             raise
         self._engine = engine
-        self._listener = runtime.spawn(
-            _listen, weakref.ref(self), engine.mark.socket, name='sqlite-wake', owner=self
-        )
+        if engine.mark is not None:
+            self._listener = runtime.spawn(
+                _listen, weakref.ref(self), engine.mark.socket, name='sqlite-wake', owner=self
+            )
+
+    def _make_engine(self, told: Any) -> Engine | MemoryEngine:
+        file = self.place.virtual_host
+        if file == MEMORY:
+            return MemoryEngine(told, self._waiters)
+        return Engine(file, self.settings['durability'], told, self._waiters)
 
     def close(self, deadline: runtime.Deadline) -> None:
         self._leave(deadline)

@@ -88,6 +88,7 @@ def connect(path: str, durability: str, seconds: float) -> sqlite3.Connection:
     """Open the file, and make the tables if there are none.
 
     Arguments:
+        path (str): of the file; ':memory:' for none.
         durability (str): what a commit survives. 'disk': the loss of power. 'process': a killed process.
             'none': nothing but its own end.
         seconds (float): how long to wait for somebody who is making the tables.
@@ -98,7 +99,7 @@ def connect(path: str, durability: str, seconds: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
     try:
         mode = connection.execute('PRAGMA journal_mode=WAL').fetchone()[0]
-        if mode != 'wal':
+        if mode not in ('wal', 'memory'):
             raise InconsistencyError(
                 f'{path}: no write-ahead log (journal_mode is {mode}): is it on a network file system?'
             )
