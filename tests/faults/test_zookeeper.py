@@ -57,6 +57,22 @@ def test_a_hundred_greenlets_share_packets(zookeeper, zookeeper_url):
         assert zookeeper.received() - before <= 10
 
 
+def test_a_publish_wakes_no_owner(zookeeper, zookeeper_url):
+    """Each session hears of the others' ends, and not of what they publish."""
+    with Connection(zookeeper_url) as here, Connection(
+        zookeeper_url, transport_options={'fetch_ahead': 7}
+    ) as there:
+        declare(here)
+        heard, waiting = [], driver(there).waiting
+        tell = waiting.heard
+        waiting.heard = lambda event: heard.append(event.path) or tell(event)
+        producer = here.Producer(routing_key='q')
+        for n in range(5):
+            producer.publish(n)
+        green.sleep(0.2)
+        assert not heard
+
+
 def test_taking_costs_two_packets_a_message_and_settling_next_to_none(zookeeper, zookeeper_url):
     with Connection(zookeeper_url) as connection:
         declare(connection)

@@ -4,7 +4,8 @@ A queue is the node ``/<vhost>/<queue>``, a message its child ``entry-PPP-NNNNNN
 them: PPP is 9 less the priority, N counts. What greenmq adds is below ``/<vhost>/.greenmq``, outside of the
 queues, since kombu takes every child of a queue for a message:
 
-* ``o/<owner>``: ephemeral, there while the owner's session lives;
+* ``o/<owner>``: ephemeral, there while the owner's session lives; all owners watch these;
+* ``n/<owner>``: ephemeral too; each publish raises its version, and nobody watches it;
 * ``c/<queue>/<entry>,<owner>``: a message that the owner has taken: the entry was moved here with its data;
 * ``b/<exchange>``: bindings, as JSON; ``q/<queue>``: what a queue was made with, as JSON;
 * ``x/<queue>``: its owner and life, if it ends with either; ``sweeper``: ephemeral, of who sweeps now.
@@ -59,13 +60,14 @@ class Layout:
         inner = virtual_host.strip('/')
         self.root = f'/{inner}' if inner else ''
         ours = f'{self.root}/.greenmq'
-        self.owners, self.claims, self.bindings = f'{ours}/o', f'{ours}/c', f'{ours}/b'
+        self.owners, self.counters = f'{ours}/o', f'{ours}/n'
+        self.claims, self.bindings = f'{ours}/c', f'{ours}/b'
         self.facts, self.ends, self.sweeper = f'{ours}/q', f'{ours}/x', f'{ours}/sweeper'
 
     @property
     def folders(self) -> tuple[str, ...]:
         """The nodes that must be there."""
-        return self.owners, self.claims, self.bindings, self.facts, self.ends
+        return self.owners, self.counters, self.claims, self.bindings, self.facts, self.ends
 
     def queue(self, queue: str) -> str:
         """The node of a queue.

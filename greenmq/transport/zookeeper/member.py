@@ -1,4 +1,4 @@
-"""One session with ZooKeeper, and the node by which others know that we live."""
+"""One session with ZooKeeper, and the nodes of its owner: by one others know that we live."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Member:
         told (Callable[[str], Any]): gets 'away', 'back' and 'over'; must not wait.
         heard (Callable): see `Client`.
     Attributes:
-        name (str): of the owner. over (bool): see above.
-        version (int): of its node; each publish raises it, see `sending`.
+        name (str): of the owner. path (str): of the node by which others know it. over (bool): see above.
+        counter (str): path of the node whose version each publish raises, see `sending`; version (int): its.
     """
 
     def __init__(self, layout: Layout, timeout: float, told: Any, heard: Any) -> None:
         self.name = f'{os.getpid()}-{os.urandom(8).hex()}'
-        self.path = f'{layout.owners}/{self.name}'
+        self.path, self.counter = f'{layout.owners}/{self.name}', f'{layout.counters}/{self.name}'
         self.over = False
         self.version = 0
         self.client: Client = None  # type: ignore[assignment]
@@ -74,10 +74,11 @@ class Member:
             self.wait_connected(deadline)
             for path in self._layout.folders:
                 self.client.ensure_path_async(path).get(timeout=deadline)
-            try:
-                self.client.create_async(self.path, b'', ephemeral=True).get(timeout=deadline)
-            except NodeExistsError:
-                pass  # no undo needed: its reply was lost, and the name is ours alone
+            for path in (self.counter, self.path):
+                try:
+                    self.client.create_async(path, b'', ephemeral=True).get(timeout=deadline)
+                except NodeExistsError:
+                    continue  # its reply was lost, and the name is ours alone
         except BaseException:
             self._closing = self.over = True
             self.client.green.abandon()

@@ -21,7 +21,7 @@ HEAD = 512
 class Sending:
     """The publishes of one driver, one transaction at a time.
 
-    A transaction also raises the version of our own node. So when its reply is lost with the connection, the
+    A transaction also raises the version of a node of our own. So when its reply is lost with the connection, the
     same one is sent again over the next connection, and is refused if it has happened.
 
     Arguments:
@@ -85,7 +85,7 @@ class Sending:
     def _transaction(self, items: list[Put]) -> Any:
         member, layout = self._nodes.member, self._nodes.layout
         transaction = member.client.transaction()
-        transaction.set_data(member.path, b'', version=member.version)
+        transaction.set_data(member.counter, b'', version=member.version)
         for item in items:
             path = f'{layout.queue(item.queue)}/entry-{9 - item.priority:03d}-'
             transaction.create(path, item.payload, sequence=True)
