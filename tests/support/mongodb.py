@@ -26,7 +26,8 @@ class FerretDB(Server):
 
     def command(self):
         # It syncs the disk for each document that it changes, which MongoDB does not.
-        return [str(FERRETDB), '--handler=sqlite', f'--sqlite-url=file:{self.directory}/?_pragma=synchronous(off)',
+        place = f'file:{self.directory}/?_pragma=synchronous(off)'
+        return [str(FERRETDB), '--handler=sqlite', f'--sqlite-url={place}',
                 f'--listen-addr=127.0.0.1:{self.port}', f'--state-dir={self.directory}',
                 '--telemetry=disable', '--debug-addr=-', '--log-level=error']
 
