@@ -1,4 +1,4 @@
-"""The engine of a store in memory: for one hub of one process, and nothing in it waits, so it has no thread."""
+"""The engine of a store in memory, for one hub of one process. Nothing in it waits, so it has no thread."""
 
 from __future__ import annotations
 

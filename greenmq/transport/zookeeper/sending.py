@@ -21,8 +21,8 @@ HEAD = 512
 class Sending:
     """The publishes of one driver, one transaction at a time.
 
-    A transaction also raises the version of a node of our own. So when its reply is lost with the connection, the
-    same one is sent again over the next connection, and is refused if it has happened.
+    A transaction also raises the version of a node of our own. So when its reply is lost with the connection,
+    the same one is sent again over the next connection, and is refused if it has happened.
 
     Arguments:
         max_packet (int): bytes of a request that the server takes.
