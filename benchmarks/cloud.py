@@ -43,14 +43,14 @@ def measured(phases: Phases, messages: int, idle: int) -> Result:
     """All phases of one round."""
     one, two = phases.run('declare', 1), phases.run('declare', 2)
     published = phases.run('publish', messages)
-    consumed = phases.run('consume', messages)
+    consumed = phases.run('consume', int(published['messages']))  # what is left would not be an idle queue
     # The first pauses are shorter than those after them.
     settled, idled = phases.run('idle', SETTLING), phases.run('idle', SETTLING + idle)
     return {
         'declare': two['calls'] - one['calls'],
         'publish_calls': 1000 * published['calls'] / published['messages'],
         'publish_us': published['us'],
-        'consume_calls': 1000 * consumed['calls'] / messages,
+        'consume_calls': 1000 * consumed['calls'] / published['messages'],
         'consume_us': consumed['us'],
         'idle': 60 * (idled['calls'] - settled['calls']) / idle,
     }

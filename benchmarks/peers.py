@@ -18,10 +18,10 @@ KOMBU = 'kombu>=5.4,<6'
 #: gevent, so that kombu can be patched; and what greenmq needs, so that both have the same parsers and
 #: drivers.
 PACKAGES = (KOMBU, 'amqp', 'pika', 'aio-pika', 'amqpstorm', 'redis', 'hiredis', 'packaging', 'gevent',
-            'click', 'tqdm', 'sqlalchemy', 'boto3', 'azure-storage-queue', 'httpcore',
+            'click', 'tqdm', 'sqlalchemy', 'boto3', 'azure-storage-queue', 'h11',
             'psycopg[binary]', 'pgmq', 'kazoo', 'pymongo', 'Pyro5')
 IMPORTED = ('kombu, amqp, pika, aio_pika, amqpstorm, redis, hiredis, packaging, gevent, click, tqdm, '
-            'sqlalchemy, boto3, azure.storage.queue, httpcore, psycopg, pgmq, '
+            'sqlalchemy, boto3, azure.storage.queue, h11, psycopg, pgmq, '
             'kazoo, pymongo, Pyro5')
 #: The C client comes as a program that is compiled here, if its headers are.
 C_SOURCE = ROOT / 'benchmarks' / 'probes' / 'librabbitmq.c'

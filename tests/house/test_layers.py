@@ -53,7 +53,7 @@ DRIVERS = {
     'hiredis': {'transport.redis'},
     'boto3': {'transport.SQS'},
     'botocore': {'transport.SQS'},
-    'httpcore': {'transport.http'},
+    'h11': {'transport.http'},
     'psycopg': {'transport.postgresql'},
     'sqlalchemy': {'transport.sqlalchemy'},
     'pymongo': {'transport.mongodb'},

@@ -17,7 +17,7 @@ from greenmq.transport.driver import Transport as DriverTransport
 try:
     from greenmq.transport.SLMQ.driver import SLMQDriver
 except ModuleNotFoundError as error:
-    if error.name != 'httpcore':
+    if error.name != 'h11':
         raise
     raise ImportError(
         f'the SLMQ transport needs {error.name}: pip install greenmq[slmq]', name=error.name

@@ -110,7 +110,7 @@ class SLMQDriver(Driver):
         began = runtime.monotonic()
         path = f'{self._path(queue)}/messages?batch={min(n, MOST)}'
         try:
-            answer = self._service.call('GET', path, runtime.Deadline.after(LOOK), repeatable=False)
+            answer = self._service.call('GET', path, runtime.Deadline.after(LOOK))
         except http.ServiceError as error:
             raise ConnectionLost(f'a look was not answered: {error}') from error
         return [

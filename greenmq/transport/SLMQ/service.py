@@ -61,8 +61,7 @@ class Service:
         if not self._token:
             raise http.NoAnswer('the answer to a log-in has no token', begun=True)
 
-    def call(self, method: str, path: str, deadline: runtime.Deadline, body: Any = None,
-             repeatable: bool = True) -> Any:  # fmt: skip
+    def call(self, method: str, path: str, deadline: runtime.Deadline, body: Any = None) -> Any:
         """Make a call; return what it was answered, from JSON.
 
         Raises:
@@ -75,7 +74,7 @@ class Service:
             token = self._token
             headers = {'X-Auth-Token': token, 'Content-Type': 'application/json'}
             try:
-                answer = self._call(method, path, headers, data, deadline, repeatable)
+                answer = self._call(method, path, headers, data, deadline)
                 break
             except Denied:
                 if not again:
@@ -87,9 +86,8 @@ class Service:
             raise http.NoAnswer(f'the answer is no JSON: {error}', begun=True) from error
 
     def _call(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, deadline: runtime.Deadline,
-        repeatable: bool = True,
-    ) -> http.Response:  # fmt: skip
+        self, method: str, path: str, headers: dict[str, str], body: bytes, deadline: runtime.Deadline
+    ) -> http.Response:
         def once(deadline: runtime.Deadline) -> http.Response:
             answer = self._http.request(method, self._url + path, headers, body, deadline)
             self.calls += 1
@@ -97,7 +95,7 @@ class Service:
                 return answer
             raise _refusal(answer, f'{method} {path}')
 
-        result: http.Response = http.call(once, deadline, self._pace, repeatable)
+        result: http.Response = http.call(once, deadline, self._pace)
         return result
 
 

@@ -30,7 +30,7 @@ from greenmq.transport.SQS.names import where
 try:
     from greenmq.transport.SQS.driver import SQSDriver
 except ModuleNotFoundError as error:
-    if error.name not in ('botocore', 'httpcore'):
+    if error.name not in ('botocore', 'h11'):
         raise
     raise ImportError(
         f'the SQS transport needs {error.name}: pip install greenmq[sqs]', name=error.name

@@ -15,7 +15,7 @@ from greenmq.utils.json import dumps
 __all__ = ('ATTRIBUTES', 'DUE', 'decode', 'due_at', 'encode', 'plain')
 
 #: What a delivery says of where it came from; no part of the message.
-_OF_THE_DELIVERY = ('sqs_message', 'sqs_queue')
+_OF_THE_DELIVERY = frozenset(('sqs_message', 'sqs_queue'))
 #: Properties that become parameters of the call.
 ATTRIBUTES = 'message_attributes'
 #: Property that says when a message may be handled that is delayed for longer than SQS can, in s since 1970.
@@ -26,7 +26,7 @@ def plain(message: dict[str, Any]) -> str:
     """Return the JSON of a message, as it goes through SNS."""
     properties = message['properties']
     info = properties.get('delivery_info')
-    if ATTRIBUTES in properties or (info and any(name in info for name in _OF_THE_DELIVERY)):
+    if ATTRIBUTES in properties or (info and not _OF_THE_DELIVERY.isdisjoint(info)):
         properties = {name: value for name, value in properties.items() if name != ATTRIBUTES}
         if info:
             properties['delivery_info'] = {

@@ -60,7 +60,8 @@ class Sending:
         entries: list[_Entry] = []
         for at, item in enumerate(items):
             entry = self._entry(item, at)
-            size = len(entry['MessageBody'].encode()) + _size_of(entry.get('MessageAttributes'))
+            body = entry['MessageBody']
+            size = len(body if body.isascii() else body.encode()) + _size_of(entry.get('MessageAttributes'))
             outcomes[at] = self._too_large(queue, size, deadline)
             if outcomes[at] is None:
                 entries.append(_Entry(at, entry, size))

@@ -24,7 +24,7 @@ from greenmq.transport.driver import Transport as DriverTransport
 try:
     from greenmq.transport.azurestoragequeues.driver import StorageDriver
 except ModuleNotFoundError as error:
-    if error.name != 'httpcore':
+    if error.name != 'h11':
         raise
     raise ImportError(
         f'the azurestoragequeues transport needs {error.name}: pip install greenmq[azurestoragequeues]',

@@ -109,8 +109,8 @@ class Service:
     def get(self, queue: str, n: int, hidden: int, deadline: runtime.Deadline) -> list[Got]:
         """Get messages that nobody else has, up to 32. Raises as `put`. Switches: yes."""
         params = [('numofmessages', str(min(n, MOST))), ('visibilitytimeout', str(hidden))]
-        # Its answer is never asked for again: what an answer that was lost brought is hidden by then.
-        answer = self.call('GET', f'/{queue}/messages', params, deadline, repeatable=False)
+        # Made again if its answer is lost: what that brought is hidden until its lease ends, one way or other.
+        answer = self.call('GET', f'/{queue}/messages', params, deadline)
         return [_got(each) for each in _xml(answer.body).iter('QueueMessage')]
 
     def hide(self, queue: str, message: str, receipt: str, seconds: int, deadline: runtime.Deadline) -> str:
@@ -176,7 +176,7 @@ class Service:
 
     def call(
         self, method: str, path: str, params: list[tuple[str, str]], deadline: runtime.Deadline,
-        body: bytes = b'', repeatable: bool = True,
+        body: bytes = b'',
     ) -> http.Response:  # fmt: skip
         """Make a call, again and again within its deadline while that may help. Switches: yes."""
 
@@ -198,7 +198,7 @@ class Service:
                 return answer
             raise self._refusal(answer, f'{method} {path}', lost)
 
-        result: http.Response = http.call(once, deadline, self._pace, repeatable)
+        result: http.Response = http.call(once, deadline, self._pace)
         return result
 
     def _refusal(self, answer: http.Response, what: str, lost: bool) -> Exception:

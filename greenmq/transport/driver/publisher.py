@@ -58,12 +58,13 @@ class _Job:
 class _Line:
     """Messages of one group that wait for a call, and the calls under way."""
 
-    __slots__ = ('calls', 'jobs', 'key')
+    __slots__ = ('busy', 'calls', 'jobs', 'key')
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.jobs: list[_Job] = []
         self.calls = 0
+        self.busy = 0  # of `calls`, those that have messages under way; the others are about to take some
 
 
 class Publisher:
@@ -156,7 +157,7 @@ class Publisher:
         payload = self._driver.encode(message)
         limit = self._driver.max_payload
         if limit is not None and isinstance(payload, (str, bytes)):
-            size = len(payload.encode() if isinstance(payload, str) else payload)
+            size = len(payload if isinstance(payload, bytes) or payload.isascii() else payload.encode())
             if size > limit:
                 raise InvalidArgument(
                     'message', f'{size} bytes', f'is more than the {limit} bytes that this broker takes'
@@ -252,17 +253,18 @@ class Publisher:
             line = self._line(items[0].queue if each else '')
             if not line.calls and not line.jobs:
                 line.calls += 1
+                line.busy += 1
                 try:
                     self._put_direct(items, deadline)
                 finally:
+                    line.busy -= 1
                     self.ended(line)
                 return
         jobs = [_Job(item, deadline) for item in items]
         for job in jobs:
             line = self._line(job.item.queue if each else '')
             line.jobs.append(job)
-            if line.calls < self._driver.max_puts:
-                self._start(line)
+            self._start_if_needed(line)
         failures: list[Exception] = []
         for job in jobs:
             try:
@@ -293,7 +295,11 @@ class Publisher:
             if line is not None and not job.sent and job in line.jobs:
                 line.jobs.remove(job)
 
-    def _start(self, line: _Line) -> None:
+    def _start_if_needed(self, line: _Line) -> None:
+        # Those that are about to take some take what gathers until then.
+        room = (line.calls - line.busy) * max(self._driver.put_batch, 1)
+        if line.calls >= self._driver.max_puts or len(line.jobs) <= room:
+            return
         line.calls += 1
         call = _Call()
         call.task = runtime.spawn(
@@ -332,9 +338,9 @@ class Publisher:
     def ended(self, line: _Line) -> None:
         """A call's task has ended."""
         line.calls -= 1
-        if line.jobs and line.calls < self._driver.max_puts:
-            self._start(line)
-        elif not line.jobs and not line.calls:
+        if line.jobs:
+            self._start_if_needed(line)
+        elif not line.calls:
             self._lines.pop(line.key, None)
 
     def closed(self, error: Exception) -> None:
@@ -407,6 +413,7 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
         # The latest of them: nobody's short deadline cuts the message of another.
         deadline = batch[0].deadline if len(batch) == 1 else max((job.deadline for job in batch), key=_at)
         call.begins(deadline)
+        line.busy += 1
         try:
             outcomes = list(driver.put([job.item for job in batch], deadline) or ())
         except Exception as error:  # told to those whose messages they were
@@ -422,6 +429,7 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
             if publisher is not None:
                 publisher.answered(batch, outcomes)
         finally:
+            line.busy -= 1
             call.ended()
         del publisher
 

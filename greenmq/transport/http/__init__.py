@@ -1,7 +1,7 @@
 """HTTP/1.1 for the brokers that speak it: one deadline an exchange, a bounded pool, and no blocking call.
 
-httpcore frames requests and answers (on h11); bytes come and go by runtime's Stream, so waits, kills and
-deadlines are what they are everywhere in greenmq. Read `client.py` first, then `pool.py` and `connection.py`;
+h11 frames requests and answers; bytes come and go by runtime's Stream, so waits, kills and deadlines are what
+they are everywhere in greenmq. Read `client.py` first, then `pool.py` and `connection.py`;
 `retrying.py` makes a request again, `pacing.py` says how long to wait before that, `parallel.py` makes
 several at once.
 """

@@ -9,8 +9,6 @@ from os import environ
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import httpcore
-
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument
 from greenmq.runtime import DialError, TLSOptions
@@ -242,7 +240,6 @@ class _Dial:
         self._place = place
         self._settings = settings
         self._context = context
-        self._origin = httpcore.Origin(place.scheme.encode(), place.host.encode(), place.port)
 
     def __call__(self, deadline: runtime.Deadline) -> Connection:
         place = self._place
@@ -250,7 +247,7 @@ class _Dial:
         if not place.proxy:
             name = self._settings.tls.server_hostname
             stream = runtime.dial(place.host, place.port, deadline, tls=self._context, server_hostname=name)
-            return Connection(stream, self._origin)
+            return Connection(stream)
         parts = urlsplit(place.proxy if '://' in place.proxy else f'http://{place.proxy}')
         stream = runtime.dial(parts.hostname or '', parts.port or 80, deadline)
         if self._context is not None:
@@ -259,7 +256,7 @@ class _Dial:
             except BaseException:
                 stream.abandon()
                 raise
-        return Connection(stream, self._origin)
+        return Connection(stream)
 
     def _tunnel(
         self, stream: runtime.Stream, context: ssl.SSLContext, deadline: runtime.Deadline
@@ -269,7 +266,7 @@ class _Dial:
         target = f'{host}:{place.port}'
         asked = Request('CONNECT', target, {'Host': target, **_proxy_login(place.proxy)})
         try:
-            answer = Connection(stream, self._origin).connect(asked, deadline)
+            answer = Connection(stream).connect(asked, deadline)
         except NoAnswer as exc:
             raise DialError(f'the proxy gave no tunnel to {target}: {exc}') from exc
         if answer.status // 100 != 2:

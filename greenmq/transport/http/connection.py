@@ -1,16 +1,19 @@
-"""One connection: httpcore's HTTP/1.1 on a Stream, one exchange at a time."""
+"""One connection: h11's HTTP/1.1 on a Stream, one exchange at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import httpcore
+import h11
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost, TimeoutError
 
 __all__ = ('Connection', 'NoAnswer', 'NoAnswerInTime', 'Request', 'Response')
+
+#: Bytes of the head of an answer, or of a line of its chunks, at most; and what one read takes.
+_LONGEST_HEAD, _CHUNK = 100 * 1024, 64 * 1024
 
 
 class Request(NamedTuple):
@@ -70,67 +73,29 @@ class NoAnswerInTime(TimeoutError):
         self.sent = sent
 
 
-class _Wire(httpcore.NetworkStream):
-    # What httpcore reads from and writes to. The parts of a request gather here and leave in one system call,
-    # when httpcore first asks for the answer.
-
-    def __init__(self, stream: runtime.Stream) -> None:
-        self.stream = stream
-        self.deadline: runtime.Deadline = runtime.NEVER
-        self.sent = False
-        self.begun = False
-        self._parts: list[bytes] = []
-
-    def begin(self, deadline: runtime.Deadline) -> None:
-        self.deadline = deadline
-        self.sent = self.begun = False
-        self._parts.clear()
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self._parts:
-            data = b''.join(self._parts)
-            self._parts.clear()
-            self.sent = True
-            self.stream.write(data, self.deadline)
-        # Also while bytes keep coming: a slow server must not hold the caller longer than it asked for.
-        self.deadline.check(f'{self.stream.name}: no whole answer')
-        data = self.stream.read(max_bytes, self.deadline)
-        self.begun = self.begun or bool(data)
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if buffer:
-            self._parts.append(buffer)
-
-    def close(self) -> None:
-        self.stream.close()
-
-
 class Connection:
     """A connection to one server, used by one task at a time. Made by the pool.
 
     Arguments:
         stream (runtime.Stream): connected, TLS included.
-        origin (httpcore.Origin): where to; only httpcore compares it.
     Attributes:
         since (float): when it was last given back, in monotonic seconds.
         exchanges (int): answers that came whole.
     """
 
-    __slots__ = ('__weakref__', '_http', '_origin', '_wire', 'exchanges', 'since', 'stream')
+    __slots__ = ('__weakref__', '_begun', '_http', '_sent', 'exchanges', 'since', 'stream')
 
-    def __init__(self, stream: runtime.Stream, origin: httpcore.Origin) -> None:
+    def __init__(self, stream: runtime.Stream) -> None:
         self.stream = stream
         self.since = runtime.monotonic()
         self.exchanges = 0
-        self._origin = origin
-        self._wire = _Wire(stream)
-        self._http = httpcore.HTTP11Connection(origin, self._wire)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LONGEST_HEAD)
+        self._sent = self._begun = False  # of this exchange: a byte has left; has come
 
     @property
     def reusable(self) -> bool:
         """True if another exchange may follow: both sides are done and neither has closed."""
-        return not self.stream.closed and (self.exchanges == 0 or self._http.is_idle())
+        return not self.stream.closed and self._http.our_state is h11.IDLE
 
     def exchange(self, request: Request, deadline: runtime.Deadline, max_bytes: int) -> Response:
         """Ask, and take the whole answer.
@@ -144,60 +109,74 @@ class Connection:
 
         Killed, or ended by an error: the connection is closed and not `reusable`.
         """
-        self._wire.begin(deadline)
         try:
-            answer = self._http.handle_request(self._prepared(request))
-            body = self._body(answer, max_bytes)
+            head = self._ask(request, deadline)
+            body = self._body(deadline, max_bytes)
         except BaseException as exc:
             self.abandon()
             if isinstance(exc, TimeoutError):
                 raise NoAnswerInTime(str(exc), self._outcome) from exc
-            if isinstance(exc, (ConnectionLost, httpcore.ProtocolError)):
+            if isinstance(exc, (ConnectionLost, h11.ProtocolError)):
                 raise self._no_answer(str(exc)) from exc
             raise
         self.exchanges += 1
-        return _response(answer, body)
+        # What came after the answer belongs to no request of ours.
+        if self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
+            self._http.start_next_cycle()
+        return _response(head, body)
 
     def connect(self, request: Request, deadline: runtime.Deadline) -> Response:
         """Ask a proxy for a tunnel (CONNECT). After a 2xx the stream is the other side's, and not ours."""
-        self._wire.begin(deadline)
         try:
-            answer = self._http.handle_request(self._prepared(request))
-        except (ConnectionLost, httpcore.ProtocolError) as exc:
+            return _response(self._ask(request, deadline), b'')
+        except (ConnectionLost, h11.ProtocolError) as exc:
             raise self._no_answer(str(exc)) from exc
-        return _response(answer, b'')
 
-    def _prepared(self, request: Request) -> httpcore.Request:
+    def _ask(self, request: Request, deadline: runtime.Deadline) -> h11.Response:
+        # Returns the head of the answer.
+        self._sent = self._begun = False
         headers = [
             (name.encode('latin-1'), value.encode('latin-1')) for name, value in request.headers.items()
         ]
         if request.body or request.method in ('POST', 'PUT'):
             headers.append((b'Content-Length', b'%d' % len(request.body)))
-        url = httpcore.URL(
-            scheme=self._origin.scheme,
-            host=self._origin.host,
-            port=self._origin.port,
-            target=request.target.encode('ascii'),
-        )
-        return httpcore.Request(request.method, url, headers=headers, content=request.body)
+        http, asked = self._http, h11.Request(method=request.method, target=request.target, headers=headers)
+        parts = [http.send(asked), request.body and http.send(h11.Data(data=request.body)),
+                 http.send(h11.EndOfMessage())]  # fmt: skip
+        data = b''.join(part for part in parts if part)
+        self._sent = True
+        self.stream.write(data, deadline)
+        while not isinstance(event := self._next(deadline), h11.Response):
+            pass  # that it goes on
+        return event
 
-    def _body(self, answer: httpcore.Response, max_bytes: int) -> bytes:
+    def _next(self, deadline: runtime.Deadline) -> Any:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            # Also while bytes keep coming: a slow server must not hold the caller longer than it asked for.
+            deadline.check(f'{self.stream.name}: no whole answer')
+            data = self.stream.read(_CHUNK, deadline)
+            if not data and not self._begun:
+                raise self._no_answer('the server closed the connection and gave no answer')
+            self._begun = True
+            self._http.receive_data(data)
+        return event
+
+    def _body(self, deadline: runtime.Deadline, max_bytes: int) -> bytes:
         parts: list[bytes] = []
         length = 0
-        for part in answer.iter_stream():
-            length += len(part)
+        while isinstance(event := self._next(deadline), h11.Data):
+            length += len(event.data)
             if length > max_bytes:
                 raise self._no_answer(f'the answer is larger than {max_bytes} bytes')
-            parts.append(part)
-        answer.close()
-        return parts[0] if len(parts) == 1 else b''.join(parts)
+            parts.append(event.data)
+        return b''.join(parts)
 
     @property
     def _outcome(self) -> str:
-        return 'unknown' if self._wire.sent else 'no'
+        return 'unknown' if self._sent else 'no'
 
     def _no_answer(self, text: str) -> NoAnswer:
-        return NoAnswer(f'{self.stream.name}: {text}', self._outcome, self._wire.begun)
+        return NoAnswer(f'{self.stream.name}: {text}', self._outcome, self._begun)
 
     def watch(self, ended: Callable[[Connection], Any]) -> None:
         """While it is idle: have `ended` called from the hub when the server closes or says anything."""
@@ -215,18 +194,17 @@ class Connection:
         return f'<Connection {self.stream.name}, {self.exchanges} exchanges>'
 
 
-def _response(answer: httpcore.Response, body: bytes) -> Response:
-    reason = _text(answer.extensions['reason_phrase'])
-    return Response(answer.status, reason, _headers(answer.headers), body)
+def _response(head: h11.Response, body: bytes) -> Response:
+    return Response(head.status_code, _text(head.reason), _headers(head.headers), body)
 
 
 def _text(value: bytes) -> str:
     return value.decode('latin-1')
 
 
-def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in raw:
-        key, text = _text(name).lower(), _text(value)
+        key, text = _text(name), _text(value)
         headers[key] = f'{headers[key]}, {text}' if key in headers else text
     return headers

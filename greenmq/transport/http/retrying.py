@@ -37,16 +37,15 @@ def call(
     once: Callable[[runtime.Deadline], Response],
     deadline: runtime.Deadline,
     pace: Pace,
-    repeatable: bool = True,
     attempt: float = ATTEMPT,
 ) -> Any:
-    """Make a call until it is answered, however often that takes.
+    """Make a call until it is answered. To do it twice must do no harm, or one that is known.
+
+    Up to three times where there was no answer; what was refused is made again until the deadline.
 
     Arguments:
         once (Callable): makes it, within the deadline it gets.
         pace (Pace): of the service.
-        repeatable (bool): it may be made again where it may have arrived: twice does no harm, or one that is
-            known. Up to three times; what was refused is made again until the deadline.
         attempt (float): seconds of one try.
     Returns:
         what `once` returned.
@@ -77,7 +76,7 @@ def call(
             sent = 'unknown' if 'unknown' in (mine, sent) else 'no'
             error.sent = sent  # type: ignore[union-attr]
             pause = pause_before(tried + 1)
-            if not (repeatable or sent == 'no') or tried >= TRIES or pause >= _left(deadline):
+            if tried >= TRIES or pause >= _left(deadline):
                 raise
         runtime.sleep(pause)
 
