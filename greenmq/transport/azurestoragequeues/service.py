@@ -109,7 +109,7 @@ class Service:
     def get(self, queue: str, n: int, hidden: int, deadline: runtime.Deadline) -> list[Got]:
         """Get messages that nobody else has, up to 32. Raises as `put`. Switches: yes."""
         params = [('numofmessages', str(min(n, MOST))), ('visibilitytimeout', str(hidden))]
-        # Made again if its answer is lost: what that brought is hidden until its lease ends, one way or other.
+        # Made again if its answer is lost: what that brought is hidden until its lease ends, either way.
         answer = self.call('GET', f'/{queue}/messages', params, deadline)
         return [_got(each) for each in _xml(answer.body).iter('QueueMessage')]
 
