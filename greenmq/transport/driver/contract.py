@@ -211,6 +211,9 @@ class Driver:
     exchange_types: ClassVar[frozenset[str]] = frozenset(('direct', 'fanout', 'headers', 'topic'))
     #: Are the bindings kept at the broker, for all processes?
     shared_bindings: ClassVar[bool] = False
+    #: Is `owner.changed` told of every change of bindings that were read? Then the base believes them until
+    #: then, or until `owner.lost`; else for a second. A driver may answer by a property.
+    tells_changes: bool = False
     #: 'copies': the base puts a fanout message into each bound queue; 'native': the broker fans out, and is
     #: told of the bindings of fanout exchanges by `bind` and `unbind`. A driver may set it for itself.
     fanout: str = 'copies'
@@ -371,7 +374,7 @@ class Driver:
     # ---- bindings, where `shared_bindings`, and of exchanges that the broker routes itself
 
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> Iterable[Binding]:
-        """Return the bindings of an exchange. The base remembers them for a second, or until it is told."""
+        """Return the bindings of an exchange. The base remembers them, see `tells_changes`."""
         return ()
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:

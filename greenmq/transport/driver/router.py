@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from greenmq import runtime
 from greenmq.core import routing
@@ -34,15 +34,27 @@ __all__ = ('Router',)
 
 logger = get_logger('greenmq.transport.driver')
 
-#: Seconds that a shared table is believed without the broker's word.
+#: Seconds that a shared table is believed where the driver does not tell of changes.
 BELIEVED = 1.0
+#: Routes remembered for each shared table; then the memory starts anew.
+MAX_ROUTES = 10_000
 
 
-class _Shared(NamedTuple):
-    """The bindings of one exchange as the broker had them."""
+class _Shared:
+    """The bindings of one exchange as the broker had them.
 
-    table: Any
-    read_at: float
+    Attributes:
+        told (bool): the driver tells when they change: until then they hold.
+        routes (dict[str, list[str]]): routing key → the queues, where the headers have no say.
+    """
+
+    __slots__ = ('read_at', 'routes', 'table', 'told')
+
+    def __init__(self, table: Any = None, read_at: float = 0.0, told: bool = False) -> None:
+        self.table = table
+        self.read_at = read_at
+        self.told = told
+        self.routes: dict[str, list[str]] = {}
 
 
 class Router:
@@ -62,6 +74,8 @@ class Router:
         self._shared: dict[str, _Shared] = {}
         self._learned: dict[str, dict[str, Any]] = {}
         self._reading = runtime.Once()
+        #: Counts the changes: a read that began before one does not count for who made it.
+        self._changes = 0
         self._chained: set[str] = set()  # exchanges that are bound to each other
 
     def _call(self, name: str, deadline: runtime.Deadline, fun: Any, *args: Any) -> Any:
@@ -107,6 +121,7 @@ class Router:
                 'arguments': dict(arguments or ()),
                 'table': [],
             }
+            self.changed(exchange)  # read as of another type, perhaps
             return
         same = (known_as['type'], bool(known_as['durable']), bool(known_as['auto_delete']),
                 known_as['arguments'] or {})  # fmt: skip
@@ -132,15 +147,15 @@ class Router:
             for bound, arguments in list(self.state.bindings.items()):
                 if bound.exchange == exchange:
                     binding = Binding(exchange, kind, bound.routing_key, bound.queue, arguments)
-                    self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+                    self._change('unbind', deadline, self._driver.unbind, binding)
             self._drop(exchange, deadline)
         if self._driver.shared_bindings and table is not None:
             kind = self.exchange_type(exchange)
             for queue, key, arguments in list(table.bindings()):
                 binding = Binding(exchange, kind, key, queue, arguments)
-                self._call('unbind', deadline, self._driver.unbind, binding, deadline)
+                self._change('unbind', deadline, self._driver.unbind, binding)
         self.state.exchange_delete(exchange)
-        self._shared.pop(exchange, None)
+        self.changed(exchange)
 
     def _drop(self, exchange: str, deadline: runtime.Deadline) -> None:
         if self.exchange_type(exchange) in self._driver.native:
@@ -196,8 +211,7 @@ class Router:
                     bound.exchange, self.exchange_type(bound.exchange), bound.routing_key, queue,
                     bound.arguments,
                 )  # fmt: skip
-                self._call('unbind', deadline, self._driver.unbind, binding, deadline)
-                self._shared.pop(bound.exchange, None)
+                self._change('unbind', deadline, self._driver.unbind, binding)
         self._call('delete a queue', deadline, self._driver.delete, queue, deadline)
         for exchange in {bound.exchange for bound in bindings}:
             self._drop_entries(exchange, queue, None)
@@ -261,8 +275,7 @@ class Router:
             record['table'].append(pattern)
         if self._driver.shared_bindings or self.is_native(exchange):
             binding = Binding(exchange, record['type'], key, queue, arguments)
-            self._call('bind', deadline, self._driver.bind, binding, deadline)
-            self._shared.pop(exchange, None)
+            self._change('bind', deadline, self._driver.bind, binding)
 
     def unbind(self, queue: str, exchange: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
         """Remove a binding; none like it is fine. An auto_delete exchange goes with its last one.
@@ -274,8 +287,7 @@ class Router:
             self._drop_entries(exchange, queue, key)
         if self._driver.shared_bindings or self.is_native(exchange):
             binding = Binding(exchange, self.exchange_type(exchange), key, queue, arguments)
-            self._call('unbind', deadline, self._driver.unbind, binding, deadline)
-            self._shared.pop(exchange, None)
+            self._change('unbind', deadline, self._driver.unbind, binding)
         if self._driver.shared_bindings:
             return
         if self.state.exchanges.get(exchange, {}).get('auto_delete') and not self.state.in_use(exchange):
@@ -297,8 +309,15 @@ class Router:
                 entry for entry in record['table'] if entry[2] != queue or key not in (None, entry[0])
             ]
 
+    def _change(self, what: str, deadline: runtime.Deadline, change: Any, binding: Binding) -> None:
+        try:
+            self._call(what, deadline, change, binding, deadline)
+        finally:
+            self.changed(binding.exchange)  # also where it failed or was killed: it may have been done
+
     def changed(self, exchange: str | None = None) -> None:
         """Somebody changed the shared table of an exchange, or of any."""
+        self._changes += 1
         if exchange is None:
             self._shared.clear()
         else:
@@ -309,7 +328,7 @@ class Router:
         for queue, facts in list(self.state.queues.items()):
             if not facts.get('exclusive'):
                 self._call('declare a queue', deadline, self._driver.make, queue, facts, deadline)
-        self._shared.clear()
+        self.changed()
         if not self._driver.shared_bindings and not self._driver.native:
             return
         for key, arguments in list(self.state.bindings.items()):
@@ -317,40 +336,69 @@ class Router:
             if not self._driver.shared_bindings and not self.is_native(key.exchange):
                 continue
             binding = Binding(key.exchange, kind, key.routing_key, key.queue, arguments)
-            self._call('bind', deadline, self._driver.bind, binding, deadline)
+            self._change('bind', deadline, self._driver.bind, binding)
 
     # ---- routes
 
     def route(
         self, exchange: str, key: str, headers: Mapping[str, Any] | None, deadline: runtime.Deadline
     ) -> list[str]:
-        """Return the queues that get a message, each once. Switches: if tables are shared."""
+        """Return the queues that get a message, each once: a list that is shared, don't change it.
+
+        Switches: if tables are shared, and this one is not known.
+        """
         if not self._driver.shared_bindings:
             return self.state.route(exchange, key, headers)
+        shared = self._shared.get(exchange)
+        if shared is None or not shared.told:
+            shared = self._known(exchange, deadline)
+        found = shared.routes.get(key)
+        if found is None:
+            found = self._find(shared, key, headers)
+        if found:
+            return found
+        arguments = self.state.exchanges.get(exchange, {}).get('arguments')
+        return self._by_alternate(exchange, key, headers, deadline) if arguments else found
+
+    def _by_alternate(
+        self, exchange: str, key: str, headers: Mapping[str, Any] | None, deadline: runtime.Deadline
+    ) -> list[str]:
         seen: set[str] = set()
-        while exchange not in seen:
+        found: list[str] = []
+        while not found and exchange not in seen:
             seen.add(exchange)
-            table = self._table(exchange, deadline)
-            found = table.route(key, headers or {}) if table is not None else []
-            if found:
-                return list(dict.fromkeys(found))
+            found = self._find(self._known(exchange, deadline), key, headers)
             arguments = self.state.exchanges.get(exchange, {}).get('arguments') or {}
             exchange = arguments.get('alternate-exchange') or exchange
-        return []
+        return found
+
+    def _find(self, shared: _Shared, key: str, headers: Mapping[str, Any] | None) -> list[str]:
+        found = list(dict.fromkeys(shared.table.route(key, headers or {})))
+        if not isinstance(shared.table, routing.HeadersTable):
+            if len(shared.routes) >= MAX_ROUTES:
+                shared.routes.clear()
+            shared.routes[key] = found
+        return found
 
     def _table(self, exchange: str, deadline: runtime.Deadline) -> Any:
         if not self._driver.shared_bindings:
             return self.state.table(exchange)
+        return self._known(exchange, deadline).table
+
+    def _known(self, exchange: str, deadline: runtime.Deadline) -> _Shared:
         shared = self._shared.get(exchange)
-        if shared is None or runtime.monotonic() - shared.read_at > BELIEVED:
+        if shared is None or not (shared.told or runtime.monotonic() - shared.read_at <= BELIEVED):
+            # Thousands of greenlets may publish while they are not known: one reads them for all.
+            what = f'the bindings of exchange {exchange!r}: another greenlet reads them; they did not come'
             shared, _ = self._reading.do(
-                exchange, lambda: self._read(exchange, deadline), 'the bindings were not read', deadline
+                (exchange, self._changes), lambda: self._read(exchange, deadline), what, deadline
             )
-        return shared.table
+        return shared
 
     def _read(self, exchange: str, deadline: runtime.Deadline) -> _Shared:
         began = runtime.monotonic()
-        mark = self._shared[exchange] = self._shared.get(exchange) or _Shared(None, 0.0)
+        told = self._driver.tells_changes  # before it is read: what ends that is a change
+        mark = self._shared[exchange] = self._shared.get(exchange) or _Shared()
         bindings: Iterable[Binding] = list(
             self._call('read the bindings', deadline, self._driver.bindings, exchange, deadline) or ()
         )
@@ -358,7 +406,7 @@ class Router:
         table = routing.table(kind if kind in routing.TABLES else 'direct')
         for binding in bindings:
             table.add(binding.queue, binding.routing_key or '', binding.arguments)
-        shared = _Shared(table, began)
+        shared = _Shared(table, began, told)
         if self._shared.get(exchange) is mark:  # else somebody changed it while we read: read again next time
             self._shared[exchange] = shared
         return shared

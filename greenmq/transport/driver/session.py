@@ -190,6 +190,7 @@ class Session:
             for channel in self.channels:
                 channel.lose()
             self.leases.end_all()
+        self.router.changed()  # nobody tells of changes now
         self.settler.lost()
         self.intake.lost()
         for user in list(self._users):

@@ -194,8 +194,8 @@ class Channel(base.Channel):
         return FairCycle(self.basic_get, list(self.active_queues), Empty)
 
     def get_table(self, exchange: str) -> Any:
-        """The bindings of an exchange as the server has them. Switches: only if they are not known."""
-        return self.session.driver.tables.table(exchange, self._soon()).entries
+        """The bindings of an exchange as the server has them. Switches: yes."""
+        return self.session.driver.tables.entries(exchange, self._soon())
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Collect publishes, to be sent together: see `PublishBatch`."""

@@ -45,9 +45,6 @@ logger = get_logger('greenmq.transport.redis')
 DEFAULT_PORT = 6379
 DEFAULT_DB = 0
 
-#: kombu's keys of bindings.
-BINDINGS_OF = '_kombu.binding.%s'
-
 
 class RedisDriver(contract.Driver):
     """One Redis database.
@@ -104,7 +101,7 @@ class RedisDriver(contract.Driver):
             settings['fanout_patterns'],
         )
         self.server = self._make_server()
-        self.tables = Bindings(self.server, self.keys, declared, BINDINGS_OF, settings['sep'])
+        self.tables = Bindings(self.server, self.keys, declared, owner)
         self.settler = Settler(self.server, self.keys)
         self.expiry = Expiry(self.server, self.keys, self.tables, declared)
         self.blocking = BlockingWaits(
@@ -301,8 +298,13 @@ class RedisDriver(contract.Driver):
 
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> Iterable[Binding]:
         """See `Driver.bindings`; what the kind of the exchange is, nobody writes down."""
-        entries = self.tables.table(exchange, deadline).entries
+        entries = self.tables.entries(exchange, deadline)
         return [Binding(exchange, '', key, queue) for key, _, queue in entries]
+
+    @property
+    def tells_changes(self) -> bool:  # type: ignore[override]
+        """See `Driver.tells_changes`: where the server does."""
+        return self.server.tracks
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Driver.bind`."""

@@ -18,7 +18,6 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, OperationalError
 from greenmq.log import get_logger
-from greenmq.transport.redis.bindings import Bindings
 from greenmq.transport.redis.expiry import Expiry
 from greenmq.transport.redis.fetching import Fetching
 from greenmq.transport.redis.keys import Home, Keys
@@ -61,7 +60,6 @@ class ConsumerLease:
         self._server: Server = driver.server
         self._keys: Keys = driver.keys
         self._settler: Settler = driver.settler
-        self._bindings: Bindings = driver.tables
         self._expiry: Expiry = driver.expiry
         self._fetching: Fetching = driver.fetching
         self._tasks: dict[str, runtime.Task] = {}
@@ -204,12 +202,10 @@ class ConsumerLease:
             self._server.execute_many(commands, home.unacked, runtime.Deadline.after(PATIENCE))
             return 0
         raw = text[1:end]
-        queues = (
-            self._bindings.route(exchange, self._bindings.kind(exchange), routing_key)
-            if exchange
-            else (routing_key,)
-        )
-        keys = self._keys
+        keys, queues = self._keys, [routing_key]
+        if exchange:
+            deadline = runtime.Deadline.after(PATIENCE)
+            queues = self.session().router.route(exchange, routing_key, None, deadline)  # type: ignore[union-attr]
         lists = [keys.list_of(queue, keys.step(priority)) for queue in queues]
         return int(
             self._server.run(

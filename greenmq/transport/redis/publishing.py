@@ -15,7 +15,6 @@ from greenmq.exceptions import BatchPublishError, PublishUnconfirmed, TimeoutErr
 from greenmq.transport.driver.arrival import EXPIRES_AT
 from greenmq.transport.driver.publisher import DELAY_HEADER
 from greenmq.transport.redis import resp
-from greenmq.transport.redis.bindings import Bindings
 from greenmq.transport.redis.envelope import Envelopes
 from greenmq.transport.redis.errors import raised
 from greenmq.transport.redis.keys import Keys
@@ -57,7 +56,6 @@ class Publisher:
         self._queues: dict[str, dict[str, Any]] = session.router.state.queues
         self._server: Server = driver.server
         self._keys: Keys = driver.keys
-        self._bindings: Bindings = driver.tables
         self._encoding = settings['body_encoding'] or 'base64'
         self._drop_expired = settings['drop_expired']
         self._fanout_mode = settings['fanout_mode']
@@ -136,7 +134,7 @@ class Publisher:
         kind = record['type'] if record is not None else 'direct'
         if kind == 'fanout' and self._fanout_mode != 'queues':
             return [self._fan_out(message, exchange, key)]
-        queues: Any = self._bindings.route(exchange, kind, key, deadline)
+        queues = self._router.route(exchange, key, message['headers'], deadline)
         if not queues:
             queues = self._router.nowhere(exchange, key, message, mandatory, deadline)
         if len(queues) == 1:

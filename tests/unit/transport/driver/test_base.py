@@ -651,3 +651,35 @@ def test_an_exclusive_consumer_stays_alone_in_its_thread(bench):
     with pytest.raises(AccessRefused, match='exclusive use'):
         channel.basic_consume('q', False, print, 'first', exclusive=True)
     other.connection.client.close()
+
+
+# ------------------------------------------------------------------------------------------- bindings
+
+
+def test_who_binds_does_not_get_what_another_read_before(bench):
+    """A read of the shared bindings that began before a bind must not route the publish behind it."""
+    bench = bench('fake-look')
+    channel = bench.connection.channel()
+    channel.exchange_declare(exchange='x', type='direct')
+    bench.queue('a')
+    bench.faults.late('bindings', 0.3)
+    early = green.spawn(channel.basic_publish, channel.prepare_message(b'early'), 'x', 'k')
+    wait_until(lambda: bench.faults.count('bindings') == 1, 10, 'the read to begin')
+    channel.queue_bind(queue='a', exchange='x', routing_key='k')
+    channel.basic_publish(channel.prepare_message(b'late'), 'x', 'k')
+    early.join()
+    assert bench.session.driver.size('a', runtime.Deadline.after(5)) == 1
+
+
+def test_a_bind_that_was_cut_may_have_been_done(bench):
+    bench = bench('fake-look')
+    channel = bench.connection.channel()
+    channel.exchange_declare(exchange='x', type='direct')
+    bench.queue('a')
+    channel.basic_publish(channel.prepare_message(b'nowhere'), 'x', 'k')  # it is read that there are none
+    bench.faults.late('bind', 5)
+    binder = green.spawn(channel.queue_bind, queue='a', exchange='x', routing_key='k')
+    wait_until(lambda: bench.broker.bindings, 10, 'the bind to be done')
+    binder.kill()
+    channel.basic_publish(channel.prepare_message(b'there'), 'x', 'k')
+    assert bench.session.driver.size('a', runtime.Deadline.after(5)) == 1
