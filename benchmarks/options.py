@@ -9,6 +9,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     'rounds': {'type': int, 'default': 5, 'metavar': 'N', 'help': 'of each peer, in turns (%(default)s)'},
     'messages': {'type': int, 'default': 20_000, 'metavar': 'N', 'help': 'in each round (%(default)s)'},
     'quick': {'action': 'store_true', 'help': 'a tenth of the messages: what a change did, roughly'},
+    'folder': {'metavar': 'PATH',
+               'help': 'where what is measured keeps its files: on another disk, or on /dev/shm on none'},
     'peers': {'nargs': '+', 'default': (), 'metavar': 'PEER', 'help': 'only these AMQP clients'},
     'amqp_url': {'metavar': 'URL', 'help': 'a RabbitMQ; without it one is started'},
     'redis_url': {'metavar': 'URL', 'help': 'a Redis; without it one is started'},

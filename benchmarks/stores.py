@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from typing import NamedTuple
 
 from benchmarks import brokers, runner
@@ -10,7 +12,7 @@ from benchmarks.options import parse
 from benchmarks.peers import Peer, pair
 from benchmarks.runner import Figure, Row, at_least_ratio, at_most
 
-OPTIONS = ('rounds', 'messages', 'quick', 'kombu_python')
+OPTIONS = ('rounds', 'messages', 'quick', 'folder', 'kombu_python')
 
 
 class Pair(NamedTuple):
@@ -55,7 +57,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
     def asked(name: str, **target: object) -> list[Row]:
         return [row('  statements a message', name, **target)] if place else []
 
-    idle = [row('statements a second, idle', 'idle_statements', target='≤ 0.5', met=at_most(0.5))]
+    idle = {'target': '≤ 0.5', 'met': at_most(0.5)}
     return [
         row('publish, 1 greenlet, a second', 'alone_rate', **ratio(goals[0])),
         row('  µs CPU a message', 'alone_us'),
@@ -68,11 +70,15 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         *asked('consume_statements', target='≤ 0.04', met=at_most(0.04)),
         row('wake-up of a waiting consumer, ms, p50', 'wake_p50', target='≤ 2', met=at_most(2)),
         row('wake-up of a waiting consumer, ms, p99', 'wake_p99', target='≤ 10', met=at_most(10)),
-    ] + (idle if place else [])
+        *([row('statements a second, idle', 'idle_statements', **idle)] if place else []),
+        row(f'a bare loop of {"INSERT and commit" if place else "write and fdatasync"}, a second', 'floor_rate'),
+    ]
 
 
 def main(arguments: list[str]) -> int:
     options = parse('stores', __doc__, OPTIONS, arguments, rounds=3)
+    if options.folder:
+        os.environ['TMPDIR'] = tempfile.tempdir = os.path.abspath(options.folder)
     peers = pair(options.kombu_python)
     missed = 0
     with brokers.postgresql() as url:

@@ -41,6 +41,16 @@ def place(store, folder):
     return {'file': f'file://{folder}', 'sqlite': f'sqla+sqlite:///{folder}/broker.db'}[store], {}
 
 
+def floor(folder, count=300):
+    """Writes a second of a bare loop: one page appended, and brought to the disk."""
+    with open(f'{folder}/floor', 'wb', buffering=0) as file:
+        start = time.perf_counter()
+        for _ in range(count):
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+        return count / (time.perf_counter() - start)
+
+
 class Server:
     """A database of its own at a PostgreSQL that has pg_stat_statements, and what was asked of it."""
 
@@ -68,6 +78,17 @@ class Server:
             'SELECT coalesce(sum(calls), 0)::int FROM pg_stat_statements WHERE toplevel AND dbid = '
             '(SELECT oid FROM pg_database WHERE datname = %s)', [self.name]
         ).fetchone()[0]
+
+    def floor(self, count=300):
+        """Commits a second of a bare loop: one INSERT of a text as long as a message, and nothing else."""
+        import psycopg
+
+        with psycopg.connect(f'{self.base}/{self.name}', autocommit=True) as client:
+            client.execute('CREATE TABLE bare (id BIGSERIAL PRIMARY KEY, payload TEXT)')
+            start = time.perf_counter()
+            for _ in range(count):
+                client.execute('INSERT INTO bare (payload) VALUES (%s)', ['x' * 600], prepare=True)
+            return count / (time.perf_counter() - start)
 
     def close(self):
         self.client.execute(f'DROP DATABASE {self.name} WITH (FORCE)')
@@ -113,6 +134,7 @@ class Probe:
         result.update(self.wakeups(100 if self.package.__name__ == 'greenmq' else 5))
         if self.server:
             result['idle_statements'] = self.idle()
+            result['floor_rate'] = self.server.floor()
         return result
 
     def idle(self, seconds=4):
@@ -189,8 +211,9 @@ def main(arguments):
         finally:
             server.close()
         return
-    with tempfile.TemporaryDirectory(prefix='greenmq-bench-', dir=os.environ.get('BENCH_FOLDER')) as folder:
-        print(json.dumps(Probe(package, *place(store, folder)).run(int(messages))))
+    with tempfile.TemporaryDirectory(prefix='greenmq-bench-') as folder:
+        result = Probe(package, *place(store, folder)).run(int(messages))
+        print(json.dumps({**result, 'floor_rate': floor(folder)}))
 
 
 if __name__ == '__main__':

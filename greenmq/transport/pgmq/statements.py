@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from greenmq.transport.pgmq.names import Name
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import SideStatements, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, tell
 
 __all__ = ('READS', 'QueueStatements', 'Statements', 'due')
 
@@ -57,7 +57,8 @@ UNION ALL SELECT -({_TOLD})::int UNION ALL SELECT -count(*)::int FROM stored
 """
 
 #: $1 to $4: queues, their names in pgmq, messages at most, seconds of the lease. Each queue is read for the
-#: room that those before it left.
+#: room that those before it left. Nobody waits for the disk: a read that a crash of the server undoes is made
+#: again.
 _TAKE = """
 WITH RECURSIVE asked AS (
     SELECT g.queue, m.queue_name AS name, row_number() OVER (ORDER BY g.turn) AS turn
@@ -76,7 +77,7 @@ SELECT l.queue, f.msg_id, (extract(epoch FROM f.last_read_at) * 1000000)::bigint
     f.message::text
 FROM looked l CROSS JOIN LATERAL unnest(l.found) WITH ORDINALITY
     AS f(msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers, place)
-ORDER BY l.turn, {order}
+WHERE {unhurried} ORDER BY l.turn, {order}
 """
 
 _CALLED = f"""
@@ -164,7 +165,7 @@ class Statements(NamedTuple):
         order = 'f.msg_id' if fifo_mode is None else 'f.place'
         return cls(
             SideStatements.of(OWNER, FACTS, BINDING, CHANNEL),
-            _TAKE.format(read=READS[fifo_mode], order=order),
+            _TAKE.format(read=READS[fifo_mode], order=order, unhurried=UNHURRIED),
         )
 
 

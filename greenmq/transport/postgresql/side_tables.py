@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ('CREATE', 'SideStatements', 'tell')
+__all__ = ('CREATE', 'UNHURRIED', 'SideStatements', 'tell')
+
+#: True, and the transaction ends without waiting for the disk.
+UNHURRIED = "(SELECT set_config('synchronous_commit', 'off', true)) = 'off'"
 
 #: To be formatted with the names of the tables.
 CREATE = """
