@@ -7,6 +7,7 @@ who waits looks now and then, and at once when somebody in this process publishe
 from __future__ import annotations
 
 import _socket
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, InvalidArgument, NotFound
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
+from greenmq.transport.gate import Gate
 from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
@@ -114,6 +116,7 @@ class _Client:
         self._url = url
         self._options = dict(options or {})
         self._engine: Any = None
+        self._gate: Gate | None = None
         self.transactions = 0
 
     def connect(self, metadata: Any, first: Callable[[Any], Any]) -> None:
@@ -124,18 +127,25 @@ class _Client:
             given.setdefault('isolation_level', 'READ COMMITTED')
         engine = self._engine = sa.create_engine(self._url, **given)
         if self._url.startswith('sqlite'):
+            file = engine.url.database
+            if file and not file.startswith((':memory:', 'file:')):
+                self._gate = Gate(os.path.abspath(file))
             # The driver would begin a transaction that is upgraded later, which another writer can refuse.
             sa.event.listen(engine, 'connect', _by_hand)
             sa.event.listen(engine, 'begin', _immediate)
-        metadata.create_all(engine)
+        with self._turn():
+            metadata.create_all(engine)
         self.transact(first)
+
+    def _turn(self) -> Any:
+        return contextlib.nullcontext() if self._gate is None else self._gate.entered()
 
     def transact(self, fun: Callable[[Any], Any]) -> Any:
         """Return what a function does with a connection, in one transaction."""
         for turn in range(_TRIES):
             self.transactions += 1
             try:
-                with self._engine.begin() as db:
+                with self._turn(), self._engine.begin() as db:
                     return fun(db)
             except sa.exc.OperationalError as error:
                 if not _is_collision(error) or turn == _TRIES - 1:
@@ -146,6 +156,8 @@ class _Client:
         """Close its connections; in a forked child only forget them."""
         if self._engine is not None:
             self._engine.dispose(close=close)
+        if self._gate is not None:
+            self._gate.close()
 
 
 class DialectDriver(SQLDriver):

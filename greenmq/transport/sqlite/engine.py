@@ -4,14 +4,12 @@ There is one for a process and a file, whatever number of hubs use it: SQLite ca
 another connection of the process has it open.
 
 Jobs that came while a transaction was being committed go into the next one together, so a hundred greenlets
-share one write to the disk. A job is answered when its transaction holds. Processes take their turn at a lock
-on the gate file: SQLite's own way of waiting is to sleep and try again, by which one of many writers may wait
-for seconds.
+share one write to the disk. A job is answered when its transaction holds. Processes take their turn at a gate:
+SQLite's own way of waiting is to sleep and try again, by which one of many writers may wait for seconds.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import sqlite3
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost
 from greenmq.log import get_logger
+from greenmq.transport.gate import Gate
 from greenmq.transport.owners import Mark, check_local, gone, wake
 from greenmq.transport.sqlite.store import Store, connect
 
@@ -207,7 +206,7 @@ class _Side:
         self._file = file
         self._folder = f'{file}.owners'
         self._durability = durability
-        self._gate = -1
+        self._gate = Gate(file)
         self._store: Store | None = None
         self._guard = runtime.fork_guard()  # held inside of SQLite: it has locks of its own
         self._topology = -1
@@ -239,8 +238,6 @@ class _Side:
             folder = path.dirname(self._file)
             os.makedirs(folder, 0o700, exist_ok=True)
             check_local(folder)
-            if self._gate < 0:
-                self._gate = os.open(f'{self._file}.gate', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._guard:
                 self._store = Store(connect(self._file, self._durability, seconds))
 
@@ -290,12 +287,8 @@ class _Side:
         if store is None:
             raise Unusable(f'{self._file} is not open')
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
-            try:
-                with self._guard:
-                    result = self._commit(store, fun)
-            finally:
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            with self._gate.entered(), self._guard:
+                result = self._commit(store, fun)
         except (OSError, sqlite3.Error) as exc:
             # Opened anew by who recovers: the file may be another one by then.
             self._store = None
@@ -368,17 +361,13 @@ class _Side:
         if store is not None:
             with self._guard:
                 store.close()
-        if self._gate >= 0:
-            os.close(self._gate)
-            self._gate = -1
+        self._gate.close()
 
     def forget(self) -> None:
         if self._store is not None:
             _inherited.append(self._store)
             self._store = None
-        if self._gate >= 0:
-            os.close(self._gate)
-            self._gate = -1
+        self._gate.close()
         for entry in self._entries:
             entry.mark.forget()
         self._entries.clear()

@@ -1,0 +1,71 @@
+"""Turns at a file, among processes."""
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from greenmq.transport.gate import Gate
+from tests.support.process import end, popen, wait_until
+
+pytestmark = pytest.mark.skipif(
+    not pathlib.Path('/proc/locks').exists(), reason='the order is that of Linux'
+)
+
+WAITS = """
+import sys
+from greenmq.transport.gate import Gate
+with Gate(sys.argv[1]).entered(), open(sys.argv[2], 'a') as book:
+    book.write(sys.argv[3])
+"""
+
+
+@pytest.fixture
+def processes():
+    """Starts processes that enter once, write down their name, and end."""
+    found = []
+
+    def start(*args):
+        found.append(popen([sys.executable, '-c', WAITS, *map(str, args)], stderr=subprocess.PIPE))
+        return found[-1]
+
+    yield start
+    for process in found:
+        end(process)
+        process.stderr.close()
+
+
+def waits(process):
+    """Does a process wait for a lock?"""
+    lines = pathlib.Path('/proc/locks').read_text().splitlines()
+    return any('->' in line and f' {process.pid} ' in line for line in lines)
+
+
+def test_who_asked_first_comes_first_and_who_left_comes_last(tmp_path, processes):
+    file, book = tmp_path / 'file', tmp_path / 'book'
+    gate = Gate(str(file))
+    with gate.entered():
+        for name in 'abc':
+            process = processes(file, book, name)
+            wait_until(lambda process=process: waits(process), 20, 'a process at the gate')
+    # Then who frees it, and wants it again before anybody else runs, stands behind them
+    with gate.entered():
+        assert book.read_text() == 'abc'
+    gate.close()
+
+
+def test_the_dead_keep_nobody_waiting(tmp_path, processes):
+    file, book = tmp_path / 'file', tmp_path / 'book'
+    gate = Gate(str(file))
+    with gate.entered():
+        for name in 'ab':
+            process = processes(file, book, name)
+            wait_until(lambda process=process: waits(process), 20, 'a process at the gate')
+            if name == 'a':
+                process.kill()
+                process.wait()
+    with gate.entered():
+        assert book.read_text() == 'b'
+    gate.close()
