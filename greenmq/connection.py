@@ -86,7 +86,8 @@ class Connection:
         insist (bool): kept for old programs; does nothing.
         ssl (bool | dict): TLS, with its options.
         transport (str | type): used if the URL has no scheme; 'amqp' if not given.
-        connect_timeout (float): seconds for one attempt: DNS, TCP, TLS and handshake together.
+        connect_timeout (float): seconds for one attempt: DNS, TCP, TLS and handshake together. The transport
+            option of this name comes first.
         transport_options (dict): copied, converted to their types and never changed.
         login_method (str): SASL mechanism.
         heartbeat (float): seconds; None takes the broker's proposal, 0 disables. Beats are sent without any

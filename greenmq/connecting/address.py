@@ -273,7 +273,9 @@ class Address:
     def parameters(self, text: str) -> dict[str, Any]:
         """The attributes of a Connection that goes to this URL or host. Raises `InvalidArgument`."""
         params = self._parse(text)
-        limit, heartbeat = params['connect_timeout'], params['heartbeat']
+        options = {**params.get('url_options', {}), **copy_options(self._options)}
+        # One place for every transport: who has it as an option means the same.
+        limit, heartbeat = options.get('connect_timeout', params['connect_timeout']), params['heartbeat']
         return {
             'transport_cls': params['transport_cls'] or 'amqp',
             **{name: params[name] for name in ('hostname', 'userid', 'password', 'port', 'login_method')},
@@ -284,7 +286,7 @@ class Address:
             'heartbeat': _number('heartbeat', heartbeat) if heartbeat else heartbeat,
             'strategy_given': params['failover_strategy'],
             'failover_strategy': resolve_strategy(params['failover_strategy']),
-            'transport_options': {**params.get('url_options', {}), **copy_options(self._options)},
+            'transport_options': options,
         }
 
 

@@ -156,6 +156,14 @@ class TestParameters:
     def test_the_query_becomes_options_of_their_type(self):
         assert Connection('memory://?close_timeout=2').transport_options == {'close_timeout': 2.0}
 
+    @pytest.mark.parametrize('scheme', ['memory', 'amqp', 'redis', 'file', 'sqla+sqlite', 'pgmq'])
+    def test_the_time_to_connect_is_also_an_option_on_every_transport(self, scheme):
+        given = Connection(f'{scheme}:///x', connect_timeout=7, transport_options={'connect_timeout': '2'})
+        assert given.connect_timeout == 2.0 and given.clone().connect_timeout == 2.0
+        assert Connection(f'{scheme}:///x', connect_timeout=7).connect_timeout == 7
+        with pytest.raises(InvalidArgument, match='connect_timeout'):
+            Connection(f'{scheme}:///x', transport_options={'connect_timeout': 'soon'})
+
     def test_a_bad_option_is_refused_before_anything_is_opened(self):
         with pytest.raises(InvalidArgument, match='close_timeout'):
             Connection('memory://?close_timeout=soon')
