@@ -4,8 +4,9 @@
     celery --workdir examples/celery_app -A tasks worker -P gevent -c 100
     python examples/celery_app/order.py 20
 
-NOTES, a file, gets a line for each order that was shipped.
+NOTES, a file, gets a line for each order that was shipped. BROKER_OPTIONS, JSON, has transport options.
 """
+import json
 import os
 import time
 
@@ -20,6 +21,7 @@ app.conf.update(
     worker_prefetch_multiplier=4,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    broker_transport_options=json.loads(os.environ.get('BROKER_OPTIONS', '{}')),
     # Celery's own: without it, what was in hand at a loss of the connection runs on and is then run again.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_publish_retry_policy={
