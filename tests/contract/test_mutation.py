@@ -1,0 +1,26 @@
+"""The suite sees a driver that settles too early: that is what loses messages when a consumer dies."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenmq import runtime
+from tests.contract import test_delivery as delivery
+
+
+def test_a_settle_before_the_callback_fails_the_suite(bench, connection, channel, queue, monkeypatch):
+    session = getattr(connection.transport, 'session', None)
+    if session is None or session.driver.delivery == 'push':
+        pytest.skip('its broker settles, and no driver takes')
+    driver = session.driver
+    take = driver.take
+
+    def settled_at_once(*args):
+        taken = take(*args)
+        if taken:
+            driver.settle(taken, [], runtime.Deadline.after(10))
+        return taken
+
+    monkeypatch.setattr(driver, 'take', settled_at_once)
+    with pytest.raises(AssertionError):
+        delivery.test_ack_multiple_settles_all_before(bench(channel), queue)
