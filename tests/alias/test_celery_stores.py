@@ -29,8 +29,8 @@ print(app.control.inspect(timeout=60, limit=1).ping())
 
 LEASES = {'lease_timeout': 5, 'sweep_interval': 1}
 
-#: Each store by the fixture of its URL, and options with which what a dead worker held comes back soon. Two in
-#: every run, all in a soak: each starts Celery four times.
+#: Each store by the fixture of its URL, and options with which what a dead worker held comes back soon.
+#: Two in every run, all in a soak: each starts Celery four times.
 STORES = [('file_url', {}), ('postgresql_url', LEASES)] + ([
     ('filesystem_url', {}), ('sqla_sqlite_url', {'connect_timeout': 60, **LEASES}),
     ('mariadb_url', {'connect_timeout': 60, **LEASES}), ('pgmq_url', LEASES),

@@ -69,8 +69,8 @@ WITH given AS (
 SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({tell})::int
 """
 
-# Nobody waits for the disk: a claim that a crash of the server undoes is made again, and what it took delivered
-# twice, as it may be anyway. An ack waits, and with it all that was written before.
+# Nobody waits for the disk: a claim that a crash of the server undoes is made again, and what it took is
+# delivered twice, as it may be anyway. An ack waits, and with it all that was written before.
 _TAKE = """
 WITH found AS (
     SELECT w.name, w.turn, m.id, m.payload, m.place

@@ -4,7 +4,7 @@ There is one for a process and a file, whatever number of hubs use it: SQLite ca
 another connection of the process has it open.
 
 Jobs that came while a transaction was being committed go into the next one together, so a hundred greenlets
-share one write to the disk. A job is answered when its transaction holds. Processes take their turn at a gate:
+share one write to the disk. A job is answered when its transaction holds. Processes take turns at a gate:
 SQLite's own way of waiting is to sleep and try again, by which one of many writers may wait for seconds.
 """
 
