@@ -57,6 +57,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
     def asked(name: str, **target: object) -> list[Row]:
         return [row('  statements a message', name, **target)] if place else []
 
+    bare = 'INSERT and commit' if place else 'write and fdatasync'
     idle = {'target': '≤ 0.5', 'met': at_most(0.5)}
     return [
         row('publish, 1 greenlet, a second', 'alone_rate', **ratio(goals[0])),
@@ -71,7 +72,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         row('wake-up of a waiting consumer, ms, p50', 'wake_p50', target='≤ 2', met=at_most(2)),
         row('wake-up of a waiting consumer, ms, p99', 'wake_p99', target='≤ 10', met=at_most(10)),
         *([row('statements a second, idle', 'idle_statements', **idle)] if place else []),
-        row(f'a bare loop of {"INSERT and commit" if place else "write and fdatasync"}, a second', 'floor_rate'),
+        row(f'a bare loop of {bare}, a second', 'floor_rate'),
     ]
 
 
