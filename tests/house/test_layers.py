@@ -43,7 +43,7 @@ MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
 SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'errors', 'eventloop', 'http',
-                        'limits', 'numbers', 'options', 'outbox', 'owners', 'pause', 'postgresql',
+                        'gate', 'limits', 'numbers', 'options', 'outbox', 'owners', 'pause', 'postgresql',
                         'waiters'}
 
 DRIVERS = {
