@@ -6,6 +6,8 @@ import json
 import pathlib
 import subprocess
 
+from tests.others.suites import installed, pip
+
 HERE = pathlib.Path(__file__).parent / 'programs'
 
 #: Seconds for a whole program.
@@ -17,6 +19,12 @@ class Application:
 
     def __init__(self, program, needs, server, url):
         self.program, self.needs, self.server, self.url = program, needs, server, url
+
+    def prepare(self):
+        pip('install', '--upgrade', *self.needs)
+
+    def versions(self):
+        return [f'{each} {installed(each)}' for each in self.needs]
 
     def run(self, python, environment, output):
         """Outcomes of its checks: name → 'passed' or why not."""
