@@ -98,7 +98,8 @@ class Hub:
         consolidate (set[int]), consolidate_callback: descriptors whose readiness is reported to that one
             callback, as a list.
         propagate_errors (tuple): errors of callbacks and timers that end the loop instead of being logged.
-    Any greenlet of the thread may use it; `run_once` and `run_forever` belong to one.
+    Any greenlet of the thread may use it; `run_once` and `run_forever` belong to one. Other threads may ask for
+    calls, with `call_soon` and `call_later`.
 
     Source: kombu.asynchronous.hub.Hub; differs: waits with greenmq's runtime, there is no poller object.
     """
@@ -121,13 +122,14 @@ class Hub:
         self._watches: dict[tuple[int, int], _Watch] = {}
         self._events: dict[tuple[int, int], None] = {}
         self._waiter: runtime.Waiter | None = None
+        self._home: Any = None  # whose loop is waited in, while there is a waiter
         self._loop: Generator[None, None, None] | None = None
         self._scheduler: Iterator[Any] | None = None
 
     # -------------------------------------------------------------- calls
 
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> Entry:
-        """Call in the next round of the loop; the result has `cancel()`."""
+        """Call in the next round of the loop; the result has `cancel()`. Any native thread may ask for it."""
         entry = callback if isinstance(callback, Entry) else Entry(callback, args)
         self._ready.append(entry)
         self._wake()
@@ -290,9 +292,12 @@ class Hub:
         return called
 
     def _sleep(self, seconds: float) -> None:
-        if self._events or self._ready:
-            return
+        # Before the look: who adds something from another thread afterwards finds it, and wakes it.
+        self._home = runtime.hub_id()
         waiter = self._waiter = runtime.Waiter('nothing to do')
+        if self._events or self._ready:
+            self._waiter = None
+            return
         hold = library.hold(
             library.get_hub()
         )  # with nothing registered yet, another greenlet or a signal may come
@@ -305,8 +310,13 @@ class Hub:
             hold.close()
 
     def _wake(self) -> None:
-        if self._waiter is not None:
-            self._waiter.wake()
+        waiter, hub = self._waiter, self._home
+        if waiter is None:
+            return
+        if runtime.is_here(hub):
+            waiter.wake()
+        else:
+            runtime.post(hub, waiter.wake)
 
     def _dispatch(self) -> None:
         together: list[int] = []

@@ -26,12 +26,13 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from queue import Empty
 from typing import Any, Generic, TypeVar
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError
+from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, TimeoutError
 
-__all__ = ('Drain',)
+__all__ = ('Drain', 'drain_once')
 
 E = TypeVar('E')
 
@@ -501,3 +502,23 @@ def _own(error: BaseException) -> BaseException:
     own: BaseException = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
+
+
+def drain_once(transport: Any, timeout: float | None) -> None:
+    """Handle one event of a transport that is its own connection, as a channel's own `drain_events` does.
+
+    Arguments:
+        timeout (float): seconds to wait for one; None: not at all.
+    Raises:
+        Empty: there was none.
+    Switches: yes, unless an event waits.
+    Source: kombu virtual.Channel.drain_events, which asks its queues once.
+    """
+    events = transport.waiting_events(transport)
+    handled = events.handled
+    try:
+        transport.drain_events(transport, timeout=timeout or 0)
+    except TimeoutError:
+        if events.handled != handled:
+            raise  # a callback's own
+        raise Empty() from None

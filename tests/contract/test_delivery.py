@@ -4,6 +4,9 @@ it.
 
 from __future__ import annotations
 
+import contextlib
+from queue import Empty
+
 import pytest
 
 from greenmq.exceptions import ConnectionLost
@@ -238,6 +241,26 @@ def test_drain_without_an_event_times_out(connection, channel):
 
 
 @pytest.mark.core
+def test_a_channel_of_a_virtual_transport_looks_once(here, queue):
+    if not hasattr(here.channel, 'drain_events'):
+        pytest.skip("AMQP's channels have no such method")
+    got = []
+    here.consume(queue, got.append, no_ack=True)
+    # Given nothing, it says so
+    with pytest.raises(Empty):
+        here.channel.drain_events()
+    # Then it handles what came, sooner or later
+    here.put(queue, 'a')
+
+    def handled():
+        with contextlib.suppress(Empty):
+            here.channel.drain_events()
+        return got
+
+    wait_until(handled, 10, 'the message')
+    assert list(map(text, got)) == ['a']
+
+
 def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))

@@ -23,6 +23,7 @@ from greenmq.exceptions import (
 from greenmq.log import get_logger
 from greenmq.transport import base
 from greenmq.transport.base import to_rabbitmq_queue_arguments
+from greenmq.transport.drain import drain_once
 from greenmq.transport.driver.arrival import DriverMessage
 from greenmq.transport.driver.books import Books, Subscription
 from greenmq.transport.driver.deliveries import Deliveries
@@ -442,8 +443,8 @@ class Channel(base.StdChannel):
         return self.books.flowing
 
     def drain_events(self, timeout: float | None = None, **kwargs: Any) -> None:
-        """Handle one event of this channel's connection. Switches: yes."""
-        self.connection.drain_events(self.connection, timeout=timeout)
+        """Handle one event of this channel's connection, if one comes in time. Raises: Empty."""
+        drain_once(self.connection, timeout)
 
     def room_again(self) -> None:
         """There is room for more deliveries: have them fetched."""

@@ -12,6 +12,7 @@ from greenmq.exceptions import ConnectionClosed, InvalidArgument
 from greenmq.runtime import is_here
 from greenmq.transport import base, virtual
 from greenmq.transport.base import to_rabbitmq_queue_arguments
+from greenmq.transport.drain import drain_once
 from greenmq.transport.memory.access import Access
 from greenmq.transport.memory.broker import DEFAULT_QUEUES, LocalBroker
 from greenmq.transport.memory.deliveries import Deliveries, payload_of
@@ -331,8 +332,8 @@ class Channel(EntityMethods, base.StdChannel):
         )
 
     def drain_events(self, timeout: float | None = None, **kwargs: Any) -> None:
-        """Handle one event of this channel's connection. Switches: yes, unless one waits."""
-        self.connection.drain_events(self.connection, timeout=timeout)
+        """Handle one event of this channel's connection, if one comes in time. Raises: Empty."""
+        drain_once(self.connection, timeout)
 
     # ---- settle
 

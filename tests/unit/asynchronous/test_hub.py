@@ -11,6 +11,7 @@ from greenmq import asynchronous, runtime
 from greenmq.asynchronous import debug
 from greenmq.asynchronous.hub import Hub, Stop, get_event_loop, set_event_loop
 from greenmq.asynchronous.timer import Timer
+from tests.support import green
 
 
 @pytest.fixture
@@ -55,6 +56,29 @@ class TestCalls:
             hub.call_soon(calls.append, n)
         hub.run_once()
         assert calls == [0, 1, 2]
+
+    @pytest.mark.parametrize('ask', ['soon', 'later'])
+    def test_asked_for_by_another_thread_while_the_loop_waits(self, hub, ask):
+        # Given another thread that asks while there is nothing to do, round after round
+        calls = []
+
+        def other():
+            for number in range(20):
+                if ask == 'soon':
+                    hub.call_soon(calls.append, number)
+                else:
+                    hub.call_later(0, calls.append, number)
+                while len(calls) <= number:
+                    green.sleep(0.002)
+
+        thread = runtime.spawn(green.in_thread, other, name='another thread')
+        # Then each is called
+        rounds = 0
+        while len(calls) < 20 and rounds < 200:
+            hub.run_once()
+            rounds += 1
+        assert calls == list(range(20))
+        assert thread.join(5)
 
     def test_cancelled(self, hub):
         calls = []
