@@ -98,8 +98,8 @@ class Hub:
         consolidate (set[int]), consolidate_callback: descriptors whose readiness is reported to that one
             callback, as a list.
         propagate_errors (tuple): errors of callbacks and timers that end the loop instead of being logged.
-    Any greenlet of the thread may use it; `run_once` and `run_forever` belong to one. Other threads may ask for
-    calls, with `call_soon` and `call_later`.
+    Any greenlet of the thread may use it; `run_once` and `run_forever` belong to one. Other
+    threads may ask for calls, with `call_soon` and `call_later`.
 
     Source: kombu.asynchronous.hub.Hub; differs: waits with greenmq's runtime, there is no poller object.
     """
