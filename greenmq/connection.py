@@ -194,6 +194,7 @@ class Connection:
         Switches: no; nothing is opened or closed.
         """
         if self.cycle is not None:
+            self.opener.misses += 1
             self._apply(next(self.cycle))
 
     def completes_cycle(self, retries: int) -> bool:
@@ -295,9 +296,7 @@ class Connection:
         """
         hosts = len(self.address.hosts)
         limit = None if self.connect_timeout is None else self.connect_timeout * hosts
-        self._ensure_connection(
-            max_retries=max(1, hosts - 1), reraise_as_library_errors=False, timeout=limit
-        )
+        self._ensure_connection(None, max(1, hosts - 1), reraise_as_library_errors=False, timeout=limit)
         return self
 
     def ensure_connection(self: SelfT, *args: Any, **kwargs: Any) -> SelfT:

@@ -15,6 +15,7 @@ from greenmq.abstract import is_closed
 from greenmq.connecting.attempt import SharedAttempt
 from greenmq.connecting.retrying import DAEMON_JITTER, JITTER, LibraryErrors, Policy, reconnect
 from greenmq.connecting.threads import ThreadConnections
+from greenmq.core.retry import turn_seconds
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, WrongHub
 from greenmq.log import get_logger, outage_over, tell_notices
 from greenmq.transport.base import Transport as BaseTransport
@@ -51,6 +52,7 @@ class Opener:
         dial (SharedAttempt | None): the attempt that all who need it share; None in a new or closed one.
         connect_deadline (Deadline | None): of the attempt under way.
         epoch (int): how often it was opened.
+        misses (int): how often another host's turn came since then.
     """
 
     def __init__(self, owner: Connection) -> None:
@@ -62,7 +64,7 @@ class Opener:
         self.lost = False
         self.dial: SharedAttempt[Any] | None = None
         self.connect_deadline: runtime.Deadline | None = None
-        self.epoch = 0
+        self.epoch = self.misses = 0
         self._hub: Callable[[], Any] | None = None
         self._switch_due = False
         self._fork_hooked = False
@@ -208,9 +210,29 @@ class Opener:
     def _close_at_exit(self) -> None:
         runtime.at_exit(self.owner, _close, self.close_seconds + EXIT_SLACK)
 
-    def attempt(self, dial: SharedAttempt[Any], deadline: runtime.Deadline) -> Any:
-        """Open it once, or share an attempt under way. Switches: yes, unless it is open."""
-        return dial.run(self._ready, self._dial_once, deadline, self.owner.connect_timeout)
+    def attempt(self, dial: SharedAttempt[Any], deadline: runtime.Deadline, fair: float | None) -> Any:
+        """Open it once, or share an attempt under way. Switches: yes, unless it is open.
+
+        Arguments:
+            fair (float): seconds of a whole attempt, see `SharedAttempt.run`.
+        """
+        return dial.run(self._ready, self._dial_once, deadline, fair)
+
+    def turn(self, deadline: runtime.Deadline) -> runtime.Deadline:
+        """Until when the host that is tried now may be silent, for transports that recover.
+
+        Arguments:
+            deadline (Deadline): of the whole try; with one host it is that.
+        """
+        owner, seconds = self.owner, deadline.remaining()
+        if owner.cycle is None or seconds is None:
+            return deadline
+        return deadline.within(turn_seconds(self.misses, len(owner.address.hosts), seconds))
+
+    @property
+    def recovers(self) -> bool:
+        """Was it open, and opens again by itself, over all hosts?"""
+        return self.connection is not None and bool(getattr(self.transport, 'keeps_channels', False))
 
     def _ready(self) -> Any:
         return self.connection if self.connected else None
@@ -223,7 +245,7 @@ class Opener:
             self._next_host()
         transport: Any = owner.transport
         dial, lost = self.dial, self.connection
-        recovers = lost is not None and getattr(transport, 'keeps_channels', False)
+        recovers = self.recovers
         self.connect_deadline = deadline
         try:
             if recovers:
@@ -259,6 +281,7 @@ class Opener:
     def begin_epoch(self) -> None:
         """See `Connection.begin_epoch`."""
         self.epoch += 1
+        self.misses = 0
         tell_notices(logger)
         self.owner.declared_entities.clear()
         if not getattr(self.transport, 'keeps_channels', False):

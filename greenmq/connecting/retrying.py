@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenmq import runtime
-from greenmq.core.retry import RetrySchedule
+from greenmq.core.retry import RetrySchedule, turn_seconds
 from greenmq.exceptions import (
     NEVER_RETRIED,
     ConnectionBlocked,
@@ -110,6 +110,8 @@ def reconnect(
         dial (SharedAttempt): the one that was there when the caller came; when it is closed, recovery ends.
         deadline (Deadline): ends an attempt and a pause under way.
         patience (Deadline): ends neither, but after it no further round of hosts begins.
+    A host that was silent when the next one had its turn has not had a whole try: it does not count as one of
+    the policy's, and the next round follows at once.
     Returns:
         object: the transport's connection.
     Raises:
@@ -119,27 +121,71 @@ def reconnect(
     """
     schedule = policy.schedule(retries)
     attempts = rounds = 0  # how many have failed
+    turns = _Turns(connection, deadline)
     while True:
         try:
-            return connection.opener.attempt(dial, deadline)
+            return connection.opener.attempt(dial, deadline, turns.next())
         except NEVER_RETRIED:
             raise
         except connection.recoverable_connection_errors as exc:
-            attempts += 1
+            if not turns.passed_over():
+                attempts += 1
             if schedule.gives_up(attempts) or deadline.expired():
                 raise
             interval = 0.0
             # hosts not yet tried in this round are tried at once
-            if connection.completes_cycle(attempts - 1):
+            if connection.completes_cycle(turns.tries - 1):
                 if patience.expired():
                     raise
-                rounds += 1
-                interval = schedule.delay(rounds)
+                if not turns.some_passed_over:
+                    rounds += 1
+                    interval = schedule.delay(rounds)
             if policy.errback is not None:
                 policy.errback(exc, interval)
             _pause(dial, _jittered(interval, policy.jitter), deadline, policy.callback)
             if deadline.expired():
                 raise
+
+
+class _Turns:
+    """Whose turn it is among several hosts, and how long; see `core.retry.turn_seconds`.
+
+    Attributes:
+        tries (int): hosts that had a turn in vain.
+        some_passed_over (bool): hosts of this round were silent to the end of their share.
+    """
+
+    def __init__(self, connection: Connection, deadline: runtime.Deadline) -> None:
+        self.tries = 0
+        self.some_passed_over = False
+        self._connection = connection
+        self._deadline = deadline
+        self._round = self._turn = deadline
+        self._shared = False
+
+    def next(self) -> float | None:
+        """The seconds of the try that begins now; None: no limit but the caller's deadline."""
+        connection = self._connection
+        seconds = connection.connect_timeout
+        whole = self._deadline if seconds is None else self._deadline.within(seconds)
+        hosts, left = len(connection.address.hosts), whole.remaining()
+        if self.tries % hosts == 0:
+            self._round, self.some_passed_over = whole, False
+        self._turn, self._shared = whole, False
+        # A connection that recovers by itself walks the hosts by itself.
+        if left is not None and not connection.opener.recovers:
+            share = turn_seconds(self.tries, hosts, left, self._round.remaining())
+            self._shared = share < left
+            if self._shared:
+                self._turn = whole.within(share)
+        return self._turn.seconds
+
+    def passed_over(self) -> bool:
+        """The try has failed: was it that the host was silent to the end of a share?"""
+        self.tries += 1
+        passed = self._shared and self._turn.expired()
+        self.some_passed_over |= passed
+        return passed
 
 
 def _jittered(seconds: float, jitter: float) -> float:

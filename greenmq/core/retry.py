@@ -7,7 +7,32 @@ from collections.abc import Callable
 
 from greenmq.exceptions import InvalidArgument
 
-__all__ = ('RetrySchedule',)
+__all__ = ('LOOK_SECONDS', 'RetrySchedule', 'turn_seconds')
+
+#: What a host among several has at least to answer in, before the next one has its turn.
+LOOK_SECONDS = 1.0
+
+
+def turn_seconds(tries: int, hosts: int, seconds: float, left: float | None = None) -> float:
+    """How long one of several hosts may be silent before the next one has its turn.
+
+    In the first round over the hosts, and in every other one after it, they share the seconds, so that a good
+    host behind silent ones is found soon; in the rounds between, each has all of them, so that one that is
+    slow is found as well.
+
+    Arguments:
+        tries (int): how many tries there were before this one, all hosts together.
+        hosts (int): how many there are, 1 or more.
+        seconds (float): what a try may take at most.
+        left (float): seconds that are left of this round's, for who counts them: what hosts that refused did
+            not take then goes to the others.
+    Returns:
+        float: seconds, at most those, and as far as they go at least LOOK_SECONDS.
+    """
+    if hosts < 2 or tries // hosts % 2:
+        return seconds
+    share = seconds / hosts if left is None else left / (hosts - tries % hosts)
+    return min(seconds, max(share, LOOK_SECONDS))
 
 
 class RetrySchedule:

@@ -14,6 +14,7 @@ from greenmq import Connection
 from greenmq.exceptions import OperationalError
 from tests.faults.conftest import SOON, Consuming, outcome, queue, wait_open
 from tests.support.process import free_ports, wait_until
+from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.once]
 
@@ -133,3 +134,37 @@ def test_a_recovery_goes_on_when_the_broker_refuses_the_first_tries(rig, rabbitm
     wait_open(connection.connection, 2)
     connection.Producer().publish({'id': 1}, exchange='refused-exchange', routing_key='refused', retry=True)
     consumer.wait(1)
+
+
+@pytest.fixture(params=['amqp', 'redis'])
+def broker(request):
+    """The port of a broker, and how its URL looks."""
+    if request.param == 'redis':
+        yield request.getfixturevalue('redis_server').port, 'redis://127.0.0.1:{}/0'
+    else:
+        rabbitmq, vhost = request.getfixturevalue('rabbitmq'), request.getfixturevalue('amqp_vhost')
+        yield rabbitmq.port, f'amqp://guest:guest@127.0.0.1:{{}}/{vhost}'
+
+
+def test_a_good_host_among_silent_ones_is_found_by_the_first_connect_and_by_a_recovery(broker, monkeypatch):
+    """Noticed by: each silent host is dialled once, and given up when it had its share of the time."""
+    monkeypatch.setattr('greenmq.core.retry.LOOK_SECONDS', 0.2)
+    port, url = broker
+    with Proxy(port) as first, Proxy(port) as last, Proxy(port) as dark, Proxy(port) as black:
+        for silent in (dark, black):
+            silent.blackhole()
+        hosts = [dark, first, black, last]
+        connection = Connection(';'.join(url.format(proxy.port) for proxy in hosts), connect_timeout=1.2,
+                                transport_options={'close_timeout': 1})
+        with connection:
+            connection.connect()
+            bound = queue('silent')(connection.default_channel)
+            bound.declare()
+            assert [proxy.total_connections > 0 for proxy in hosts] == [True, True, False, False]
+            assert dark.total_connections == 1
+            epoch = connection.epoch
+            first.refuse()
+            first.cut()
+            wait_until(lambda: connection.epoch > epoch and connection.connected, SOON, 'a recovery')
+            assert last.total_connections and black.total_connections <= 2
+            connection.Producer(exchange=bound.exchange, routing_key='silent').publish({}, retry=True)

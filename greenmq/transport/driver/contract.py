@@ -157,6 +157,13 @@ class Owner(Protocol):
         For drivers that connect again by themselves.
         """
 
+    def turn(self, deadline: runtime.Deadline) -> runtime.Deadline:
+        """Until when the present host may be silent before the next one has its turn; for the same drivers.
+
+        Arguments:
+            deadline (Deadline): of the whole try.
+        """
+
 
 class Driver:
     """One broker, as the base uses it. Subclass it; name the class in `Transport.Driver`.

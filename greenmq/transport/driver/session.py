@@ -82,6 +82,10 @@ class _Told:
         if session is not None:
             session.next_host()
 
+    def turn(self, deadline: runtime.Deadline) -> runtime.Deadline:
+        session = self._session()
+        return deadline if session is None else session.turn(deadline)
+
 
 class Session:
     """One driver, shared by the connections of a hub to one URL.
@@ -226,6 +230,14 @@ class Session:
             if place is not None:
                 self.driver.place = place
                 return
+
+    def turn(self, deadline: runtime.Deadline) -> runtime.Deadline:
+        """Until when the present host may be silent before the next one has its turn."""
+        for user in self._users:
+            if user.client is not None and user.client.cycle is not None:
+                turn: runtime.Deadline = user.client.opener.turn(deadline)
+                return turn
+        return deadline
 
     def arrived_in(self, hub: Any) -> None:
         """Another thread goes on with the session."""
@@ -480,7 +492,9 @@ def _recover(ref: Callable[[], Session | None]) -> None:
         if session is None or session.state != 'lost':
             return
         driver = session.driver
-        deadline = runtime.Deadline.after(session.settings.get('connect_timeout') or ATTEMPT)
+        deadline = session.turn(
+            runtime.Deadline.after(session.settings.get('connect_timeout') or ATTEMPT)
+        )
         del session  # not kept alive by a task that opens or sleeps
         try:
             bounded('open again', deadline, driver.open, deadline)

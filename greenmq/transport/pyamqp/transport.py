@@ -242,7 +242,8 @@ class _Dialler:
         if client is None:
             raise ConnectionLost(f'{connection.name}: nobody uses the connection any more')
         try:
-            return self._open(client, connection, deadline, epoch)
+            turn = client.opener.turn(deadline) if epoch > 1 else deadline
+            return self._open(client, connection, turn, epoch)
         except Exception:
             if epoch > 1 and client.cycle is not None:
                 # A recovery walks the hosts itself; the first opening is walked by the client's

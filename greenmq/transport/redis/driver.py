@@ -167,11 +167,12 @@ class RedisDriver(contract.Driver):
 
     def reach(self, target: Target, owner: Any, deadline: runtime.Deadline) -> Link:
         """Open a link to a target; where it's not reached, the next one is tried the next time."""
+        # A recovery walks the hosts itself; the first opening is walked by the Connection.
+        recovers = bool(self.server.epoch)
         try:
-            return connect(target, owner, deadline)
+            return connect(target, owner, self.owner.turn(deadline) if recovers else deadline)
         except Exception:
-            if self.server.epoch:
-                # A recovery walks the hosts itself; the first opening is walked by the Connection.
+            if recovers:
                 self.owner.next_host()
             raise
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenmq.core.retry import RetrySchedule
+from greenmq.core.retry import LOOK_SECONDS, RetrySchedule, turn_seconds
 from greenmq.exceptions import InvalidArgument
 
 _SECONDS = st.floats(0, 1e6, allow_nan=False)
@@ -68,3 +68,12 @@ def test_jitter_is_a_part_of_one(jitter):
 
 def test_repr_states_the_numbers():
     assert repr(RetrySchedule(3)) == '<RetrySchedule: 3 times, 2.0 s + 2.0 s each, at most 30.0 s>'
+
+
+@given(st.integers(0, 1000), st.integers(1, 50), _SECONDS)
+def test_hosts_share_the_time_of_a_try_in_every_other_round(tries, hosts, seconds):
+    found = turn_seconds(tries, hosts, seconds)
+    if hosts == 1 or tries // hosts % 2:
+        assert found == seconds
+    else:
+        assert min(seconds, LOOK_SECONDS) <= found <= max(seconds / hosts, LOOK_SECONDS)
