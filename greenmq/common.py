@@ -82,6 +82,14 @@ class Broadcast(Queue):
         auto_delete (bool): default true here.
         exchange (Exchange): instead of a fanout exchange of that name.
         alias (str): instead of `name`.
+    Example:
+        >>> news = Broadcast('news')
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     with connection.Consumer(news, callbacks=[lambda body, message: print(body)], no_ack=True):
+        ...         _ = connection.Producer().publish('hello, all', exchange=news.exchange)
+        ...         connection.drain_events(timeout=5)
+        hello, all
+
     Source: kombu.common.Broadcast.
     """
 

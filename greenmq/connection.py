@@ -8,6 +8,11 @@ Any number of greenlets may use one Connection. What they share:
 
 A connection belongs to the hub of the thread that opened it, until it is closed. A forked child starts
 without one.
+
+>>> options = {'publish_timeout': 5}
+>>> with Connection('memory://localhost/example', transport_options=options) as connection:
+...     connection.connect().connected
+True
 """
 
 from __future__ import annotations

@@ -90,6 +90,12 @@ class Queue(MaybeChannelBound):
         alias (str): a name for programs; the broker does not see it.
         no_declare (bool): never declare it.
     Switches: yes if bound to a connection, see `maybe_bind`.
+    Example:
+        >>> errors = Queue('errors', Exchange('logs', type='topic'), routing_key='*.error', max_length=1000)
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     errors(connection).declare()
+        'errors'
+
     Source: kombu.entity.Queue; differs: `key`, and a single binding as `exchange`.
     """
 

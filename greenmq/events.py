@@ -155,6 +155,10 @@ def subscribe(name: str, handler: Handler, source: Any = None) -> Subscription:
             it. None: of all.
     Returns:
         Subscription: its `cancel()` ends it; dropping it does not.
+    Example:
+        >>> subscription = subscribe('lost', lambda event: print('lost:', event.source, event.facts))
+        >>> subscription.cancel()
+
     Raises:
         InvalidArgument: there is no such event, the handler can't be called, or the source can't be held
             weakly.

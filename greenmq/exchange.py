@@ -88,6 +88,11 @@ class Exchange(MaybeChannelBound):
         passive (bool): declaring only asks whether it exists.
         no_declare (bool): never declare it.
     Switches: yes if bound to a connection, see `maybe_bind`.
+    Example:
+        >>> logs = Exchange('logs', type='topic', durable=False)
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     logs(connection).declare()
+
     Source: kombu.entity.Exchange.
     """
 
@@ -353,6 +358,13 @@ class binding(Object):
         routing_key (str): what they must have, as the exchange's type understands it.
         arguments (dict[str, object]): of the bind, e.g. what a headers exchange matches.
         unbind_arguments (dict[str, object]): of the unbind.
+    Example:
+        >>> logs = Exchange('logs', type='topic')
+        >>> ways = [binding(logs, routing_key='*.error'), binding(logs, routing_key='disk.#')]
+        >>> alerts = Queue('alerts', ways)
+        >>> len(alerts.bindings)
+        2
+
     Source: kombu.entity.binding.
     """
 

@@ -19,6 +19,10 @@ def watch_lag(threshold: float = 1.0) -> runtime.Watchdog:
 
     Arguments:
         threshold (float): seconds without the hub that are worth a word.
+    Example:
+        >>> watch = watch_lag(0.5)
+        >>> watch.cancel()
+
     Returns:
         Watchdog: `cancel()` ends it.
     Raises:

@@ -67,17 +67,24 @@ class ConsumerMixin(StatusMixin):
     holds up neither the other consumers nor the heartbeat. A callback that raises an Exception costs its
     message, see `on_callback_error`; anything else it raises ends `run`.
 
-    Example::
-
-        class Worker(ConsumerMixin):
-            def __init__(self, connection):
-                self.connection = connection
-
-            def get_consumers(self, Consumer, channel):
-                return [Consumer(queues=[Queue('tasks')], callbacks=[self.on_task])]
-
-            def on_task(self, body, message):
-                message.ack()
+    Example:
+        >>> class Worker(ConsumerMixin):
+        ...     concurrency = 10
+        ...
+        ...     def __init__(self, connection):
+        ...         self.connection = connection
+        ...
+        ...     def get_consumers(self, Consumer, channel):
+        ...         return [Consumer([Queue('tasks')], callbacks=[self.on_task], prefetch_count=20)]
+        ...
+        ...     def on_task(self, body, message):
+        ...         print('did', body)
+        ...         message.ack()
+        ...         self.should_stop = True  # one is enough for an example
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     _ = connection.Producer().publish('this', routing_key='tasks', declare=[Queue('tasks')])
+        ...     Worker(connection).run()
+        did this
 
     Source: kombu.mixins.ConsumerMixin.
     """

@@ -6,6 +6,9 @@ two sockets. What goes wrong in one lease costs that channel and nobody else.
 
 The groups keep one set of pools for each hub, so native threads may use them; a forked child begins with
 none.
+
+>>> with producers['memory://localhost/example'].acquire(timeout=2) as producer:
+...     _ = producer.publish({'id': 1}, routing_key='orders', declare=[Queue('orders')], timeout=2)
 """
 
 from __future__ import annotations

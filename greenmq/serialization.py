@@ -207,6 +207,10 @@ class SerializerRegistry:
         Raises:
             SerializerNotInstalled: there is none of that name.
             EncodeError: it can't encode that object.
+        Example:
+            >>> dumps({'id': 1}, serializer='json')
+            ('application/json', 'utf-8', '{"id": 1}')
+
         Source: kombu.serialization.SerializerRegistry.dumps.
         """
         if self._plugins:

@@ -240,6 +240,15 @@ class SimpleQueue(SimpleBase):
         exchange_opts (dict): for the Exchange.
         serializer (str), compression (str): for `put`.
         accept (Iterable[str]): what `get` may decode.
+    Example:
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     with SimpleQueue(connection, 'orders') as queue:
+        ...         queue.put({'id': 1})
+        ...         message = queue.get(timeout=1)
+        ...         message.ack()
+        ...         message.payload
+        {'id': 1}
+
     Source: kombu.simple.SimpleQueue.
     """
 

@@ -1,9 +1,11 @@
 """What a program may expect of a channel and of a future, and the keywords that `publish`, `Queue` and others
 know: for type checkers, and for the error that names the nearest one.
 
-A program that is typed names these, since each transport has classes of its own::
+A program that is typed names these, since each transport has classes of its own:
 
-    from greenmq.types import Channel, Future
+>>> from greenmq.types import Channel, Future
+>>> def settle(channel: Channel, sent: Future) -> None:
+...     sent.result(5)
 
 Nothing here switches.
 """

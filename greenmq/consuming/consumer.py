@@ -55,6 +55,16 @@ class Consumer:
     Raises:
         InvalidArgument: a negative prefetch, or a queue that is none, before anything is sent.
     Switches: yes if queues are declared.
+    Example:
+        >>> def on_order(body, message):
+        ...     print(body)
+        ...     message.ack()
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     _ = connection.Producer().publish({'id': 1}, routing_key='orders', declare=[Queue('orders')])
+        ...     with Consumer(connection, Queue('orders'), callbacks=[on_order], prefetch_count=10):
+        ...         connection.drain_events(timeout=5)
+        {'id': 1}
+
     Source: kombu.messaging.Consumer; differs: `callback`; a bad message stops nothing (P40).
     """
 

@@ -80,6 +80,11 @@ class Producer:
         compression (str): default for `publish`.
         on_return (Callable): called with (error, exchange, routing_key, message) for a message published with
             `mandatory` that no queue took; without it that publish raises `Unroutable`.
+    Example:
+        >>> with Connection('memory://localhost/example') as connection:
+        ...     producer = Producer(connection, serializer='json')
+        ...     _ = producer.publish({'id': 1}, routing_key='orders', declare=[Queue('orders')], timeout=5)
+
     Source: kombu.messaging.Producer; differs: safe to share between greenlets; `exchange` may be a name.
     """
 
