@@ -47,13 +47,14 @@ unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 contract: $(VENV)/.tested  ## what every broker is held to, on the in-process ones; URL=… names others, e.g. URL=redis://localhost/9
 	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(if $(MODULE),-p $(MODULE)) $(CONTRACT)
 
-check: $(VENV)/.tested  ## lint, types and the rules of the house
+check: $(VENV)/.tested  ## lint, types, the rules of the house, and the site without a warning
 	$(RUFF) $(wildcard $(SOURCES))
 	$(BIN)/mypy --no-incremental --cache-dir=/dev/null
 	$(PYTEST) -q tests/house
+	@$(MAKE) -s docs
 
 docs: $(VENV)/.tested  ## the site, into docs/_build/html; warnings are errors
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -E -j 2 -W --keep-going -b html docs docs/_build/html
 	@echo 'open docs/_build/html/index.html'
 
 linkcheck: $(VENV)/.tested  ## do the links of the site to other sites lead somewhere? Needs a network

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
 
 import greenmq  # noqa: E402
 
@@ -21,12 +21,14 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_click',
+    'bars',
 ]
 exclude_patterns = ['_build']
 #: Names such as `type` stand in several classes; a plain mention of one is no link that is broken.
 suppress_warnings = ['ref.python']
 
 html_theme = 'furo'
+pygments_dark_style = 'monokai'
 html_title = f'greenmq {release}'
 html_copy_source = False
 

@@ -25,7 +25,7 @@ def symbol_by_name(
     Arguments:
         name (str): anything but a str comes back as it is.
         aliases (Mapping[str, str]): short names.
-        imp (Callable): imports the module, called with (module, package=, **kwargs); default
+        imp (Callable): imports the module, called with (module, package=, and ``kwargs``); default
             `importlib.import_module`.
         package (str): what a relative name (`'.module:Name'`) starts from.
         sep (str): between module and object where there is no colon.

@@ -126,6 +126,7 @@ def _one_shot() -> Callable[[Any], str]:
         return plain.encode
 
     def fast(o: Any) -> str:
+        """`dumps` without options; what an object is made of, and what is refused, is as there."""
         try:
             text = ''.join(write(o, 0))
         except RecursionError:

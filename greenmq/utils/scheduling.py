@@ -24,7 +24,7 @@ class FairCycle:
     """Ask resources in turn until one answers, going on behind it the next time.
 
     Arguments:
-        fun (Callable): called with (resource, callback, **kwargs); its result is the answer.
+        fun (Callable): called with (resource, callback, and ``kwargs``); its result is the answer.
         resources (Sequence): may change between calls.
         predicate (type): the error that means "nothing here".
 

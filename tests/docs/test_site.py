@@ -12,6 +12,7 @@ import urllib.parse
 import pytest
 
 from greenmq import events
+from tests.compat.table import TABLE
 from tests.house.source import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.own_process]
@@ -93,6 +94,30 @@ def test_each_public_name_has_its_text(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert [found for found, thing in public(module) if not (inspect.getdoc(thing) or '').strip()] == []
+
+
+#: Modules of kombu whose page is that of the transport, or of what they give names to.
+ELSEWHERE = {'': 'greenmq', 'messaging': 'greenmq.Producer', 'asynchronous': 'greenmq.asynchronous.hub',
+             'transport.virtual.base': 'greenmq.transport.virtual', 'utils': 'greenmq.utils.functional',
+             'transport.pyamqp': 'docs/amqp.rst', 'transport.redis': 'docs/redis.rst'}
+
+
+def test_each_module_of_kombus_has_its_place_in_the_reference():
+    said = ''.join(page.read_text() for page in REFERENCE.glob('*.rst'))
+    known = set(re.findall(r'auto(?:module|class):: (\S+)', said))
+    missing = [module for module in TABLE['modules'] if f'greenmq.{module}'.rstrip('.') not in known
+               and ELSEWHERE.get(module) not in known and not (ROOT / ELSEWHERE.get(module, 'no')).exists()]
+    assert missing == []
+
+
+def test_a_plot_shows_the_figures_of_its_table(monkeypatch, site):
+    monkeypatch.syspath_prepend(str(ROOT / 'docs'))
+    bars = importlib.import_module('bars')
+    head, first, *others = bars.rows_of((ROOT / 'benchmarks' / 'README.rst').read_text(), 'client')
+    assert head[0] == 'client' and first[0].startswith('greenmq') and len(others) > 5
+    page = (site / 'performance.html').read_text()
+    assert page.count('<figure role="img"') == 3
+    assert f'>{bars.NUMBER.match(first[head.index("publish")])[0]}</span>' in page
 
 
 def test_each_page_of_the_docs_is_in_the_tree():
