@@ -66,6 +66,9 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     redis_untold_url,
     redis_url,
     sentinel_url,
+    servicebus,
+    servicebus_session,
+    servicebus_url,
     slmq,
     slmq_session,
     slmq_url,
@@ -99,6 +102,7 @@ def pytest_configure(config):
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
         'azure: needs an emulator of Azure Storage that the suite starts',
+        'servicebus: needs the program that plays Azure Service Bus',
         'slmq: needs the program that plays SoftLayer MQ',
         'sqs: needs an emulator of SQS that the suite starts',
         'postgresql: needs a PostgreSQL server that the suite starts',
@@ -128,6 +132,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.redis)
         if names & {'azurite', 'azure_url'}:
             item.add_marker(pytest.mark.azure)
+        if names & {'servicebus', 'servicebus_url'}:
+            item.add_marker(pytest.mark.servicebus)
         if names & {'slmq', 'slmq_url'}:
             item.add_marker(pytest.mark.slmq)
         if names & {'fauxqs', 'sqs_url', 'moto'}:

@@ -42,9 +42,9 @@ NOT_FOR_TRANSPORTS = {'entity'}
 MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
-SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'errors', 'eventloop', 'http',
-                        'gate', 'limits', 'numbers', 'options', 'outbox', 'owners', 'pause', 'postgresql',
-                        'waiters'}
+SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'entra', 'errors', 'eventloop',
+                        'gate', 'http', 'limits', 'numbers', 'options', 'outbox', 'owners', 'pause',
+                        'postgresql', 'waiters'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},
@@ -59,7 +59,7 @@ DRIVERS = {
     'pymongo': {'transport.mongodb'},
     'bson': {'transport.mongodb'},
     'kazoo': {'transport.zookeeper'},
-    'azure': {'transport.azurestoragequeues', 'transport.azureservicebus'},
+    'azure': {'transport.entra'},
     'Pyro5': {'transport.pyro'},
     'opentelemetry': {'contrib'},
     'prometheus_client': {'worker'},

@@ -79,6 +79,8 @@ TABLE = (
     Row('zookeeper', 'zookeeper_url', 'zookeeper', ('default-jre-headless', 'zookeeper'), 'server',
         'zookeeper', {'session_timeout': 2, 'sweep_interval': 1}),
     Row('azure', 'azure_url', 'azurite', (), 'server', 'azure', {'lease_timeout': 1}),
+    Row('servicebus', 'servicebus_url', 'servicebus', (), 'server', 'servicebus',
+        {'peek_lock_seconds': 1, 'max_delivery_count': 1000}),
     Row('slmq', 'slmq_url', 'slmq', (), 'server', 'slmq', {'visibility_timeout': 1}),
     Row('redis_tls', 'redis_tls_url', None, ('redis-server',), 'server', 'redis'),
     Row('redis_unix', 'redis_unix_url', None, ('redis-server',), 'server', 'redis'),

@@ -19,6 +19,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.rabbitmq_cluster import RabbitCluster
 from tests.support.redis_server import Redis
 from tests.support.redis_topology import Cluster, Sentinels
+from tests.support.servicebus import ServiceBus
 from tests.support.slmq import SLMQ
 from tests.support.sqs_servers import Fauxqs, Moto
 from tests.support.zookeeper import ZooKeeper
@@ -290,6 +291,25 @@ def slmq(slmq_session):
 @pytest.fixture
 def slmq_url(slmq):
     return slmq.url('polling_interval=0.1&visibility_timeout=30')
+
+
+@pytest.fixture(scope='session')
+def servicebus_session():
+    with ServiceBus() as server:
+        yield server
+
+
+@pytest.fixture
+def servicebus(servicebus_session):
+    """What plays Azure Service Bus in this run. Tests name their queues apart."""
+    yield servicebus_session
+    if not servicebus_session.running:
+        servicebus_session.start()
+
+
+@pytest.fixture
+def servicebus_url(servicebus):
+    return servicebus.url()
 
 
 @pytest.fixture(scope='session')

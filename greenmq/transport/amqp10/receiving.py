@@ -7,7 +7,7 @@ that forgot a consumer would leave it deaf for good (P25).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greenmq import runtime
@@ -42,17 +42,23 @@ class Way:
         drains (bool): it can drain. Those that cannot answer each flow.
         echoes (bool): it answers where it stands, when it is asked.
         max_message (int): bytes of a message that we take; 0 for any number.
+        pauses (Mapping[str, float]): condition → seconds that it asks for before a link is made again.
     """
 
     def __init__(
         self, source: Callable[[str], Source], own_sessions: bool, drains: bool, echoes: bool,
-        max_message: int,
+        max_message: int, pauses: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         self.source = source
         self.own_sessions = own_sessions
         self.drains = drains
         self.echoes = echoes
         self.max_message = max_message
+        self._pauses = pauses or {}
+
+    def pause(self, error: Exception | None) -> float:
+        """Seconds that the peer wants to be left alone for, as it ended a link with an error."""
+        return self._pauses.get(getattr(error, 'condition', ''), 0.0)
 
     def attach(
         self, connection: Connection, shared: Session, address: str, listener: Any
@@ -78,10 +84,10 @@ class Way:
         """End a link."""
         if link.session.engine.state != 'open':
             return
-        if link.session is shared:
-            link.detach()
-        else:
+        if self.own_sessions and link.session is not shared:
             link.session.end()
+        else:
+            link.detach()
 
 
 class Inlet:
@@ -169,6 +175,7 @@ class Inlet:
             return
         self.failures += 1
         pause = RetrySchedule(None, 0.05, 0.2, 5.0, jitter=0.2).delay(self.failures)
+        pause += self._receiving.way.pause(error)
         level = logger.warning if self.failures == 1 else logger.debug
         level('%s; attached again in %.2f s', error, pause)
         self._stop_timer()
@@ -350,7 +357,7 @@ class Receiving:
         self.way.end(link, self._session)
 
     def _shared(self) -> Session:
-        if self._session is None or self._session.state not in ('beginning', 'begun'):
+        if self._session is None or not self._session.usable():
             self._session = self._connection.session()
         return self._session
 
@@ -465,12 +472,16 @@ class Receiving:
             if self._connection.error is None:
                 session.end()
 
-    def close(self) -> None:
-        """Nothing is attached again."""
+    def quiet(self) -> None:
+        """Nothing is wanted, nor attached again; what is on its way may still come."""
         self.closed = True
         for inlet in list(self._inlets.values()):
-            inlet.wanted = 0
             inlet.want(0)
+
+    def close(self) -> None:
+        """End all links."""
+        self.quiet()
+        for inlet in list(self._inlets.values()):
             inlet.end()
 
     def __len__(self) -> int:

@@ -181,7 +181,7 @@ class Sending:
             self._outlets.move_to_end(address)
             return outlet
         session = self._session
-        if session is None or session.state not in ('beginning', 'begun'):
+        if session is None or not session.usable():
             session = self._session = self._connection.session()
         engine = self._connection.engine
         target = self._target(address)

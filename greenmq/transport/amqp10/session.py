@@ -83,6 +83,10 @@ class Session:
         """Say something in this session."""
         self.engine.send(raw_frame(self.channel, pack(body)))
 
+    def usable(self) -> bool:
+        """May one more link begin in it?"""
+        return self.state in ('beginning', 'begun') and not self.full
+
     def begin(self) -> None:
         """Open it."""
         self.send(Begin(None, self._next_out, self._window, self._window, self.engine.limits.handles))
@@ -143,6 +147,11 @@ class Session:
 
     # ---- links
 
+    @property
+    def full(self) -> bool:
+        """Has it as many links as it may?"""
+        return not self._free and len(self.links) > min(self._handle_max, self.engine.limits.handles)
+
     def attach(self, link: Link) -> None:
         """Begin a link in this session.
 
@@ -151,12 +160,9 @@ class Session:
         """
         if self.state not in ('beginning', 'begun'):
             raise ConnectionClosed(f'{self.engine.name}: a session has ended')
-        if self._free:
-            handle = self._free.pop()
-        else:
-            handle = len(self.links)
-            if handle > min(self._handle_max, self.engine.limits.handles):
-                raise ResourceError(f'{self!r} has as many links as it may', (0, 0), '', 506)
+        if self.full:
+            raise ResourceError(f'{self!r} has as many links as it may', (0, 0), '', 506)
+        handle = self._free.pop() if self._free else len(self.links)
         link.session, link.handle, link.state = self, handle, 'attaching'
         self.links[handle] = link
         self._names[link.name, link.role] = link

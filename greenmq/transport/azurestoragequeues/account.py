@@ -10,15 +10,11 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from greenmq.exceptions import InvalidArgument
+from greenmq.transport.entra import IDENTITIES
 
 __all__ = ('SCHEME', 'Account', 'account_of', 'options_of', 'split')
 
 SCHEME = 'azurestoragequeues://'
-#: Words that stand in place of a key: the classes of azure-identity that find an identity.
-IDENTITIES = {
-    'defaultazurecredential': 'DefaultAzureCredential',
-    'managedidentitycredential': 'ManagedIdentityCredential',
-}
 #: The account of Azurite and its key, which Microsoft publishes.
 EMULATOR = (
     'http://127.0.0.1:10001/devstoreaccount1',

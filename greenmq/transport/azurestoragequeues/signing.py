@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -14,20 +13,15 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from greenmq import runtime
-from greenmq.exceptions import AccessRefused, KombuError
-from greenmq.log import get_logger
 from greenmq.transport.azurestoragequeues.account import Account
+from greenmq.transport.entra import Entra
 
 __all__ = ('Signer', 'signer_of')
-
-logger = get_logger('greenmq.transport.azurestoragequeues')
 
 #: Of the service: the oldest that has all that is used here, since servers keep what they once had.
 API_VERSION = '2021-02-12'
 #: What tokens of Entra ID are for.
 SCOPE = 'https://storage.azure.com/.default'
-#: Seconds before the end of a token in which it is renewed in the background; and in which a call waits.
-RENEW_EARLY, RENEW_LATE = 300.0, 5.0
 
 Params = Sequence[tuple[str, str]]
 
@@ -95,74 +89,24 @@ class SharedAccess:
 
 
 class Bearer:
-    """Shows a token of Entra ID: fetched in a native thread, once for all who ask, renewed before it ends.
+    """Shows a token of Entra ID.
 
     Arguments:
-        credential (object | str): what has azure-core's `get_token(*scopes)`, which may block; or the name of
-            a class of azure-identity, whose object is made in the thread as well.
+        credential (object | str): see `Entra`.
     """
 
     def __init__(self, credential: Any) -> None:
-        self._credential = credential
-        self._token = ''
-        self._until = 0.0  # seconds since 1970
-        self._once = runtime.Once()
-        self._renewing: Any = None
+        self._entra = Entra(credential, SCOPE, 'azurestoragequeues')
 
     def sign(
         self, method: str, path: str, params: Params, size: int, deadline: runtime.Deadline
     ) -> tuple[str, dict[str, str]]:
-        """See `Signer`. Switches: if a token must be waited for.
-
-        Raises:
-            AccessRefused: there is none. TimeoutError: not in time.
-        """
-        left = self._until - time.time()
-        if left < RENEW_LATE:
-            self.renew(deadline)
-        elif left < RENEW_EARLY and (self._renewing is None or self._renewing.done):
-            self._renewing = runtime.spawn(_renew_early, self, name='greenmq-credentials')
-        return _query(params), {**_headers(size), 'Authorization': f'Bearer {self._token}'}
-
-    def renew(self, deadline: runtime.Deadline) -> None:
-        """Fetch a token, once for all who ask. Switches: yes."""
-        self._once.do('renew', lambda: self._renew(deadline), 'no token of Entra ID', deadline)
-
-    def _renew(self, deadline: runtime.Deadline) -> None:
-        self._credential, token, until = runtime.offload(_fetch, self._credential, deadline=deadline)
-        self._token, self._until = token, until
+        """See `Signer`. Switches: if a token must be waited for. Raises as `Entra.token`."""
+        token, _ = self._entra.token(deadline)
+        return _query(params), {**_headers(size), 'Authorization': f'Bearer {token}'}
 
     def __repr__(self) -> str:
-        return f'<Bearer of {type(self._credential).__name__}>'
-
-
-def _renew_early(bearer: Bearer) -> None:
-    try:
-        bearer.renew(runtime.Deadline.after(RENEW_EARLY / 2))
-    except Exception as error:  # the one that we have is still good; a call tries again
-        logger.warning('the token of Entra ID could not be renewed yet: %s', error)
-
-
-def _fetch(credential: Any) -> tuple[Any, str, float]:
-    # In a thread: imports and reads files, and asks the network.
-    try:
-        if isinstance(credential, str):
-            credential = _identity(credential)
-        token = credential.get_token(SCOPE)
-    except KombuError:
-        raise
-    except Exception as error:  # a dozen libraries may raise their own here
-        raise AccessRefused(f'ACCESS_REFUSED - no token of Entra ID: {error}', None, 'Azure', 403) from error
-    return credential, token.token, float(token.expires_on)
-
-
-def _identity(name: str) -> Any:
-    try:
-        import azure.identity
-    except ImportError as error:
-        text = f'{name} needs azure-identity: pip install greenmq[azurestoragequeues]'
-        raise ImportError(text, name='azure.identity') from error
-    return getattr(azure.identity, name)()
+        return f'<Bearer, {self._entra!r}>'
 
 
 def signer_of(account: Account, credential: Any) -> Signer:

@@ -25,20 +25,24 @@ class Leases:
     """The leases of one session, the one that was renewed longest ago first: all that is out and not settled.
 
     Arguments:
-        driver (Driver): whose `extend` is called.
-        seconds (float | None): of a lease; None if there are none to keep.
+        driver (Driver): whose `extend` is called; its `lease_seconds` may change when it learns more.
     Attributes:
         keeps (bool): is there anything to know of what is out? Not where leases are not ours to keep, and
             deliveries outlive a loss.
     """
 
-    def __init__(self, driver: Driver, seconds: float | None) -> None:
-        self.seconds = seconds
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.keeps = seconds is not None or not driver.survives_loss
+        self.keeps = self.seconds is not None or not driver.survives_loss
         self._held: OrderedDict[int, Taken] = OrderedDict()
         self._keeper: Any = None
+        self._pace: float | None = None  # seconds of a lease that the keeper looks for
         self.renewals = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a lease; None if there are none to keep."""
+        return self._driver.lease_seconds
 
     def __len__(self) -> int:
         return len(self._held)
@@ -46,8 +50,15 @@ class Leases:
     def hold(self, taken: Taken, session: Any) -> None:
         """A lease to keep, from now on."""
         self._held[id(taken)] = taken
-        if self.seconds is not None and (self._keeper is None or self._keeper.done):
-            self._keeper = runtime.every(session, self.seconds / 12, _renew, name='greenmq-lease')
+        seconds = self.seconds
+        if seconds is None:
+            return
+        if self._keeper is not None and not self._keeper.done:
+            if seconds == self._pace:
+                return
+            self._keeper.kill()
+        self._pace = seconds
+        self._keeper = runtime.every(session, seconds / 12, _renew, name='greenmq-lease')
 
     def forget(self, taken: Taken) -> None:
         """It is settled, or goes back."""

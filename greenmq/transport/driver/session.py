@@ -138,7 +138,7 @@ class Session:
         self.router = Router(self, BrokerState() if state is None else state, settings['deadletter_queue'])
         self.publisher = self.Publisher(self, driver, settings)
         self.settler = self.Settler(self, driver, operation)
-        self.leases = Leases(driver, driver.lease_seconds)
+        self.leases = Leases(driver)
         self.arrival = self.Arrival(driver, settings['max_deliveries'])
         self.intake = Intake(self, driver, settings)
         runtime.after_fork(self._after_fork)

@@ -25,7 +25,7 @@ from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.links import SETTLED, Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target, plain
 from greenmq.transport.qpid.management import Management
-from greenmq.transport.qpid.requests import Requests
+from greenmq.transport.amqp10.requests import Requests
 from greenmq.utils.json import dumps, loads
 from greenmq.utils.text import printable
 

@@ -115,6 +115,9 @@ class Requests:
         if self._pair is None or link not in self._pair:
             return
         self._pair = None
+        session, self._session = self._session, None
+        if session is not None and session.state == 'begun' and self._connection.error is None:
+            session.end()
         failure = error or SessionEnded(f'{self._connection.name}: management has ended')
         answers, self._answers = self._answers, {}
         ready, self._ready = self._ready, []

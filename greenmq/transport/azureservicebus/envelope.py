@@ -1,0 +1,221 @@
+"""kombu's envelope in a message of the service, and back.
+
+The envelope is JSON in one data section. Beside it go what the service reads itself: the message's id, by
+which queues with duplicate detection know it again, its session, when it is due and when it ends.
+
+Nothing here switches.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from greenmq.exceptions import DecodeError, InvalidArgument
+from greenmq.transport.amqp10 import message as sections
+from greenmq.transport.amqp10.codec import Symbol, Timestamp
+from greenmq.transport.amqp10.performatives import plain
+from greenmq.transport.driver import Put, strangers
+from greenmq.utils.encoding import bytes_to_str
+from greenmq.utils.json import dumps, loads
+
+__all__ = ('AzureMessage', 'decode', 'encode', 'message_id', 'wrapped')
+
+#: Letters of a message's id and of a session's.
+LONGEST = 128
+#: The session of a message that names none, in a queue that takes sessions only.
+NO_SESSION = 'default'
+
+_SCHEDULED = 'x-opt-scheduled-enqueue-time'
+_LOCKED, _NUMBER, _ENQUEUED = (
+    Symbol('x-opt-locked-until'), Symbol('x-opt-sequence-number'), Symbol('x-opt-enqueued-time'),
+)  # fmt: skip
+_MOST_TTL = (1 << 32) - 1
+
+
+class AzureMessage:
+    """What the service says of a delivery. May be pickled.
+
+    Attributes:
+        lock_token (UUID | None): its name for the delivery.
+        header, annotations, properties, application_properties (Mapping): as AMQP has them.
+    """
+
+    __slots__ = ('annotations', 'application_properties', 'header', 'lock_token', 'properties')
+
+    def __init__(self, found: sections.Sections, lock_token: UUID | None) -> None:
+        self.lock_token = lock_token
+        self.header = found.header
+        self.annotations = found.annotations
+        self.properties = found.properties
+        self.application_properties = found.program
+
+    @property
+    def delivery_count(self) -> int:
+        """How often it was delivered before, and came back."""
+        count = self.header.get('delivery_count')
+        return count if isinstance(count, int) else 0
+
+    @property
+    def sequence_number(self) -> int | None:
+        """Its number in the queue."""
+        return self.annotations.get(_NUMBER)
+
+    @property
+    def locked_until_utc(self) -> datetime.datetime | None:
+        """When its lock ended, had it not been renewed since."""
+        return sections.moment(self.annotations.get(_LOCKED))  # type: ignore[no-any-return]
+
+    @property
+    def enqueued_time_utc(self) -> datetime.datetime | None:
+        """When it came into the queue."""
+        return sections.moment(self.annotations.get(_ENQUEUED))  # type: ignore[no-any-return]
+
+    @property
+    def message_id(self) -> Any:
+        """Its publisher's name for it."""
+        return self.properties.get('message_id')
+
+    @property
+    def session_id(self) -> str | None:
+        """Its session."""
+        return self.properties.get('group_id')
+
+    @property
+    def lock_seconds(self) -> float | None:
+        """Seconds that its lock lasts, at most; None if it has none.
+
+        By the service's clock alone from when it came into the queue, or by ours as well where that tells
+        less: a clock of ours that is wrong makes it shorter, never longer.
+        """
+        until, entered = self.annotations.get(_LOCKED), self.annotations.get(_ENQUEUED)
+        if not isinstance(until, int):
+            return None
+        found = until / 1000 - time.time()
+        if isinstance(entered, int):
+            found = min(found, (until - entered) / 1000)
+        return found
+
+    def __repr__(self) -> str:
+        return f'<AzureMessage {self.sequence_number}, lock {self.lock_token}>'
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as the text that goes into the data section."""
+    return dumps(message).encode()
+
+
+def message_id(item: Put) -> str:
+    """The id of a message: what its publisher gave it, else the envelope's own, the same in each try."""
+    properties = item.message['properties']
+    given = properties.get('message_id')
+    return str(properties['delivery_tag'] if given is None else given)
+
+
+def wrapped(item: Put, sessionful: bool, keeps_expired: bool) -> bytes:
+    """Put a message together.
+
+    Arguments:
+        sessionful (bool): its queue takes messages of sessions only.
+        keeps_expired (bool): the service must not drop it at its end: whoever gets it then dead-letters it.
+    Raises:
+        InvalidArgument: an id or a session that the service does not take.
+    """
+    properties = item.message['properties']
+    named: dict[str, Any] = {'message_id': _short('message_id', message_id(item))}
+    session = properties.get('session_id') or properties.get('group_id') or (NO_SESSION if sessionful else None)
+    if session is None and not item.delay and item.expires is None:
+        return _quick(named['message_id'], item.payload)
+    if session is not None:
+        named['group_id'] = _short('session_id', str(session))
+    header: dict[str, Any] = {}
+    now = time.time()
+    if item.expires is not None and not keeps_expired:
+        # The service counts from when the message is due.
+        header['ttl'] = min(max(int((item.expires - now - item.delay) * 1000), 1), _MOST_TTL)
+    annotations: dict[str, Any] = {}
+    if item.delay:
+        annotations[_SCHEDULED] = Timestamp(int((now + item.delay) * 1000))
+    return sections.write(item.payload, header, named, annotations=annotations)
+
+
+def _short(name: str, value: str) -> str:
+    if len(value) > LONGEST:
+        raise InvalidArgument(name, value[:40] + '…', f'is longer than the {LONGEST} letters of the service')
+    return value
+
+
+def _quick(name: str, body: bytes) -> bytes:
+    # A section of properties with the id alone, and one of data: what most messages are.
+    raw = name.encode()
+    size, width = len(body), len(raw)
+    if width > 250:
+        return sections.write(body, properties={'message_id': name})
+    head = b'\x00\x53\x73\xc0' + bytes((width + 3, 1, 0xA1, width)) + raw
+    if size < 256:
+        return head + b'\x00\x53\x75\xa0' + bytes((size,)) + body
+    return head + b'\x00\x53\x75\xb0' + size.to_bytes(4, 'big') + body
+
+
+def decode(found: sections.Sections, about: AzureMessage, entity: str) -> dict[str, Any]:
+    """The message in what came: kombu's envelope, or a stranger's body as it is.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    message = _envelope(found) or _stranger(found)
+    info = message['properties'].get('delivery_info')
+    if not isinstance(info, dict):
+        info = message['properties']['delivery_info'] = {}
+    info['azure_message'] = about
+    info['azure_queue_name'] = entity
+    return message
+
+
+def _envelope(found: sections.Sections) -> dict[str, Any] | None:
+    body = found.body
+    if isinstance(body, bytes) and body[:1] == b'{':
+        try:
+            message = loads(bytes_to_str(body))
+        except ValueError:
+            return None
+        if isinstance(message, dict) and isinstance(message.get('properties'), dict):
+            return message
+    return None
+
+
+def _stranger(found: sections.Sections) -> dict[str, Any]:
+    body: Any = found.body
+    kind = found.properties.get('content_type')
+    headers = {str(name): plain(value) for name, value in found.program.items()}
+    message: dict[str, Any]
+    if body is None:
+        raise DecodeError('a message without a body')
+    if isinstance(body, (bytes, str)):
+        try:
+            message = strangers.message(body if isinstance(body, str) else body.decode())
+        except UnicodeDecodeError:
+            message = {'body': body, 'content-type': 'application/octet-stream', 'content-encoding': 'binary',
+                       'properties': {'delivery_mode': 2}, 'headers': {}}
+    else:
+        message = {'body': dumps(plain(body)), 'content-type': 'application/json',
+                   'content-encoding': 'utf-8', 'properties': {'delivery_mode': 2}, 'headers': {}}
+    if kind:
+        message['content-type'] = str(kind)
+    if not isinstance(message.get('headers'), dict):
+        message['headers'] = {}
+    message['headers'] = {**headers, **message['headers']}
+    _take_over(message['properties'], found.properties)
+    return message
+
+
+def _take_over(properties: dict[str, Any], named: Mapping[str, Any]) -> None:
+    for name in ('message_id', 'correlation_id', 'reply_to'):
+        value = named.get(name)
+        if value is not None:
+            properties.setdefault(name, plain(value))
+    if named.get('group_id') is not None:
+        properties.setdefault('session_id', named['group_id'])
