@@ -1,4 +1,4 @@
-"""Tokens of Microsoft Entra ID, for the services of Azure: fetched in a native thread, once for all who ask."""
+"""Tokens of Microsoft Entra ID, for the services of Azure: fetched in a thread, once for all who ask."""
 
 from __future__ import annotations
 

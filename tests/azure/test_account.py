@@ -20,7 +20,8 @@ from greenmq.transport import http
 from greenmq.transport.azurestoragequeues.account import account_of, options_of
 from greenmq.transport.azurestoragequeues.names import Names, canonical, poison
 from greenmq.transport.azurestoragequeues.service import Service
-from greenmq.transport.azurestoragequeues.signing import RENEW_EARLY, Bearer, signer_of
+from greenmq.transport.azurestoragequeues.signing import Bearer, signer_of
+from greenmq.transport.entra import RENEW_EARLY
 from tests.support import green
 from tests.support.http_peer import HTTPPeer, answer
 

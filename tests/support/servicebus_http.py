@@ -1,7 +1,7 @@
 """The HTTP side of the program that plays Azure Service Bus: entities as Atom entries, and ``POST /-/``.
 
-The latter takes ``{"do": …, "with": {…}}``: *set* (settings of the peer), *counts*, *snapshot*, *create*, and what
-`servicebus_process.Peer` has as ``do_…``.
+The latter takes ``{"do": …, "with": {…}}``: *set* (settings of the peer), *counts*, *snapshot*, *create*,
+and what `servicebus_process.Peer` has as ``do_…``.
 """
 from __future__ import annotations
 
@@ -129,8 +129,7 @@ def serve(peer, port):
             if self.command == 'GET':
                 if found is None:
                     # The service answers an empty feed for what is not there.
-                    return self.answer(200, f'<feed xmlns="{ATOM}"><title type="text">Publicly Listed Services'
-                                            '</title></feed>')
+                    return self.answer(200, f'<feed xmlns="{ATOM}"><title type="text">None</title></feed>')
                 return self.answer(200, self.shown(found))
             if self.command == 'DELETE':
                 if found is None:
@@ -149,8 +148,8 @@ def serve(peer, port):
             numbers = {'ActiveMessageCount': len(found.ready) + len(found.locked),
                        'DeadLetterMessageCount': len(dead.ready) if dead else 0,
                        'ScheduledMessageCount': len(found.scheduled)}
-            return entry(found.name, kind, {'LockDuration': f'PT{peer.lock_seconds(found):g}S', **found.facts},
-                         numbers)
+            facts = {'LockDuration': f'PT{peer.lock_seconds(found):g}S', **found.facts}
+            return entry(found.name, kind, facts, numbers)
 
         def listed(self, path, query):
             topics = path.lower().endswith('topics')

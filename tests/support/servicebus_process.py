@@ -1,9 +1,9 @@
 """Azure Service Bus as a program: `servicebus_process.py AMQP_PORT HTTP_PORT`.
 
-Nobody can install the service: this plays what clients see of it, from memory, on Proton's engine. AMQP 1.0 with
-tokens (CBS), peek-lock, sub-queues for dead letters, sessions, scheduled messages, duplicate detection, topics
-that forward; over HTTP the entities as Atom entries, and ``POST /-/`` for tests: faults, settings, counts.
-See `servicebus_http` for the latter.
+Nobody can install the service: this plays what clients see of it, from memory, on Proton's engine. AMQP 1.0
+with tokens (CBS), peek-lock, sub-queues for dead letters, sessions, scheduled messages, duplicate detection,
+topics that forward; over HTTP the entities as Atom entries, and ``POST /-/`` for tests: faults, settings,
+counts. See `servicebus_http` for the latter.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.parse
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 
 from proton import (
     UNDESCRIBED,
@@ -35,6 +35,7 @@ from proton import (
     timestamp,
     ulong,
 )
+from proton.handlers import IOHandler
 from proton.reactor import ApplicationEvent, Container, EventInjector
 
 #: Policy → key, and its claims.
@@ -181,7 +182,8 @@ class Peer(Handler):
     def do_detach(self, address='', condition='amqp:link:detach-forced', role=None):
         for connection in self.connections:
             for link in self.links(connection):
-                if (not address or link.addr == address) and role in (None, 'out' if link.is_sender else 'in'):
+                mine = 'out' if link.is_sender else 'in'
+                if (not address or link.addr == address) and role in (None, mine):
                     self.end(link, condition, 'as the test wants')
 
     def do_close(self, condition='amqp:connection:forced'):
@@ -193,9 +195,12 @@ class Peer(Handler):
         """what: attach, transfer, token, or the name of an operation of $management."""
         self.refusals.append([what, address, condition, times])
 
-    def do_expire_locks(self, address):
-        for token in list(self.entity(address).locked):
-            self.finish(address, token, 'abandoned')
+    def do_lose_lock(self, address, token):
+        self.finish(address, token, 'abandoned')
+
+    def do_forget_tokens(self):
+        for connection in self.connections:
+            connection.tokens.clear()
 
     def refusal(self, what, address):
         for entry in self.refusals:
@@ -311,7 +316,7 @@ class Peer(Handler):
         if link.addr.endswith('$management'):
             need = {'Listen', 'Send'}
         if not self.allowed(link.connection, link.addr, need):
-            return 'amqp:unauthorized-access', f'Unauthorized access. {need} claim(s) are required on {link.addr}'
+            return 'amqp:unauthorized-access', f'Unauthorized. {need} claim(s) are required on {link.addr}'
         address = link.addr.removesuffix('/$management')
         if self.entity(address) is None:
             return 'amqp:not-found', f"The messaging entity '{address}' could not be found."
@@ -426,7 +431,7 @@ class Peer(Handler):
                 self.end(link, 'amqp:link:detach-forced', 'the link was idle')
         if any(not link.addr.startswith('$') for link in links):
             connection.linked_at = now
-        elif self.settings['idle_connection'] and now - connection.linked_at > self.settings['idle_connection']:
+        elif 0 < self.settings['idle_connection'] < now - connection.linked_at:
             self.counts['idle_connections'] += 1
             connection.condition = Condition('amqp:connection:forced', 'the connection was inactive')
             connection.close()
@@ -755,9 +760,22 @@ def snapshot(peer):
     }
 
 
+def steady(update):
+    """Proton's own, but for timers of sockets that are gone, at which it ends the program."""
+    def updated(transport, selectable, now):
+        if transport is None:
+            selectable.deadline = 0
+            selectable.update()
+        else:
+            update(transport, selectable, now)
+
+    return updated
+
+
 if __name__ == '__main__':
     from tests.support.servicebus_http import serve
 
+    IOHandler.update = staticmethod(steady(IOHandler.update))
     peer = Peer(int(sys.argv[1]))
     serve(peer, int(sys.argv[2]))
     Container(peer).run()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import ConnectionBlocked, PublishUnconfirmed, TimeoutError
+from greenmq.exceptions import ConnectionBlocked, ConnectionLost, PublishUnconfirmed, TimeoutError
 from greenmq.transport.amqp10.connection import Connection, Waiting
 from greenmq.transport.amqp10.errors import SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Sender
@@ -144,6 +144,13 @@ def outcome(waiter: runtime.Waiter, deadline: runtime.Deadline) -> Any:
         raise
 
 
+def _unsent(error: ConnectionLost) -> ConnectionLost:
+    # The connection ended before it was our turn.
+    lost = ConnectionLost(str(error))
+    lost.sent = 'no'  # type: ignore[attr-defined]
+    return lost
+
+
 class Sending:
     """The sending links of one connection.
 
@@ -174,6 +181,8 @@ class Sending:
                 if again:
                     raise
                 again = True
+            except ConnectionLost as error:
+                raise _unsent(error) from error
 
     def _outlet(self, address: str) -> Outlet:
         outlet = self._outlets.get(address)

@@ -109,7 +109,8 @@ class Admin:
         """Have a queue get what a topic gets. Switches: yes."""
         facts = {'MaxDeliveryCount': str(most)} if most else {}
         facts['ForwardTo'] = f'sb://{self._host}/{entity}'
-        self._make(f'{topic}/Subscriptions/{subscription(entity)}', 'SubscriptionDescription', facts, deadline)
+        path = f'{topic}/Subscriptions/{subscription(entity)}'
+        self._make(path, 'SubscriptionDescription', facts, deadline)
 
     def forward_no_more(self, topic: str, entity: str, deadline: runtime.Deadline) -> None:
         """Undo `forward`; none like it is fine. Switches: yes."""

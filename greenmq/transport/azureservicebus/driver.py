@@ -1,13 +1,12 @@
 """Queues of Azure Service Bus: what the base of transports needs of them.
 
 Two connections carry all, however many queues there are: one for what is consumed, and for all else; another
-one for what is published, as soon as anything is consumed. A message is locked for us until it is settled; its
-lock is renewed, and outlives the connection.
+one for what is published, as soon as anything is consumed. A message is locked for us until it is settled;
+its lock is renewed, and outlives the connection.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
@@ -15,27 +14,23 @@ from uuid import UUID
 from greenmq import runtime
 from greenmq.exceptions import (
     AccessRefused,
-    ConnectionBlocked,
     ConnectionLost,
     InvalidArgument,
     NotFound,
-    OperationalError,
-    PublishNacked,
-    PublishUnconfirmed,
 )
 from greenmq.log import get_logger
 from greenmq.transport import http
 from greenmq.transport.amqp10 import message as sections
-from greenmq.transport.amqp10.errors import Malformed, error_of
+from greenmq.transport.amqp10.errors import Malformed
 from greenmq.transport.amqp10.links import Delivery, Receiver
-from greenmq.transport.amqp10.performatives import Accepted, Rejected, Released
-from greenmq.transport.amqp10.receiving import Receiving
-from greenmq.transport.amqp10.sending import outcome
+from greenmq.transport.amqp10.performatives import Accepted
 from greenmq.transport.azureservicebus import envelope, settling
 from greenmq.transport.azureservicebus.account import account_of
-from greenmq.transport.azureservicebus.admin import Admin, duration
-from greenmq.transport.azureservicebus.lines import BUSY, Line, Lines
-from greenmq.transport.azureservicebus.names import DEAD_LETTERS, Names, is_dead_letters
+from greenmq.transport.azureservicebus.admin import Admin
+from greenmq.transport.azureservicebus.known import Known
+from greenmq.transport.azureservicebus.lines import Line, Lines
+from greenmq.transport.azureservicebus.names import DEAD_LETTERS, is_dead_letters
+from greenmq.transport.azureservicebus.publishing import Publishing
 from greenmq.transport.azureservicebus.sessions import SessionLink, Sessions
 from greenmq.transport.azureservicebus.settling import Receipt
 from greenmq.transport.azureservicebus.tokens import Tokens
@@ -53,9 +48,6 @@ LONGEST_LOCK, SHORTEST_LOCK = 300.0, 1.0
 PURGED = 500
 #: Seconds for which nobody is asked again how many messages there are, after no answer.
 UNCOUNTED = 30.0
-#: What the service says of a message that it has no time for.
-_BUSY_PAUSE = BUSY['com.microsoft:server-busy']
-
 
 def _lock(value: Any) -> float:
     number = float(value)
@@ -132,15 +124,11 @@ class ServiceBusDriver(Driver):
         self._http = http.Client(
             http.settings_for(place.ssl, 10, settings.get('connect_timeout') or 5.0)
         )
-        self._names = Names(settings['queue_name_prefix'] or '', settings['dots'])
+        self._known = Known(settings)
         self._queues: dict[str, str] = {}  # entity → queue, of those that are consumed
         self._wanted: dict[str, int] = {}  # queue → messages that may come, while it is let in
         self._sessions: dict[str, Sessions] = {}
-        self._sessionful: set[str] = set()  # queues that take messages of sessions only
-        self._distinct: set[str] = set()  # queues that know a message again by its id
-        self._expiring: set[str] = set()  # queues whose expired messages are to be dead-lettered by us
         self._uncounted = 0.0
-        self._consumes = False
         self.lease_seconds = settings['peek_lock_seconds']
         self.lease_limit = settings['max_lock_renewal_duration'] or None
         if settings['fanout'] == 'topics':
@@ -159,6 +147,7 @@ class ServiceBusDriver(Driver):
         tokens = Tokens(account, credential, settings['token_lifetime'] or 3600.0)
         self._admin = Admin(self._http, account.management, account.host, tokens)
         self._lines = Lines(account, tokens, settings, self._arrived, self._line_lost)
+        self._publishing = Publishing(self._lines, self._known, account.host)
 
     # ---- the connection
 
@@ -205,72 +194,7 @@ class ServiceBusDriver(Driver):
         return envelope.encode(message)
 
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None]:
-        started: list[Any] = []
-        for item in items:
-            try:
-                started.append(self._start(item, deadline))
-            except Exception as error:  # that one's, and not the others'
-                started.append(error)
-        return [
-            self._outcome(item, each, deadline) for item, each in zip(items, started, strict=True)
-        ]
-
-    def _start(self, item: Put, deadline: runtime.Deadline) -> runtime.Waiter:
-        queue = item.queue
-        entity = self._names.of(queue or item.exchange)
-        payload = envelope.wrapped(item, queue in self._sessionful, queue in self._expiring)
-        line = self._lines.out(self._consumes, deadline)
-        if not line.admission.holds(entity):
-            line.admission.ensure(entity, deadline)
-        try:
-            return line.sending.start(entity, payload, deadline)
-        except AccessRefused:
-            # A token that had ended while we were not looking: once more with another one.
-            line.admission.show(entity, deadline)
-            return line.sending.start(entity, payload, deadline)
-
-    def _outcome(self, item: Put, started: Any, deadline: runtime.Deadline) -> Exception | None:
-        while True:
-            error = started if isinstance(started, Exception) else self._judge(item, started, deadline)
-            pause = self._pause_after(item, error)
-            if pause is None:
-                return error
-            left = deadline.remaining()
-            if left is not None and left <= pause:
-                if isinstance(error, OperationalError) and getattr(error, 'condition', '') in BUSY:
-                    return ConnectionBlocked(f'{self._account.host}: {error}', 'the service is too busy')
-                return error
-            runtime.sleep(pause)
-            try:
-                started = self._start(item, deadline)
-            except Exception as failure:  # judged in the next round
-                started = failure
-
-    def _pause_after(self, item: Put, error: Exception | None) -> float | None:
-        """Seconds after which a message is sent again; None if it is not."""
-        if error is None:
-            return None
-        busy = BUSY.get(getattr(error, 'condition', ''))
-        if busy is not None:
-            return busy * (1 + random.random() / 4)
-        if item.queue in self._distinct and isinstance(error, (PublishUnconfirmed, ConnectionLost)):
-            return 0.1  # the queue drops what it has already
-        return None
-
-    def _judge(self, item: Put, waiter: runtime.Waiter, deadline: runtime.Deadline) -> Exception | None:
-        try:
-            state = outcome(waiter, deadline)
-        except Exception as error:  # told to whoever published it
-            return error
-        if state is None or isinstance(state, Accepted):
-            return None
-        what = f'{self._account.host} refused a message for {item.queue or item.exchange!r}'
-        if isinstance(state, Rejected):
-            reason = error_of(state.error, what)
-            if isinstance(reason, (NotFound, AccessRefused)) or getattr(reason, 'condition', '') in BUSY:
-                return reason
-            what = str(reason)
-        return PublishNacked(what, item.exchange, item.routing_key)
+        return self._publishing.put(items, deadline)
 
     # ---- receiving
 
@@ -278,10 +202,10 @@ class ServiceBusDriver(Driver):
         line = self._lines.main_or_none()
         if line is None:
             return
-        entity = self._names.of(queue)
+        entity = self._known.names.of(queue)
         self._queues[entity] = queue
         if n:
-            self._consumes = True
+            self._publishing.apart = True
         if line.admission.holds(entity):
             self._want(line, queue, entity, n)
         elif queue in self._wanted:
@@ -309,7 +233,7 @@ class ServiceBusDriver(Driver):
             self._want(line, queue, entity, wanted)
 
     def _want(self, line: Line, queue: str, entity: str, n: int) -> None:
-        if queue in self._sessionful:
+        if queue in self._known.sessionful:
             if n or entity in self._sessions:
                 self._sessions_of(line, entity).want(n)
         else:
@@ -368,10 +292,10 @@ class ServiceBusDriver(Driver):
         for queue in queues:
             if len(taken) >= n:
                 break
-            entity = self._names.of(queue)
+            entity = self._known.names.of(queue)
             self._queues[entity] = queue
             line.admission.ensure(entity, deadline)
-            if queue in self._sessionful:
+            if queue in self._known.sessionful:
                 found = self._sessions_of(line, entity).look(deadline)
                 taken += [self._taken(entity, found[1], found[2], found[0])] if found else []
             else:
@@ -395,37 +319,15 @@ class ServiceBusDriver(Driver):
     # ---- queues
 
     def make(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:
-        entity = self._names.of(queue)
+        entity = self._known.names.of(queue)
         arguments = facts.get('arguments') or {}
-        for name, books in (('x-sessions', self._sessionful), ('x-duplicate-detection', self._distinct),
-                            ('x-dead-letter-exchange', self._expiring)):  # fmt: skip
-            if arguments.get(name) not in (None, False):
-                books.add(queue)
+        self._known.learn(queue, arguments)
         if not self._there(entity, deadline):
             if not self.settings['create_queues'] or is_dead_letters(queue):
                 raise NotFound(f'NOT_FOUND - no queue {entity!r}', (50, 10), 'queue.declare', 404)
-            self._admin.make_queue(entity, self._description(arguments), deadline)
+            self._admin.make_queue(entity, self._known.description(arguments), deadline)
         self._lines.main().receiving.retry(entity)
         return None
-
-    def _description(self, arguments: Mapping[str, Any]) -> dict[str, str]:
-        # In the order that the service asks for.
-        settings = self.settings
-        found = {'LockDuration': duration(settings['peek_lock_seconds'])}
-        window = arguments.get('x-duplicate-detection')
-        if window:
-            found['RequiresDuplicateDetection'] = 'true'
-        if arguments.get('x-sessions'):
-            found['RequiresSession'] = 'true'
-        if window and window is not True:
-            found['DuplicateDetectionHistoryTimeWindow'] = duration(float(window))
-        most = arguments.get('x-delivery-limit') or settings['max_delivery_count']
-        if most:
-            found['MaxDeliveryCount'] = str(int(most))
-        expires = arguments.get('x-expires')
-        if expires:
-            found['AutoDeleteOnIdle'] = duration(max(int(expires) / 1000, 300.0))
-        return found
 
     def _there(self, entity: str, deadline: runtime.Deadline) -> bool:
         """Is there such a queue? A link to it tells, whatever we may do with it."""
@@ -447,17 +349,17 @@ class ServiceBusDriver(Driver):
         if is_dead_letters(entity):
             raise AccessRefused(f'nobody sends to {entity!r}', None, 'Azure', 403)
         line.sending.touch(entity, deadline)
-        if self._consumes:
+        if self._publishing.apart:
             line.sending.forget(entity)  # it is published to over the other connection
 
     def _may_listen(self, line: Line, entity: str, deadline: runtime.Deadline) -> None:
         line.receiving.look(entity, 0, deadline)
 
     def has(self, queue: str, deadline: runtime.Deadline) -> bool:
-        return self._there(self._names.of(queue), deadline)
+        return self._there(self._known.names.of(queue), deadline)
 
     def size(self, queue: str, deadline: runtime.Deadline) -> int:
-        entity = self._names.of(queue)
+        entity = self._known.names.of(queue)
         if is_dead_letters(queue) or runtime.monotonic() < self._uncounted:
             return 0
         try:
@@ -475,9 +377,9 @@ class ServiceBusDriver(Driver):
             logger.info('messages %s at %s, and are said to be none: %s', what, self._account.host, error)
 
     def purge(self, queue: str, deadline: runtime.Deadline) -> int:
-        if queue in self._sessionful:
+        if queue in self._known.sessionful:
             return self._purge_sessions(queue, deadline)
-        entity, line, removed = self._names.of(queue), self._lines.main(), 0
+        entity, line, removed = self._known.names.of(queue), self._lines.main(), 0
         line.admission.ensure(entity, deadline)
         while True:
             link, found = line.receiving.look(entity, PURGED, deadline)
@@ -496,20 +398,19 @@ class ServiceBusDriver(Driver):
     def delete(self, queue: str, deadline: runtime.Deadline) -> None:
         if is_dead_letters(queue):
             raise InvalidArgument('queue', queue, 'goes with its queue')
-        entity = self._names.of(queue)
+        entity = self._known.names.of(queue)
         sessions = self._sessions.pop(entity, None)
         if sessions is not None:
             sessions.close()
         self._lines.gone(entity)
         self._lines.gone(entity + DEAD_LETTERS)
         self._admin.delete(entity, deadline)
-        for books in (self._sessionful, self._distinct, self._expiring):
-            books.discard(queue)
+        self._known.forget(queue)
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]]:
         found = []
         for entity, active, scheduled in self._admin.queues(deadline):
-            name = self._names.back(entity)
+            name = self._known.names.back(entity)
             if name is not None:
                 found.append({
                     'name': name, 'messages': active, 'delayed': scheduled,
@@ -523,12 +424,12 @@ class ServiceBusDriver(Driver):
     # ---- fanout exchanges, as topics
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        topic, entity = self._names.of(binding.exchange), self._names.of(binding.queue)
+        topic, entity = self._known.names.of(binding.exchange), self._known.names.of(binding.queue)
         self._admin.make_topic(topic, deadline)
         self._admin.forward(topic, entity, self.settings['max_delivery_count'], deadline)
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        topic, entity = self._names.of(binding.exchange), self._names.of(binding.queue)
+        topic, entity = self._known.names.of(binding.exchange), self._known.names.of(binding.queue)
         self._admin.forward_no_more(topic, entity, deadline)
 
     def stats(self) -> dict[str, Any]:

@@ -29,6 +29,9 @@ LONGEST = 128
 #: The session of a message that names none, in a queue that takes sessions only.
 NO_SESSION = 'default'
 
+#: What deliveries say of themselves here, and messages do not.
+OURS = ('azure_message', 'azure_queue_name')
+
 _SCHEDULED = 'x-opt-scheduled-enqueue-time'
 _LOCKED, _NUMBER, _ENQUEUED = (
     Symbol('x-opt-locked-until'), Symbol('x-opt-sequence-number'), Symbol('x-opt-enqueued-time'),
@@ -105,6 +108,10 @@ class AzureMessage:
 
 def encode(message: dict[str, Any]) -> bytes:
     """A message as the text that goes into the data section."""
+    info = message['properties'].get('delivery_info')
+    if info and OURS[0] in info:  # of a delivery, on its way to the dead letters
+        info = {name: value for name, value in info.items() if name not in OURS}
+        message = {**message, 'properties': {**message['properties'], 'delivery_info': info}}
     return dumps(message).encode()
 
 
@@ -126,7 +133,9 @@ def wrapped(item: Put, sessionful: bool, keeps_expired: bool) -> bytes:
     """
     properties = item.message['properties']
     named: dict[str, Any] = {'message_id': _short('message_id', message_id(item))}
-    session = properties.get('session_id') or properties.get('group_id') or (NO_SESSION if sessionful else None)
+    session = properties.get('session_id') or properties.get('group_id')
+    if session is None and sessionful:
+        session = NO_SESSION
     if session is None and not item.delay and item.expires is None:
         return _quick(named['message_id'], item.payload)
     if session is not None:
@@ -170,8 +179,7 @@ def decode(found: sections.Sections, about: AzureMessage, entity: str) -> dict[s
     info = message['properties'].get('delivery_info')
     if not isinstance(info, dict):
         info = message['properties']['delivery_info'] = {}
-    info['azure_message'] = about
-    info['azure_queue_name'] = entity
+    info[OURS[0]], info[OURS[1]] = about, entity
     return message
 
 

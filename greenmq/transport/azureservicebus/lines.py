@@ -111,7 +111,10 @@ class Lines:
             raise
         line.admission.forget(self._account.entity or 'greenmq')
         line.connection.check()
-        self._main = line
+        old, self._main = self._main, line
+        if old is not None:
+            old.over()
+            old.connection.abandon()
         if self._prover is None:
             self._prover = runtime.every(self, LOOK, Lines._prove, name='amqp10-proof', jitter=0.2)
 

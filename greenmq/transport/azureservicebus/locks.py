@@ -20,6 +20,8 @@ __all__ = ('Locks',)
 
 #: Lock tokens that one request may carry.
 TOKENS = 100
+#: Seconds that the service may take for a request.
+LONGEST = 60.0
 #: The lock is lost; the message or the session is not there.
 _GONE = (404, 410)
 
@@ -91,7 +93,7 @@ class Locks:
         left = deadline.remaining()
         program = {
             'operation': f'com.microsoft:{operation}',
-            'com.microsoft:server-timeout': Sized('uint', int(min(60.0 if left is None else left, 60.0) * 1000)),
+            'com.microsoft:server-timeout': Sized('uint', int(min(left or LONGEST, LONGEST) * 1000)),
         }
 
         def payload(number: str, reply_to: str) -> bytes:

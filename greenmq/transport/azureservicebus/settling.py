@@ -81,8 +81,8 @@ def settle(
     """Settle deliveries.
 
     Returns:
-        tuple[list[tuple[Taken, Exception | None]], set[Receiver]]: those that are not ours any more, and those
-            that could not be settled with why; the links over which something went back.
+        tuple[list[tuple[Taken, Exception | None]], set[Receiver]]: those that are not ours any more, and
+            those that could not be settled with why; the links over which something went back.
     Switches: if there are some whose link has ended.
     """
     groups: dict[tuple[Any, type], tuple[Any, list[int]]] = {}

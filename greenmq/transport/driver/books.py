@@ -137,6 +137,12 @@ class Books:
             return max(self.prefetch_count - len(self.unsettled) - self.reserved, 0)
         return max(self.fetch_ahead - self.waiting - self.reserved, 0)
 
+    @property
+    def share(self) -> int:
+        """Of what may come, the part of one queue; 0 if there is less than one for each."""
+        capacity = self.prefetch_count if self.prefetch_count and self._acking else self.fetch_ahead
+        return capacity // max(len(self._takers), 1)
+
     def low(self) -> bool:
         """Is it time to ask again? At half of what may wait, since a fetch costs the same for one or many."""
         limit = self.prefetch_count or self.fetch_ahead

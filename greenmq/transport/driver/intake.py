@@ -81,6 +81,8 @@ class Intake:
                     del self._pollers[queue]
                 if flight is not None:
                     ended.append(flight)
+            elif self.driver.delivery == 'push' and (channel.closed or not channel.books.takes(queue)):
+                self._pollers[queue].forget(channel)
         for queue in channel.books.queues:
             poller = self._pollers.get(queue)
             if poller is None:
@@ -137,6 +139,10 @@ class Intake:
             poller = self._pollers.get(queue)
             if poller is not None and poller.flight is None:
                 poller.kick()
+
+    def others(self, poller: Poller) -> list[Poller]:
+        """The pollers of other groups."""
+        return [other for other in self._pollers.values() if other is not poller]
 
     def kick_others(self, poller: Poller) -> None:
         """Room was given back: those that had none come before who had it."""

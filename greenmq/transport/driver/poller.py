@@ -113,13 +113,22 @@ class Poller:
                 continue
             if self._channel is None:
                 queues = len(books.queues)
-                crowded = crowded or room < queues
-                if queues > 1:
-                    room = min(room, self.asks, max(room - queues + 1, 1))
+                if pushed:
+                    # What one queue holds is wanted by none: only so much that each of the others has some.
+                    crowded = crowded or not books.share
+                    room = min(room, max(books.share, 1))
+                else:
+                    crowded = crowded or room < queues
+                    if queues > 1:
+                        room = min(room, self.asks, max(room - queues + 1, 1))
             room = min(room, limit - total)
             if room > 0:
                 books.reserve(room)
-                self.reserved.append([weakref.ref(channel), room])
+                entry = self.held_for(channel) if self.reserved else None
+                if entry is None:
+                    self.reserved.append([weakref.ref(channel), room])
+                else:
+                    entry[1] += room
                 total += room
         return total, crowded
 
@@ -189,7 +198,12 @@ class Poller:
             if self.state != 'full':
                 self.state = 'full'
                 self.full_since = next(_turns)
-            return
+            if session.driver.delivery != 'push' or not self._take_over(intake, session):
+                return
+            n, crowded = self._reserve(session)
+            if not n:
+                self.release()
+                return
         driver: Driver = session.driver
         if driver.delivery == 'push':
             self._want(driver, crowded)
@@ -198,6 +212,61 @@ class Poller:
         if crowded:
             seconds = min(seconds, CROWDED)
         self._fly(intake, session, n, seconds)
+
+    def _take_over(self, intake: Any, session: Any) -> bool:
+        """Delivery 'push': have room that other queues hold and do not use; True if there is some now.
+
+        First what is more than their share. Else one has to do without for a while, that has used its part
+        the longest ago: so one busy queue among idle ones is not held up by them.
+        """
+        self._asked = 0
+        found = False
+        for channel in self.channels(session):
+            books = channel.books
+            if not books.flowing or not books.low():
+                continue
+            held = [(other, other.held_for(channel)) for other in intake.others(self)]
+            keep = max(books.share, 1)
+            for other, entry in held:
+                if entry is not None and entry[1] > keep:
+                    other.lend(entry, keep)
+                    found = True
+            if not found and books.prefetch_count:
+                idle = [(other.proved, at) for at, (other, entry) in enumerate(held)
+                        if entry is not None and entry[1]]
+                if idle:
+                    other, entry = held[min(idle)[1]]
+                    other.lend(entry, entry[1] - 1)  # type: ignore[index]
+                    found = True
+        return found
+
+    def held_for(self, channel: Any) -> Reserved | None:
+        """The room that it holds in the books of a channel."""
+        return next((entry for entry in self.reserved if entry[0]() is channel), None)
+
+    def forget(self, channel: Any) -> None:
+        """Delivery 'push': a channel consumes no more; what it had asked for is asked for no more."""
+        entry = self.held_for(channel)
+        if entry is not None:
+            self.lend(entry, 0)
+            self.reserved.remove(entry)
+            self._stop_timer()
+            self._step()
+
+    def lend(self, entry: Reserved, keep: int) -> None:
+        """Delivery 'push': leave room to another queue; what comes all the same is given back."""
+        intake, channel = self._intake(), entry[0]()
+        if intake is None or channel is None:
+            return
+        channel.books.release(entry[1] - keep)
+        entry[1] = keep
+        self._asked = self.left
+        intake.driver.want(self.key, self._asked)
+        if not self._asked:
+            self.state = 'full'
+            self.full_since = next(_turns)
+            self._stop_timer()
+            self._timer = runtime.call_later(CROWDED, _yield_turn, weakref.ref(self))
 
     def _want(self, driver: Driver, crowded: bool) -> None:
         self.state = 'taking'

@@ -14,8 +14,8 @@ from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target
-from greenmq.transport.qpid.management import Management
 from greenmq.transport.amqp10.requests import Requests
+from greenmq.transport.qpid.management import Management
 from greenmq.utils.json import dumps, loads
 from greenmq.utils.text import printable
 

@@ -35,6 +35,36 @@ def test_a_prefetch_counts_for_the_channel_over_all_fetches_in_flight(either):
     assert sum(len(either.broker.queues[name]) for name in 'abc') == 2
 
 
+@pytest.mark.parametrize('prefetch', [0, 2, 8])
+def test_what_is_pushed_comes_from_a_queue_beside_idle_ones(bench, prefetch):
+    push = bench('fake-push')
+    channel, seen = push.connection.channel(), []
+    channel.basic_qos(0, prefetch, False)
+    for name in 'abcd':
+        push.queue(name)
+        channel.basic_consume(name, False, lambda message: seen.append(message) or message.ack(), name)
+    push.drain(0.05)
+    for name in 'cccca':
+        push.publish(name, name)
+    push.until(lambda: len(seen) == 5)
+    assert not channel.books.unsettled and channel.books.reserved <= (prefetch or channel.books.fetch_ahead)
+
+
+def test_a_channel_that_closes_takes_no_room_with_it(bench):
+    push = bench('fake-push')
+    push.queue('q')
+    seen = []
+    for _ in range(5):
+        other = push.connection.channel()
+        other.basic_consume('q', False, seen.append, 'other')
+        if _ == 2:
+            push.consume('q', lambda message: seen.append(message) or message.ack())
+        other.close()
+    for number in range(250):
+        push.publish(number)
+    push.until(lambda: len(seen) == 250)
+
+
 def test_queues_that_share_a_small_prefetch_all_get_their_turn(either):
     channel = either.connection.channel()
     channel.basic_qos(0, 1, False)
