@@ -236,7 +236,7 @@ class Poller:
                         if entry is not None and entry[1]]
                 if idle:
                     other, entry = held[min(idle)[1]]
-                    other.lend(entry, entry[1] - 1)  # type: ignore[index]
+                    other.lend(entry, entry[1] - 1)
                     found = True
         return found
 
