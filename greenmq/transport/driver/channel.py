@@ -367,6 +367,7 @@ class Channel(base.StdChannel):
         if consumer_tag in self.books.subscriptions:
             self.basic_cancel(consumer_tag)
         self.session.router.learn(queue, self._soon())
+        self._check_open()  # still
         self.session.router.admit(queue, bool(kwargs.get('exclusive')), self._vhost)
         exclusive, arguments = bool(kwargs.get('exclusive')), kwargs.get('arguments')
         self.books.add(Subscription(consumer_tag, queue, bool(no_ack), callback, exclusive, arguments))

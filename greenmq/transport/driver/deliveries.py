@@ -75,11 +75,14 @@ class Deliveries:
         while True:
             deadline = soon()
             session.settler.wait_for(queue, deadline)
+            epoch = session.epoch
             unwanted = session.intake.unwanted[queue]
             takens = session.call(
                 'get', deadline, session.driver.take, [queue], 1, session.intake.max_bytes, 0.0,
                 decline=session.give_back, uncut=session.driver.uncut,
             )  # fmt: skip
+            if takens and session.has_given_back(epoch):
+                continue
             for taken in takens or ():
                 if session.leases.keeps:
                     session.leases.hold(taken, session)

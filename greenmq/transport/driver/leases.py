@@ -102,14 +102,14 @@ class Leases:
         return found
 
     def _extend(self, takens: list[Taken], session: Any) -> None:
-        seconds, driver = self.seconds or 0.0, self._driver
+        seconds, driver, epoch = self.seconds or 0.0, self._driver, session.epoch
         began = runtime.monotonic()
         deadline = runtime.Deadline.after(seconds / 3)
         try:
             gone = bounded('renew leases', deadline, driver.extend, takens, seconds, deadline)
         except Exception as error:  # the next round may succeed; the drains learn of it
             ours = translate(driver, error)[0]
-            session.lost(ours) if is_loss(ours) else session.report(ours)
+            session.lost(ours, epoch) if is_loss(ours) else session.report(ours)
             for taken in takens:
                 if runtime.monotonic() - taken.renewed >= seconds:
                     self.end(taken, session, str(ours))

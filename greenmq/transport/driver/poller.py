@@ -38,11 +38,12 @@ Reserved = list[Any]
 class Flight:
     """One take under way. Outlives its poller where a take must not be cut."""
 
-    __slots__ = ('began', 'driver', 'poller', 'task', 'timer')
+    __slots__ = ('began', 'driver', 'epoch', 'poller', 'task', 'timer')
 
-    def __init__(self, poller: Poller, driver: Driver) -> None:
+    def __init__(self, poller: Poller, driver: Driver, epoch: int) -> None:
         self.poller: Poller | None = poller
         self.driver = driver
+        self.epoch = epoch
         self.began = runtime.monotonic()
         self.task: Any = None
         self.timer: Any = None
@@ -303,7 +304,7 @@ class Poller:
         self.state = 'taking'
         self._again = False
         driver: Driver = session.driver
-        flight = self.flight = Flight(self, driver)
+        flight = self.flight = Flight(self, driver, session.epoch)
         queues = self.queues(session)
         flight.task = runtime.spawn(
             _take, flight, queues, n, intake.max_bytes, seconds,
@@ -321,6 +322,8 @@ class Poller:
         session = intake.session() if intake is not None else None
         if intake is None or session is None or session.state in ('closing', 'closed', 'foreign'):
             return _give_back(flight.driver, takens)
+        if session.has_given_back(flight.epoch):
+            return None  # they are for others, or come again
         self._failures = 0
         intake.calls += 1
         intake.taken += len(takens)
@@ -367,13 +370,13 @@ class Poller:
         ours = translate(flight.driver, error)[0]
         intake = self._intake()
         session = intake.session() if intake is not None else None
-        if session is None:
-            return
+        if session is None or session.epoch != flight.epoch:
+            return  # of a connection that is gone: the next take follows at once
         self._failures += 1
         self.state = 'backoff'
         logger.warning('%s could not fetch, and tries again: %r', session.name, ours)
         if is_loss(ours):
-            session.lost(ours)  # which tells the drains; its recovery kicks us
+            session.lost(ours, flight.epoch)  # which tells the drains; its recovery kicks us
             if session.state != 'open':
                 self.state = 'paused'
                 return

@@ -176,12 +176,12 @@ class Publisher:
         """
         made = False
         while items:
-            self._wait_open(deadline)
+            epoch = self._wait_open(deadline)
             try:
                 if self._driver.put_direct:
-                    self._put_direct(items, deadline)
+                    self._put_direct(items, deadline, epoch)
                 else:
-                    self._put_gathered(items, deadline)
+                    self._put_gathered(items, deadline, epoch)
                 return
             except _Again as error:
                 # Surely nothing of these arrived: tried again, once there is a connection, or the queue.
@@ -203,7 +203,8 @@ class Publisher:
             for queue in queues:
                 session.router.make_queue(queue, session.router.facts(queue), deadline)
 
-    def _wait_open(self, deadline: runtime.Deadline) -> None:
+    def _wait_open(self, deadline: runtime.Deadline) -> int:
+        """Wait for the connection; return its epoch."""
         session = self._session()
         if session is None:
             raise ConnectionClosed('nobody uses the connection any more')
@@ -212,28 +213,30 @@ class Publisher:
                 session.wait_open(deadline)
             except TimeoutError as error:
                 raise PublishUnconfirmed(str(error), sent='no') from session.failure
+        epoch: int = session.epoch
+        return epoch
 
-    def _put_direct(self, items: list[Put], deadline: runtime.Deadline) -> None:
+    def _put_direct(self, items: list[Put], deadline: runtime.Deadline, epoch: int) -> None:
         try:
             outcomes = list(self._driver.put(items, deadline) or ())
         except Exception as error:  # translated, and raised
-            raise self._failure(error, items)  # noqa: B904 - its cause is set
+            raise self._failure(error, items, epoch)  # noqa: B904 - its cause is set
         self.calls += 1
         self.published += len(items)
-        self._raise_first(items, outcomes)
+        self._raise_first(items, outcomes, epoch)
 
-    def _raise_first(self, items: list[Put], outcomes: list[Exception | None]) -> None:
+    def _raise_first(self, items: list[Put], outcomes: list[Exception | None], epoch: int) -> None:
         _raise_any([
-            self._failure(outcome, [item])
+            self._failure(outcome, [item], epoch)
             for item, outcome in zip(items, outcomes, strict=False) if outcome is not None
         ])  # fmt: skip
 
-    def _failure(self, error: Exception, items: list[Put]) -> Exception:
+    def _failure(self, error: Exception, items: list[Put], epoch: int) -> Exception:
         ours, sent = translate(self._driver, error)
         session = self._session()
         if is_loss(ours):
             if session is not None:
-                session.lost(ours)
+                session.lost(ours, epoch)
             if sent == 'no':
                 return _Again(items, ours)
             unconfirmed = PublishUnconfirmed(str(ours), sent='unknown')
@@ -247,7 +250,7 @@ class Publisher:
             return unconfirmed
         return ours
 
-    def _put_gathered(self, items: list[Put], deadline: runtime.Deadline) -> None:
+    def _put_gathered(self, items: list[Put], deadline: runtime.Deadline, epoch: int) -> None:
         each = self._driver.groups == 'each'
         if self._driver.keeps_deadline and len(items) == 1 and not self._crowded:
             line = self._line(items[0].queue if each else '')
@@ -255,7 +258,7 @@ class Publisher:
                 line.calls += 1
                 line.busy += 1
                 try:
-                    self._put_direct(items, deadline)
+                    self._put_direct(items, deadline, epoch)
                 finally:
                     line.busy -= 1
                     self.ended(line)
@@ -319,7 +322,7 @@ class Publisher:
             self._crowded = len(batch) > 1
         return batch
 
-    def answered(self, batch: list[_Job], outcomes: list[Exception | None]) -> None:
+    def answered(self, batch: list[_Job], outcomes: list[Exception | None], epoch: int) -> None:
         """A call returned: tell each publisher."""
         self.calls += 1
         self.published += len(batch)
@@ -328,12 +331,12 @@ class Publisher:
             if outcome is None:
                 job.waiter.wake()
             else:
-                job.waiter.fail(self._failure(outcome, [job.item]))
+                job.waiter.fail(self._failure(outcome, [job.item], epoch))
 
-    def failed(self, batch: list[_Job], error: Exception) -> None:
+    def failed(self, batch: list[_Job], error: Exception, epoch: int) -> None:
         """A call failed: tell each publisher."""
         for job in batch:
-            job.waiter.fail(self._failure(error, [job.item]))
+            job.waiter.fail(self._failure(error, [job.item], epoch))
 
     def ended(self, line: _Line) -> None:
         """A call's task has ended."""
@@ -349,6 +352,12 @@ class Publisher:
             jobs, line.jobs = line.jobs, []
             for job in jobs:
                 job.waiter.fail(error)
+
+    @property
+    def epoch(self) -> int:
+        """That of the session."""
+        session = self._session()
+        return 0 if session is None else session.epoch
 
     @property
     def waiting(self) -> int:
@@ -406,7 +415,7 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
         publisher = ref()
         if publisher is None:
             return
-        batch = publisher.next_batch(line)
+        batch, epoch = publisher.next_batch(line), publisher.epoch
         del publisher
         if not batch:
             return
@@ -419,7 +428,7 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
         except Exception as error:  # told to those whose messages they were
             publisher = ref()
             if publisher is not None:
-                publisher.failed(batch, error)
+                publisher.failed(batch, error, epoch)
         except BaseException:
             for job in batch:
                 job.waiter.fail(ConnectionClosed('the connection was closed'))
@@ -427,7 +436,7 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
         else:
             publisher = ref()
             if publisher is not None:
-                publisher.answered(batch, outcomes)
+                publisher.answered(batch, outcomes, epoch)
         finally:
             line.busy -= 1
             call.ended()

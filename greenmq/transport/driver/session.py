@@ -127,6 +127,7 @@ class Session:
         self.pause = Pause()  # of the recovery, between two tries
         self._opening = runtime.Once()
         self._recovery: Any = None
+        self._early: Exception | None = None  # a loss that the driver told of while it was being opened
         self._sweeper: Any = None
         self.driver = driver_cls(place, settings, _Told(self))
         driver = self.driver
@@ -157,9 +158,12 @@ class Session:
             self._opening.do('open', lambda: self._open(deadline), f'{self.name} was not opened', deadline)
         elif self.state == 'lost':
             self.wait_attempt(deadline)
+        elif self.state != 'open':
+            raise ConnectionClosed(f'{self.name} is closed')
 
     def _open(self, deadline: runtime.Deadline) -> None:
         driver = self.driver
+        self._early = None
         try:
             bounded(f'open {self.name}', deadline, driver.open, deadline)
         except Exception as error:
@@ -168,11 +172,13 @@ class Session:
                 raise
             raise ours from error
         if self.state != 'new':
+            _close_driver(driver, deadline)
             raise ConnectionClosed(f'{self.name} was closed while it was being opened')
         self._opened()
         interval = self.settings['sweep_interval']
         if type(driver).sweep is not Driver.sweep and interval:
             self._sweeper = runtime.every(self, interval, _sweep, name='greenmq-sweep', jitter=0.5)
+        self._lost_early()
 
     def _opened(self) -> None:  # no switch
         self.state = 'open'
@@ -183,9 +189,16 @@ class Session:
                 waiter.wake()
             waiters.clear()
 
-    def lost(self, error: Exception) -> None:
-        """The connection to the broker is gone: tell everybody, and open it again."""
-        if self.state != 'open':
+    def lost(self, error: Exception, epoch: int | None = None) -> None:
+        """The connection to the broker is gone: tell everybody, and open it again.
+
+        Arguments:
+            epoch (int): when the call began that met it: of an older connection it is no news. None: the
+                driver tells of it.
+        """
+        if epoch is None and self.state in ('new', 'lost'):
+            self._early = error
+        if self.state != 'open' or epoch not in (None, self.epoch):
             return
         self.state = 'lost'
         self.failure = error
@@ -200,6 +213,16 @@ class Session:
         for user in list(self._users):
             user.on_lost(error)
         self.begin_recovery()
+
+    def _lost_early(self) -> None:
+        # What a driver is told between the end of its `open` and ours, no call of ours may ever meet.
+        error, self._early = self._early, None
+        if error is not None:
+            self.lost(error)
+
+    def has_given_back(self, epoch: int) -> bool:
+        """Did the broker give back what a call brought that began in this epoch?"""
+        return not self.driver.survives_loss and (self.state == 'lost' or self.epoch != epoch)
 
     def begin_recovery(self) -> None:
         """Open the driver again, in a task, until it is open."""
@@ -311,6 +334,7 @@ class Session:
         self.check_here()
         if self.state != 'open':
             self.wait_open(deadline)
+        epoch = self.epoch
         try:
             if self.driver.keeps_deadline:
                 return fun(*args)
@@ -318,7 +342,7 @@ class Session:
         except Exception as error:
             ours, _ = translate(self.driver, error)
             if is_loss(ours):
-                self.lost(ours)
+                self.lost(ours, epoch)
             if ours is error:
                 raise
             raise ours from error
@@ -410,7 +434,16 @@ class Session:
         for waiters in (self._waiting, self._attempts):
             for waiter in waiters[:]:
                 waiter.fail(error)
-        flying = self.intake.close(deadline)
+        flying: list[Any] = []
+        try:
+            flying = self.intake.close(deadline)
+            self._shut(flying, opened, error, deadline)
+        except BaseException:
+            # Killed: a task goes on from the start, and what is done already is done again.
+            runtime.spawn(self._shut, flying, opened, error, deadline, name='greenmq-close')
+            raise
+
+    def _shut(self, flying: list[Any], opened: bool, error: Exception, deadline: runtime.Deadline) -> None:
         self.publisher.closed(error)
         if opened and not self.settler.wait(deadline):
             logger.warning(
@@ -495,6 +528,7 @@ def _recover(ref: Callable[[], Session | None]) -> None:
         deadline = session.turn(
             runtime.Deadline.after(session.settings.get('connect_timeout') or ATTEMPT)
         )
+        session._early = None
         del session  # not kept alive by a task that opens or sleeps
         try:
             bounded('open again', deadline, driver.open, deadline)
@@ -514,6 +548,7 @@ def _recover(ref: Callable[[], Session | None]) -> None:
             return
         session.recovered()
         runtime.spawn(_restore, ref, name='greenmq-restore', owner=session)
+        session._lost_early()
         return
 
 
@@ -528,14 +563,14 @@ def _restore(ref: Callable[[], Session | None]) -> None:
 
 def _sweep(session: Session) -> None:
     if session.state == 'open':
-        deadline = runtime.Deadline.after(session.settings['operation_timeout'] or 30.0)
+        deadline, epoch = runtime.Deadline.after(session.settings['operation_timeout'] or 30.0), session.epoch
         try:
             bounded('sweep', deadline, session.driver.sweep, deadline)
         except Exception as error:  # the next round may succeed
             ours = translate(session.driver, error)[0]
             logger.warning('%s: a sweep failed: %s', session.name, ours)
             if is_loss(ours):
-                session.lost(ours)
+                session.lost(ours, epoch)
 
 
 def _close_driver(driver: Driver, deadline: runtime.Deadline) -> None:

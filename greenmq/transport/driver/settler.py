@@ -152,20 +152,28 @@ class Settler:
             group.failures += 1
         if stale:
             self._stale(stale)
-        if not group.entries:
-            self._groups.pop(group.key, None)
+        if not group.entries and self._groups.get(group.key) is group:  # a loss may have begun another
+            del self._groups[group.key]
         if not self.pending:
             self._wake()
 
-    def failed(self, group: _Group, error: Exception) -> float | None:
-        """A call failed: seconds until the next; None if the recovery sends it."""
+    @property
+    def epoch(self) -> int:
+        """That of the session."""
+        session = self._session()
+        return 0 if session is None else session.epoch
+
+    def failed(self, group: _Group, error: Exception, epoch: int) -> float | None:
+        """A call of an epoch failed: seconds until the next; None if the recovery sends it."""
         group.failures += 1
         session = self._session()
         if session is not None:
             if is_loss(error):
-                session.lost(error)
-                return None
-            session.report(error)
+                session.lost(error, epoch)
+                if session.state == 'lost':
+                    return None
+            else:
+                session.report(error)
         return RetrySchedule(None, 0.1, 0.4, 10.0, jitter=0.2).delay(group.failures)
 
     def may_send(self) -> bool:
@@ -255,7 +263,7 @@ def _send(ref: Callable[[], Settler | None], group: _Group, driver: Driver, seco
         settler = ref()
         if settler is None or not settler.may_send():
             return
-        batch = settler.take_batch(group)
+        batch, epoch = settler.take_batch(group), settler.epoch
         del settler
         if not batch:
             return
@@ -274,7 +282,7 @@ def _send(ref: Callable[[], Settler | None], group: _Group, driver: Driver, seco
             settler = ref()
             if settler is None:
                 return
-            pause = settler.failed(group, translate(driver, error)[0])
+            pause = settler.failed(group, translate(driver, error)[0], epoch)
         else:
             settler = ref()
             if settler is None:

@@ -68,7 +68,7 @@ class RedisSession(base.Session):
 
     # ---- losses: the server link tells of them, and comes back by itself
 
-    def lost(self, error: Exception) -> None:
+    def lost(self, error: Exception, epoch: int | None = None) -> None:
         """A call met a loss: the server tells of it, once."""
 
     def begin_recovery(self) -> None:
@@ -80,7 +80,7 @@ class RedisSession(base.Session):
             for user in self.users:  # other nodes of a cluster are there
                 user.on_lost(error)
         else:
-            super().lost(error)  # type: ignore[arg-type]
+            super().lost(error, self.epoch)  # type: ignore[arg-type]
 
     def on_recovered(self, server: Server) -> None:
         """See `ServerOwner`."""
