@@ -17,6 +17,7 @@ from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, Unroutable, WrongHub
 from greenmq.log import get_logger, outage_level
 from greenmq.transport.driver.arrival import Arrival
+from greenmq.transport.driver.closing import Ending, close_driver
 from greenmq.transport.driver.contract import UNSEEN, Driver, Place, Taken
 from greenmq.transport.driver.errors import bounded, is_loss, translate
 from greenmq.transport.driver.intake import Intake
@@ -33,9 +34,6 @@ logger = get_logger('greenmq.transport.driver')
 
 #: Seconds for one attempt to recover, and for what is declared again after it.
 ATTEMPT, RESTORING = 5.0, 30.0
-
-#: Seconds that a driver has for its end when all the time for the close is over.
-PARTING = 0.5
 
 #: (id of the hub, what tells URLs apart) → session. A session keeps its hub alive, so the number is its own.
 _sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
@@ -172,7 +170,7 @@ class Session:
                 raise
             raise ours from error
         if self.state != 'new':
-            _close_driver(driver, deadline)
+            close_driver(driver, deadline)
             raise ConnectionClosed(f'{self.name} was closed while it was being opened')
         self._opened()
         interval = self.settings['sweep_interval']
@@ -454,9 +452,9 @@ class Session:
         self.leases.stop()
         if flying:
             # Takes that must not be cut: the driver is closed when they have ended.
-            _Ending(flying, self.driver).begin()
+            Ending(flying, self.driver).begin()
         else:
-            _close_driver(self.driver, deadline)
+            close_driver(self.driver, deadline)
 
     def _drop_out(self) -> None:
         for key, session in list(_sessions.items()):
@@ -571,33 +569,3 @@ def _sweep(session: Session) -> None:
             logger.warning('%s: a sweep failed: %s', session.name, ours)
             if is_loss(ours):
                 session.lost(ours, epoch)
-
-
-def _close_driver(driver: Driver, deadline: runtime.Deadline) -> None:
-    if deadline.expired():
-        deadline = runtime.Deadline.after(PARTING)  # or the call would end before it began
-    try:
-        bounded('close', deadline, driver.close, deadline)
-    except Exception as error:  # it is abandoned; the broker will notice
-        logger.debug('closing %r: %r', driver, error)
-
-
-class _Ending:
-    """The last takes of a session that is closed. The end of the interpreter waits for them, too."""
-
-    def __init__(self, flying: list[Any], driver: Driver) -> None:
-        self._flying = flying
-        self._driver = driver
-        self._task: Any = None
-
-    def begin(self) -> None:
-        self._task = runtime.spawn(self._run, name='greenmq-close')
-        runtime.at_exit(self, _Ending.wait, self._driver.wait_seconds + ATTEMPT)
-
-    def _run(self) -> None:
-        for take in self._flying:
-            take.join()
-        _close_driver(self._driver, runtime.Deadline.after(ATTEMPT))
-
-    def wait(self) -> None:
-        self._task.join()
