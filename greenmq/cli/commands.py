@@ -44,8 +44,12 @@ def greenmq_command() -> None:
               help='Greenlets that publish.')
 @click.option('--consumers', default=4, show_default=True, type=click.IntRange(1, 1_000),
               help='Consumers that count.')
+@click.option('--seconds', default=60.0, show_default=True, type=click.FloatRange(min=0),
+              help='Publish no further line after so long: some services take one message a call.')
 @click.pass_obj
-def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers: int, consumers: int) -> int:
+def demo(
+    interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers: int, consumers: int, seconds: float
+) -> int:
     """Count the words of all texts below PATH by way of a broker.
 
     Each line is a message. Producers publish it, consumers count its words and send the result to a reply
@@ -57,8 +61,9 @@ def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers
         raise click.ClickException(f'no text in {", ".join(map(str, paths))}: nothing to publish')
     Bar.set_lock(runtime.RLock())
     with Bar(total=corpus.lines, unit=' lines', disable=None, leave=False, file=sys.stderr) as bar:
-        run = Demo(broker, corpus, producers, consumers, bar.update)
+        run = Demo(broker, corpus, producers, consumers, seconds, bar.update)
         tally = in_task(run.run, interrupts)
+    corpus = corpus.first(tally.lines)
     click.echo(report(corpus, tally))
     if tally.words == corpus.words:
         return 0

@@ -6,7 +6,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 # As much as git looks at to tell text from anything else.
@@ -59,18 +60,29 @@ class Corpus:
         texts (list[Text]): in the order of their names.
         skipped (dict[str, int]): why a file was left out: how many were.
         lines (int): of all texts.
+        left (int): of them, those that were not read for want of time.
         words (Counter[str]): how often each word stands in them: what the demo's answer is held against.
     """
 
     texts: list[Text] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     lines: int = 0
+    left: int = 0
     words: Counter[str] = field(default_factory=Counter)
 
     def every_line(self) -> Iterator[str]:
         """All lines of all texts."""
         for text in self.texts:
             yield from text.lines()
+
+    def first(self, lines: int) -> Corpus:
+        """What a plain reading of so many lines finds; itself if that is all."""
+        if lines >= self.lines:
+            return self
+        counted: Counter[str] = Counter()
+        for line in islice(self.every_line(), lines):
+            counted.update(words(line))
+        return replace(self, words=counted, left=self.lines - lines)
 
 
 def read(paths: Iterable[Path]) -> Corpus:

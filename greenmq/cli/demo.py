@@ -43,6 +43,9 @@ class Counting(ConsumerMixin):
         failed (Callable[[Exception], object]): told what a callback raised; a daemon would go on.
     """
 
+    # A result goes to a broker that may be far away: what it takes there is waited for together.
+    concurrency = PREFETCH
+
     def __init__(self, connection: Connection, publishing: Connection, lines: Queue, consumers: int,
                  failed: Callable[[Exception], object]) -> None:
         self.connection = connection
@@ -79,15 +82,17 @@ class Demo:
         corpus (Corpus): what to publish.
         publishers (int): greenlets that publish.
         consumers (int): consumers that count.
+        seconds (float): after which no further line is published.
         advance (Callable[[int], object]): told how many more lines are done.
     """
 
-    def __init__(self, url: str, corpus: Corpus, publishers: int, consumers: int,
+    def __init__(self, url: str, corpus: Corpus, publishers: int, consumers: int, seconds: float,
                  advance: Callable[[int], object]) -> None:
         self._url = url
         self._lines = enumerate(corpus.every_line())
         self._publishers = publishers
         self._consumers = consumers
+        self._seconds = seconds
         self._advance = advance
         self._tally = Tally()
         self._still_publishing = publishers
@@ -113,6 +118,7 @@ class Demo:
             try:
                 replies.ensure(None, self._declare, timeout=BEGINNING)(replies)
                 started = runtime.monotonic()
+                self._enough = runtime.Deadline.after(self._seconds)
                 self._start(tasks, publishing, consuming, replies)
                 self._outcome.result()
                 self._tally.seconds = runtime.monotonic() - started
@@ -160,6 +166,9 @@ class Demo:
             self._window.acquire()
             self._underway[str(number)] = line
             self._send(publishing, str(number), line)
+            self._tally.lines += 1
+            if self._enough.expired():
+                break
         self._still_publishing -= 1
         self._end_if_all_is_counted()
 

@@ -19,12 +19,14 @@ class Tally:
     Attributes:
         words (Counter[str]): how often each word was counted.
         latencies (array[float]): seconds from each publish to the callback that counted the line.
+        lines (int): that were published.
         again (int): results that came a second time, as they may where delivery is at least once.
         seconds (float): from the first publish to the last result.
     """
 
     words: Counter[str] = field(default_factory=Counter)
     latencies: array[float] = field(default_factory=lambda: array('d'))
+    lines: int = 0
     again: int = 0
     seconds: float = 0.0
 
@@ -49,6 +51,8 @@ def report(corpus: Corpus, tally: Tally) -> str:
     ]
     if tally.again:
         facts.append(('again', f'{tally.again:,} results came twice, and were counted once'))
+    if corpus.left:
+        facts.append(('left out', f'{corpus.left:,} lines, for which there was no time: --seconds'))
     facts += [('left out', f'{_files(count)}: {reason}') for reason, count in sorted(corpus.skipped.items())]
     return '\n'.join(f'{name:<10}{text}' for name, text in facts)
 

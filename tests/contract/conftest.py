@@ -86,8 +86,6 @@ def pytest_generate_tests(metafunc):
     for row in ROWS:
         if one_of_a_kind and row.name in REACHED_OTHERWISE:
             continue
-        if AGAIN and row.name in brokers.ONCE:
-            continue
         if AGAIN and not core and row.name not in brokers.IN_FULL:
             continue
         marks = [getattr(pytest.mark, row.mark)] if row.mark else []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from greenmq import Exchange, Queue
+from greenmq.cli.commands import run
 from greenmq.exceptions import ChannelError, NotFound, PreconditionFailed, Unroutable
 from tests.contract.conftest import text
 from tests.support import green
@@ -268,3 +271,20 @@ def test_a_declaration_that_is_refused_is_refused_to_all(declared):
     declared.before, refused = refuse, []
     green.joinall([green.spawn(publish) for _ in range(10)], raise_error=True)
     assert len(refused) == 10 and declared.times == 1
+
+
+def test_greenmq_queues_shows_what_waits(here, broker_url, queue, capfd):
+    for number in range(3):
+        here.publish(number, '', queue)
+    assert run(['queues', '--broker', broker_url, queue]) == 0
+    line = capfd.readouterr().out.strip()
+    assert line.split()[:3] == [queue, '3', 'messages']
+    # Without names all of them, where the broker lists them
+    code = run(['queues', '--broker', broker_url])
+    out, told = capfd.readouterr()
+    if code:
+        assert 'does not list its queues: name them' in told
+    else:
+        # By their names at the service, which may have other punctuation.
+        found = [(re.sub(r'\W|_', '-', words[0]), *words[1:3]) for words in map(str.split, out.splitlines())]
+        assert (queue, '3', 'messages') in found, out

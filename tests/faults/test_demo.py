@@ -22,8 +22,8 @@ def corpus(tmp_path):
     return path
 
 
-def demo(broker, corpus):
-    return [sys.executable, '-m', 'greenmq.cli', 'demo', '--broker', broker, str(corpus)]
+def demo(broker, corpus, *more):
+    return [sys.executable, '-m', 'greenmq.cli', 'demo', '--broker', broker, str(corpus), *more]
 
 
 def check(text):
@@ -34,6 +34,12 @@ def check(text):
 @pytest.mark.parametrize('url', ['amqp_url', 'redis_url'])
 def test_the_demo_has_equal_totals(request, url, corpus):
     check(run(demo(request.getfixturevalue(url), corpus), seconds=90))
+
+
+@pytest.mark.parametrize('url', ['sqs_url', 'azure_url'])
+def test_the_demo_ends_in_time_on_a_service_that_is_called_for_each_message(request, url, corpus):
+    text = run(demo(request.getfixturevalue(url), corpus, '--seconds', '1'), seconds=60)
+    assert 'equal to a direct count' in text and 'NOT equal' not in text and 'no time' in text, text
 
 
 def test_the_demo_outlives_a_crash_of_rabbitmq(rabbitmq, amqp_url, amqp_vhost, corpus, tmp_path):

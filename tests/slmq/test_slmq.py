@@ -43,9 +43,11 @@ def test_both_spellings_of_the_scheme():
     assert get_transport_cls('SLMQ') is get_transport_cls('slmq')
 
 
-def test_it_says_at_connect_that_the_service_is_gone(connect, slmq, caplog):
-    connect(slmq.url())
-    assert 'was shut down' in caplog.text
+def test_it_says_once_that_the_service_is_gone(connect, slmq, caplog, monkeypatch):
+    monkeypatch.setattr('greenmq.transport.SLMQ.driver._told', set())
+    for timeout in (1, 2):
+        connect(slmq.url(), visibility_timeout=timeout)
+    assert caplog.text.count('was shut down') == 1
 
 
 def test_an_ack_deletes_and_says_whose_it_was(connect, slmq, name):

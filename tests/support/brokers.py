@@ -93,8 +93,6 @@ TABLE = (
 #: One of each mechanism. The suite is run whole on gevent, unpatched; patched and on eventlet, others than
 #: these are asked the core of the contract alone: what waits, is woken and is killed.
 IN_FULL = ('memory', 'fake-lease', 'fake-push', 'amqp', 'redis')
-#: Rows that run on one runtime only: a service that is gone, whose stand-in here needs no second look.
-ONCE = ('slmq',)
 
 
 def row(name):

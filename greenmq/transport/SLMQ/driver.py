@@ -26,6 +26,9 @@ logger = get_logger('greenmq.transport.SLMQ')
 #: Messages that one pop brings, calls of one settlement at once, seconds in which a look must be answered.
 MOST, WIDTH, LOOK = 100, 16, 15.0
 
+#: Hosts of which the log says already that they are not the service: once a process, not at each connection.
+_told: set[str] = set()
+
 _DASHES = {ord(mark): '_' for mark in string.punctuation}
 
 
@@ -63,7 +66,9 @@ class SLMQDriver(Driver):
     # ---- the connection
 
     def open(self, deadline: runtime.Deadline) -> None:
-        logger.warning('SoftLayer Message Queue was shut down: %s is not the service', self.place.host)
+        if self.place.host not in _told:
+            _told.add(self.place.host)
+            logger.warning('SoftLayer Message Queue was shut down: %s is not the service', self.place.host)
         self._service = Service(self._http, self.place, self.settings['secure'])
         self.ping(deadline)
 

@@ -14,7 +14,7 @@ from greenmq.exceptions import ConnectionLost
 from greenmq.transport import http
 from greenmq.transport.driver import Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.options import Option, truth
+from greenmq.transport.options import Option, truth, whole
 from greenmq.transport.SQS import envelope
 from greenmq.transport.SQS.aws import STRANGERS
 from greenmq.transport.SQS.exceptions import (
@@ -74,6 +74,7 @@ class SQSDriver(Driver):
     understands = frozenset({'login_method'})
     options = {
         'wait_time_seconds': Option(_wait, None, 'seconds that one poll waits at SQS: 0 to 20, the default'),
+        'max_receives': Option(whole, 4, 'receives of a queue at once, while there are many messages and room'),
         'lease_timeout': Option(_lease, None, 'seconds that a delivery is ours without a renewal; 60'),
         'region': Option(None, None, "region of the service; default: of the host, of boto's configuration"),
         'is_secure': Option(_maybe, None, 'https or http; default: https, but on the loopback'),
@@ -108,6 +109,7 @@ class SQSDriver(Driver):
             self._queues, self._sending, self._settling, settings, owner, not place.host
         )
         self._topics = Topics(self._queues, self._logins, settings)
+        self.take_batch = ENTRIES * max(settings['max_receives'] or 1, 1)
         if settings['supports_fanout']:
             self.fanout = 'native'
         if settings['delay_beyond']:

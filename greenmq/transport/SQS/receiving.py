@@ -69,6 +69,7 @@ class Receiving:
         self._operation: float = settings['operation_timeout'] or 30.0
         self._system, self._custom = _attribute_names(settings['fetch_message_attributes'])
         self._polls: dict[str, _Poll] = {}
+        self._full: set[str] = set()  # queues whose last receive brought as many as it could
 
     def take(self, queue: str, n: int, seconds: float, lease: float, patient: bool) -> list[Taken]:
         """Take up to n messages, waiting some seconds for the first.
@@ -78,16 +79,36 @@ class Receiving:
             patient (bool): a consumer polls: with a wait of 0, pause after what brought nothing.
         Switches: yes. Must not be killed.
         """
-        n, wait, hide = min(n, ENTRIES), min(ceil(seconds), LONGEST_WAIT), ceil(lease)
+        wait, hide = min(ceil(seconds), LONGEST_WAIT), ceil(lease)
         if self._queues.is_fifo(queue):
-            return self._take_in_order(queue, n, wait, hide)
-        takens = self._poll(queue, n, wait, hide)
+            return self._take_in_order(queue, min(n, ENTRIES), wait, hide)
+        takens = self._take_many(queue, n, hide) if n > ENTRIES and queue in self._full else []
+        if not takens:
+            takens = self._poll(queue, min(n, ENTRIES), wait, hide)
+            if len(takens) == ENTRIES:
+                self._full.add(queue)
         if not takens and not wait:
             if self._asks_some:
                 takens = self._poll(queue, n, 1, hide)
             elif patient:
                 runtime.sleep(self._pause)
         return self._due_now(queue, takens) if self._later else takens
+
+    def _take_many(self, queue: str, n: int, hide: int) -> list[Taken]:
+        # There were many messages a moment ago: several receives at once, of which none waits.
+        rooms = [min(n - at, ENTRIES) for at in range(0, n, ENTRIES)]
+        answers = http.side_by_side(
+            lambda room: self.receive(queue, room, 0, hide), rooms, len(rooms), 'greenmq-poll'
+        )
+        found: list[Taken] = []
+        for answer in answers:
+            if isinstance(answer, Exception):
+                logger.info('one of several receives of %r failed: %s', queue, answer)  # the next poll tells
+            else:
+                found += answer
+        if len(found) < n:
+            self._full.discard(queue)
+        return found
 
     def _poll(self, queue: str, n: int, wait: int, hide: int) -> list[Taken]:
         # A second time where the first try had no answer.
@@ -153,8 +174,10 @@ class Receiving:
                 }
                 for number, (taken, at) in enumerate(early)
             ]
-            answer = self._sending.send(queue, entries, deadline)
-            failed = {entry['Id'] for entry in answer.get('Failed') or ()}
+            failed: set[str] = set()
+            for at in range(0, len(entries), ENTRIES):
+                answer = self._sending.send(queue, entries[at : at + ENTRIES], deadline)
+                failed.update(entry['Id'] for entry in answer.get('Failed') or ())
             # What could not be sent again comes back when its lease ends.
             sent = [taken for number, (taken, _) in enumerate(early) if str(number) not in failed]
             self._settling.delete(queue, sent, deadline)
@@ -223,6 +246,7 @@ class Receiving:
     def forget(self) -> None:
         """In a forked child: these polls are the parent's."""
         self._polls.clear()
+        self._full.clear()
         self._settling.groups.clear()
 
 

@@ -23,6 +23,8 @@ def test_a_file_and_a_folder(tmp_path):
     found = corpus.read([tmp_path / 'deep', tmp_path / 'c.txt'])
     # Then every line is there, without its end, and counted
     assert list(found.every_line()) == ['one', 'one two', '', 'three', 'one']
+    assert found.first(5) is found
+    assert found.first(2).words == {'one': 2, 'two': 1} and found.first(2).left == 3
     assert found.lines == 5
     assert found.words == Counter(one=3, two=1, three=1)
 

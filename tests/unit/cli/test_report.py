@@ -36,6 +36,11 @@ def test_all_of_it(tally):
     ]
 
 
+def test_lines_for_which_there_was_no_time_are_told(tally):
+    assert report(Corpus(left=1200), tally).splitlines()[-1] == (
+        'left out  1,200 lines, for which there was no time: --seconds')
+
+
 def test_totals_that_differ(tally):
     counted = Corpus(words=Counter(b=1, a=3, c=1))
     assert 'NOT equal to a direct count' in report(counted, tally)
