@@ -19,9 +19,10 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
 )
 from greenmq.transport.azurestoragequeues import AccessDenied
+from tests.stress import FACTOR
 from tests.support import green
 from tests.support.azurite import ACCOUNT, KEY
-from tests.support.cloud import Seen, declared, goes_on_through_cuts, publish
+from tests.support.cloud import Seen, declared, goes_on_through_cuts, goes_on_through_faults, publish
 
 GET, PUT, DELETE = 'GET .*/messages', 'POST .*/messages', 'DELETE .*/messages/'
 BUSY = '<?xml version="1.0"?><Error><Code>ServerBusy</Code><Message>later</Message></Error>'
@@ -245,6 +246,31 @@ class TestFaults:
         connection = connect(azurite.url(proxy.port), lease_timeout=2)
         goes_on_through_cuts(
             connection, name, proxy, lambda: getattr(proxy, fault)('messages', chance=0.3), 20, 10)
+
+    @pytest.mark.slow
+    @pytest.mark.green_timeout(1800 if FACTOR > 1 else 120)
+    def test_faults_of_every_kind_leave_nobody_deaf(self, connect, azurite, proxy, name):
+        connection = connect(azurite.url(proxy.port), lease_timeout=2)
+        broken = goes_on_through_faults(connection, name, proxy, [
+            lambda: proxy.cut_before('messages'), lambda: proxy.cut_after('messages'),
+            lambda: proxy.cut_middle('messages'), lambda: proxy.answer('messages', 500, ''),
+            lambda: proxy.answer('messages', 503, BUSY), lambda: proxy.late('messages', 0.5),
+            lambda: proxy.answer('messages', 200, '<html>'), proxy.cut, lambda: proxy.hang('messages'),
+        ], 300 if FACTOR > 1 else 9, 30)
+        assert broken
+
+    def test_a_publish_whose_answer_is_lost_is_made_again_as_the_same_message(
+        self, connect, azurite, proxy, name
+    ):
+        connection = connect(azurite.url(proxy.port))
+        queue = declared(connection, name)
+        proxy.cut_after(PUT, times=1)
+        publish(connection, name, ['x'], message_id='mine')
+        seen = Seen(connection, queue)
+        seen.until(lambda: len(seen.bodies) == 2)
+        seen.stop()
+        assert seen.bodies == ['x', 'x']
+        assert [message.properties['message_id'] for message in seen.messages] == ['mine', 'mine']
 
     def test_a_delete_whose_answer_is_lost_is_no_stale_one(self, connect, azurite, proxy, name, caplog):
         connection = connect(azurite.url(proxy.port))

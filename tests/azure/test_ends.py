@@ -9,7 +9,7 @@ import pytest
 from greenmq import Connection
 from tests.stress import FACTOR
 from tests.support import green
-from tests.support.cloud import Seen, declared
+from tests.support.cloud import Seen, declared, publish
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +51,12 @@ def test_publishes_that_are_killed_leave_the_connection_sound(connect, azurite, 
     rng = random.Random(17)
     confirmed = []
 
-    def publish(number):
+    def send(number):
         producer.publish(number)
         confirmed.append(number)
 
     for number in range(ROUNDS * 3):
-        task = green.spawn(publish, number)
+        task = green.spawn(send, number)
         green.sleep(rng.random() * 0.02)
         task.kill()
     producer.publish('last')
@@ -83,3 +83,24 @@ def test_acks_whose_greenlets_are_killed_arrive(connect, azurite, name):
     with green.Timeout(20):
         while connection.default_channel.queue_declare(name, passive=True).message_count:
             green.sleep(0.05)
+
+
+@pytest.mark.green_timeout(600 if FACTOR > 1 else 60)
+def test_settlements_race_renewals_and_nothing_comes_twice(connect, azurite, name, caplog):
+    count, rng = (1000 if FACTOR > 1 else 60), random.Random(5)
+    connection = connect(azurite.url(), lease_timeout=6, polling_interval=0.1)
+    queue = declared(connection, name)
+    publish(connection, name, list(range(count)), 20)
+
+    def later(message):
+        green.sleep(rng.random() * 12)  # two leases
+        message.ack()
+
+    seen = Seen(connection, queue, handle=lambda message: green.spawn(later, message), prefetch=100)
+    seen.until(lambda: len(seen.bodies) >= count, 500 if FACTOR > 1 else 45)
+    with green.Timeout(30):
+        while connection.default_channel.queue_declare(name, passive=True).message_count:
+            green.sleep(0.1)
+    seen.stop()
+    assert sorted(seen.bodies) == list(range(count))
+    assert 'came after' not in caplog.text

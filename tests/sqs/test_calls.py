@@ -10,8 +10,9 @@ from greenmq import Connection, runtime
 from greenmq.exceptions import ConnectionLost, InvalidArgument, PublishUnconfirmed
 from greenmq.transport.SQS import AccessDeniedQueueException
 from greenmq.transport.SQS.hot import Hot, is_hot, read
+from tests.stress import FACTOR
 from tests.support import green
-from tests.support.cloud import Seen, declared, goes_on_through_cuts, publish
+from tests.support.cloud import Seen, declared, goes_on_through_cuts, goes_on_through_faults, publish
 
 THROTTLED = json.dumps({'__type': 'com.amazonaws.sqs#RequestThrottled', 'message': 'slow down'})
 DENIED = json.dumps({'__type': 'com.amazonaws.sqs#AccessDenied', 'message': 'you may not'})
@@ -117,6 +118,19 @@ class TestFaults:
         connection = connect(fauxqs.url(proxy.port), lease_timeout=2)
         goes_on_through_cuts(
             connection, name, proxy, lambda: getattr(proxy, fault)('Send|Receive|Delete', chance=0.3), 30, 8)
+
+    @pytest.mark.slow
+    @pytest.mark.green_timeout(1200 if FACTOR > 1 else 90)
+    def test_faults_of_every_kind_leave_nobody_deaf(self, connect, fauxqs, proxy, name):
+        connection = connect(fauxqs.url(proxy.port), lease_timeout=2)
+        hot, headers = 'Send|Receive|Delete', {'x-amzn-query-error': 'RequestThrottled;Sender'}
+        broken = goes_on_through_faults(connection, name, proxy, [
+            lambda: proxy.cut_before(hot), lambda: proxy.cut_after(hot), lambda: proxy.cut_middle(hot),
+            lambda: proxy.answer(hot, 500, BROKEN), lambda: proxy.answer(hot, 503, ''),
+            lambda: proxy.answer(hot, 403, THROTTLED, headers), lambda: proxy.late(hot, 0.5),
+            lambda: proxy.answer(hot, 200, '<html>'), proxy.cut, lambda: proxy.hang(hot),
+        ], 300 if FACTOR > 1 else 10, 20)
+        assert broken
 
     def test_garbage_is_no_answer(self, connect, fauxqs, proxy, name):
         connection = connect(fauxqs.url(proxy.port))

@@ -75,6 +75,34 @@ def publish(connection, name, bodies, greenlets=1, **kwargs):
     green.joinall(tasks, raise_error=True)
 
 
+def goes_on_through_faults(connection, name, proxy, faults, rounds, patience):
+    """In each round one kind of fault begins and ends while messages are sent: nobody is deaf after it.
+
+    Arguments:
+        faults (list[Callable]): each begins one kind at the proxy.
+        rounds (int): one after the other, the kinds in turn.
+        patience (float): seconds for one message once the proxy is well.
+    Returns:
+        int: calls that the proxy has broken.
+    """
+    queue = declared(connection, name)
+    seen = Seen(connection, queue)
+    broken = 0
+    for number in range(rounds):
+        faults[number % len(faults)]()
+        sender = green.spawn(publish, connection, name, [f'{number}-during'], retry=True)
+        green.sleep(0.15)
+        broken += proxy.broken
+        proxy.heal()
+        publish(connection, name, [f'{number}-after'], retry=True)
+        seen.until(lambda number=number: f'{number}-after' in seen.bodies, patience)
+        sender.join(30)
+        assert sender.dead, 'a publish hangs'
+    seen.until(lambda: len({body for body in seen.bodies if body.endswith('during')}) == rounds, 30)
+    seen.stop()
+    return broken
+
+
 def goes_on_through_cuts(connection, name, proxy, cut, total, patience):
     """Messages that are sent while `cut` ends calls arrive, each at least once, and nobody is deaf then.
 
