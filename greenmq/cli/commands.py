@@ -47,9 +47,8 @@ def greenmq_command() -> None:
 @click.option('--seconds', default=60.0, show_default=True, type=click.FloatRange(min=0),
               help='Publish no further line after so long: some services take one message a call.')
 @click.pass_obj
-def demo(
-    interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers: int, consumers: int, seconds: float
-) -> int:
+def demo(interrupts: Interrupts, paths: tuple[Path, ...], broker: str, producers: int, consumers: int,
+         seconds: float) -> int:
     """Count the words of all texts below PATH by way of a broker.
 
     Each line is a message. Producers publish it, consumers count its words and send the result to a reply

@@ -1,4 +1,4 @@
-"""Consumers that end at any moment, are frozen, or wait for a server that is silent: nothing is hidden or lost."""
+"""Consumers that end at any moment, are frozen, or wait for a silent server: nothing is hidden or lost."""
 
 from __future__ import annotations
 

@@ -74,7 +74,9 @@ class SQSDriver(Driver):
     understands = frozenset({'login_method'})
     options = {
         'wait_time_seconds': Option(_wait, None, 'seconds that one poll waits at SQS: 0 to 20, the default'),
-        'max_receives': Option(whole, 4, 'receives of a queue at once, while there are many messages and room'),
+        'max_receives': Option(
+            whole, 4, 'receives of a queue at once, where many messages wait and there is room'
+        ),
         'lease_timeout': Option(_lease, None, 'seconds that a delivery is ours without a renewal; 60'),
         'region': Option(None, None, "region of the service; default: of the host, of boto's configuration"),
         'is_secure': Option(_maybe, None, 'https or http; default: https, but on the loopback'),
