@@ -12,6 +12,7 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker 
 # Lanes run side by side: each of these is one, the rest of the suite another. The rules of the house are `make check`.
 FAULT_LANE := tests/faults tests/worker
 CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/azure tests/docs tests/sqs tests/typing
+ON_CURRENT := tests/contract tests/cancel tests/faults
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
 CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \
@@ -22,7 +23,7 @@ RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-versi
 SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit contract check docs linkcheck matrix release-check soak bench others clean
+.PHONY: help demo test test-current unit contract check docs linkcheck matrix release-check soak bench others clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -40,6 +41,13 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(CONTRACT_LANE) tests/house)" \
 		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
 			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
+
+test-current: $(VENV)/.tested  ## contract, kills, faults and demo on RabbitMQ 4, Redis 8 and Valkey 8; takes root
+	@.ci/servers
+	.ci/current $(BIN)/python .ci/lanes \
+		"GREENMQ_CURRENT=redis $(PYTEST) -m 'rabbitmq and not stress' $(ON_CURRENT)" \
+		"GREENMQ_CURRENT=redis $(PYTEST) -m 'redis and not rabbitmq and not stress' $(ON_CURRENT)" \
+		"GREENMQ_CURRENT=valkey $(PYTEST) -m 'redis and not rabbitmq and not stress' $(ON_CURRENT)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from greenmq import Consumer, Exchange, Queue
-from greenmq.exceptions import ConsumerCancelled, PublishUnconfirmed, StaleDelivery
-from greenmq.transport.pyamqp import recovery
-from tests.faults.conftest import SOON, Consuming, outcome, queue, wait_open
+from greenmq.exceptions import ConsumerCancelled, PublishUnconfirmed, StaleDelivery, Unroutable
+from greenmq.transport.pyamqp import rebinding, recovery
+from tests.faults.conftest import SOAK, SOON, Consuming, outcome, queue, wait_open
 from tests.support import green
 from tests.support.process import wait_until
 
@@ -40,6 +40,55 @@ def test_entities_that_go_with_the_connection_are_declared_again(rig, proxy):
     assert fanned(channel).get(no_ack=True).payload == {'id': 1}
     facts.wait('recovered')
     assert len(facts['lost']) == 1
+
+
+@pytest.mark.parametrize('kind', ['topic', 'direct', 'fanout'])
+def test_an_exclusive_queue_is_not_deaf_after_a_recovery(rig, proxy, kind):
+    """RabbitMQ 4 takes the new binding of a topic away with the old one, in one of twenty recoveries."""
+    connection = rig.connection(proxy)
+    exchange = Exchange('deaf', type=kind, durable=False, auto_delete=True)
+    bound = Queue('deaf', exchange, routing_key='a.b', durable=False, exclusive=True)
+    bound = bound(connection.default_channel)
+    bound.declare()
+    producer = connection.Producer(exchange=exchange, routing_key='a.b')
+    for number in range(200 if SOAK else 4):
+        lose(proxy, connection)
+        producer.publish({'id': number}, mandatory=True)
+        assert bound.get(no_ack=True).payload == {'id': number}
+
+
+def test_a_binding_that_the_broker_took_away_with_the_old_one_is_made_once_more(rig, proxy, monkeypatch):
+    monkeypatch.setattr(rebinding, '_LATER', 0.5)
+    connection = rig.connection(proxy)
+    exchange = Exchange('once-more', type='topic', durable=False, auto_delete=False)
+    bound = Queue('once-more', exchange, routing_key='a.*', durable=False, auto_delete=True)
+    consuming = Consuming(rig, connection, bound)
+    lose(proxy, connection)
+    # What the broker does by itself, at times.
+    bound(rig.control.default_channel).unbind_from('once-more', 'a.*')
+    producer = rig.control.Producer(exchange='once-more', routing_key='a.b')
+    assert isinstance(outcome(producer.publish, {'id': 0}, mandatory=True)[0], Unroutable)
+    wait_until(lambda: outcome(producer.publish, {'id': 1}, mandatory=True)[0] is None, SOON, 'the binding')
+    consuming.wait(1)
+
+
+def test_no_message_misses_its_way_while_a_binding_is_made_once_more(
+    rig, proxy, rabbitmq, amqp_vhost, monkeypatch
+):
+    monkeypatch.setattr(rebinding, '_LATER', 0.3)
+    connection = rig.connection(proxy)
+    exchange = Exchange('no-gap', type='topic', durable=False, auto_delete=True)
+    consuming = Consuming(rig, connection, Queue('no-gap', exchange, 'a.*', durable=False, exclusive=True))
+    lose(proxy, connection)
+    producer, published = rig.control.Producer(exchange='no-gap', routing_key='a.b'), 0
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        producer.publish({'id': published}, mandatory=True)
+        published += 1
+    consuming.wait(*range(published))
+    assert len(consuming.seen) == published
+    bindings = rabbitmq.list('bindings', 'source_name', 'arguments', vhost=amqp_vhost)
+    assert [row['arguments'] for row in bindings if row['source_name'] == 'no-gap'] in ([[]], [{}])
 
 
 def test_a_binding_that_cannot_be_had_again_keeps_nothing_else_away(rig, proxy):

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from tests.support.process import end, popen
+from tests.support.process import end, popen, read_line
 
 
 class Kombu:
@@ -26,7 +26,7 @@ class Kombu:
         def call(*arguments):
             self.process.stdin.write(json.dumps([name, *arguments]) + '\n')
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            answer = read_line(self.process.stdout)
             assert answer, f'kombu ended in {name}'
             return json.loads(answer)
 

@@ -5,6 +5,7 @@ import ctypes
 import os
 import pathlib
 import random
+import select
 import shutil
 import signal
 import socket
@@ -74,6 +75,16 @@ def wait_until(condition, seconds, what):
         while not (answer := condition()):
             green.sleep(0.02)
         return answer
+
+
+def read_line(pipe, seconds=60):
+    """The next line that a child writes, '' at its end; other greenlets run on, and leases are kept up.
+
+    For children that answer with one line and then wait for the next question: what is left in the buffer of
+    the pipe would not be seen.
+    """
+    wait_until(lambda: select.select([pipe], [], [], 0)[0], seconds, 'a line of the child')
+    return pipe.readline()
 
 
 def reap(pid, seconds=20):

@@ -8,7 +8,7 @@ import os
 import subprocess
 import urllib.parse
 
-from tests.support import green
+from tests.support import green, programs
 from tests.support.process import (
     Server,
     end,
@@ -59,8 +59,10 @@ class RabbitMQ(Server):
 
     ready_seconds = 60.0
 
-    def __init__(self, certificates=None):
-        self._epmd_program, _ = need('epmd', f'{BIN}/rabbitmq-server')
+    def __init__(self, certificates=None, tree=None):
+        self._tree = programs.tree() if programs.CURRENT else tree
+        if self._tree is None:
+            need('epmd', f'{BIN}/rabbitmq-server')
         super().__init__('rabbitmq')
         self.certificates = certificates
         self.port, self.tls_port, self.management_port, self._dist_port, self._epmd_port = free_ports(5)
@@ -98,14 +100,15 @@ class RabbitMQ(Server):
         }
 
     def command(self):
-        return [f'{BIN}/rabbitmq-server']
+        return programs.inside(self._tree, f'{BIN}/rabbitmq-server')
 
     def start_epmd(self):
         if self._epmd is None or self._epmd.poll() is not None:
             # In the foreground and ours: otherwise the node leaves a daemon behind that nobody stops.
             with open(self.directory / 'epmd.log', 'ab') as output:
                 self._epmd = popen(
-                    [self._epmd_program, '-port', str(self._epmd_port), '-address', '127.0.0.1'],
+                    programs.inside(
+                        self._tree, 'epmd', '-port', str(self._epmd_port), '-address', '127.0.0.1'),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
     def start(self):
@@ -126,7 +129,8 @@ class RabbitMQ(Server):
 
     def ctl(self, *arguments):
         """`rabbitmqctl`, 0.4 s; other greenlets run on."""
-        return run([f'{BIN}/rabbitmqctl', '-q', *arguments], env=self.environment(), cwd=self.directory)
+        command = programs.inside(self._tree, f'{BIN}/rabbitmqctl', '-q', *arguments)
+        return run(command, env=self.environment(), cwd=self.directory)
 
     def api(self, method, path, body=None, **headers):
         """One call of the management HTTP API; gives the decoded answer, None if there is none."""
@@ -186,12 +190,13 @@ class RabbitMQ(Server):
     def url(self, vhost='/'):
         return f'amqp://guest:guest@127.0.0.1:{self.port}/{_quoted(vhost)}'
 
+    def amqp10_url(self, vhost='/'):
+        """By AMQP 1.0 alone."""
+        return f'qpid://guest:guest@127.0.0.1:{self.port}/{_quoted(vhost)}'
+
     def qpid_url(self, vhost='/'):
         """By AMQP 1.0, with the management plugin to declare by."""
-        return (
-            f'qpid://guest:guest@127.0.0.1:{self.port}/{_quoted(vhost)}'
-            f'?management_url=http://127.0.0.1:{self.management_port}'
-        )
+        return f'{self.amqp10_url(vhost)}?management_url=http://127.0.0.1:{self.management_port}'
 
     def tls_url(self, vhost='/'):
         assert self.certificates is not None

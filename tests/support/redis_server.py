@@ -1,7 +1,8 @@
 """A private Redis: TCP, unix socket and TLS, with data that survives a crash if asked for."""
 from __future__ import annotations
 
-from tests.support.process import Server, exchange, free_ports, need
+from tests.support import programs
+from tests.support.process import Server, exchange, free_ports
 
 
 class Redis(Server):
@@ -14,7 +15,7 @@ class Redis(Server):
     ready_seconds = 10.0
 
     def __init__(self, certificates=None, durable=True):
-        self.program, = need('redis-server')
+        self.program = programs.redis_server()
         super().__init__('redis')
         self.certificates = certificates
         self.durable = durable
@@ -27,7 +28,7 @@ class Redis(Server):
                              'user looking on >secret ~* &* +@all -client|tracking -@blocking\n')
 
     def command(self):
-        command = [self.program, '--port', str(self.port), '--bind', '127.0.0.1',
+        command = [*self.program, '--port', str(self.port), '--bind', '127.0.0.1',
                    '--dir', str(self.directory), '--save', '',
                    '--unixsocket', self.socket_path, '--unixsocketperm', '700',
                    '--aclfile', str(self._acl), '--enable-debug-command', 'local',

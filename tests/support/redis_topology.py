@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 
-from tests.support.process import Server, Started, exchange, free_ports, need, wait_until
+from tests.support import programs
+from tests.support.process import Server, Started, exchange, free_ports, wait_until
 from tests.support.redis_server import Redis
 
 
@@ -24,7 +25,7 @@ class Sentinel(Server):
     """One sentinel of the primary `mymaster`."""
 
     def __init__(self, primary):
-        (self.program,) = need('redis-server')
+        self.program = programs.redis_server()
         super().__init__('sentinel')
         (self.port,) = free_ports(1)
         # It rewrites its file, so that is its own.
@@ -38,7 +39,7 @@ class Sentinel(Server):
 
     def command(self):
         return [
-            self.program,
+            *self.program,
             str(self.directory / 'sentinel.conf'),
             '--dir',
             str(self.directory),

@@ -7,7 +7,8 @@ import uuid
 
 import pytest
 
-from tests.support.amqp10_servers import Artemis, RabbitMQ4
+from tests.support import programs
+from tests.support.amqp10_servers import Artemis
 from tests.support.azurite import Azurite
 from tests.support.certificates import Certificates
 from tests.support.mariadb import MariaDB
@@ -60,13 +61,14 @@ def qpid_url(rabbitmq, amqp_vhost):
 
 @pytest.fixture(scope='session')
 def rabbitmq4():
-    with RabbitMQ4(os.environ['GREENMQ_DEBIAN13']) as server:
+    """One of today's, which speaks AMQP 1.0 without a plugin."""
+    with RabbitMQ(tree=programs.tree()) as server:
         yield server
 
 
 @pytest.fixture
 def rabbitmq4_url(rabbitmq4):
-    return rabbitmq4.url()
+    return rabbitmq4.amqp10_url()
 
 
 @pytest.fixture(scope='session')

@@ -19,6 +19,8 @@ from greenmq.transport.errors import Fault, is_loss, meaning
 __all__ = ('bounded', 'is_loss', 'translate')
 
 _OURS = (AMQPError, KombuError, MessageNacked)
+#: Seconds for a call that keeps its deadline to say itself what it waited for: both timers are due at once.
+_LAST_WORD = 0.1
 
 
 def translate(driver: Driver, error: Exception) -> tuple[Exception, str]:
@@ -72,13 +74,14 @@ def bounded(
         uncut (bool): the call must not be killed: it ends alone, and `decline` gets what it brings.
 
     Raises:
-        TimeoutError: not in time; the call was killed. Others: from `fun`.
+        TimeoutError: not in time, with the call's own words if it has some; else it was killed. Others: from
+            `fun`.
     Switches: yes. Killed: the call is killed too, unless it's `uncut`.
     """
     call = _Call(fun, args, runtime.Waiter(f'{name}: no answer'), decline)
     task = runtime.spawn(call.run, name=f'greenmq {name}', on_exit=call.ended)
     try:
-        return call.waiter.wait(deadline, decline)
+        return call.waiter.wait(runtime.Deadline(deadline.at + _LAST_WORD, deadline.seconds), decline)
     finally:
         if not uncut:
             task.kill()

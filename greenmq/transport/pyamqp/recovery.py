@@ -22,7 +22,7 @@ from greenmq.exceptions import (
 )
 from greenmq.log import outage_level, outage_over
 
-from . import frames, methods
+from . import frames, methods, rebinding
 from .message import Delivery
 
 if TYPE_CHECKING:
@@ -84,7 +84,12 @@ def restore(
 
     def declare(last: bool) -> bool:
         complete = True
-        for kind, facts in connection.topology.replay():
+        entries = list(connection.topology.replay())
+        settling = connection.epoch > 1 and bool(rebinding.at_risk(entries))
+        for kind, facts in entries:
+            if kind == 'binding' and settling:
+                settling = False
+                runtime.sleep(rebinding.SETTLE)
             try:
                 _restore_entity(connection, link, kind, facts, step(), deadline)
             except (ChannelError, InvalidArgument) as exc:  # a new broker may agree to smaller frames
@@ -99,6 +104,8 @@ def restore(
     # can go.
     if not declare(last=False):
         declare(last=True)
+    if connection.epoch > 1:
+        rebinding.bind_anew_later(connection, link)
     for channel in list(connection.channels.values()):
         channel.consuming.restore(link, step())
 
@@ -226,14 +233,8 @@ def _declare_queue(
 
 
 def _bind(connection: Connection, link: Link, facts: dict[str, Any], deadline: runtime.Deadline) -> None:
-    method = methods.QUEUE_BIND if facts['kind'] == 'queue' else methods.EXCHANGE_BIND
-    destination = connection.current_name(facts['destination'])
-    connection.call_on(
-        link,
-        method,
-        (0, destination, facts['source'], facts['routing_key'], False, facts['arguments'] or {}),
-        deadline,
-    )
+    call = rebinding.binding_call(connection, facts, facts['arguments'] or {}, True)
+    connection.call_on(link, *call, deadline)
 
 
 def start_anew(channel: Channel) -> None:
@@ -296,6 +297,7 @@ def consume_again(connection: Connection, channel: Channel, consumer: Consumer) 
                 _declare_queue(connection, link, facts, deadline, deadline)
                 for entry in bindings:
                     _bind(connection, link, entry, deadline)
+                rebinding.bind_anew_later(connection, link)
             # on the control wire first: a queue that is not there must not close the wire of the other
             # consumers
             name = connection.current_name(consumer.queue)
