@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 
@@ -37,6 +37,16 @@ def postgresql(url: str | None = None) -> Iterator[str]:
     settings = {'fsync': 'on', 'shared_preload_libraries': 'pg_stat_statements'}
     with _quietly(), PostgreSQL(**settings) as server:  # type: ignore[no-untyped-call]
         yield server.url()
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[tuple[str, Callable[[str], object]]]:
+    """The URL of a database in a MariaDB that runs meanwhile, and what runs a statement there."""
+    from tests.support.mariadb import MariaDB
+
+    with _quietly(), MariaDB() as server:  # type: ignore[no-untyped-call]
+        name = server.create_database()
+        yield server.url(name), lambda statement: server.run(statement, database=name)
 
 
 @contextlib.contextmanager

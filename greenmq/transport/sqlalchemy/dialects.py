@@ -15,6 +15,7 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, InvalidArgument, NotFound
+from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.gate import Gate
@@ -33,6 +34,8 @@ except ImportError as error:
     ) from error
 
 __all__ = ('DialectDriver',)
+
+logger = get_logger('greenmq.transport.sqlalchemy')
 
 #: Seconds for what the base gives no deadline.
 _OPERATION = 30.0
@@ -70,6 +73,11 @@ class _Schema:
             ),
             sa.Index(f'ix_{tables.message}_timestamp_id', 'timestamp', 'id'), **kept,
         )  # fmt: skip
+        columns = self.message.c
+        # A claim reads what it takes and nothing else, however many rows are dead or another queue's.
+        self.ready = sa.Index(
+            f'ix_{tables.message}_greenmq', columns.queue_id, columns.visible, columns.timestamp, columns.id
+        )
         name, text = sa.String(MAX_NAME), sa.Text
         self.delivery = sa.Table(
             tables.delivery, metadata,
@@ -119,8 +127,8 @@ class _Client:
         self._gate: Gate | None = None
         self.transactions = 0
 
-    def connect(self, metadata: Any, first: Callable[[Any], Any]) -> None:
-        """Make the engine, the tables that are not there, and a first transaction."""
+    def connect(self, schema: _Schema, first: Callable[[Any], Any]) -> None:
+        """Make the engine, the tables and the index that are not there, and a first transaction."""
         given = self._options
         if self._url.startswith(('mysql', 'mariadb')):
             # Locks on what was read and not taken would make consumers wait for each other.
@@ -134,7 +142,13 @@ class _Client:
             sa.event.listen(engine, 'connect', _by_hand)
             sa.event.listen(engine, 'begin', _immediate)
         with self._turn():
-            metadata.create_all(engine)
+            schema.metadata.create_all(engine)
+            try:
+                schema.ready.create(engine, checkfirst=True)  # kombu's table may have been there
+            except sa.exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                logger.info('%s: no index of our own, claims read dead rows, too: %s', engine.url.database, error)
         self.transact(first)
 
     def _turn(self) -> Any:
@@ -187,7 +201,7 @@ class DialectDriver(SQLDriver):
         self._leave()
         client = self._client = _Client(self.place.url, self.settings['engine_options'])
         worker = self._worker = runtime.Worker(f'sql {self.place.host}', client.dispose)
-        worker.call(client.connect, self._tables.metadata, self._renew, deadline=deadline)
+        worker.call(client.connect, self._tables, self._renew, deadline=deadline)
         self._keeper = runtime.every(self, (self.lease_seconds or 30.0) / 3, _keep, name='sql-owner')
 
     def close(self, deadline: runtime.Deadline) -> None:
