@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 
 import pytest
 
@@ -19,7 +20,8 @@ WRITER = """
 import sys, time
 from greenmq import Connection
 url, name, seconds = sys.argv[1:]
-producer = Connection(url).Producer(serializer='json', routing_key='many')
+producer = Connection(url, connect_timeout=60).Producer(serializer='json', routing_key='many')
+producer.connection.connect()
 until, number, longest = time.monotonic() + float(seconds), 0, 0.0
 while time.monotonic() < until:
     began = time.monotonic()
@@ -30,8 +32,8 @@ print(number, longest)
 """
 
 
-def healthy(folder):
-    with sqlite3.connect(f'{folder}/broker/broker.db') as db:
+def healthy(file):
+    with sqlite3.connect(file) as db:
         found = db.execute('PRAGMA integrity_check').fetchall()
     db.close()
     return found == [('ok',)]
@@ -47,23 +49,41 @@ def statements(connection):
 
 
 @pytest.mark.slow
-@pytest.mark.green_timeout(400 if FACTOR > 1 else 60)
-def test_many_writers_take_turns(file_url, tmp_path):
+@pytest.mark.green_timeout(600 if FACTOR > 1 else 90)
+@pytest.mark.parametrize(('store', 'file'), [
+    ('file_url', 'broker/broker.db'), ('sqla_sqlite_url', 'kombu.db'),
+], ids=['file', 'sqla_sqlite'])
+def test_many_writers_take_turns(request, tmp_path, store, file):
     """No "database is locked", and nothing lost."""
-    with Connection(file_url) as connection:
+    url = request.getfixturevalue(store)
+    with Connection(url, connect_timeout=60) as connection:
         Queue('many', routing_key='many')(connection.default_channel).declare()
-        command = [sys.executable, '-c', WRITER, file_url]
+        command = [sys.executable, '-c', WRITER, url]
         writers = [popen([*command, f'w{n}', str(SECONDS)], stdout=-1, text=True) for n in range(WRITERS)]
         told = []
         for writer in writers:
-            wait_until(lambda writer=writer: writer.poll() is not None, SECONDS + 50, 'a writer')
+            wait_until(lambda writer=writer: writer.poll() is not None, SECONDS + 70, 'a writer')
             assert writer.returncode == 0
             told.append(writer.stdout.read().split())
             writer.stdout.close()
         total = sum(int(number) for number, _ in told)
         print(f'{total} messages, longest wait {max(float(longest) for _, longest in told):.3f} s')
         assert Queue('many')(connection.default_channel).queue_declare(passive=True).message_count == total
-    assert healthy(tmp_path)
+    assert healthy(tmp_path / file)
+
+
+def test_a_clock_that_jumps_gives_nothing_back(file_url, monkeypatch):
+    """Who is alive is told by a lock, and by no clock."""
+    with Connection(file_url, transport_options={'sweep_interval': 0.1}) as connection:
+        bound = Queue('q', routing_key='q')(connection.default_channel)
+        bound.declare()
+        connection.Producer(routing_key='q').publish('x')
+        held, real = bound.get(), time.time
+        for jump in (3600, -3600):
+            monkeypatch.setattr(time, 'time', lambda jump=jump: real() + jump)
+            green.sleep(0.3)
+            assert bound.get() is None
+        assert held.ack() is not False
 
 
 def test_a_hundred_greenlets_share_commits(file_url):
@@ -176,7 +196,7 @@ print('done')
     child.stdout.close()
     with Connection(file_url) as connection:
         assert Queue('children')(connection.default_channel).queue_declare(passive=True).message_count == 5
-    assert healthy(tmp_path) and os.listdir(tmp_path / 'broker' / 'broker.db.owners') == []
+    assert healthy(f'{tmp_path}/broker/broker.db') and os.listdir(tmp_path / 'broker' / 'broker.db.owners') == []
 
 
 # what cannot be

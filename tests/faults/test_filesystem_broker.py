@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -33,6 +34,15 @@ def connection(filesystem_url):
 def data(connection, tmp_path):
     connection.connect()
     return tmp_path / 'data'
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system."""
+    if not os.path.isdir('/dev/shm') or os.stat('/dev/shm').st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip('there is no second file system')
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as folder:
+        yield folder
 
 
 def stats(connection):
@@ -212,6 +222,27 @@ class TestFiles:
             Queue(queue)(connection.default_channel).declare()
         with pytest.raises(InvalidArgument):
             connection.Producer(routing_key=queue).publish('x')
+
+    def test_messages_are_moved_on_one_file_system_alone(self, filesystem_url, elsewhere, monkeypatch):
+        # What was moved by a copy might be half there, or there twice
+        moved, rename = [], os.rename
+
+        def watched(source, target, **options):
+            rename(source, target, **options)
+            moved.append(os.stat(os.path.dirname(source)).st_dev == os.stat(os.path.dirname(target)).st_dev)
+
+        monkeypatch.setattr(os, 'rename', watched)
+        options = {'data_folder_in': elsewhere, 'data_folder_out': elsewhere}
+        with Connection(filesystem_url.partition('?')[0], transport_options={
+            **options, 'control_folder': f'{elsewhere}/control',
+        }) as connection:
+            connection.Producer(routing_key='q', serializer='json').publish('x')
+            Queue('q')(connection.default_channel).get().requeue()
+            wait_until(lambda: get_all(connection) == ['x'], 10, 'the message')
+        assert moved and all(moved)
+        with Connection(f'{filesystem_url}&store_processed=1&processed_folder={elsewhere}') as connection:
+            with pytest.raises(InvalidArgument, match='another file system'):
+                connection.connect()
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
         (tmp_path / 'file').write_text('')
