@@ -15,6 +15,7 @@ from tests.faults.stores import Rig, consuming
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.kombu_process import Kombu
+from tests.support.postgresql import PostgreSQL
 from tests.support.process import popen, wait_until
 from tests.support.stores import declare, drained, driver, listens, statements
 
@@ -44,6 +45,38 @@ def test_taking_and_settling_come_in_batches(postgresql_url):
                 connection.drain_events(timeout=5)
         assert sorted(seen) == list(range(500))
         assert statements(connection) - before <= 30
+
+
+@pytest.mark.slow
+@pytest.mark.own_process
+def test_a_publish_waits_for_the_disk_and_a_claim_does_not():
+    with PostgreSQL(fsync='on') as server:
+        url = server.url()
+
+        def syncs(use):
+            # A session's counts are there when it has ended
+            before = server.run('SELECT wal_sync FROM pg_stat_wal')[0][0]
+            with Connection(url) as connection:
+                declare(connection)
+                use(connection)
+            wait_until(lambda: server.sessions('postgres') == 1, 10, 'the end of the sessions')
+            return server.run('SELECT wal_sync FROM pg_stat_wal')[0][0] - before
+
+        def publish(connection):
+            producer = connection.Producer(routing_key='q', serializer='json')
+            for n in range(50):
+                producer.publish(n)
+            green.joinall([green.spawn(producer.publish, n) for n in range(50, 500)], raise_error=True)
+
+        def consume(connection):
+            with consuming(connection, prefetch_count=100) as seen:
+                while len(seen) < 500:
+                    connection.drain_events(timeout=10)
+
+        syncs(lambda connection: None)  # makes the tables
+        idle = syncs(lambda connection: None)
+        assert 48 <= syncs(publish) - idle <= 50 + 30
+        assert syncs(consume) - idle <= 20  # some acks, and none for what was taken
 
 
 @pytest.mark.slow
