@@ -173,11 +173,12 @@ def timed(place: Place) -> list[float]:
     return found
 
 
-def grow(name: str, most: int) -> dict[str, list[tuple[float, float]]]:
-    """The medians of claims, by what is beside."""
+def grow(name: str, most: int) -> dict[str, list[tuple[int, list[float]]]]:
+    """The times of claims, by what is beside."""
     from greenmq import Connection, Queue
 
-    store, points = STORES[name], {}
+    store: Store = STORES[name]
+    points: dict[str, list[tuple[int, list[float]]]] = {}
     for what, add in store.add.items():
         with store.begin() as place:
             with Connection(place.url, connect_timeout=60) as connection:
@@ -188,9 +189,7 @@ def grow(name: str, most: int) -> dict[str, list[tuple[float, float]]]:
                     continue
                 place.run(add(count - there))
                 there = count
-                times = timed(place)
-                points.setdefault(f'{name}, {what}', []).append((count, statistics.median(times)))
-                print(f'{name}: {count:,} {what}: {statistics.median(times):.2f} ms', file=sys.stderr)
+                points.setdefault(f'{name}, {what}', []).append((count, timed(place)))
     return points
 
 
@@ -198,17 +197,20 @@ def main(arguments: list[str]) -> int:
     options = parse('claims', __doc__, OPTIONS, arguments)
     if options.folder:
         os.environ['TMPDIR'] = tempfile.tempdir = os.path.abspath(options.folder)
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[int, list[float]]]] = {}
     for name in STORES:
         found.update(grow(name, QUICK if options.quick else ROWS[-1]))
     title = f'a claim of {BATCH} messages, by the rows beside'
     rows = [
-        (line, f'{count:,.0f}', f'{ms:.2f}', f'{ms / points[0][1]:.2f}')
-        for line, points in found.items() for count, ms in points
+        (line, f'{count:,}', f'{min(times):.2f}', f'{min(times) / min(points[0][1]):.2f}',
+         f'{statistics.median(times):.2f}')
+        for line, points in found.items() for count, times in points
     ]
-    report.table(title, ('store', 'rows', 'ms', 'of the first'), rows,
-                 f'median of {CLAIMS} claims; {runner.machine()}')
-    report.lines(title, 'rows beside', 'ms', found, log_y=True)
+    # The least says what the statement costs; the median also what the machine did meanwhile.
+    report.table(title, ('store', 'rows', 'ms, least', 'of the first', 'median'), rows,
+                 f'of {CLAIMS} claims; {runner.machine()}')
+    least = {line: [(count, min(times)) for count, times in points] for line, points in found.items()}
+    report.lines(title, 'rows beside', 'ms', least, log_y=True)
     return 0
 
 

@@ -196,7 +196,8 @@ print('done')
     child.stdout.close()
     with Connection(file_url) as connection:
         assert Queue('children')(connection.default_channel).queue_declare(passive=True).message_count == 5
-    assert healthy(f'{tmp_path}/broker/broker.db') and os.listdir(tmp_path / 'broker' / 'broker.db.owners') == []
+    assert healthy(f'{tmp_path}/broker/broker.db')
+    assert os.listdir(tmp_path / 'broker' / 'broker.db.owners') == []
 
 
 # what cannot be

@@ -127,6 +127,19 @@ def test_a_claim_reads_no_dead_rows(postgresql, database):
         assert reads and max(reads) <= 20, reads  # what waits, and none of the dead
 
 
+def test_a_table_in_use_gets_no_index_and_nobody_waits_for_it(postgresql, database):
+    with Connection(postgresql.url(database)) as connection:
+        declare(connection)
+    postgresql.run('DROP INDEX ix_kombu_message_greenmq', database=database)
+    with postgresql.client(database) as other, green.Timeout(20):
+        other.execute('BEGIN')
+        other.execute("INSERT INTO kombu_message (id, payload, version) VALUES (-1, '{}', 1)")
+        with Connection(postgresql.url(database)) as connection:
+            connection.Producer(routing_key='q').publish('x')
+            assert Queue('q')(connection.default_channel).get() is not None
+        other.execute('ROLLBACK')
+
+
 def _rows_read(node, table):
     if node.get('Relation Name') == table and 'Scan' in node['Node Type']:
         yield node['Actual Rows'] * node['Actual Loops'] + node.get('Rows Removed by Filter', 0)

@@ -143,13 +143,26 @@ class _Client:
             sa.event.listen(engine, 'begin', _immediate)
         with self._turn():
             schema.metadata.create_all(engine)
-            try:
-                schema.ready.create(engine, checkfirst=True)  # kombu's table may have been there
-            except sa.exc.DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
-                logger.info('%s: no index of our own, claims read dead rows, too: %s', engine.url.database, error)
+            self._index(schema.ready)
         self.transact(first)
+
+    def _index(self, index: Any) -> None:
+        # In a table that kombu has made. A table that is in use is left alone: all would wait behind us.
+        dialect = self._engine.dialect.name
+        if dialect not in ('sqlite', 'mysql', 'mariadb'):
+            return
+        try:
+            with self._engine.begin() as db:
+                if dialect != 'sqlite':
+                    db.exec_driver_sql('SET SESSION lock_wait_timeout = 1')
+                index.create(db, checkfirst=True)
+                if dialect != 'sqlite':
+                    db.exec_driver_sql('SET SESSION lock_wait_timeout = DEFAULT')
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            logger.info('no index of our own, claims read dead rows, too: %s', error.orig)
+            self._engine.dispose()  # and with it the setting
 
     def _turn(self) -> Any:
         return contextlib.nullcontext() if self._gate is None else self._gate.entered()

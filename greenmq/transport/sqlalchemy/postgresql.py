@@ -80,8 +80,8 @@ class PostgreSQLDriver(SQLDriver):
         if not index:
             try:
                 pool.run(sql.make_index, deadline=deadline)
-            except psycopg.errors.InsufficientPrivilege:
-                logger.info('%s: no right to make an index: claims read dead rows, too', self.place.host)
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
+                logger.info('%s: no index, claims read dead rows, too: %s', self.place.host, error)
         if self.settings['trigger'] and not trigger:
             pool.run(sql.trigger, deadline=deadline)
 

@@ -33,7 +33,9 @@ CREATE INDEX IF NOT EXISTS "ix_{delivery}_owner" ON "{delivery}" (owner, claim)
 """
 
 #: Makes a claim read what it takes and nothing else, however many dead rows kombu left.
+#: It does not wait long for who writes: all others would wait behind it.
 _INDEX = """
+SELECT set_config('lock_timeout', '1s', true);
 CREATE INDEX IF NOT EXISTS "ix_{message}_greenmq" ON "{message}" (queue_id, timestamp, id) WHERE visible
 """
 
