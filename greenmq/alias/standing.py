@@ -269,7 +269,7 @@ def _name_loggers(module: ModuleType) -> None:
 
 def _leave_expired(module: ModuleType) -> None:
     # Celery's worker tells of an expired task: a result, an event, a signal. Nobody tells of a dropped one.
-    options: dict[str, Any] = module.OPTIONS
+    options: dict[str, Any] = module.EXPIRY_OPTIONS
     options['drop_expired'] = options['drop_expired']._replace(default=False)
 
 
@@ -285,6 +285,6 @@ def _add_schemes(module: ModuleType) -> None:
 _FURTHER: dict[str, Callable[[ModuleType], None]] = {
     'log': _announce,
     'transport': _add_schemes,
-    'transport.redis.options': _leave_expired,
+    'transport.options': _leave_expired,
     'utils.debug': _name_loggers,
 }

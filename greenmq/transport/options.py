@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from greenmq.exceptions import InvalidArgument, UnknownOption
 
 __all__ = (
-    'COMMON_OPTIONS', 'Option', 'UnknownOptionWarning', 'convert', 'defaults', 'options_table', 'seconds',
-    'tcp_options', 'truth',
+    'COMMON_OPTIONS', 'EXPIRY_OPTIONS', 'Option', 'UnknownOptionWarning', 'convert', 'defaults',
+    'options_table', 'seconds', 'tcp_options', 'truth',
 )  # fmt: skip
 
 
@@ -112,6 +112,13 @@ COMMON_OPTIONS: dict[str, Option] = {
     'client_properties': Option(None, None, 'what the client tells the broker of itself'),
     'polling_interval': Option(
         seconds, None, 'seconds between looks, for third-party channels that can only poll'
+    ),
+}
+
+#: What those have besides whose messages are looked at by greenmq and not by a broker.
+EXPIRY_OPTIONS: dict[str, Option] = {
+    'drop_expired': Option(
+        truth, True, 'a message whose expiration has passed is not delivered; False leaves it to the consumer'
     ),
 }
 

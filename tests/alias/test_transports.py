@@ -117,3 +117,15 @@ def test_without_kombu_installed_a_missing_transport_says_that_too():
             print(exc)
     ''') == ("No module named 'kombu.transport.consul': greenmq stands in kombu's place here and has no "
              'greenmq.transport.consul; kombu, whose transports could be loaded, is not installed\n')
+
+
+@pytest.mark.parametrize('url', ['memory://', 'file://{}'])
+def test_what_has_expired_is_left_to_the_consumer_as_in_kombu(tmp_path, url):
+    assert python('''
+        import sys, time, kombu
+        with kombu.Connection(sys.argv[1]) as connection:
+            queue = connection.SimpleQueue('q')
+            queue.put('late', expiration=0.001)
+            time.sleep(0.02)
+            print(queue.get(timeout=5).payload)
+    ''', url.format(tmp_path)) == 'late\n'

@@ -254,6 +254,21 @@ def test_a_channel_of_a_virtual_transport_looks_once(here, queue):
     assert list(map(text, got)) == ['a']
 
 
+def test_expiration_can_be_left_to_the_consumer(connection, connect, bench, name):
+    if connection.transport.driver_type in ('amqp', 'qpid'):
+        pytest.skip('the broker drops it')
+    here = bench(connect(transport_options={'drop_expired': False}).channel())
+    here.channel.queue_declare(queue=name, auto_delete=False, durable=False)
+    # Given one whose time is over before anybody looks
+    here.put(name, 'late', expiration='1')
+    green.sleep(0.01)
+    # Then it comes, and says when it was to expire
+    message = here.wait_get(name)
+    assert (text(message), message.properties['expiration']) == ('late', '1')
+    message.ack()
+    here.channel.queue_delete(queue=name)
+
+
 def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from greenmq.transport.options import COMMON_OPTIONS, Option, seconds, whole
+from greenmq.transport.options import COMMON_OPTIONS, EXPIRY_OPTIONS, Option, seconds, whole
 
 __all__ = ('OPTIONS', 'settings_of')
 
 OPTIONS: dict[str, Option] = {
+    **EXPIRY_OPTIONS,
     'fetch_ahead': Option(whole, 100, 'messages that may wait here while the program sets no prefetch'),
     'fetch_bytes': Option(whole, 32 * 1024 * 1024, 'bytes of payloads that one fetch asks for, about'),
     'max_deliveries': Option(whole, 0, 'deliveries of a message before it is dead-lettered; 0 is unlimited'),

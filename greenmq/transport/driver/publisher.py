@@ -73,7 +73,7 @@ class Publisher:
     Arguments:
         session (Session): held weakly.
         driver (Driver): whose `put` is called.
-        settings (Mapping): `body_encoding`, `operation_timeout`.
+        settings (Mapping): `body_encoding`, `drop_expired`, `operation_timeout`.
     """
 
     def __init__(self, session: Any, driver: Driver, settings: Any) -> None:
@@ -81,6 +81,7 @@ class Publisher:
         self._driver = driver
         encoding = settings.get('body_encoding')
         self.body_encoding = driver.body_encoding if encoding is None else encoding
+        self._drop_expired: bool = settings['drop_expired']
         self._lines: dict[str, _Line] = {}
         self._crowded = False  # the last call had several messages: the next one shall wait for company
         self.calls = 0
@@ -147,7 +148,8 @@ class Publisher:
         arguments: Any,
     ) -> Put:  # fmt: skip
         properties = message['properties']
-        given = [properties.get('expiration'), arguments.get('x-message-ttl')]
+        expiration = properties.get('expiration') if self._drop_expired else None
+        given = [expiration, arguments.get('x-message-ttl')]
         ttls = [int(ttl) for ttl in given if ttl is not None]
         expires = None
         if ttls:

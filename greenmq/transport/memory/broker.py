@@ -203,17 +203,20 @@ class LocalBroker:
         return plan
 
     def publish(
-        self, queues: tuple[LocalQueue, ...], message: dict[str, Any], exchange: str, routing_key: str
-    ) -> None:
+        self, queues: tuple[LocalQueue, ...], message: dict[str, Any], exchange: str, routing_key: str,
+        drop_expired: bool = True,
+    ) -> None:  # fmt: skip
         """Put a message into queues and hand it to those who wait.
 
+        Arguments:
+            drop_expired (bool): its own `expiration` counts.
         Raises:
             PublishNacked: a queue is full and refuses; the others have it.
             InvalidArgument: priority or expiration are no numbers; nobody has it.
         """
         properties = message['properties']
         priority = properties.get('priority') or 0
-        expiration = properties.get('expiration')
+        expiration = properties.get('expiration') if drop_expired else None
         if priority.__class__ is not int or priority < 0 or expiration is not None:
             priority, expiration = _whole('priority', priority), _whole('expiration', expiration)
         touched: list[str] = []

@@ -187,7 +187,7 @@ class Channel(EntityMethods, base.StdChannel):
             plan = self.access.plan(
                 self.entities, message, exchange, routing_key, mandatory, self.deadletter_queue
             )
-        broker.publish(plan, message, exchange, routing_key)
+        broker.publish(plan, message, exchange, routing_key, self.connection.drops_expired)
 
     encode_body = envelope.encode_body
     decode_body = envelope.decode_body

@@ -9,7 +9,7 @@ from greenmq.exceptions import ConnectionLost
 from greenmq.transport import virtual
 from greenmq.transport.memory.broker import DEFAULT_STATE, broker
 from greenmq.transport.memory.channel import Channel
-from greenmq.transport.options import Option, truth
+from greenmq.transport.options import EXPIRY_OPTIONS, Option, truth
 
 __all__ = ('Management', 'Transport')
 
@@ -39,6 +39,7 @@ class Transport(virtual.Transport):
     driver_type = 'memory'
     driver_name = 'memory'
     options: ClassVar[dict[str, Option]] = {
+        **EXPIRY_OPTIONS,
         'lock_exclusive': Option(truth, False, 'other connections may not use an exclusive queue'),
     }
     implements = virtual.Transport.implements.extend(
@@ -53,6 +54,8 @@ class Transport(virtual.Transport):
         self.user = object()
         options = getattr(client, 'transport_options', None) or {}
         self.locks_exclusive: bool = options.get('lock_exclusive') or False
+        found = options.get('drop_expired')
+        self.drops_expired: bool = self.options['drop_expired'].default if found is None else found
 
     def ping(self, connection: Any, deadline: runtime.Deadline) -> None:
         """See `base.Transport.ping`: the broker is there as long as we are."""

@@ -90,9 +90,6 @@ OPTIONS: dict[str, Option] = {
         whole, MAX_BYTES, 'largest message, as it stands in Redis, that is accepted from the server'
     ),
     'fetch_batch': Option(whole, 100, 'messages taken at once, at most'),
-    'drop_expired': Option(
-        truth, True, 'a message whose expiration has passed is not delivered; False leaves it to the consumer'
-    ),
 }
 
 SENTINEL_OPTIONS: dict[str, Option] = {
