@@ -84,7 +84,7 @@ bench: $(VENV)/.tested  ## measure against kombu and other clients; prints table
 
 others: $(VENV)/.tested  ## kombu's and Celery's own tests, and programs on kombu, with greenmq in its place: half an hour
 	@.ci/servers
-	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery oslo nameko beat flower
+	$(BIN)/python -m tests.others kombu kombu-amqp kombu-redis celery examples oslo nameko beat flower
 
 clean:  ## take away what these targets made
 	rm -rf docs/_build $(VENV) .venv-* .bench-venv .others bench.html bench.json build dist *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -111,6 +111,7 @@ SUITES = {
     'kombu-amqp': Suite('kombu', 't/integration', ('test_py_amqp.py',), server=rabbitmq),
     'kombu-redis': Suite('kombu', 't/integration', ('test_redis.py',), server=redis),
     'celery': Suite('celery', 't/unit'),
+    'examples': Application('examples', ('kombu',), RabbitMQ, amqp('amqp', '//'), 'kombu'),
     'oslo': Application('oslo_messaging', ('oslo.messaging',), RabbitMQ, amqp('rabbit', '/')),
     'nameko': Application('nameko', ('nameko',), RabbitMQ, amqp('amqp', '//')),
     'beat': Application('beat', SCHEDULERS, Redis, Redis.url),

@@ -6,7 +6,7 @@ import json
 import pathlib
 import subprocess
 
-from tests.others.suites import installed, pip
+from tests.others.suites import installed, pip, source_of, unpack
 
 HERE = pathlib.Path(__file__).parent / 'programs'
 
@@ -15,13 +15,19 @@ SECONDS = 300
 
 
 class Application:
-    """One program: what must be installed for it, which server it wants, and how its URL begins."""
+    """One program: what must be installed for it, which server it wants, and how its URL begins.
 
-    def __init__(self, program, needs, server, url):
+    `source`, a package, has it be given the path of the examples in that one's source distribution.
+    """
+
+    def __init__(self, program, needs, server, url, source=None):
         self.program, self.needs, self.server, self.url = program, needs, server, url
+        self.source = source
 
     def prepare(self):
         pip('install', '--upgrade', *self.needs)
+        if self.source is not None:
+            unpack(self.source)
 
     def versions(self):
         return [f'{each} {installed(each)}' for each in self.needs]
@@ -33,6 +39,8 @@ class Application:
             # Killed by us when it hangs: a timer does it, so that reading its lines ends.
             command = ['timeout', '-s', 'KILL', str(SECONDS), python, HERE / f'{self.program}_app.py',
                        self.url(server)]
+            if self.source is not None:
+                command.append(source_of(self.source) / 'examples')
             child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=errors, text=True)
             ended = False

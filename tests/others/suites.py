@@ -44,21 +44,13 @@ class Suite:
 
     @property
     def source(self):
-        return FOLDER / f'{self.package}-{installed(self.package)}'
+        return source_of(self.package)
 
     def versions(self):
         return [f'{each} {installed(each)}' for each in sorted({self.package, 'kombu'})]
 
     def prepare(self):
-        """Download and unpack the source of the version that is installed."""
-        if not self.source.exists():
-            name = f'{self.package}=={installed(self.package)}'
-            pip('download', '--no-deps', '--no-binary', ':all:', '--dest', FOLDER, name)
-            with tarfile.open(FOLDER / f'{self.source.name}.tar.gz') as archive:
-                # The tests only: their package must not lie in the way of the one that is installed.
-                tests = [each for each in archive.getmembers()
-                         if each.name.startswith(f'{self.source.name}/t/')]
-                archive.extractall(FOLDER, members=tests)
+        unpack(self.package)
 
     def files(self):
         top = self.source / self.folder
@@ -136,6 +128,22 @@ def watch(child, record):
             child.wait()
             return f'did not end in {bound} s'
     return None
+
+
+def source_of(package):
+    return FOLDER / f'{package}-{installed(package)}'
+
+
+def unpack(package):
+    """The tests and examples of the version that is installed, whose own code must not lie in its way."""
+    source = source_of(package)
+    if not source.exists():
+        name = f'{package}=={installed(package)}'
+        pip('download', '--no-deps', '--no-binary', ':all:', '--dest', FOLDER, name)
+        with tarfile.open(FOLDER / f'{source.name}.tar.gz') as archive:
+            archive.extractall(FOLDER, members=[
+                each for each in archive.getmembers()
+                if each.name.startswith((f'{source.name}/t/', f'{source.name}/examples/'))])
 
 
 def failed(why):
