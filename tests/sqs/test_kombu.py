@@ -103,6 +103,15 @@ class TestBothWays:
         assert connection.default_channel.queue_declare(name, passive=True).message_count == 0
 
 
+    def test_requeued_here_and_settled_there(self, connect, fauxqs, name):
+        connection = connect(fauxqs.url())
+        queue = declared(connection, name)
+        connection.Producer(routing_key=name).publish('x', serializer='json')
+        queue.get().requeue()
+        connection.close()
+        assert json.loads(kombu(fauxqs, 'get', name).partition('FOUND')[2]) == [['x', None]]
+
+
 class TestEnvelope:
 
     @pytest.mark.parametrize('text', [
@@ -203,15 +212,17 @@ def test_a_rejected_message_goes_the_way_of_the_redrive_policy(connect, fauxqs, 
     assert plain.default_channel.queue_declare(other.name, passive=True).message_count == 0
 
 
-def test_fanout_over_topics_reaches_other_connections(connect, fauxqs, name):
-    one = connect(fauxqs.url(), supports_fanout=True)
+@pytest.mark.parametrize('emulator', ['fauxqs', 'moto'])
+def test_fanout_over_topics_reaches_other_connections(connect, emulator, request, name):
+    server = request.getfixturevalue(emulator)
+    one = connect(server.url(), supports_fanout=True)
     queues = []
     for n in range(2):
         for key in 'ab':  # a queue of two exchanges keeps both in its policy
             queue = Queue(f'{name}-{n}', Exchange(f'{name}-{key}', 'fanout'))(one.default_channel)
             queue.declare()
         queues.append(queue)
-    other = connect(fauxqs.url(), supports_fanout=True, region='us-east-1')
+    other = connect(server.url(), supports_fanout=True, region='us-east-1')
     seen = [Seen(one, queue) for queue in queues]
     for key in 'ab':
         exchange = Exchange(f'{name}-{key}', 'fanout')(other.default_channel)
@@ -220,7 +231,7 @@ def test_fanout_over_topics_reaches_other_connections(connect, fauxqs, name):
     for each in seen:
         each.until(lambda each=each: sorted(each.bodies) == ['a', 'b'])
     green.sleep(0.2)
-    client = fauxqs.client()
+    client = server.client()
     url = client.get_queue_url(QueueName=queues[0].name)['QueueUrl']
     policy = client.get_queue_attributes(QueueUrl=url, AttributeNames=['Policy'])['Attributes']['Policy']
     statement, = json.loads(policy)['Statement']
@@ -229,7 +240,7 @@ def test_fanout_over_topics_reaches_other_connections(connect, fauxqs, name):
     for each in seen:
         each.stop()
     one.default_channel.queue_delete(queues[0].name)
-    subscriptions = fauxqs.client('sns').list_subscriptions()['Subscriptions']
+    subscriptions = server.client('sns').list_subscriptions()['Subscriptions']
     assert not any(each['Endpoint'].endswith(queues[0].name) for each in subscriptions)
 
 
