@@ -21,7 +21,7 @@ from greenmq.transport.entra import IDENTITIES
 try:
     from greenmq.transport.azureservicebus.driver import ServiceBusDriver
 except ModuleNotFoundError as error:
-    if error.name != 'httpcore':
+    if error.name != 'h11':
         raise
     raise ImportError(
         f'the azureservicebus transport needs {error.name}: pip install greenmq[azureservicebus]',
