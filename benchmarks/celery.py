@@ -33,6 +33,7 @@ def senders(broker: str) -> list[tuple[str, dict[str, Any]]]:
     return [
         ('RabbitMQ, delay() from 1, each by its default', {'greenlets': 1}),
         ('RabbitMQ, delay() from 1, confirms', {'greenlets': 1, **CONFIRMED}),
+        ('RabbitMQ, delay() from 1, confirmed later', {'greenlets': 1, 'later': True, **CONFIRMED}),
         ('RabbitMQ, delay() from 1, no confirms', {'greenlets': 1, **UNCONFIRMED}),
         ('RabbitMQ, delay() from 100, confirms', {'greenlets': 100, **CONFIRMED}),
         ('RabbitMQ, delay() from 100, no confirms', {'greenlets': 100, **UNCONFIRMED}),

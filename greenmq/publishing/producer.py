@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenmq import events, runtime
 from greenmq.abstract import maybe_channel
-from greenmq.common import declare_within, maybe_declare
+from greenmq.common import maybe_declare
 from greenmq.compression import compress
 from greenmq.connection import is_connection
 from greenmq.entity import Exchange
@@ -21,9 +21,6 @@ from greenmq.exceptions import (
     ChannelError,
     ConnectionClosed,
     InvalidArgument,
-    OperationalError,
-    PublishUnconfirmed,
-    TimeoutError,
     Unroutable,
     WouldBlock,
     WrongHub,
@@ -31,6 +28,8 @@ from greenmq.exceptions import (
 from greenmq.publishing.arguments import PublishArguments, checked_delivery_mode, name_reply_queue
 from greenmq.publishing.backlog import Backlog
 from greenmq.publishing.batch import DEFAULT_BATCH_SIZE, BatchState, ProducerBatch, can_batch
+from greenmq.publishing.declaring import declare_in_time, forget_declared
+from greenmq.publishing.later import blocks, later_of, sender
 from greenmq.serialization import dumps, encoded
 from greenmq.types import PUBLISH_KEYWORDS, RECEIVED
 from greenmq.utils import validate
@@ -225,13 +224,20 @@ class Producer:
             confirm_timeout,
         )  # fmt: skip
         policy = {**(retry_policy or {}), 'timeout': deadline} if retry else None
+        later = later_of() if blocks else None
+        if later is not None:
+            later.make_room(deadline)
         try:
-            return self._publish(*args) if policy is None else self._send(args, policy, deadline)
+            result = self._publish(*args) if policy is None else self._send(args, policy, deadline)
         except WrongHub:
             other = self._of_this_thread(args.properties, deadline, policy)
             if other is None:
                 raise
-        return other._send(args, policy, deadline)
+            result = other._send(args, policy, deadline)
+        if later is not None:
+            client = self.connection
+            later.keep(result, args, client, partial(_again, client, args, policy) if policy else None)
+        return result
 
     def _send(
         self, args: PublishArguments, policy: dict[str, Any] | None, deadline: runtime.Deadline
@@ -418,8 +424,10 @@ class Producer:
             declared = client.declared_entities if client is not None else ()
             for entity in declare:
                 if hash(entity) not in declared:
-                    _declare_within(deadline, entity, channel)
+                    declare_in_time(deadline, entity, channel)
         publish = channel.basic_publish
+        if blocks and later_of() is not None:
+            publish = sender(channel)
         if self._batches:
             state = self._batches.get(runtime.current())
             if state is not None:
@@ -437,7 +445,7 @@ class Producer:
         except Unroutable as exc:
             # Somebody may have deleted a queue that we remember as declared: declare once more, then believe
             # it (P20). The message is prepared anew: the channel has already put it into its own form.
-            if declare and not again and _forget_declared(channel, declare):
+            if declare and not again and forget_declared(channel, declare):
                 return self._publish(
                     body, priority, content_type, content_encoding, headers, properties, routing_key,
                     mandatory, immediate, exchange, declare, deadline, confirm_timeout, True,
@@ -445,7 +453,7 @@ class Producer:
             return self._returned(exc, channel)
         except ChannelError as exc:
             if getattr(exc, 'reply_code', None) in _DECLARATION_LOST:
-                _forget_declared(channel, declare, exchange)
+                forget_declared(channel, declare, exchange)
             raise
         if _wanted('publish'):
             events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
@@ -567,6 +575,12 @@ def _seconds(value: Any) -> float | None:
     return None if value is None else validate.at_least_zero('publish_timeout', value)
 
 
+def _again(client: Any, args: PublishArguments, policy: dict[str, Any], deadline: runtime.Deadline) -> None:
+    """Publish once more what went down after `publish` had returned."""
+    args, policy = args._replace(deadline=deadline), {**policy, 'timeout': deadline}
+    Producer(client)._send(args, policy, deadline)
+
+
 def _return_handlers(channel: Any) -> Any:
     # Only channels in the manner of py-amqp have such a table: `events['basic_return']`, a set.
     table = getattr(channel, 'events', None)
@@ -576,25 +590,3 @@ def _return_handlers(channel: Any) -> Any:
         return table['basic_return']
     except KeyError:
         return None
-
-
-def _declare_within(deadline: runtime.Deadline, entity: Any, channel: Any) -> None:
-    # Channels of other people's transports may not know `within`.
-    within = getattr(type(channel), 'within', None)
-    try:
-        with within(channel, deadline) if within is not None else nullcontext():
-            declare_within(deadline, entity, channel)
-    except TimeoutError as exc:
-        if isinstance(exc, OperationalError) or not deadline.expired():
-            raise
-        raise PublishUnconfirmed(f'publish: {entity!r} was not declared in time: {exc}', sent='no') from exc
-
-
-def _forget_declared(channel: Any, declare: Any, exchange: str = '') -> bool:
-    """Forget that these were declared; tells whether any was remembered."""
-    declared = channel.connection.client.declared_entities
-    before = len(declared)
-    declared.difference_update([hash(entity) for entity in declare or ()])
-    if exchange:
-        declared.discard(hash(Exchange(exchange)))
-    return len(declared) < before

@@ -92,6 +92,23 @@ def expired():
     return result.state
 
 
+def later():
+    """Orders whose confirms are awaited together, with a kill of the broker while they are on their way."""
+    from greenmq.messaging import ConfirmLater
+    give_up = time.monotonic() + 60
+    with ConfirmLater() as sent:
+        for number in range(100):
+            send(number, give_up)
+        sent.flush()
+        for number in range(100, 300):
+            send(number, give_up)
+        say(kill=0, waiting=len(sent))
+        sys.stdin.readline()  # it is back
+        for number in range(300, 350):
+            send(number, give_up)
+    say(sent=350, failures=len(sent.failures), waiting=len(sent))
+
+
 def smoke():
     """What every pool must do, with results over the broker."""
     say(results=[ship.delay(number).get(timeout=20) for number in range(5)],
@@ -105,6 +122,8 @@ if __name__ == '__main__':
     say(kombu=type(kombu).__name__)
     if sys.argv[1] == 'smoke':
         smoke()
+    elif sys.argv[1] == 'later':
+        later()
     else:
         under_kills(int(sys.argv[1]))
         canvas()

@@ -150,6 +150,15 @@ def test_a_worker_lives_through_kills_of_its_broker(request, tmp_path, broker, p
         assert driver.process.wait(20) == 0
 
 
+def test_delay_in_a_block_of_later_confirms_loses_nothing_in_a_kill(amqp_url, rabbitmq, redis_url, tmp_path):
+    with running(tmp_path, amqp_url, redis_url, 'gevent', 'later') as (worker, driver):
+        assert driver.told()['kill'] == 0
+        rabbitmq.restart()
+        driver.go_on()
+        assert driver.told() == {'sent': 350, 'failures': 0, 'waiting': 0}
+        wait_until(lambda: set(range(350)) <= set(shipped(tmp_path)), 60, 'all orders to be shipped')
+
+
 @pytest.mark.parametrize('pool', ['threads', 'solo', 'eventlet'])
 def test_each_other_pool_with_results_over_the_broker(amqp_url, tmp_path, pool):
     with running(tmp_path, amqp_url, 'rpc://', pool, 'smoke') as (worker, driver):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from greenmq.messaging import ConfirmLater
 from tests.cancel.world import each
 
 WAYS = {
@@ -47,6 +48,24 @@ def test_publish_nowait(transport):
         outcome = injection.run(publish)
         if outcome.error is None:
             world.published.append(1)
+        world.check_works()
+        world.check_books(() if outcome.error is None else (1,))
+
+
+def test_confirm_later(transport):
+    for injection, world in each(transport):
+        world.queue(world.connection.default_channel).declare()
+        producer = world.connection.Producer(serializer='json')
+
+        def publish(world=world, producer=producer):
+            with ConfirmLater() as sent:
+                producer.publish({'id': 1}, exchange=world.exchange, routing_key='cancel')
+                sent.flush()
+
+        outcome = injection.run(publish)
+        if outcome.error is None:
+            world.published.append(1)
+        # No block is left behind: this publish waits.
         world.check_works()
         world.check_books(() if outcome.error is None else (1,))
 

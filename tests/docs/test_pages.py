@@ -25,6 +25,7 @@ PAGES = [ROOT / 'README.rst', *sorted((ROOT / 'docs').rglob('*.rst'))]
 NOT_RUN = {
     ('README.rst', '$ make demo'): 'the commands that run this very test',
     ('README.rst', '$ GREENMQ_AS_KOMBU=1'): 'your own application of Celery: tests/alias/test_celery.py',
+    ('docs/celery.rst', 'from greenmq.messaging import ConfirmLater'): 'your own tasks: tests/alias',
 }
 #: Commands that go on until they are told to end.
 DAEMONS = re.compile(r'greenmq worker |gunicorn |celery .*worker')
