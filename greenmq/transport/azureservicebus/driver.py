@@ -348,9 +348,7 @@ class ServiceBusDriver(Driver):
     def _may_send(self, line: Line, entity: str, deadline: runtime.Deadline) -> None:
         if is_dead_letters(entity):
             raise AccessRefused(f'nobody sends to {entity!r}', None, 'Azure', 403)
-        line.sending.touch(entity, deadline)
-        if self._publishing.apart:
-            line.sending.forget(entity)  # it is published to over the other connection
+        line.sending.touch(entity, deadline)  # and kept: the service ends it when it was idle for long
 
     def _may_listen(self, line: Line, entity: str, deadline: runtime.Deadline) -> None:
         line.receiving.look(entity, 0, deadline)
