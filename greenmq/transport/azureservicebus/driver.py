@@ -360,6 +360,8 @@ class ServiceBusDriver(Driver):
         entity = self._known.names.of(queue)
         if is_dead_letters(queue) or runtime.monotonic() < self._uncounted:
             return 0
+        # What was settled before it over the other protocol shall not be counted.
+        self._lines.main().receiving.round(deadline)
         try:
             return self._admin.count(entity, deadline.within(self._patience / 2)) or 0
         except AccessRefused as error:
