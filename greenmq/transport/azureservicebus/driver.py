@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 from greenmq import runtime
 from greenmq.exceptions import (
@@ -20,7 +19,6 @@ from greenmq.exceptions import (
 )
 from greenmq.log import get_logger
 from greenmq.transport import http
-from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.errors import Malformed
 from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import Accepted
@@ -44,6 +42,8 @@ logger = get_logger('greenmq.transport.azureservicebus')
 
 #: Seconds that the service locks a message for, at most; and that a lock is taken to last, at least.
 LONGEST_LOCK, SHORTEST_LOCK = 300.0, 1.0
+#: Seconds between two looks at how long the locks of a queue are.
+BETWEEN_LOOKS = 1.0
 #: Messages that are taken at once to empty a queue.
 PURGED = 500
 #: Seconds for which nobody is asked again how many messages there are, after no answer.
@@ -128,6 +128,7 @@ class ServiceBusDriver(Driver):
         self._queues: dict[str, str] = {}  # entity → queue, of those that are consumed
         self._wanted: dict[str, int] = {}  # queue → messages that may come, while it is let in
         self._sessions: dict[str, Sessions] = {}
+        self._looks: dict[str, float] = {}  # entity → when to look again how long its locks are
         self._uncounted = 0.0
         self.lease_seconds = settings['peek_lock_seconds']
         self.lease_limit = settings['max_lock_renewal_duration'] or None
@@ -263,27 +264,31 @@ class ServiceBusDriver(Driver):
     def _taken(
         self, entity: str, link: Receiver, delivery: Delivery, session: SessionLink | None = None
     ) -> Taken:
-        token = UUID(bytes_le=delivery.tag) if len(delivery.tag) == 16 else UUID(int=delivery.id)
-        receipt = Receipt(link, delivery.id, entity, token, session)
+        receipt = Receipt(link, delivery.id, entity, delivery.tag, session)
         queue = self._queues.get(entity, entity)
+        about = envelope.AzureMessage(delivery.payload, delivery.tag)
         try:
-            found = sections.read(delivery.payload)
+            count, body = envelope.glance(delivery.payload)
+            now = runtime.monotonic()
+            if now >= self._looks.get(entity, 0.0):
+                self._looks[entity] = now + BETWEEN_LOOKS
+                self._look_at_lock(about)
         except Malformed as error:
             return Taken(queue, error, receipt)  # decoding raises it
-        count = found.header.get('delivery_count')
-        about = envelope.AzureMessage(found, token)
+        return Taken(queue, (body, about), receipt, count)
+
+    def _look_at_lock(self, about: envelope.AzureMessage) -> None:
         lock = about.lock_seconds
         if lock is not None and lock < (self.lease_seconds or 0.0):
             # Somebody made this queue with shorter locks: all are renewed more often.
             self.lease_seconds = max(lock, SHORTEST_LOCK)
-        return Taken(queue, (found, about), receipt, count if isinstance(count, int) else 0)
 
     def decode(self, taken: Taken) -> dict[str, Any]:
         payload = taken.payload
         if isinstance(payload, Exception):
             raise payload
-        found, about = payload
-        return envelope.decode(found, about, taken.receipt.entity)
+        body, about = payload
+        return envelope.decode(body, about, taken.receipt.entity)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> Iterable[Taken]:
         line = self._lines.main()
@@ -307,10 +312,15 @@ class ServiceBusDriver(Driver):
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
     ) -> list[tuple[Taken, Exception | None]]:
         line = self._lines.main()
-        gone, links = settling.settle(done, back, line.locks, deadline)
-        if links:
-            # Whoever looks for them now, over another connection, shall find them.
-            line.receiving.sync(links, deadline)
+        gone, went_back = settling.settle(done, back, line.locks, deadline)
+        if went_back:
+            # Whoever looks for them now, over another connection, shall find them; and nothing of a session
+            # shall come before them.
+            try:
+                line.receiving.sync({receipt.link for receipt in went_back}, deadline)
+            finally:
+                for receipt in went_back:
+                    receipt.settled()
         return gone
 
     def extend(self, takens: list[Taken], seconds: float, deadline: runtime.Deadline) -> Iterable[Taken]:

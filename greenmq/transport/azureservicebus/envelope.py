@@ -17,12 +17,14 @@ from uuid import UUID
 from greenmq.exceptions import DecodeError, InvalidArgument
 from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.codec import Symbol, Timestamp
+from greenmq.transport.amqp10.codec import decode as decode_value
+from greenmq.transport.amqp10.errors import Malformed
 from greenmq.transport.amqp10.performatives import plain
 from greenmq.transport.driver import Put, strangers
 from greenmq.utils.encoding import bytes_to_str
 from greenmq.utils.json import dumps, loads
 
-__all__ = ('AzureMessage', 'decode', 'encode', 'message_id', 'wrapped')
+__all__ = ('AzureMessage', 'decode', 'encode', 'glance', 'message_id', 'wrapped')
 
 #: Letters of a message's id and of a session's.
 LONGEST = 128
@@ -37,24 +39,63 @@ _LOCKED, _NUMBER, _ENQUEUED = (
     Symbol('x-opt-locked-until'), Symbol('x-opt-sequence-number'), Symbol('x-opt-enqueued-time'),
 )  # fmt: skip
 _MOST_TTL = (1 << 32) - 1
+#: How compounds and binaries begin, with a size of one byte, of four, and none.
+_SHORT, _LONG, _EMPTY = frozenset((0xC0, 0xC1, 0xA0)), frozenset((0xD0, 0xD1, 0xB0)), 0x45
+_HEADER, _DATA = 0x70, 0x75
 
 
 class AzureMessage:
     """What the service says of a delivery. May be pickled.
 
-    Attributes:
-        lock_token (UUID | None): its name for the delivery.
-        header, annotations, properties, application_properties (Mapping): as AMQP has them.
+    Arguments:
+        raw (bytes): the message as it came. tag (bytes): of the delivery, which is the token of its lock.
     """
 
-    __slots__ = ('annotations', 'application_properties', 'header', 'lock_token', 'properties')
+    __slots__ = ('_found', '_raw', '_tag')
 
-    def __init__(self, found: sections.Sections, lock_token: UUID | None) -> None:
-        self.lock_token = lock_token
-        self.header = found.header
-        self.annotations = found.annotations
-        self.properties = found.properties
-        self.application_properties = found.program
+    def __init__(self, raw: bytes, tag: bytes) -> None:
+        self._raw = raw
+        self._tag = tag
+        self._found: sections.Sections | None = None
+
+    def read(self) -> sections.Sections:
+        """All its sections, taken apart when somebody asks.
+
+        Raises:
+            Malformed: it is no message.
+        """
+        found = self._found
+        if found is None:
+            found = self._found = sections.read(self._raw)
+        return found
+
+    @property
+    def lock_token(self) -> UUID | None:
+        """The service's name for the delivery."""
+        return UUID(bytes_le=self._tag) if len(self._tag) == 16 else None
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """The header section."""
+        return self.read().header
+
+    @property
+    def annotations(self) -> Mapping[Any, Any]:
+        """The message annotations."""
+        return self.read().annotations
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The properties, by the names of their fields."""
+        return self.read().properties
+
+    @property
+    def application_properties(self) -> Mapping[Any, Any]:
+        """The application properties."""
+        return self.read().program
+
+    def __reduce__(self) -> Any:
+        return AzureMessage, (self._raw, self._tag)
 
     @property
     def delivery_count(self) -> int:
@@ -169,13 +210,51 @@ def _quick(name: str, body: bytes) -> bytes:
     return head + b'\x00\x53\x75\xb0' + size.to_bytes(4, 'big') + body
 
 
-def decode(found: sections.Sections, about: AzureMessage, entity: str) -> dict[str, Any]:
+def glance(raw: bytes) -> tuple[int, bytes | None]:
+    """How often a message was delivered before, and its body if that is one section of data.
+
+    Steps over all other sections: most deliveries need no more of them.
+    Raises:
+        Malformed: it is no message.
+    """
+    count, body, at, end = 0, None, 0, len(raw)
+    while at < end:
+        if raw[at : at + 2] != b'\x00\x53' or at + 4 > end:
+            return count, None  # descriptors in their long form: whoever reads it takes all apart
+        code, form = raw[at + 2], raw[at + 3]
+        if form in _SHORT:
+            begin = at + 5
+            size = raw[at + 4] if begin <= end else end
+        elif form in _LONG:
+            begin = at + 8
+            size = int.from_bytes(raw[at + 4 : begin], 'big')
+        elif form == _EMPTY:
+            begin, size = at + 4, 0
+        else:
+            return count, None
+        if begin + size > end:
+            raise Malformed('a section is longer than its message')
+        if code == _DATA:
+            if body is not None:
+                return count, None
+            body = raw[begin : begin + size]
+        elif code == _HEADER:
+            fields, _ = decode_value(raw, at + 3)
+            given = fields[4] if isinstance(fields, list) and len(fields) > 4 else 0
+            count = given if isinstance(given, int) else 0
+        at = begin + size
+    return count, body
+
+
+def decode(raw: bytes | None, about: AzureMessage, entity: str) -> dict[str, Any]:
     """The message in what came: kombu's envelope, or a stranger's body as it is.
 
+    Arguments:
+        raw (bytes | None): its body, if that is one section of data.
     Raises:
         DecodeError: it is none.
     """
-    message = _envelope(found) or _stranger(found)
+    message = (_envelope(raw) if raw is not None else None) or _stranger(about.read())
     info = message['properties'].get('delivery_info')
     if not isinstance(info, dict):
         info = message['properties']['delivery_info'] = {}
@@ -183,9 +262,8 @@ def decode(found: sections.Sections, about: AzureMessage, entity: str) -> dict[s
     return message
 
 
-def _envelope(found: sections.Sections) -> dict[str, Any] | None:
-    body = found.body
-    if isinstance(body, bytes) and body[:1] == b'{':
+def _envelope(body: bytes) -> dict[str, Any] | None:
+    if body[:1] == b'{':
         try:
             message = loads(bytes_to_str(body))
         except ValueError:
@@ -202,7 +280,10 @@ def _stranger(found: sections.Sections) -> dict[str, Any]:
     message: dict[str, Any]
     if body is None:
         raise DecodeError('a message without a body')
-    if isinstance(body, (bytes, str)):
+    message = (_envelope(body) if isinstance(body, bytes) else None) or {}
+    if message:
+        message.setdefault('headers', {})
+    elif isinstance(body, (bytes, str)):
         try:
             message = strangers.message(body if isinstance(body, str) else body.decode())
         except UnicodeDecodeError:

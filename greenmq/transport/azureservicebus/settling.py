@@ -43,22 +43,27 @@ class Receipt:
 
     Attributes:
         link (Receiver), number (int): over which it came, and its number in the link's session.
-        entity (str): its queue there. token (UUID): of its lock.
+        entity (str): its queue there. tag (bytes): of the delivery. token (UUID): of its lock.
         session (SessionLink | None): whose message it is, in a queue of sessions.
         done (bool): it was settled.
     """
 
-    __slots__ = ('done', 'entity', 'link', 'number', 'session', 'token')
+    __slots__ = ('done', 'entity', 'link', 'number', 'session', 'tag')
 
     def __init__(
-        self, link: Receiver, number: int, entity: str, token: UUID, session: SessionLink | None = None
+        self, link: Receiver, number: int, entity: str, tag: bytes, session: SessionLink | None = None
     ) -> None:
         self.link = link
         self.number = number
         self.entity = entity
-        self.token = token
+        self.tag = tag
         self.session = session
         self.done = False
+
+    @property
+    def token(self) -> UUID:
+        """The service's name for the lock."""
+        return UUID(bytes_le=self.tag) if len(self.tag) == 16 else UUID(int=self.number)
 
     @property
     def reachable(self) -> bool:
@@ -66,7 +71,7 @@ class Receipt:
         return self.link.session.unsettled_in.get(self.number) is self.link
 
     def settled(self) -> None:
-        """It is."""
+        """It is: the next one of its session may come."""
         self.done = True
         if self.session is not None:
             self.session.settled()
@@ -77,19 +82,20 @@ class Receipt:
 
 def settle(
     done: list[Taken], back: list[tuple[Taken, str]], locks: Locks, deadline: runtime.Deadline
-) -> tuple[list[tuple[Taken, Exception | None]], set[Receiver]]:
+) -> tuple[list[tuple[Taken, Exception | None]], list[Receipt]]:
     """Settle deliveries.
 
     Returns:
-        tuple[list[tuple[Taken, Exception | None]], set[Receiver]]: those that are not ours any more, and
-            those that could not be settled with why; the links over which something went back.
+        tuple[list[tuple[Taken, Exception | None]], list[Receipt]]: those that are not ours any more, and
+            those that could not be settled with why; what went back over its link: `settled` is to be called
+            when the service has it.
     Switches: if there are some whose link has ended.
     """
     groups: dict[tuple[Any, type], tuple[Any, list[int]]] = {}
     late: dict[tuple[str, str], list[Taken]] = {}
     gone: list[tuple[Taken, Exception | None]] = []
     settled: list[Receipt] = []
-    links: set[Receiver] = set()
+    went_back: list[Receipt] = []
     works: list[tuple[Taken, str | None]] = [*((taken, None) for taken in done), *back]
     for taken, given in works:
         receipt: Receipt = taken.receipt
@@ -100,9 +106,8 @@ def settle(
             state = _OUTCOMES.get(fate, _RELEASED)
             # By the type: outcomes without fields are all equal.
             groups.setdefault((receipt.link.session, type(state)), (state, []))[1].append(receipt.number)
-            settled.append(receipt)
-            if fate is not None:
-                links.add(receipt.link)
+            receipt.done = True
+            (settled if fate is None else went_back).append(receipt)
         elif receipt.session is not None:
             gone.append((taken, None))  # the session is another one's by now
             receipt.settled()
@@ -114,7 +119,7 @@ def settle(
         receipt.settled()
     for (entity, status), takens in late.items():
         gone += _settle_late(entity, status, takens, locks, deadline)
-    return gone, links
+    return gone, went_back
 
 
 def _settle_late(
