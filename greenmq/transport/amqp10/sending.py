@@ -19,7 +19,7 @@ from greenmq.transport.amqp10.performatives import Source, Target
 from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
 
-__all__ = ('Outlet', 'Sending', 'outcome')
+__all__ = ('Outlet', 'Sending', 'outcome', 'unsent')
 
 #: Links that nobody publishes over are ended when there are more than so many.
 KEPT = 256
@@ -144,8 +144,8 @@ def outcome(waiter: runtime.Waiter, deadline: runtime.Deadline) -> Any:
         raise
 
 
-def _unsent(error: ConnectionLost) -> ConnectionLost:
-    # The connection ended before it was our turn.
+def unsent(error: Exception) -> ConnectionLost:
+    """The same loss, of a connection that ended before it was a message's turn."""
     lost = ConnectionLost(str(error))
     lost.sent = 'no'  # type: ignore[attr-defined]
     return lost
@@ -182,7 +182,7 @@ class Sending:
                     raise
                 again = True
             except ConnectionLost as error:
-                raise _unsent(error) from error
+                raise unsent(error) from error
 
     def _outlet(self, address: str) -> Outlet:
         outlet = self._outlets.get(address)

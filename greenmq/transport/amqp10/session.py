@@ -54,6 +54,7 @@ class Session:
         self.engine = engine
         self.channel = channel
         self.state = 'beginning'
+        self._answered = False  # the peer agreed to it
         self.links: dict[int, Link] = {}
         self.held: deque[bytes] = deque()
         self.unsettled_in: dict[int, Receiver] = {}
@@ -93,9 +94,10 @@ class Session:
 
     def end(self) -> None:
         """End it, with all its links."""
-        if self.state in ('beginning', 'begun'):
-            self.state = 'ending'
+        if self.state == 'begun':
             self.send(End())
+        if self.state in ('beginning', 'begun'):
+            self.state = 'ending'  # said when the peer has agreed to the session: not before it knows of it
 
     def send_flow(self, **link: Any) -> None:
         """Say how we stand: of the session, and of a link."""
@@ -205,8 +207,12 @@ class Session:
 
     def on_begin(self, begin: Begin) -> None:
         """The peer agreed."""
-        if self.state != 'beginning':
+        if self._answered:
             raise PeerFault(f'{self!r} began twice', 'amqp:illegal-state')
+        self._answered = True
+        if self.state == 'ending':
+            self.send(End())
+            return
         self.state = 'begun'
         self._next_in = begin.next_outgoing_id
         self._peer_room = begin.incoming_window

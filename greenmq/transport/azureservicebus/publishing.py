@@ -17,7 +17,7 @@ from greenmq.exceptions import (
 )
 from greenmq.transport.amqp10.errors import error_of
 from greenmq.transport.amqp10.performatives import Accepted, Rejected
-from greenmq.transport.amqp10.sending import outcome
+from greenmq.transport.amqp10.sending import outcome, unsent
 from greenmq.transport.azureservicebus import envelope
 from greenmq.transport.azureservicebus.known import Known
 from greenmq.transport.azureservicebus.lines import BUSY, Line, Lines
@@ -68,7 +68,7 @@ class Publishing:
             except (ConnectionLost, OSError) as error:
                 # Nothing of it was sent. The main connection's end is the session's, which comes back.
                 if not apart:
-                    raise
+                    raise unsent(error) from error
                 left = deadline.remaining()
                 if left is not None and left <= pause:
                     raise PublishUnconfirmed(str(error), sent='no') from error

@@ -248,6 +248,16 @@ class TestWithProton:
             pair.talk()
         assert not pair.engine.sessions
 
+    def test_a_session_may_end_before_the_peer_has_agreed_to_it(self):
+        pair = Pair()
+        kept = pair.session()
+        for _ in range(5):
+            session = pair.engine.session()
+            session.end()
+            assert not session.usable()
+            pair.talk()
+        assert pair.told.closed is None and list(pair.engine.sessions.values()) == [kept]
+
     def test_a_detach_of_the_peer_is_answered_and_told(self):
         pair = Pair()
         link = pair.receiver(pair.session())
