@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from greenmq import Connection, Consumer, Queue
+from greenmq import Connection, Consumer, Queue, runtime
 from greenmq.exceptions import InconsistencyError, InvalidArgument, OperationalError, PublishUnconfirmed
+from greenmq.transport.sqlite.store import Store
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.process import end, popen, wait_until
@@ -84,6 +85,28 @@ def test_a_clock_that_jumps_gives_nothing_back(file_url, monkeypatch):
             green.sleep(0.3)
             assert bound.get() is None
         assert held.ack() is not False
+
+
+def test_a_publish_and_an_ack_wait_for_the_disk_and_a_claim_does_not(file_url, monkeypatch):
+    levels, commit = [], Store.commit
+
+    def noted(self):
+        levels.append(self._db.execute('PRAGMA synchronous').fetchone()[0])
+        commit(self)
+
+    with Connection(file_url) as connection:
+        bound = Queue('q', routing_key='q')(connection.default_channel)
+        bound.declare()
+        monkeypatch.setattr(Store, 'commit', noted)
+        connection.Producer(routing_key='q').publish('x')
+        full, normal = 2, 1
+        assert levels == [full]
+        message = bound.get()
+        assert levels == [full, normal]
+        message.ack()
+        connection.transport.session.settler.wait(runtime.Deadline.after(10))
+        assert levels == [full, normal, full]
+        monkeypatch.undo()
 
 
 def test_a_hundred_greenlets_share_commits(file_url):

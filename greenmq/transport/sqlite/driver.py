@@ -114,9 +114,11 @@ class SQLiteDriver(Driver):
 
         return sqlite3.sqlite_version
 
-    def _do(self, fun: Any, deadline: runtime.Deadline, abandon: Any = None) -> Any:
+    def _do(
+        self, fun: Any, deadline: runtime.Deadline, abandon: Any = None, lasting: bool = True
+    ) -> Any:
         assert self._engine is not None
-        return self._engine.do(fun, deadline, abandon)
+        return self._engine.do(fun, deadline, abandon, lasting)
 
     @property
     def _owner(self) -> int:
@@ -161,7 +163,10 @@ class SQLiteDriver(Driver):
         def abandon(store: Store, taken: tuple[list[Row], float | None]) -> None:
             store.settle(me, (), [(row.id, False) for row in taken[0]])
 
-        result: tuple[list[Row], float | None] = self._do(take, runtime.Deadline.after(_OPERATION), abandon)
+        # A claim that the loss of power undoes is made again: all who had one are gone as well.
+        result: tuple[list[Row], float | None] = self._do(
+            take, runtime.Deadline.after(_OPERATION), abandon, lasting=False
+        )
         return result
 
     def settle(

@@ -40,11 +40,14 @@ class Unusable(ConnectionLost):
 
 
 class _Job:
-    __slots__ = ('abandon', 'cancelled', 'done', 'error', 'fun', 'result')
+    __slots__ = ('abandon', 'cancelled', 'done', 'error', 'fun', 'lasting', 'result')
 
-    def __init__(self, fun: Callable[[Store], Any], abandon: Callable[[Store, Any], Any] | None) -> None:
+    def __init__(
+        self, fun: Callable[[Store], Any], abandon: Callable[[Store, Any], Any] | None, lasting: bool = True
+    ) -> None:
         self.fun = fun
         self.abandon = abandon
+        self.lasting = lasting
         self.cancelled = False
         self.done = False
         self.result: Any = None
@@ -108,6 +111,7 @@ class Engine:
         fun: Callable[[Store], Any],
         deadline: runtime.Deadline,
         abandon: Callable[[Store, Any], Any] | None = None,
+        lasting: bool = True,
     ) -> Any:
         """Run something on the store in the next transaction, and wait until it is committed.
 
@@ -115,6 +119,7 @@ class Engine:
             fun (Callable[[Store], object]): runs in the thread. An error of its own undoes what it did alone.
             abandon (Callable[[Store, object], object]): undoes it, in a later transaction, if nobody waited
                 for the result any more.
+            lasting (bool): False if the loss of power may undo it: then nobody waits for the disk.
         Returns:
             object: what `fun` returned.
         Raises:
@@ -122,7 +127,7 @@ class Engine:
 
         Killed while waiting: what has not begun never begins.
         """
-        job, thread = _Job(fun, abandon), self._thread
+        job, thread = _Job(fun, abandon, lasting), self._thread
         thread.side.jobs.append(job)
         try:
             return thread.worker.call(thread.side.perform, job, deadline=deadline)
@@ -258,7 +263,8 @@ class _Side:
         if not batch:
             return
         try:
-            self._transact(lambda store: self._run_all(store, batch))
+            lasting = any(job.lasting for job in batch)
+            self._transact(lambda store: self._run_all(store, batch), lasting)
         except Exception as exc:
             for job in batch:
                 job.error = job.error or exc
@@ -282,13 +288,13 @@ class _Side:
             else:
                 store.end_step()
 
-    def _transact(self, fun: Callable[[Store], Any]) -> Any:
+    def _transact(self, fun: Callable[[Store], Any], lasting: bool = True) -> Any:
         store = self._store
         if store is None:
             raise Unusable(f'{self._file} is not open')
         try:
             with self._gate.entered(), self._guard:
-                result = self._commit(store, fun)
+                result = self._commit(store, fun, lasting)
         except (OSError, sqlite3.Error) as exc:
             # Opened anew by who recovers: the file may be another one by then.
             self._store = None
@@ -299,8 +305,9 @@ class _Side:
         self._tell(store)
         return result
 
-    def _commit(self, store: Store, fun: Callable[[Store], Any]) -> Any:
+    def _commit(self, store: Store, fun: Callable[[Store], Any], lasting: bool) -> Any:
         try:
+            store.wait_for_disk(lasting and self._durability == 'disk')
             store.begin()
             result = fun(store)
             if store.owners != self._owners:

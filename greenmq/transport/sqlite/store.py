@@ -150,12 +150,24 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float] = time.time) -> None:
         self._db = connection
         self._clock = clock
+        self._level: int = connection.execute('PRAGMA synchronous').fetchone()[0]  # 0 off, 1 normal, 2 full
+        self._waits = self._level > 1
         self._queues: dict[str, Queue] = {}
         self._names: dict[int, str] = {}
         self.topology = -1
         self.owners = -1
         self.touched: set[str] = set()
         self.changed = False
+
+    def wait_for_disk(self, wait: bool) -> None:
+        """Say whether the commits from now on return when they are on the disk; before `begin`.
+
+        What is not waited for is there all the same before anything later, and survives a kill.
+        """
+        if wait != self._waits:
+            self._waits = wait
+            if self._level:  # else 'none' was asked for: the system's own time is good enough
+                self._db.execute(f'PRAGMA synchronous={"FULL" if wait else "NORMAL"}')
 
     def begin(self) -> None:
         """Begin a transaction: forget what others have changed since the last one."""
