@@ -47,8 +47,9 @@ class MemoryEngine:
         fun: Callable[[Store], Any],
         deadline: runtime.Deadline,
         abandon: Callable[[Store, Any], Any] | None = None,
+        lasting: bool = True,
     ) -> Any:
-        """Run something on the store, whole or not at all; return what it returned."""
+        """Run something on the store, whole or not at all; return what it returned. No disk is there."""
         store = self._store
         if store is None:
             raise ConnectionClosed('the store is closed')
