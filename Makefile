@@ -15,6 +15,8 @@ CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/azur
 ON_CURRENT := tests/contract tests/cancel tests/faults
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
+# One server of each kind: of those that differ in how they are reached, the plain one.
+ONE_OF_EACH := (amqp or redis or postgresql or sqs or mongodb or zookeeper or pyro or azure) and not (redis_ or sentinel)
 CONTRACT_URLS := memory://localhost/contract fake-lease://localhost/contract fake-look://localhost/contract \
 	fake-push://localhost/contract
 # ruff has no place in setup.cfg, so its few settings stand here.
@@ -23,7 +25,7 @@ RUFF := $(BIN)/ruff check --isolated --no-cache --line-length 110 --target-versi
 SOURCES := greenmq greenmq_as_kombu.py tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-current unit contract check docs linkcheck matrix release-check soak bench others clean
+.PHONY: help demo test test-current test-fast unit contract check docs linkcheck matrix release-check soak bench others clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -51,6 +53,11 @@ test-current: $(VENV)/.tested  ## contract, kills, faults and demo on RabbitMQ 4
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
 	$(PYTEST) -q -m 'not slow and not stress' tests/unit
+
+test-fast: $(VENV)/.tested  ## the quick tests, unpatched, and the contract on one server of each kind: less than three minutes
+	@.ci/servers
+	$(BIN)/python .ci/lanes "$(PYTEST) -m 'not slow and not stress' tests/unit" \
+		"$(PYTEST) -m core -k '$(ONE_OF_EACH)' tests/contract"
 
 contract: $(VENV)/.tested  ## what every broker is held to, on the in-process ones; URL=… names others, e.g. URL=redis://localhost/9
 	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(if $(MODULE),-p $(MODULE)) $(CONTRACT)

@@ -1,6 +1,7 @@
 """What a type checker says about a program that is right, and about one that is full of mistakes."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -34,12 +35,27 @@ def said(tmp_path_factory):
     return found
 
 
+def mistakes():
+    lines = MISTAKES.read_text().splitlines()
+    return {(MISTAKES.name, number) for number, line in enumerate(lines, 1) if '# typo' in line}
+
+
 @pytest.mark.timeout(300)
 def test_each_mistake_is_found_and_nothing_else(said):
-    lines = MISTAKES.read_text().splitlines()
-    wanted = {(MISTAKES.name, number) for number, line in enumerate(lines, 1) if '# typo' in line}
-    assert len(wanted) >= 10
-    assert set(said) == wanted, said
+    assert len(mistakes()) >= 10
+    assert set(said) == mistakes(), said
+
+
+@pytest.mark.timeout(300)
+def test_pyright_says_the_same():
+    """Installed by `make release-check`: it brings a program of Node.js along, by a network."""
+    pytest.importorskip('pyright')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pyright', '--outputjson', '--pythonpath', sys.executable,
+         *sorted(PROGRAMS.glob('*.py'))], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    found = json.loads(done.stdout)['generalDiagnostics']
+    lines = {(Path(each['file']).name, each['range']['start']['line'] + 1) for each in found}
+    assert lines == mistakes(), found
 
 
 @pytest.mark.timeout(300)
