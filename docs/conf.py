@@ -46,6 +46,8 @@ linkcheck_ignore = [r'http://127\.0\.0\.1.*', r'http://localhost.*']
 
 #: Lines of our docstrings that are no section of Napoleon's, each a paragraph of its own.
 _LINES = re.compile(r'^(Switches|Source): ')
+#: A promise by its number, as in (P25).
+_PROMISE = re.compile(r'\((P\d+)\)')
 
 
 def _as_paragraphs(app, what, name, obj, options, lines):
@@ -55,7 +57,7 @@ def _as_paragraphs(app, what, name, obj, options, lines):
         if _LINES.match(line):
             found.append('')
             line = _LINES.sub(r'**\1**: ', line)
-        found.append(line)
+        found.append(_PROMISE.sub(r'(:doc:`\1 </guarantees>`)', line))
     lines[:] = found
 
 
