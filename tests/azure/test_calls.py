@@ -294,6 +294,18 @@ class TestFaults:
         seen.until(lambda: seen.bodies, 15)
         seen.stop()
 
+    def test_a_page_of_somebody_else_confirms_nothing(self, connect, azurite, proxy, name):
+        connection = connect(azurite.url(proxy.port))
+        queue = declared(connection, name)
+        proxy.answer('messages', 200, '<html>log in first', times=2)
+        publish(connection, name, ['x'])
+        proxy.answer(DELETE, 200, '<html>log in first', times=2)
+        message = queue.get()
+        message.ack()
+        with green.Timeout(10):
+            while connection.default_channel.queue_declare(name, passive=True).message_count:
+                green.sleep(0.05)
+
     def test_a_publish_keeps_its_deadline_and_says_what_is_known(self, connect, azurite, proxy, name):
         connection = connect(azurite.url(proxy.port))
         declared(connection, name)

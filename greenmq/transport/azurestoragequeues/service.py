@@ -195,6 +195,10 @@ class Service:
                 raise
             self.calls += 1
             if answer.status // 100 == 2:
+                if 'x-ms-request-id' not in answer.headers:
+                    # Of a proxy, or a page to log in at: taken for the service's, it would confirm a message.
+                    lost = True
+                    raise http.NoAnswer(f'{method} {path}: {answer.status} is not of the service', begun=True)
                 return answer
             raise self._refusal(answer, f'{method} {path}', lost)
 
