@@ -9,7 +9,7 @@ import pytest
 from greenmq import Connection
 from tests.stress import FACTOR
 from tests.support import green
-from tests.support.cloud import Seen, declared, publish
+from tests.support.cloud import Seen, declared, gives_back_when_told_to_end, publish
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +42,15 @@ def test_what_ended_consumers_held_comes_to_another_one_at_once(connect, azurite
         seen.stop()
         green.sleep(0.05)
     assert connection.default_channel.queue_declare(name, passive=True).message_count == 0
+
+
+@pytest.mark.own_process
+@pytest.mark.green_timeout(900 if FACTOR > 1 else 90)
+def test_a_worker_that_is_told_to_end_gives_everything_back(connect, azurite, name, tmp_path):
+    options = {'polling_interval': 0.1}
+    connection = connect(azurite.url(), **options)
+    gives_back_when_told_to_end(connection, azurite.url(), options, name, tmp_path,
+                                50 if FACTOR > 1 else 2, 5)
 
 
 def test_publishes_that_are_killed_leave_the_connection_sound(connect, azurite, name):

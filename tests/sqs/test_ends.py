@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import sys
 
 import pytest
 
@@ -13,8 +11,7 @@ from greenmq import Connection
 from greenmq.runtime.seam import library
 from tests.stress import FACTOR
 from tests.support import green
-from tests.support.cloud import Seen, declared, publish
-from tests.support.process import end, popen, wait_until
+from tests.support.cloud import Seen, declared, gives_back_when_told_to_end, publish
 
 pytestmark = pytest.mark.slow
 
@@ -56,27 +53,10 @@ def test_what_ended_consumers_held_or_still_get_comes_to_another_one(connect, fa
 @pytest.mark.own_process
 @pytest.mark.green_timeout(900 if FACTOR > 1 else 90)
 def test_a_worker_that_is_told_to_end_gives_everything_back(connect, fauxqs, name, tmp_path):
-    connection = connect(fauxqs.url(), wait_time_seconds=WAIT)
-    queue = declared(connection, name)
-    rng = random.Random(10)
-    program = [sys.executable, '-m', 'tests.support.cloud_worker', fauxqs.url().rstrip('/'), name]
-    for number in range(ROUNDS):
-        path = tmp_path / f'seen-{number}'
-        path.touch()
-        child = popen([*program, str(path), json.dumps({'wait_time_seconds': WAIT})])
-        wait_until(lambda path=path: 'ready' in path.read_text(), 30, 'a worker')
-        feeder = green.spawn(publish, connection, name, list(range(20)), 4)
-        green.sleep(rng.random() * 0.5)
-        child.send_signal(signal.SIGTERM)
-        feeder.join()
-        with green.Timeout(WAIT + LATE + 5):
-            while child.poll() is None:
-                green.sleep(0.01)
-        assert child.returncode == 0
-        left = set(range(20)) - {int(line.split()[0]) for line in path.read_text().splitlines()
-                                 if line.endswith('done')}
-        comes_to_another(connection, queue, left, 3)
-        end(child)
+    options = {'wait_time_seconds': WAIT}
+    connection = connect(fauxqs.url(), **options)
+    gives_back_when_told_to_end(connection, fauxqs.url().rstrip('/'), options, name, tmp_path, ROUNDS,
+                                WAIT + LATE)
 
 
 def test_messages_that_wait_for_a_slow_callback_are_renewed(connect, fauxqs, name):

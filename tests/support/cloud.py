@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import random
+import signal
+import sys
 
 from greenmq import Connection, Consumer, Queue
 from tests.support import green
+from tests.support.process import end, popen, wait_until
 
 
 @contextlib.contextmanager
@@ -120,3 +125,36 @@ def goes_on_through_cuts(connection, name, proxy, cut, total, patience):
     publish(connection, name, ['last'])
     seen.until(lambda: 'last' in seen.bodies, patience)
     seen.stop()
+
+
+def gives_back_when_told_to_end(connection, url, options, name, folder, rounds, patience):
+    """A worker gets SIGTERM at any moment: it ends well, and what it leaves comes to another at once.
+
+    Arguments:
+        connection (Connection): to publish and to look on; its leases are longer than this takes.
+        folder (Path): for what workers note. patience (float): seconds that an end may take.
+    """
+    queue = declared(connection, name)
+    rng = random.Random(10)
+    for number in range(rounds):
+        path = folder / f'seen-{number}'
+        path.touch()
+        child = popen([
+            sys.executable, '-m', 'tests.support.cloud_worker', url, name, str(path), json.dumps(options),
+        ])
+        wait_until(lambda path=path: 'ready' in path.read_text(), 30, 'a worker')
+        feeder = green.spawn(publish, connection, name, list(range(20)), 4)
+        green.sleep(rng.random() * 0.5)
+        child.send_signal(signal.SIGTERM)
+        feeder.join()
+        with green.Timeout(patience + 5):
+            while child.poll() is None:
+                green.sleep(0.01)
+        assert child.returncode == 0
+        end(child)
+        left = set(range(20)) - {
+            int(line.split()[0]) for line in path.read_text().splitlines() if line.endswith('done')
+        }
+        seen = Seen(connection, queue, prefetch=50)
+        seen.until(lambda seen=seen, left=left: set(seen.bodies) == left, 3)
+        seen.stop()
