@@ -10,7 +10,7 @@ import sys
 import pytest
 from amqp.exceptions import AMQPNotImplementedError
 
-from greenmq import Connection, Consumer, Exchange, Producer, Queue, binding
+from greenmq import Connection, Consumer, Exchange, Producer, Queue, binding, events
 from greenmq.common import maybe_declare
 from greenmq.exceptions import (
     AccessRefused,
@@ -665,3 +665,39 @@ def test_a_consumer_that_goes_to_another_channel_leaves_none_behind(connection, 
 
     wait_until(lambda: consumers() == 1, 10, 'one consumer')
     look.queue_delete(name)
+
+
+def test_a_consumer_whose_callbacks_lag_is_paused_and_resumed_and_both_are_told(connect, name, noted):
+    """Without a prefetch the broker sends what it has: beyond `max_waiting_bytes` its deliveries stop."""
+    told = [noted('paused'), noted('resumed')]
+    connection = connect(transport_options={'max_waiting_bytes': 20_000})
+    channel = connection.channel()
+    channel.queue_declare(name, auto_delete=False)
+    producer = Producer(channel)
+    for _ in range(60):
+        producer.publish(b'x' * 1000, routing_key=name, content_type='application/data')
+    seen = []
+    channel.basic_consume(queue=name, no_ack=True, callback=seen.append, consumer_tag='lags')
+    wait_until(lambda: told[0], 10, 'the pause')
+    assert told[0][0]['consumer_tag'] == 'lags' and told[0][0]['queue'] == name and not told[1]
+    with green.Timeout(20):
+        while len(seen) < 60:
+            connection.drain_events(timeout=10)
+    wait_until(lambda: len(told[1]) == len(told[0]), 10, 'it to be told that it goes on')
+    assert {each['consumer_tag'] for each in told[1]} == {'lags'}
+    channel.queue_delete(name)
+
+
+@pytest.fixture
+def noted():
+    """The events of one name, as they come."""
+    subscriptions = []
+
+    def note(event):
+        found = []
+        subscriptions.append(events.subscribe(event, lambda told: found.append(told.facts)))
+        return found
+
+    yield note
+    for subscription in subscriptions:
+        subscription.cancel()

@@ -262,6 +262,22 @@ def test_a_message_drained_here_may_be_settled_there(connection, channel, target
     assert bodies(target) == []
 
 
+@pytest.mark.parametrize('way', ['reject', 'requeue', 'basic_nack'])
+def test_a_message_drained_here_may_be_refused_there(channel, target, producer, way):
+    if way == 'basic_nack' and not hasattr(channel, way):
+        pytest.skip('it is a method of RabbitMQ')
+    message = target(channel).get()
+    refuse = getattr(message, way, None) or (lambda: channel.basic_nack(message.delivery_tag, requeue=True))
+    assert not isinstance(natively(refuse), BaseException)
+    if way == 'reject':
+        green.sleep(0.05)
+        assert bodies(target) == []
+    else:
+        again = []
+        wait_until(lambda: again.extend(bodies(target)) or again, 20, 'the message')
+        assert again == ['here']
+
+
 @pytest.mark.own_process
 def test_a_wait_without_a_limit_is_no_deadlock_while_another_thread_may_end_it():
     program = """
