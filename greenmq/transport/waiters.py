@@ -1,16 +1,70 @@
-"""Who waits here for which queues, and how it is woken: for drivers whose `take` waits by itself."""
+"""Who waits here, and how it is woken: in one line, or by queue for drivers whose `take` waits by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 
-__all__ = ('Waiters',)
+__all__ = ('WaitingLine', 'Waiters')
 
 T = TypeVar('T')
+
+
+class WaitingLine:
+    """Tasks that wait for the same thing, each within its deadline and in its turn."""
+
+    __slots__ = ('_waiters',)
+
+    def __init__(self) -> None:
+        self._waiters: list[runtime.Waiter] = []
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __iter__(self) -> Iterator[runtime.Waiter]:
+        return iter(self._waiters)
+
+    def wait(self, deadline: runtime.Deadline | float | None, what: str = 'nothing came') -> None:
+        """Wait for `wake`.
+
+        Arguments:
+            what (str): for the TimeoutError.
+        Raises:
+            TimeoutError: not in time. Exception: what `fail` was given.
+        Switches: yes. Killed: the next in line is not held up.
+        """
+        waiter = runtime.Waiter(what)
+        self._waiters.append(waiter)
+        try:
+            waiter.wait(deadline, decline=self._pass_on)
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _pass_on(self, turn: Any) -> None:
+        if turn:
+            self.wake(1)
+
+    def wake(self, count: int | None = None) -> None:
+        """Let some through, or all."""
+        turn = count is not None
+        number = len(self._waiters) if count is None else min(count, len(self._waiters))
+        ready, self._waiters = self._waiters[:number], self._waiters[number:]
+        for waiter in ready:
+            waiter.wake(turn)
+
+    def fail(self, error: BaseException) -> None:
+        """All wait in vain."""
+        for waiter in self.leave():
+            waiter.fail(error)
+
+    def leave(self) -> list[runtime.Waiter]:
+        """Forget them, e.g. because they are of another thread; return them."""
+        left, self._waiters = self._waiters, []
+        return left
 
 
 class Waiters:

@@ -20,7 +20,7 @@ from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.outbox import Outbox
 
-__all__ = ('Connection', 'Lost', 'Waiting')
+__all__ = ('Connection', 'Lost')
 
 logger = get_logger('greenmq.transport.amqp10')
 
@@ -37,49 +37,6 @@ class Lost(Protocol):
 
     def on_connection_lost(self, connection: Connection, error: Exception) -> None:
         """It ended, and not because we closed it."""
-
-
-class Waiting:
-    """A line of tasks that wait for the same thing, each served in its turn."""
-
-    __slots__ = ('_waiters',)
-
-    def __init__(self) -> None:
-        self._waiters: list[runtime.Waiter] = []
-
-    def wait(self, deadline: runtime.Deadline, what: str) -> None:
-        """Wait for `wake`.
-
-        Raises:
-            TimeoutError: not in time. Exception: what `fail` was given.
-        Switches: yes. Killed: the next in line is not held up.
-        """
-        waiter = runtime.Waiter(what)
-        self._waiters.append(waiter)
-        try:
-            waiter.wait(deadline, decline=self._pass_on)
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _pass_on(self, value: Any) -> None:
-        self.wake(1)
-
-    def wake(self, count: int | None = None) -> None:
-        """Let some through, or all."""
-        number = len(self._waiters) if count is None else min(count, len(self._waiters))
-        ready, self._waiters = self._waiters[:number], self._waiters[number:]
-        for waiter in ready:
-            waiter.wake()
-
-    def fail(self, error: Exception) -> None:
-        """All wait in vain."""
-        ready, self._waiters = self._waiters, []
-        for waiter in ready:
-            waiter.fail(error)
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
 
 class Connection(Outbox):

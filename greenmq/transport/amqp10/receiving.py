@@ -14,10 +14,11 @@ from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.log import get_logger
-from greenmq.transport.amqp10.connection import Connection, Waiting
+from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.links import UNSETTLED, Delivery, Receiver, Sender
 from greenmq.transport.amqp10.performatives import Released, Source, Target
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Getter', 'Inlet', 'Receiving')
 
@@ -238,14 +239,14 @@ class Inlet:
 class Getter:
     """A link for single looks into an address."""
 
-    def __init__(self, said: Waiting) -> None:
+    def __init__(self, said: WaitingLine) -> None:
         self.link: Receiver | None = None
         self.lock = runtime.Lock()
         self.taken: list[Delivery] = []
         self.open = False  # somebody takes what comes
         self.error: Exception | None = None
         self._said = said
-        self._news = Waiting()
+        self._news = WaitingLine()
 
     def on_attached(self, link: Any) -> None:
         """See `Listener`."""
@@ -347,7 +348,7 @@ class Receiving:
         self.way = way
         self.arrived = arrived
         self.closed = False
-        self.said = Waiting()  # a link said how it stands
+        self.said = WaitingLine()  # a link said how it stands
         self._session: Session | None = None
         self._inlets: dict[str, Inlet] = {}
         self._getters: dict[str, Getter] = {}

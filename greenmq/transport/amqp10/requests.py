@@ -12,6 +12,7 @@ from greenmq.transport.amqp10.errors import Malformed, SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Receiver, Sender
 from greenmq.transport.amqp10.performatives import Accepted
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Requests',)
 
@@ -43,7 +44,7 @@ class Requests:
         self._session: Session | None = None
         self._pair: tuple[Sender, Receiver] | None = None
         self._answers: dict[str, runtime.Waiter] = {}
-        self._ready: list[runtime.Waiter] = []
+        self._ready = WaitingLine()
         self._numbers = 0
 
     def call(self, payload: Callable[[str, str], bytes], what: str, deadline: runtime.Deadline) -> Any:
@@ -83,18 +84,7 @@ class Requests:
             sender, receiver = pair
             if sender.state == 'attached' and sender.credit and receiver.state == 'attached':
                 return pair
-            waiter = runtime.Waiter(f'{self._connection.name}: management was not reached')
-            self._ready.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in self._ready:
-                    self._ready.remove(waiter)
-
-    def _wake(self) -> None:
-        ready, self._ready = self._ready, []
-        for waiter in ready:
-            waiter.wake()
+            self._ready.wait(deadline, f'{self._connection.name}: management was not reached')
 
     def close(self) -> None:
         """End the links."""
@@ -108,7 +98,7 @@ class Requests:
         """See `Listener`."""
         if isinstance(link, Receiver):
             link.grant(CREDIT)
-        self._wake()
+        self._ready.wake()
 
     def on_detached(self, link: Any, error: Exception | None) -> None:
         """See `Listener`: one ends with the other."""
@@ -120,13 +110,12 @@ class Requests:
             session.end()
         failure = error or SessionEnded(f'{self._connection.name}: management has ended')
         answers, self._answers = self._answers, {}
-        ready, self._ready = self._ready, []
-        for waiter in [*answers.values(), *ready]:
+        for waiter in [*answers.values(), *self._ready.leave()]:
             waiter.fail(failure)
 
     def on_flow(self, link: Any) -> None:
         """See `Listener`."""
-        self._wake()
+        self._ready.wake()
 
     def on_outcome(self, link: Any, number: int, state: Any) -> None:
         """See `Listener`: the answer says it."""

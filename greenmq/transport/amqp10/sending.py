@@ -12,12 +12,13 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionBlocked, ConnectionLost, PublishUnconfirmed, TimeoutError
-from greenmq.transport.amqp10.connection import Connection, Waiting
+from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.errors import SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Sender
 from greenmq.transport.amqp10.performatives import Source, Target
 from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Outlet', 'Sending', 'outcome', 'unsent')
 
@@ -38,7 +39,7 @@ class Outlet:
         self.name = name
         self.link: Sender | None = None
         self.error: Exception | None = None
-        self._line = Waiting()
+        self._line = WaitingLine()
         self._outcomes: dict[int, runtime.Waiter] = {}
 
     @property

@@ -19,6 +19,7 @@ from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 from greenmq.transport.driver.contract import Driver, Taken
 from greenmq.transport.driver.poller import Flight, Poller, full_since
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Intake',)
 
@@ -42,7 +43,7 @@ class Intake:
         self.unwanted: Counter[str] = Counter()
         # A poller of an uncut driver stays while its last take flies, and goes on if somebody consumes again.
         self._pollers: dict[Any, Poller] = {}
-        self._looking: list[runtime.Waiter] = []
+        self._looking = WaitingLine()
         self._by_queue = driver.groups == 'each' or driver.delivery == 'push'
 
     # ---- who consumes
@@ -165,21 +166,14 @@ class Intake:
         wanted = {poller: poller.looks + 1 + (poller.flight is not None) for poller in self._pollers.values()}
         self.kick()
         while any(poller.looks < looks and poller.state == 'taking' for poller, looks in wanted.items()):
-            waiter = runtime.Waiter('no look')
-            self._looking.append(waiter)
             try:
-                waiter.wait(deadline)
+                self._looking.wait(deadline, 'no look')
             except TimeoutError:
                 return
-            finally:
-                if waiter in self._looking:
-                    self._looking.remove(waiter)
 
     def looked(self) -> None:
         """A take has ended."""
-        looking, self._looking = self._looking, []
-        for waiter in looking:
-            waiter.wake()
+        self._looking.wake()
 
     # ---- lives
 

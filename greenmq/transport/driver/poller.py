@@ -70,6 +70,7 @@ class Poller:
         self.flight: Flight | None = None
         self.reserved: list[Reserved] = []
         self.asks = intake.driver.take_batch  # messages to ask for, where queues share a prefetch
+        self.wanted_at = 0.0  # delivery 'push': when it asked for messages last
         self.looks = 0  # takes that ended
         self.full_since = 0  # a number that grows: who has waited longest for room comes first
         self._failures = 0
@@ -233,7 +234,7 @@ class Poller:
                     other.lend(entry, keep)
                     found = True
             if not found and books.prefetch_count:
-                idle = [(other.proved, at) for at, (other, entry) in enumerate(held)
+                idle = [(other.wanted_at, at) for at, (other, entry) in enumerate(held)
                         if entry is not None and entry[1]]
                 if idle:
                     other, entry = held[min(idle)[1]]
@@ -271,6 +272,7 @@ class Poller:
 
     def _want(self, driver: Driver, crowded: bool) -> None:
         self.state = 'taking'
+        self.wanted_at = runtime.monotonic()
         self._asked = self.left
         driver.want(self.key, self._asked)
         if crowded:

@@ -27,6 +27,7 @@ from greenmq.transport.driver.router import Router
 from greenmq.transport.driver.settler import Settler
 from greenmq.transport.pause import Pause
 from greenmq.transport.virtual.state import BrokerState
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Session', 'session_of')
 
@@ -120,8 +121,8 @@ class Session:
         self.failure: Exception | None = None
         self._hub = runtime.hub_id()
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._waiting: list[runtime.Waiter] = []
-        self._attempts: list[runtime.Waiter] = []
+        self._waiting = WaitingLine()
+        self._attempts = WaitingLine()
         self.pause = Pause()  # of the recovery, between two tries
         self._opening = runtime.Once()
         self._recovery: Any = None
@@ -182,10 +183,8 @@ class Session:
         self.state = 'open'
         self.failure = None
         self.epoch += 1
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.wake()
-            waiters.clear()
+        self._waiting.wake()
+        self._attempts.wake()
 
     def lost(self, error: Exception, epoch: int | None = None) -> None:
         """The connection to the broker is gone: tell everybody, and open it again.
@@ -240,9 +239,7 @@ class Session:
     def attempt_failed(self, error: Exception) -> None:
         """An attempt to recover failed."""
         self.failure = error
-        attempts, self._attempts = self._attempts, []
-        for waiter in attempts:
-            waiter.fail(error)
+        self._attempts.fail(error)
 
     def next_host(self) -> None:
         """Go to the next host of a connection's list, if it has one."""
@@ -296,18 +293,12 @@ class Session:
         self.pause.end()
         self._wait(self._attempts, deadline)
 
-    def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> None:
+    def _wait(self, line: WaitingLine, deadline: runtime.Deadline | None) -> None:
         while self.state != 'open':
             self.check_here()
             if self.state in ('closing', 'closed', 'foreign'):
                 raise ConnectionClosed(f'{self.name} is closed')
-            waiter = runtime.Waiter(f'{self.name} is away ({self.failure}); it did not come back')
-            line.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in line:
-                    line.remove(waiter)
+            line.wait(deadline, f'{self.name} is away ({self.failure}); it did not come back')
 
     # ---- the seam
 
@@ -429,9 +420,8 @@ class Session:
         for task in (self._recovery, self._sweeper):
             if task is not None:
                 task.kill()
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.fail(error)
+        self._waiting.fail(error)
+        self._attempts.fail(error)
         flying: list[Any] = []
         try:
             flying = self.intake.close(deadline)

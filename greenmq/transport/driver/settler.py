@@ -20,6 +20,7 @@ from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
 from greenmq.transport.driver.contract import DEAD, Driver, Taken
 from greenmq.transport.driver.errors import bounded, is_loss, translate
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Settler',)
 
@@ -58,7 +59,7 @@ class Settler:
         self._driver = driver
         self._seconds = seconds
         self._groups: dict[str, _Group] = {}
-        self._waiting: list[runtime.Waiter] = []
+        self._waiting = WaitingLine()
         self.calls = 0
         self.settled = 0
 
@@ -155,7 +156,7 @@ class Settler:
         if not group.entries and self._groups.get(group.key) is group:  # a loss may have begun another
             del self._groups[group.key]
         if not self.pending:
-            self._wake()
+            self._waiting.wake()
 
     @property
     def epoch(self) -> int:
@@ -204,15 +205,10 @@ class Settler:
         """
         self.flush()
         while self.pending and self.may_send():
-            waiter = runtime.Waiter('settlements were not confirmed')
-            self._waiting.append(waiter)
             try:
-                waiter.wait(deadline)
+                self._waiting.wait(deadline, 'settlements were not confirmed')
             except TimeoutError:
                 return False
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
         return not self.pending
 
     def wait_for(self, queue: str, deadline: runtime.Deadline) -> None:
@@ -233,12 +229,7 @@ class Settler:
             self._groups.clear()
             if dropped:
                 self._stale(dropped)
-        self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.wake()
+        self._waiting.wake()
 
     def __repr__(self) -> str:
         return f'<Settler: {self.pending} to settle, {self.settled} settled in {self.calls} calls>'

@@ -20,11 +20,12 @@ from greenmq.exceptions import ConnectionClosed, ConnectionLost, Forked, NotFoun
 from greenmq.log import outage_level
 from greenmq.transport.drain import Drain
 from greenmq.transport.pause import Pause
+from greenmq.transport.waiters import WaitingLine
 
 from . import frames, methods, recovery
 from .channel import Channel as AMQPChannel
 from .consuming import Consumer, Consuming
-from .link import Gate, Link
+from .link import Link
 from .message import Delivery
 from .names import QueueNames
 from .settings import Settings
@@ -80,7 +81,7 @@ class Connection:
         self._ready = False
         self._move_level = logging.INFO  # DEBUG once it has moved: a pool of threads moves it with each lease
         self._failed: BaseException | None = None
-        self._gate = Gate()
+        self._gate = WaitingLine()
         self._control: WireChannel | None = None
         self._control_owner = Control()
         self._control_lock = runtime.Lock()
@@ -152,7 +153,7 @@ class Connection:
             raise link.error.with_traceback(None)
         self._ready = True
         self._failed = None
-        self._gate.open()
+        self._gate.wake()
         if self.epoch > 1:
             self.log.log(self._move_level, '%s: recovered, epoch %d', self.name, self.epoch)
             if (source := self.source) is not None:
@@ -222,7 +223,7 @@ class Connection:
         if self.closed or isinstance(error, (Forked, ConnectionClosed)):
             if not self.closed:  # or they were told already, whatever the broker says to our goodbye
                 self.drain.fail(error)
-            self._gate.open()
+            self._gate.wake()
             return
         if not was_ready:
             return  # lost while being opened: whoever opens it knows already
@@ -313,12 +314,12 @@ class Connection:
             self._recovery = None
             if error is not None:
                 self._failed = error
-            self._gate.open()
+            self._gate.wake()
 
     def recovery_failed(self, error: BaseException) -> None:
         """A try failed: who asked to fail fast need not wait longer. No switch."""
         self._failed = error
-        self._gate.open()
+        self._gate.wake()
 
     def current_name(self, queue: str) -> str:
         """The name that a queue has now: one the broker named gets another name in each epoch."""
@@ -512,7 +513,7 @@ class Connection:
         error = ConnectionClosed(f'{self.name} was closed')
         self._end_recovery()
         self.drain.fail(error)
-        self._gate.open()
+        self._gate.wake()
         link = self.link
         try:
             if link is not None and link.error is None:
@@ -549,7 +550,7 @@ class Connection:
         if self.link is not None:
             self.link.abandon()
         self.drain.fail(ConnectionClosed(f'{self.name} was closed'))
-        self._gate.open()
+        self._gate.wake()
 
     def _after_fork(self) -> None:
         # The parent's socket was let go of by the runtime. This one starts anew, with the same channels: what
@@ -558,7 +559,7 @@ class Connection:
         if link is not None and link.error is None:
             link.error = Forked(self.name)
         self._ready, self._failed, self._recovery, self.hub = False, None, None, None
-        self._gate, self._control, self._control_lock = Gate(), None, runtime.Lock()
+        self._gate, self._control, self._control_lock = WaitingLine(), None, runtime.Lock()
         self.topology.clear()
         self.known_exchanges.clear()
         self.paused.clear()

@@ -29,6 +29,7 @@ from greenmq.exceptions import (
     TimeoutError,
 )
 from greenmq.transport.outbox import Outbox
+from greenmq.transport.waiters import WaitingLine
 from greenmq.utils.text import printable
 
 from . import frames
@@ -62,34 +63,6 @@ class LinkOwner(Protocol):
     def on_link_lost(self, link: Link, error: BaseException) -> None: ...
 
     def on_blocked(self, link: Link, reason: str | None) -> None: ...
-
-
-class Gate:
-    """Tasks that wait for the same condition and are all let through at once."""
-
-    __slots__ = ('_waiting',)
-
-    def __init__(self) -> None:
-        self._waiting: list[runtime.Waiter] = []
-
-    def wait(self, deadline: runtime.Deadline) -> None:
-        waiter = runtime.Waiter()
-        self._waiting.append(waiter)
-        try:
-            waiter.wait(deadline)
-        except BaseException:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            raise
-
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
-
-    def open(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.wake()
 
 
 class Link(Outbox):
@@ -129,7 +102,7 @@ class Link(Outbox):
         self.bytes_in = self.bytes_out = 0
         self._owner = weakref.ref(owner, _orphaned(weakref.ref(self), weakref.ref(runtime.hub_id())))
         self._parted = False  # pieces of large messages are among them
-        self._room = Gate()
+        self._room = WaitingLine()
         self._close_ok: runtime.Waiter | None = None
         self._secrets: deque[runtime.Waiter] = deque()  # for update-secret-ok, in the order of asking
         self._free_ids: deque[int] = deque()
@@ -183,7 +156,7 @@ class Link(Outbox):
         self.error = error
         self._put_away()
         self._end_wires(error)
-        self._room.open()
+        self._room.wake()
         if self._close_ok is not None:
             self._close_ok.wake()
         while self._secrets:
@@ -377,7 +350,7 @@ class Link(Outbox):
         self.bytes_out += sent
         self.out_bytes -= sent
         if self.out_bytes <= self.high_water // 2 and self.blocked is None:
-            self._room.open()
+            self._room.wake()
         return sent
 
     # ---- in
@@ -453,7 +426,7 @@ class Link(Outbox):
     def _set_blocked(self, reason: str | None) -> None:
         self.blocked = reason
         if reason is None:
-            self._room.open()
+            self._room.wake()
         owner = self._owner()
         if owner is not None:
             owner.on_blocked(self, reason)

@@ -27,10 +27,10 @@ from greenmq.exceptions import (
     TimeoutError,
     Unroutable,
 )
+from greenmq.transport.waiters import WaitingLine
 from greenmq.utils.text import printable
 
 from . import frames, methods
-from .link import Gate
 from .wirechannel import NotSent, WireChannel
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Publishing:
         #: future, tries).
         self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] = deque()
         self._line_bytes = 0
-        self._quiet = Gate()  # for who closes: nothing waits for its confirm
+        self._quiet = WaitingLine()  # for who closes: nothing waits for its confirm
 
     @property
     def channel(self) -> Channel:
@@ -242,7 +242,7 @@ class Publishing:
                     PublishUnconfirmed('the publishing task was ended', sent='no')
                 )
             self._line_bytes = 0
-            self._quiet.open()
+            self._quiet.wake()
 
     def _send(
         self,
@@ -424,7 +424,7 @@ class Publishing:
                 )
                 pending.settle(PublishNacked(None, pending.exchange, pending.routing_key))
         if not len(ledger):
-            self._quiet.open()
+            self._quiet.wake()
 
     def _tell_confirmed(self, pending: Pending, queued_at: float) -> None:
         events.emit(
@@ -460,7 +460,7 @@ class Publishing:
             guilty = _named_in(getattr(error, 'reply_text', None) or '', failed)
         for pending in failed:
             self._settle_lost(pending, channel, error, pending in guilty)
-        self._quiet.open()
+        self._quiet.wake()
 
     def _settle_lost(
         self, pending: Pending, channel: WireChannel, error: BaseException, guilty: bool

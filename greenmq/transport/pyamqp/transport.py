@@ -11,6 +11,7 @@ import amqp.exceptions
 from greenmq import runtime
 from greenmq.exceptions import AccessRefused, AMQPError, ConnectionLost, NotAllowed, OperationalError
 from greenmq.transport import base
+from greenmq.transport.credentials import provided
 from greenmq.transport.drain import Drain
 from greenmq.transport.options import Option, convert, options_table
 from greenmq.utils.amq_manager import get_manager
@@ -304,8 +305,8 @@ def _login(client: Any, options: dict[str, Any]) -> dict[str, Any]:
     provider = getattr(client, 'credential_provider', None)
     userid, password = client.userid or 'guest', secret(client.password) or 'guest'
     if provider is not None:
-        found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()
-        userid, password = found if isinstance(found, tuple) and len(found) == 2 else (userid, found)
+        user, password = provided(provider)
+        userid = userid if user is None else user
     login: dict[str, Any] = {'userid': userid, 'password': password, 'login_method': client.login_method}
     if options['authentication']:
         login['authentication'] = options['authentication']

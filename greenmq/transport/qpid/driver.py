@@ -27,6 +27,7 @@ from greenmq.transport.amqp10.performatives import Accepted, Modified, Rejected,
 from greenmq.transport.amqp10.receiving import Receiving, Way
 from greenmq.transport.amqp10.sasl import Login, wanted
 from greenmq.transport.amqp10.sending import Sending, outcome
+from greenmq.transport.credentials import provided
 from greenmq.transport.driver import DEAD, REQUEUE, Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.options import Option, seconds, whole
@@ -115,7 +116,7 @@ class QpidDriver(Driver):
         tls = runtime.TLSOptions.of(place.ssl)
         user, password = place.userid, place.password
         if place.credentials is not None:
-            user, password = place.credentials()
+            user, password = provided(place.credentials)
         login = Login(user, password, place.login_method, tls is not None)
         wanted(login)  # half a login is refused before anything is dialled
         limits = Limits(

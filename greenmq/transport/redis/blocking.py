@@ -20,7 +20,7 @@ from greenmq.log import get_logger
 from greenmq.transport.redis import resp
 from greenmq.transport.redis.errors import word_of
 from greenmq.transport.redis.link import Link
-from greenmq.transport.redis.server import Server, weakly
+from greenmq.transport.redis.server import Server, ServerOwner, weakly
 from greenmq.transport.redis.watches import Watchers
 
 __all__ = ('BlockingWait', 'BlockingWaits')
@@ -33,7 +33,7 @@ MOST = 8
 LONGEST = 10.0
 
 
-class BlockingWait:
+class BlockingWait(ServerOwner):
     """One list, and the connection that waits for it.
 
     Attributes:
@@ -86,9 +86,6 @@ class BlockingWait:
         waits = self._waits()
         if waits is not None:
             waits.tell(self.key)
-
-    def on_pushed(self, server: Server, push: Any) -> None:
-        """See `ServerOwner`."""
 
 
 class BlockingWaits:

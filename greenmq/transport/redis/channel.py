@@ -18,6 +18,7 @@ from greenmq.transport.redis.session import RedisSession
 from greenmq.transport.virtual import channel as virtual
 from greenmq.transport.virtual import envelope
 from greenmq.transport.virtual.exchange import DirectExchange, FanoutExchange, TopicExchange
+from greenmq.utils.objects import alias
 from greenmq.utils.scheduling import FairCycle
 
 __all__ = ('PRIORITY_STEPS', 'Channel', 'QoS', 'SentinelChannel')
@@ -80,30 +81,11 @@ class QoS(DriverQoS):
         """
         self.channel.session.driver.lease.sweep(force=True)
 
-    @property
-    def unacked_key(self) -> str:
-        """HASH of what is not settled."""
-        return str(self.channel.unacked_key)
-
-    @property
-    def unacked_index_key(self) -> str:
-        """ZSET of when that was taken."""
-        return str(self.channel.unacked_index_key)
-
-    @property
-    def unacked_mutex_key(self) -> str:
-        """kombu's workers' lock; ours is another one."""
-        return str(self.channel.unacked_mutex_key)
-
-    @property
-    def unacked_mutex_expire(self) -> Any:
-        """Seconds of kombu's workers' lock."""
-        return self.channel.unacked_mutex_expire
-
-    @property
-    def visibility_timeout(self) -> float:
-        """Seconds after which a kombu worker's message is restored."""
-        return float(self.channel.visibility_timeout)
+    unacked_key: Any = alias('channel', 'unacked_key')
+    unacked_index_key: Any = alias('channel', 'unacked_index_key')
+    unacked_mutex_key: Any = alias('channel', 'unacked_mutex_key')
+    unacked_mutex_expire: Any = alias('channel', 'unacked_mutex_expire')
+    visibility_timeout: Any = alias('channel', 'visibility_timeout')
 
 
 @with_options

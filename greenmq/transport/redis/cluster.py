@@ -28,6 +28,7 @@ from greenmq.transport.redis.link import Link, Taker
 from greenmq.transport.redis.replies import DONE
 from greenmq.transport.redis.server import Server, weakly
 from greenmq.transport.redis.transport import Transport
+from greenmq.transport.waiters import WaitingLine
 from greenmq.utils.url import parse_url
 
 __all__ = ('ClusterDriver', 'ClusterServer', 'ClusterTransport')
@@ -181,10 +182,7 @@ class ClusterServer(Server):
         owner = self._owner()
         if owner is not None and self.epoch:
             owner.on_recovered(self)
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.wake()
-            waiters.clear()
+        self.let_through()
 
     def on_pushed(self, server: Server, push: Any) -> None:
         """See `ServerOwner`."""
@@ -202,19 +200,11 @@ class ClusterServer(Server):
             node.close()
         super().close()
 
-    def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
+    def _wait(self, line: WaitingLine, deadline: runtime.Deadline | None) -> Link:
         while not self.connected:
             if self.closed:
                 raise ConnectionClosed(f'the connection to redis cluster {self.name} is closed')
-            waiter = runtime.Waiter(
-                f'redis cluster {self.name} is away ({self.failure}); it did not come back'
-            )
-            line.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in line:
-                    line.remove(waiter)
+            line.wait(deadline, f'redis cluster {self.name} is away ({self.failure}); it did not come back')
         link = self.node_of(None).link
         assert link is not None
         return link

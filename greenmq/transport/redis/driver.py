@@ -23,7 +23,7 @@ from greenmq.transport.redis.bindings import Bindings, declaration, pattern_of
 from greenmq.transport.redis.blocking import BlockingWaits
 from greenmq.transport.redis.expiry import Expiry
 from greenmq.transport.redis.fetching import Fetching
-from greenmq.transport.redis.handshake import Target, connect, credentials_of
+from greenmq.transport.redis.handshake import Target, connect
 from greenmq.transport.redis.keys import Keys
 from greenmq.transport.redis.leases import ConsumerLease
 from greenmq.transport.redis.link import Link
@@ -107,9 +107,9 @@ class RedisDriver(contract.Driver):
         self.blocking = BlockingWaits(
             self.server.name, self.server.watchers, self.dial_beside, interval
         )
-        lease = settings['lease_timeout'] or min(self._visibility, 60.0)
+        lease_ms = max(int(self._lease_timeout * 1000), 100)
         self.fetching = Fetching(
-            self.server, self.keys, self.settler, self.blocking, settings, max(int(lease * 1000), 100)
+            self.server, self.keys, self.settler, self.blocking, settings, lease_ms
         )
         self.fanout: Any = (
             StreamFanout(self.server, self.keys)
@@ -122,12 +122,14 @@ class RedisDriver(contract.Driver):
     def _visibility(self) -> float:
         return float(self.settings['visibility_timeout'] or 3600.0)
 
+    @property
+    def _lease_timeout(self) -> float:
+        return float(self.settings['lease_timeout'] or min(self._visibility, 60.0))
+
     def serve(self, session: Any) -> None:
         """Belong to a session, which is held weakly and told of losses."""
-        settings = self.settings
-        seconds = settings['lease_timeout'] or min(self._visibility, 60.0)
-        interval = settings['sweep_interval'] or 5.0
-        self.lease = ConsumerLease(session, self, seconds, interval, self._visibility)
+        interval = self.settings['sweep_interval'] or 5.0
+        self.lease = ConsumerLease(session, self, self._lease_timeout, interval, self._visibility)
         self.settler.source = weakref.ref(session)
         self.server.belong_to(session)
 
@@ -150,7 +152,7 @@ class RedisDriver(contract.Driver):
             interval=value['health_check_interval'] or 0.0,
             tcp=tcp,
             max_bytes=self.max_message_bytes,
-            credentials=credentials_of(place.credentials) if place.credentials is not None else None,
+            credentials=place.credentials,
         )
 
     def dial(self, owner: Any, deadline: runtime.Deadline) -> Link:

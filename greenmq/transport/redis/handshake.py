@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.log import get_logger
+from greenmq.transport.credentials import provided
 from greenmq.transport.redis.errors import (
     AuthenticationFailed,
     ServerUnfit,
@@ -23,7 +23,7 @@ from greenmq.transport.redis.resp import MAX_BYTES
 from greenmq.transport.redis.scripts import FETCH, RENEW, SETTLE, SWEEP
 from greenmq.utils.text import printable
 
-__all__ = ('Target', 'connect', 'credentials_of', 'greet')
+__all__ = ('Target', 'connect', 'greet')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -41,6 +41,7 @@ class Target(NamedTuple):
         scripts (bool): load them.
         max_bytes (int): longest text that a reply may hold.
         role (str): what the server must be, 'master'; '' for anything.
+        credentials (object): a `credential_provider`, asked at each dial.
     """
 
     host: str = 'localhost'
@@ -57,7 +58,7 @@ class Target(NamedTuple):
     role: str = ''
     scripts: bool = True
     max_bytes: int = MAX_BYTES
-    credentials: Callable[[], tuple[str | None, str | None]] | None = None
+    credentials: Any = None
 
     @property
     def name(self) -> str:
@@ -122,7 +123,7 @@ def greet(link: Link, target: Target, deadline: runtime.Deadline) -> None:
     """
     username, password = target.username, target.password
     if target.credentials is not None:
-        username, password = target.credentials()
+        username, password = provided(target.credentials)
     auth = ('AUTH', username or 'default', password) if password else ()
     hello = link.expect(link.call(('HELLO', '3', *auth), deadline), is_facts)
     if isinstance(hello, Exception):
@@ -187,15 +188,3 @@ def _introduce(link: Link, target: Target, deadline: runtime.Deadline) -> None:
 def _version(text: Any) -> tuple[int, ...]:
     parts = text[:40].split(b'.') if isinstance(text, bytes) else []
     return tuple(int(part) for part in parts if part.isdigit())
-
-
-def credentials_of(provider: Any) -> Any:
-    """A function that asks a credential provider for user and password."""
-
-    def ask() -> tuple[str | None, str | None]:
-        found = provider.get_credentials() if hasattr(provider, 'get_credentials') else provider()
-        if not isinstance(found, (tuple, list)):
-            return None, found
-        return (None, found[0]) if len(found) == 1 else (found[0], found[1])
-
-    return ask

@@ -24,6 +24,7 @@ from greenmq.log import get_logger
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.redis import errors, resp
 from greenmq.transport.redis.replies import expect, short
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Batch', 'Link', 'LinkOwner', 'Taker')
 
@@ -99,7 +100,7 @@ class Link(Outbox):
         self.commands = self.bytes_in = self.bytes_out = 0
         self._owner = weakref.ref(owner)
         self._takers: deque[Taker] = deque()
-        self._room: list[runtime.Waiter] = []
+        self._room = WaitingLine()
         self.subscriber = False  # in RESP2 everything that such a connection is sent is a push
         self._heard = runtime.monotonic()
         self._tasks: list[runtime.Task] = []
@@ -179,7 +180,7 @@ class Link(Outbox):
         self._empty()
         for task in self._tasks[2:]:
             task.kill()
-        self._make_room()
+        self._room.wake()
 
     def thread_ended(self) -> None:
         """Nobody runs our tasks any more: what was acknowledged leaves."""
@@ -201,7 +202,7 @@ class Link(Outbox):
         self._takers.clear()
         for take in takers:
             take(error)
-        self._make_room()
+        self._room.wake()
         owner = self._owner()
         if owner is not None:
             owner.on_link_end(self, error)
@@ -241,18 +242,7 @@ class Link(Outbox):
         Switches: only if it is not.
         """
         while self.out_bytes > HIGH_WATER and self.error is None:
-            waiter = runtime.Waiter(f'redis {self.name}: {self.out_bytes} bytes wait to be sent; no room')
-            self._room.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in self._room:
-                    self._room.remove(waiter)
-
-    def _make_room(self) -> None:
-        room, self._room = self._room, []
-        for waiter in room:
-            waiter.wake()
+            self._room.wait(deadline, f'redis {self.name}: {self.out_bytes} bytes wait to be sent; no room')
 
     def call(self, command: tuple[Any, ...], deadline: runtime.Deadline | None = None) -> Any:
         """Send one command and wait for its reply; an error reply is returned, not raised.
@@ -294,7 +284,7 @@ class Link(Outbox):
             self.bytes_out += part
             self.out_bytes -= part
         if self._room and self.out_bytes <= HIGH_WATER // 2:
-            self._make_room()
+            self._room.wake()
 
     # ---- in
 

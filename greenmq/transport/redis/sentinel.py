@@ -30,7 +30,7 @@ from greenmq.transport.redis.handshake import Target, connect
 from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.options import SENTINEL_OPTIONS
 from greenmq.transport.redis.replies import TEXTS, expect, is_facts
-from greenmq.transport.redis.server import Server, weakly
+from greenmq.transport.redis.server import Server, ServerOwner, weakly
 from greenmq.transport.redis.transport import Transport
 from greenmq.utils.url import parse_url
 
@@ -146,7 +146,7 @@ class SentinelDriver(RedisDriver):
         return None if not answer else (bytes(answer[0]).decode(), int(answer[1]))
 
 
-class SwitchWatch:
+class SwitchWatch(ServerOwner):
     """Hears from a sentinel that there is another primary."""
 
     def __init__(self, driver: SentinelDriver) -> None:
@@ -159,9 +159,6 @@ class SwitchWatch:
     def close(self) -> None:
         """End it."""
         self._server.close()
-
-    def on_lost(self, server: Server, error: BaseException) -> None:
-        """See `ServerOwner`."""
 
     def on_recovered(self, server: Server) -> None:
         """Subscribe."""

@@ -24,6 +24,7 @@ from greenmq.transport.redis.link import Link, Taker, program_waits
 from greenmq.transport.redis.replies import DONE, expect
 from greenmq.transport.redis.scripts import Script
 from greenmq.transport.redis.watches import Watchers
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Dial', 'Server', 'ServerOwner', 'weakly')
 
@@ -38,11 +39,17 @@ ATTEMPT = 5.0
 class ServerOwner(Protocol):
     """Who is told when the link to a server is lost and made again. Nothing here may switch."""
 
-    def on_lost(self, server: Server, error: BaseException) -> None: ...
+    def on_lost(self, server: Server, error: BaseException) -> None:
+        """The link ended."""
+        return None
 
-    def on_recovered(self, server: Server) -> None: ...
+    def on_recovered(self, server: Server) -> None:
+        """There is a new one."""
+        return None
 
-    def on_pushed(self, server: Server, push: Any) -> None: ...
+    def on_pushed(self, server: Server, push: Any) -> None:
+        """The server told of something by itself."""
+        return None
 
 
 #: Opens a link that is ready for commands: (the link's owner, deadline).
@@ -77,8 +84,8 @@ class Server:
         self._hub: Any = runtime.hub_id()
         self._late = False  # opened by `recover` and not by `open`
         self._owner = weakref.ref(owner) if owner is not None else _nobody
-        self._waiting: list[runtime.Waiter] = []
-        self._attempts: list[runtime.Waiter] = []
+        self._waiting = WaitingLine()
+        self._attempts = WaitingLine()
         self._recovery: runtime.Task | None = None
         self._opened_at = 0.0
         self.pause_seconds = 0.0
@@ -164,10 +171,7 @@ class Server:
         owner = self._owner()
         if owner is not None and (self.epoch > 1 or self._late):
             owner.on_recovered(self)
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.wake()
-            waiters.clear()
+        self.let_through()
 
     def on_link_end(self, link: Link, error: BaseException) -> None:
         """See `LinkOwner`."""
@@ -187,9 +191,12 @@ class Server:
     def attempt_failed(self, error: BaseException) -> None:
         """An attempt to recover failed: who waited for its outcome is told."""
         self.failure = error
-        attempts, self._attempts = self._attempts, []
-        for waiter in attempts:
-            waiter.fail(error)
+        self._attempts.fail(error)
+
+    def let_through(self) -> None:
+        """It is open: wake who waits for that."""
+        self._waiting.wake()
+        self._attempts.wake()
 
     def close(self) -> None:
         """End for good; whoever waits gets ConnectionClosed."""
@@ -201,10 +208,8 @@ class Server:
             self._recovery.kill()
         if self.link is not None:
             self.link.end(error)
-        for waiters in (self._waiting, self._attempts):
-            for waiter in waiters[:]:
-                waiter.fail(error)
-            waiters.clear()
+        self._waiting.fail(error)
+        self._attempts.fail(error)
         self.watchers.hit_all()
 
     @property
@@ -221,7 +226,8 @@ class Server:
         if self.link is not None:
             self.link.leave(LinkLost(f'redis {self.name}: it goes on in another thread'), self._hub)
         self.link = self._recovery = None
-        self._waiting, self._attempts = [], []  # tasks of the other thread, which end
+        for line in (self._waiting, self._attempts):
+            line.leave()  # tasks of the other thread, which end
 
     def arrive(self) -> None:
         """Belong to the calling thread from now on, and open again."""
@@ -274,20 +280,14 @@ class Server:
                 raise WrongHub(repr(self))
             move(owner)
 
-    def _wait(self, line: list[runtime.Waiter], deadline: runtime.Deadline | None) -> Link:
+    def _wait(self, line: WaitingLine, deadline: runtime.Deadline | None) -> Link:
         while True:
             link = self.link
             if link is not None and link.error is None:
                 return link
             if self.closed:
                 raise ConnectionClosed(f'the connection to redis {self.name} is closed')
-            waiter = runtime.Waiter(f'redis {self.name} is away ({self.failure}); it did not come back')
-            line.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in line:
-                    line.remove(waiter)
+            line.wait(deadline, f'redis {self.name} is away ({self.failure}); it did not come back')
 
     # ---- commands
 

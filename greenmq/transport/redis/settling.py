@@ -24,6 +24,7 @@ from greenmq.transport.redis.link import Link
 from greenmq.transport.redis.replies import expect, fits
 from greenmq.transport.redis.scripts import SETTLE
 from greenmq.transport.redis.server import Server
+from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('AGAIN', 'UNTOUCHED', 'Settler')
 
@@ -71,7 +72,7 @@ class Settler:
         #: Where all queues have one home, as everywhere but in a cluster: what is pending there.
         self._only = None if keys.cluster else self._of_queue('')
         self._flying = 0
-        self._waiting: list[runtime.Waiter] = []
+        self._waiting = WaitingLine()
 
     @property
     def pending(self) -> int:
@@ -197,7 +198,7 @@ class Settler:
             self._send(batch, load=True)
             return
         if isinstance(reply, ConnectionClosed):
-            self._wake()
+            self._waiting.wake()
             return
         if isinstance(reply, (MovedError, AskError, TryAgainError, ClusterDownError)):
             self._server.moved(reply)
@@ -216,7 +217,7 @@ class Settler:
                     batch.size,
                     error,
                 )
-            self._wake()
+            self._waiting.wake()
             return
         if not fits(reply, _is_settled):
             batch.again = True
@@ -234,12 +235,7 @@ class Settler:
                 gone,
             )
         if not self.pending:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.wake()
+            self._waiting.wake()
 
     def wait_for(self, queue: str, deadline: runtime.Deadline) -> None:
         """What goes back to a queue is there before anything that is asked after this."""
@@ -256,17 +252,12 @@ class Settler:
         deadline = runtime.Deadline.of(deadline)
         self.flush()
         while self.pending and not self._server.closed:
-            waiter = runtime.Waiter('settlements were not confirmed')
-            self._waiting.append(waiter)
             try:
-                waiter.wait(deadline)
+                self._waiting.wait(deadline, 'settlements were not confirmed')
                 if self.pending and not self._server.connected:
                     self._server.wait_open(deadline)
             except (TimeoutError, ConnectionClosed):
                 return False
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
         return not self.pending
 
 

@@ -13,6 +13,7 @@ from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 
 from greenmq import runtime
 from greenmq.exceptions import AccessRefused, ConnectionLost
+from greenmq.transport.waiters import WaitingLine
 from greenmq.transport.zookeeper.client import Client
 from greenmq.transport.zookeeper.layout import Layout
 
@@ -49,7 +50,7 @@ class Member:
         self._timeout = timeout
         self._told = told
         self._heard = heard
-        self._waiting: list[runtime.Waiter] = []
+        self._waiting = WaitingLine()
         self._timer: runtime.Timer | None = None
         self._closing = False
 
@@ -96,13 +97,7 @@ class Member:
                 raise AccessRefused('ZooKeeper refuses these credentials')
             if self.over:
                 raise ConnectionLost('the session with ZooKeeper is over')
-            waiter = runtime.Waiter('ZooKeeper was not reached')
-            self._waiting.append(waiter)
-            try:
-                waiter.wait(deadline)
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
+            self._waiting.wait(deadline, 'ZooKeeper was not reached')
 
     def _changed(self, state: str) -> None:
         # In kazoo's loop: must not wait.
@@ -119,19 +114,14 @@ class Member:
             self._told('back')
         elif state == KazooState.LOST:
             self.end()
-        self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.wake()
+        self._waiting.wake()
 
     def end(self) -> None:
         """The owner is over."""
         if not self.over:
             self.over = True
             self._told('over')
-            self._wake()
+            self._waiting.wake()
 
     def leave(self, deadline: runtime.Deadline) -> None:
         """End the session: what the owner still holds goes back. Switches: yes."""
@@ -142,7 +132,7 @@ class Member:
             self.client.leave(deadline)
         else:
             self.client.green.abandon()
-        self._wake()
+        self._waiting.wake()
 
     def forget(self) -> None:
         """In a forked child: the session is the parent's."""
