@@ -43,9 +43,9 @@ NOT_FOR_TRANSPORTS = {'entity'}
 MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 
 # What transports share; everything else below `transport` belongs to one of them.
-SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'virtual', 'driver', 'drain', 'entra', 'errors', 'eventloop',
-                        'gate', 'http', 'limits', 'numbers', 'options', 'outbox', 'owners', 'pause',
-                        'postgresql', 'waiters'}
+SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'credentials', 'virtual', 'driver', 'drain', 'entra', 'errors',
+                        'eventloop', 'gate', 'http', 'limits', 'numbers', 'options', 'outbox', 'owners',
+                        'pause', 'postgresql', 'waiters'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},

@@ -311,9 +311,7 @@ class Connection:
 
     def _recovery_ended(self, task: runtime.Task, error: BaseException | None) -> None:
         if self._recovery is task:
-            self._recovery = None
-            if error is not None:
-                self._failed = error
+            self._recovery, self._failed = None, error or self._failed
             self._gate.wake()
 
     def recovery_failed(self, error: BaseException) -> None:
