@@ -23,6 +23,9 @@ class Hub(Protocol):
     `switch()` parks the running greenlet until another switches back to it. It is what makes a call "switch".
     """
 
+    #: Ours, kept there so that a wait finds it at once; see `alarms`.
+    greenmq_alarms: Any
+
     def switch(self) -> Any: ...
 
 

@@ -21,13 +21,15 @@ from typing import Any
 from greenlet import getcurrent
 
 from greenmq.exceptions import Forked, WouldBlock, WrongHub
-from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.alarms import LONG, Alarms
+from greenmq.runtime.clock import Deadline, Timeoutish, monotonic
 from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import Handle, library
 
 __all__ = ('Handoff', 'Waiter', 'sleep')
 
 _PENDING, _WOKEN, _FAILED, _EXPIRED, _LEFT = range(5)
+_FOREVER = float('inf')
 _STATES = ('pending', 'woken', 'failed', 'expired', 'left')
 
 # Every parked waiter of the process: a forked child finds here whom to tell.
@@ -138,16 +140,23 @@ class Waiter:
             raise WouldBlock('this call', 'spawn')
         if self.task is not None:
             raise RuntimeError(f'{self!r} is waited for by another task already')
-        timer = None
+        timer = alarms = None
         if timeout is not None:
-            left = Deadline.of(timeout).remaining()
-            if left is not None:
+            at = (timeout if timeout.__class__ is Deadline else Deadline.of(timeout)).at
+            left = at - monotonic()
+            if left < LONG:
                 timer = library.timer(hub, left, self._resume, _EXPIRED, None)
+            elif at != _FOREVER:
+                try:
+                    alarms = hub.greenmq_alarms
+                except AttributeError:
+                    alarms = hub.greenmq_alarms = Alarms()
+                alarms.set(hub, self, at)
         self.task = task
         epoch = forks.count
         _parked.add(self)
         # Where nothing else is alive, gevent calls it a deadlock.
-        held = hold and timer is None and _hold(hub)
+        held = hold and timer is None and alarms is None and _hold(hub)
         try:
             hub.switch()
             if forks.count != epoch:
@@ -167,7 +176,9 @@ class Waiter:
         finally:
             self.task = None
             _parked.discard(self)
-            if timer is not None:
+            if alarms is not None:
+                alarms.drop(self, at)
+            elif timer is not None:
                 timer.close()
             elif held:
                 _let_go(hub)
@@ -221,6 +232,10 @@ class Waiter:
             self._value = value
             if self.task is not None:
                 self.task.switch()
+
+    def expire(self) -> None:
+        """The deadline has passed: for `alarms`. Switches: from the hub to the task and back."""
+        self._resume(_EXPIRED, None)
 
     def ready(self, value: Any = None) -> None:
         """As `wake`, for callbacks that run in the hub: the task runs before this returns.

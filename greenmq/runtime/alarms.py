@@ -1,0 +1,86 @@
+"""The ends of long waits: one timer of the loop for all that wait in a hub, instead of one each.
+
+Most waits have a deadline far away that never passes: a publish for its confirm, 30 seconds. So those of
+`LONG` seconds and more are told up to `GRAIN` seconds late, together; never early. Shorter ones have timers
+of their own, and are exact.
+
+There is a timer only while somebody waits: a program that waits for its hub to have nothing left to do must
+not wait for us.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenmq.runtime.clock import monotonic
+from greenmq.runtime.seam import Handle, library
+
+__all__ = ('LONG', 'Alarms')
+
+#: Seconds from which on a deadline may be told late.
+LONG = 10.0
+#: Seconds that it is late at most.
+GRAIN = 0.5
+
+
+class Alarms:
+    """Who waits in one hub with a deadline that is far away, in the order of the deadlines.
+
+    It does not know its hub, which has it: each would keep the other. Nothing here switches.
+    """
+
+    __slots__ = ('_due', '_rings', '_timer')
+
+    def __init__(self) -> None:
+        #: By the number of the grain that ends after their deadline.
+        self._rings: dict[int, dict[Any, None]] = {}
+        self._due = 0
+        self._timer: Handle | None = None
+
+    def set(self, hub: Any, who: Any, at: float) -> None:
+        """Call ``who.expire()`` from the hub after a point in time, unless `drop` comes first.
+
+        Arguments:
+            hub (object): of this thread, whose alarms these are.
+            who (Waiter): one alarm each.
+            at (float): on the clock of `monotonic`.
+        """
+        number = int(at / GRAIN) + 1
+        ring = self._rings.get(number)
+        if ring is None:
+            ring = self._rings[number] = {}
+            if self._timer is None or number < self._due:
+                self._start(hub, number)
+        ring[who] = None
+
+    def drop(self, who: Any, at: float) -> None:
+        """Forget an alarm that was set for `at`; nothing happens if it has rung."""
+        number = int(at / GRAIN) + 1
+        ring = self._rings.get(number)
+        if ring is not None:
+            ring.pop(who, None)
+            if not ring:
+                del self._rings[number]
+                if not self._rings:
+                    self._stop()
+
+    def _start(self, hub: Any, number: int) -> None:
+        self._stop()
+        self._due = number
+        self._timer = library.timer(hub, max(0.0, number * GRAIN - monotonic()), self._ring)
+
+    def _stop(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
+
+    def _ring(self) -> None:
+        # In the hub. Each in a callback of its own: what one of them raises is none of the others' business.
+        hub = library.get_hub()
+        self._stop()
+        now = monotonic()
+        for number in sorted(number for number in self._rings if number * GRAIN <= now):
+            for who in self._rings.pop(number):
+                library.run_soon(hub, who.expire)
+        if self._rings:
+            self._start(hub, min(self._rings))
