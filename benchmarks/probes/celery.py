@@ -33,7 +33,7 @@ def nothing():
         return
     done += 1
     seconds = time.monotonic() - began
-    if done and (done == settings['tasks'] - 1 or seconds > settings['seconds']):
+    if done > 0 and (done == settings['tasks'] - 1 or seconds > settings['seconds']):
         with open('result.part', 'w') as file:
             json.dump({'rate': done / seconds, 'cpu_us': 1e6 * (time.process_time() - cpu) / done}, file)
         os.rename('result.part', 'result')
