@@ -504,11 +504,11 @@ def _own(error: BaseException) -> BaseException:
     return own
 
 
-def drain_once(transport: Any, timeout: float | None) -> None:
+def drain_once(transport: Any, timeout: float) -> None:
     """Handle one event of a transport that is its own connection, as a channel's own `drain_events` does.
 
     Arguments:
-        timeout (float): seconds to wait for one; None: not at all.
+        timeout (float): seconds to wait for one.
     Raises:
         Empty: there was none.
     Switches: yes, unless an event waits.
@@ -517,7 +517,7 @@ def drain_once(transport: Any, timeout: float | None) -> None:
     events = transport.waiting_events(transport)
     handled = events.handled
     try:
-        transport.drain_events(transport, timeout=timeout or 0)
+        transport.drain_events(transport, timeout=timeout)
     except TimeoutError:
         if events.handled != handled:
             raise  # a callback's own

@@ -8,6 +8,7 @@ expect.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from greenmq.entity import Exchange, Queue, binding
@@ -21,6 +22,7 @@ logger = get_logger(__name__)
 MAX_NUMBER_OF_BITS_TO_USE = 28
 MAX_LEVEL = MAX_NUMBER_OF_BITS_TO_USE - 1
 CELERY_DELAYED_DELIVERY_EXCHANGE = 'celery_delayed_delivery'
+_DELAYED = re.compile(rf'^(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}')
 
 QUEUE_TYPES = ('classic', 'quorum')
 
@@ -140,7 +142,7 @@ def calculate_routing_key(countdown: int, routing_key: str) -> str:
         countdown (int): seconds, 1 to 2**28 - 1 (eight and a half years).
         routing_key (str): under which it shall arrive in the end.
     Returns:
-        str: 28 binary digits and the routing key, joined by dots.
+        str: 28 binary digits and the routing key, joined by dots; digits that it had already are replaced.
     Raises:
         ValueError: a countdown out of range, or no routing key.
     Source: kombu.transport.native_delayed_delivery.calculate_routing_key; differs: a countdown that is too
@@ -154,4 +156,7 @@ def calculate_routing_key(countdown: int, routing_key: str) -> str:
         )
     if not routing_key:
         raise ValueError('routing_key must be non-empty')
+    # Celery publishes a retry under the key that the task came with: that would grow by 56 bytes each time,
+    # and the fifth would be refused.
+    routing_key = _DELAYED.sub('', routing_key)
     return '.'.join(f'{countdown:0{MAX_NUMBER_OF_BITS_TO_USE}b}') + f'.{routing_key}'

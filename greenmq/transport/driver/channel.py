@@ -41,6 +41,8 @@ logger = get_logger('greenmq.transport.driver')
 
 #: Seconds that the end of a consumer waits for what its last take holds, for the sake of the order.
 CANCEL_SECONDS = 1.0
+#: Seconds that a channel's own `drain_events` waits for what may be on its way from the broker.
+UNDER_WAY = 0.25
 
 
 class Channel(base.StdChannel):
@@ -445,7 +447,7 @@ class Channel(base.StdChannel):
 
     def drain_events(self, timeout: float | None = None, **kwargs: Any) -> None:
         """Handle one event of this channel's connection, if one comes in time. Raises: Empty."""
-        drain_once(self.connection, timeout)
+        drain_once(self.connection, UNDER_WAY if timeout is None else timeout)
 
     def room_again(self) -> None:
         """There is room for more deliveries: have them fetched."""

@@ -333,7 +333,7 @@ class Channel(EntityMethods, base.StdChannel):
 
     def drain_events(self, timeout: float | None = None, **kwargs: Any) -> None:
         """Handle one event of this channel's connection, if one comes in time. Raises: Empty."""
-        drain_once(self.connection, timeout)
+        drain_once(self.connection, timeout or 0)
 
     # ---- settle
 
