@@ -3,6 +3,8 @@
 It says what it did as JSON lines, and reads a line where the broker is to be killed first.
 """
 import json
+import os
+import random
 import sys
 import threading
 import time
@@ -32,6 +34,11 @@ def send(number, give_up):
             time.sleep(0.2)
 
 
+def moment():
+    """Seconds between a kill and what is before and after it: any, in a soak."""
+    return random.uniform(0, 2.5) if os.environ.get('GREENMQ_SOAK') else 1
+
+
 def under_kills(rounds):
     """Orders from several threads while the broker is killed; which were sent, all of them."""
     stop, sent, failed = threading.Event(), [], []
@@ -51,10 +58,10 @@ def under_kills(rounds):
     for thread in threads:
         thread.start()
     for number in range(rounds):
-        time.sleep(1)
+        time.sleep(moment())
         say(kill=number)
         sys.stdin.readline()  # it is back
-        time.sleep(1)
+        time.sleep(moment())
     stop.set()
     for thread in threads:
         thread.join()
