@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from greenmq import Connection, Exchange, Queue, events, runtime
-from greenmq.exceptions import InvalidArgument, OperationalError, Unroutable
+from greenmq.exceptions import InvalidArgument, OperationalError, PublishUnconfirmed, Unroutable
 from greenmq.transport.zookeeper import driver as driving
 from tests.faults.stores import (
     consuming,
@@ -323,6 +323,30 @@ def test_a_killed_take_gives_back_what_it_took(zookeeper_url):
             task.join()
             wait_until(lambda: count(bound) == 1, 10, 'the message')
         assert turn > 0
+
+
+@pytest.mark.faults
+def test_publishes_that_are_killed_or_late_leave_the_next_ones_alone(zookeeper, zookeeper_url):
+    """What is known of the version that each publish raises must not depend on who reads his reply."""
+    with Connection(zookeeper_url) as connection:
+        bound = declare(connection)
+        producer = connection.Producer(routing_key='q', serializer='json')
+        safe = 0
+        for turn in range(20):
+            task = green.spawn(producer.publish, turn)
+            green.sleep(0.0004 * turn)
+            task.kill()
+            producer.publish(turn, timeout=20)
+            safe += 1
+        zookeeper.pause()
+        try:
+            green.sleep(0.1)
+            with pytest.raises(PublishUnconfirmed):
+                producer.publish('late', timeout=0.1)
+        finally:
+            zookeeper.resume()
+        producer.publish('after', timeout=20)
+        assert safe + 1 <= count(bound) <= 2 * safe + 2
 
 
 @pytest.mark.own_process

@@ -37,7 +37,8 @@ class Member:
         heard (Callable): see `Client`.
     Attributes:
         name (str): of the owner. path (str): of the node by which others know it. over (bool): see above.
-        counter (str): path of the node whose version each publish raises, see `sending`; version (int): its.
+        counter (str): path of the node whose version each publish raises, see `sending`; version (int): its,
+            if it is known, which `sure` (bool) tells.
     """
 
     def __init__(self, layout: Layout, timeout: float, told: Any, heard: Any) -> None:
@@ -45,6 +46,7 @@ class Member:
         self.path, self.counter = f'{layout.owners}/{self.name}', f'{layout.counters}/{self.name}'
         self.over = False
         self.version = 0
+        self.sure = True
         self.client: Client = None  # type: ignore[assignment]
         self._layout = layout
         self._timeout = timeout

@@ -10,6 +10,7 @@ from kazoo.exceptions import BadVersionError, ConnectionLoss, NoNodeError
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost, NotFound
 from greenmq.transport.driver import Put
+from greenmq.transport.zookeeper.member import Member
 from greenmq.transport.zookeeper.nodes import Nodes, first_failure
 
 __all__ = ('HEAD', 'Sending')
@@ -64,15 +65,19 @@ class Sending:
 
     def _send(self, items: list[Put], deadline: runtime.Deadline) -> tuple[int, Exception] | None:
         member = self._nodes.member
-        version, again = member.version, False
+        version, sent, again = -1, False, False
         while True:
             try:
-                results = self._nodes.commit(self._transaction(items)).get(timeout=deadline)
+                if not sent:
+                    version = self._version(member, deadline)
+                    sent, member.sure = True, False  # until there is a reply that somebody reads
+                results = self._nodes.commit(self._transaction(items, version)).get(timeout=deadline)
             except ConnectionLoss:
-                again = True
+                again = sent
                 member.wait_connected(deadline)
                 continue
             break
+        member.sure = True
         failure = first_failure(results)
         if failure is None or (again and failure[0] == 0 and isinstance(failure[1], BadVersionError)):
             member.version = version + 1
@@ -82,10 +87,19 @@ class Sending:
             raise ConnectionLost(f'the session with ZooKeeper is over: {error!r}')
         return at - 1, error
 
-    def _transaction(self, items: list[Put]) -> Any:
+    def _version(self, member: Member, deadline: runtime.Deadline) -> int:
+        if not member.sure:
+            # Somebody was killed, or out of time, while he waited for his reply: it may have happened.
+            stat = self._nodes.stat(member.counter, deadline)
+            if stat is None:
+                raise ConnectionLost('the session with ZooKeeper is over: its nodes are gone')
+            member.version, member.sure = stat.version, True
+        return member.version
+
+    def _transaction(self, items: list[Put], version: int) -> Any:
         member, layout = self._nodes.member, self._nodes.layout
         transaction = member.client.transaction()
-        transaction.set_data(member.counter, b'', version=member.version)
+        transaction.set_data(member.counter, b'', version=version)
         for item in items:
             path = f'{layout.queue(item.queue)}/entry-{9 - item.priority:03d}-'
             transaction.create(path, item.payload, sequence=True)
