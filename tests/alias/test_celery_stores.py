@@ -33,19 +33,23 @@ LEASES = {'lease_timeout': 5, 'sweep_interval': 1}
 #: Two in every run, all in a soak: each starts Celery four times.
 STORES = [('file_url', {}), ('postgresql_url', LEASES)] + ([
     ('filesystem_url', {}), ('sqla_sqlite_url', {'connect_timeout': 60, **LEASES}),
-    ('mariadb_url', {'connect_timeout': 60, **LEASES}), ('pgmq_url', LEASES),
+    ('mariadb_url', {'connect_timeout': 60, **LEASES}), ('pgmq_url', LEASES), ('mongodb_url', LEASES),
+    ('zookeeper_url', {'session_timeout': 3, 'sweep_interval': 1}), ('pyro_url', {}),
 ] if FACTOR > 1 else [])
+
+
+def environment(url, folder, options, switch='1'):
+    return environ(
+        switch, BROKER_URL=url, BROKER_OPTIONS=json.dumps(options), RESULT_BACKEND=f'file://{folder}',
+        NOTES=str(folder / 'notes'), PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.getcwd()]),
+    )
 
 
 @pytest.mark.green_timeout(400)
 @pytest.mark.parametrize(('store', 'options'), STORES, ids=[store for store, _ in STORES])
 def test_a_worker_is_killed_and_nothing_is_lost(request, tmp_path, store, options):
     need_the_pth()
-    env = environ(
-        BROKER_URL=request.getfixturevalue(store), BROKER_OPTIONS=json.dumps(options),
-        RESULT_BACKEND=f'file://{tmp_path}', NOTES=str(tmp_path / 'notes'),
-        PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.getcwd()]),
-    )
+    env = environment(request.getfixturevalue(store), tmp_path, options)
     run([sys.executable, '-c', SEND], 100, env=env, cwd=tmp_path)
     worker = Worker(tmp_path, 'gevent', env)
     try:
@@ -58,5 +62,21 @@ def test_a_worker_is_killed_and_nothing_is_lost(request, tmp_path, store, option
         assert "'pong'" in run([sys.executable, '-c', PING], 90, env=env, cwd=tmp_path)
         wait_until(lambda: set(shipped(tmp_path)) == set(range(ORDERS)), 60, f'all orders ({before} before)')
         assert worker.terminate() == 0
+    finally:
+        end(worker.process)
+
+
+@pytest.mark.green_timeout(240)
+@pytest.mark.parametrize('switches', [('1', None), (None, '1')], ids=['kombu asks', 'kombu works'])
+def test_control_of_workers_in_mongodb_between_kombu_and_greenmq(mongo_peer, tmp_path, switches):
+    """Celery's control commands are a fanout, and their answers are not: each library hears the other."""
+    need_the_pth()
+    kombu, theirs, ours = (environment(mongo_peer.url('d'), tmp_path, {}, each) for each in (None, *switches))
+    # kombu is deaf to a collection that was empty when it came, see celery/kombu#386
+    run([sys.executable, '-c', PING.replace('60', '0.1')], 60, env=kombu, cwd=tmp_path)
+    worker = Worker(tmp_path, 'gevent', theirs)
+    try:
+        worker.wait_ready()
+        assert "'pong'" in run([sys.executable, '-c', PING], 90, env=ours, cwd=tmp_path), worker.text()
     finally:
         end(worker.process)

@@ -22,7 +22,7 @@ LOCK = threading.RLock()
 NEWS = threading.Condition(LOCK)
 CLIENT = mongomock.MongoClient()
 CURSORS, NUMBERS = {}, itertools.count(1)
-CAPPED, CHANGES = set(), []
+CAPPED, CHANGES = {}, []  # (database, collection) → bytes
 COUNTS = collections.Counter()
 FAULTS = []  # [command, how, times left, seconds]
 DONE = {}  # (session, number) → the reply of a write that the client may repeat
@@ -72,7 +72,7 @@ class Commands:
             raise Refusal(48, 'NamespaceExists', 'exists')
         db.create_collection(value)
         if command.get('capped'):
-            CAPPED.add((db.name, value))
+            CAPPED[db.name, value] = command['size']
         return {}
 
     def listcollections(self, db, command, value):
@@ -97,6 +97,7 @@ class Commands:
                     break
                 continue
             changed(db, value, operationType='insert', fullDocument=document)
+        evict(db, value)
         NEWS.notify_all()
         reply = {'n': len(command['documents']) - len(failures)}
         return {**reply, 'writeErrors': failures} if failures else reply
@@ -143,23 +144,26 @@ class Commands:
                 raise Refusal(40573, 'Location40573', '$changeStream: only on replica sets')
             number = next(NUMBERS)
             CURSORS[number] = ('stream', db, value, pipeline[1:], [len(CHANGES)])
-            return {**cursor(number, db, value, []), 'operationTime': bson.Timestamp(1, 1)}
+            name = '$cmd.aggregate' if value == 1 else value
+            return {**cursor(number, db, name, []), 'operationTime': bson.Timestamp(1, 1)}
         return cursor(0, db, value, list(db[value].aggregate(pipeline)))
 
     def find(self, db, command, value):
-        found = self.look(db, value, command)
         if not command.get('tailable'):
-            return cursor(0, db, value, found)
+            return cursor(0, db, value, self.look(db, value, command))
         if (db.name, value) not in CAPPED:
             raise Refusal(2, 'BadValue', 'tailable cursor requested on non capped collection')
-        if not found:
+        if not db[value].count_documents({}):
             return cursor(0, db, value, [])  # dead at once, as the real one
-        number = next(NUMBERS)
-        CURSORS[number] = ('tail', db, value, command, [len(found)])
-        return cursor(number, db, value, found)
+        number, position = next(NUMBERS), [None, command.get('skip', 0)]
+        CURSORS[number] = ('tail', db, value, command, position)
+        return cursor(number, db, value, follow(db, value, command, position))
 
     def look(self, db, name, command):
         found = db[name].find(command.get('filter') or {}, command.get('projection') or None)
+        if '$natural' in (command.get('sort') or {}):
+            found = list(found)[::command['sort']['$natural']]
+            return found[:command.get('limit') or None]
         if command.get('sort'):
             found = found.sort(list(command['sort'].items()))
         return list(found.skip(command.get('skip', 0)).limit(command.get('limit', 0)))
@@ -172,10 +176,11 @@ class Commands:
         while True:
             if kind == 'stream':
                 fresh, position[0] = CHANGES[position[0]:], len(CHANGES)
-                fresh = filtered([each for place, each in fresh if place == (db.name, name)], what)
+                fresh = filtered(
+                    [each for place, each in fresh if place[0] == db.name and name in (1, place[1])], what
+                )
             else:
-                everything = self.look(db, name, what)
-                fresh, position[0] = everything[position[0]:], len(everything)
+                fresh = follow(db, name, what, position)
             left = end - time.monotonic()
             if fresh or left <= 0 or value not in CURSORS:
                 break
@@ -185,12 +190,36 @@ class Commands:
         return {'cursor': {'id': bson.Int64(value), 'ns': f'{db.name}.{name}', 'nextBatch': fresh}}
 
 
+def follow(db, name, command, position):
+    """What is new for a tailable cursor. `position`: the last document that it passed, how many to skip."""
+    everything = list(db[name].find())
+    ids = [each['_id'] for each in everything]
+    if position[0] is not None and position[0] not in ids:
+        raise Refusal(136, 'CappedPositionLost', 'the position of the cursor was overwritten')
+    fresh = everything[ids.index(position[0]) + 1 if position[0] is not None else 0:]
+    wanted = {each['_id'] for each in db[name].find(command.get('filter') or {})}
+    fresh = [each for each in fresh if each['_id'] in wanted]
+    skipped = min(position[1], len(fresh))
+    position[:] = [ids[-1] if ids else None, position[1] - skipped]
+    return fresh[skipped:]
+
+
+def evict(db, name):
+    """A capped collection loses its oldest documents."""
+    room = CAPPED.get((db.name, name))
+    if room is not None:
+        everything = list(db[name].find())
+        while sum(len(bson.encode(each)) for each in everything) > room:
+            db[name].delete_one({'_id': everything.pop(0)['_id']})
+
+
 def cursor(number, db, name, batch):
     return {'cursor': {'id': bson.Int64(number), 'ns': f'{db.name}.{name}', 'firstBatch': batch}}
 
 
 def changed(db, name, **change):
-    CHANGES.append(((db.name, name), dict(_id={'_data': f'{len(CHANGES):08d}'}, **change)))
+    facts = {'_id': {'_data': f'{len(CHANGES):08d}'}, 'ns': {'db': db.name, 'coll': name}}
+    CHANGES.append(((db.name, name), {**facts, **change}))
 
 
 def filtered(changes, pipeline):

@@ -384,6 +384,14 @@ class Driver:
         """Return the bindings of an exchange. The base remembers them, see `tells_changes`."""
         return ()
 
+    def fans_out(self, exchange: str, bindings: list[Binding]) -> list[Binding]:
+        """Return the bindings of a fanout exchange as they are to be used, of those that `bindings` gave.
+
+        For a broker whose other programs are reached another way: a binding may stand for all of them, its
+        queue being a name that `put` knows.
+        """
+        return bindings
+
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """Keep a binding; it may be there already."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from greenmq import runtime
@@ -399,10 +399,12 @@ class Router:
         began = runtime.monotonic()
         told = self._driver.tells_changes  # before it is read: what ends that is a change
         mark = self._shared[exchange] = self._shared.get(exchange) or _Shared()
-        bindings: Iterable[Binding] = list(
+        bindings: list[Binding] = list(
             self._call('read the bindings', deadline, self._driver.bindings, exchange, deadline) or ()
         )
         kind = next((binding.kind for binding in bindings if binding.kind), self.exchange_type(exchange))
+        if kind == 'fanout':
+            bindings = self._driver.fans_out(exchange, bindings)
         table = routing.table(kind if kind in routing.TABLES else 'direct')
         for binding in bindings:
             table.add(binding.queue, binding.routing_key or '', binding.arguments)

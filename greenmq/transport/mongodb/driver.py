@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pymongo
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
-from greenmq import runtime
+from greenmq import events, runtime
 from greenmq.exceptions import (
     AccessRefused,
     ConnectionClosed,
@@ -21,9 +21,11 @@ from greenmq.exceptions import (
     NotFound,
     PublishNacked,
 )
+from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Binding, Driver, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits
+from greenmq.transport.mongodb.broadcast import BROADCAST, Broadcasts, Collected
 from greenmq.transport.mongodb.listening import BELIEVED, WAITERS, WAKE, Listener
 from greenmq.transport.mongodb.store import Found, Settings, Store, moment, stamp
 from greenmq.transport.mongodb.topology import Facts, Topology
@@ -33,12 +35,18 @@ from greenmq.utils.json import dumps, loads
 
 __all__ = ('MongoDBDriver',)
 
+logger = get_logger('greenmq.transport.mongodb')
+
 #: Seconds for what the base gives no deadline.
 _OPERATION = 30.0
 #: Seconds of the first pause between two looks; it doubles, up to this where no signal is to be had at all.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.1
+#: Seconds between two looks for what was broadcast, where we are told of it.
+_RARELY = 60.0
 #: Seconds for which what is known of a queue, and of who waits for signals, is believed.
 _KNOWN, _HEARD = 30.0, 1.0
+#: What there is a collection for.
+_PARTS = ('messages', 'routing', 'queues', 'broadcast')
 #: Property in which the base keeps when a message is over, in ms since 1970.
 _EXPIRES_AT = 'expires_at'
 
@@ -75,10 +83,8 @@ class MongoDBDriver(Driver):
         'messages_collection': Option(str, 'messages', 'the collection of messages'),
         'routing_collection': Option(str, 'messages.routing', 'the collection of bindings'),
         'queues_collection': Option(str, 'messages.queues', 'the collection of what queues were made with'),
-        'broadcast_collection': Option(
-            str, 'messages.broadcast', "kombu's collection for fanout; not used, see the manual"
-        ),
-        'capped_queue_size': Option(whole, 100000, "bytes of kombu's collection for fanout; not used"),
+        'broadcast_collection': Option(str, 'messages.broadcast', "the collection of kombu's fanout"),
+        'capped_queue_size': Option(whole, 16 * 1024 * 1024, 'bytes of that collection, if it is made here'),
         'calc_queue_size': Option(truth, True, 'count messages where a queue is declared; else say 0'),
         'ttl': Option(truth, False, 'expiries are always honoured; kept for programs that ask for them'),
         'lease_timeout': Option(seconds, 60.0, 'seconds that a delivery is ours without a renewal'),
@@ -102,6 +108,9 @@ class MongoDBDriver(Driver):
         self._known: dict[str, _Known] = {}
         self._heard = (False, 0.0)  # does anybody wait for signals, and when was that asked
         self._commands = 0
+        self._broadcasts = Broadcasts(settings['capped_queue_size'], self._copy)
+        self._unread = True  # something may have been broadcast
+        self._read_at = 0.0
 
     # ---- the connection
 
@@ -110,10 +119,12 @@ class MongoDBDriver(Driver):
         settings = Settings(
             self.place.url, self.place.virtual_host, self._client_options(deadline), self._me,
             self.lease_seconds or 60.0,
-            {part: self.settings[f'{part}_collection'] for part in ('messages', 'routing', 'queues')},
+            {part: self.settings[f'{part}_collection'] for part in _PARTS},
         )  # fmt: skip
         store = self._store = Store(settings)
         self._topology = Topology(store)
+        self._broadcasts.begin(store)
+        self._unread = True
         self._known.clear()
         worker = runtime.Worker(f'mongodb {self.place.host}', store.close)
         try:
@@ -178,6 +189,11 @@ class MongoDBDriver(Driver):
     def _told(self, queues: list[str] | None) -> None:
         for key in self._pauses:
             self._pauses[key] = _FIRST_PAUSE
+        for queue in queues or ():
+            if queue.startswith(BROADCAST):
+                self._unread = True
+                self._waiters.wake(self._broadcasts.queues(queue[len(BROADCAST) :]))
+        self._unread = self._unread or queues is None
         self._waiters.wake(queues)
 
     # ---- putting
@@ -191,13 +207,16 @@ class MongoDBDriver(Driver):
         return outcomes  # type: ignore[no-any-return]
 
     def _put(self, items: list[Put], until: float) -> tuple[list[Exception | None], list[Taken]]:
-        known = self._look_up({item.queue for item in items})
+        known = self._look_up({item.queue for item in items if not item.queue.startswith(BROADCAST)})
         outcomes: list[Exception | None] = []
-        documents = []
+        documents, broadcast = [], []
         room: dict[str, int] = {}
         for item in items:
             facts = known.get(item.queue)
-            if facts is None:
+            if item.queue.startswith(BROADCAST):
+                outcomes.append(None)
+                broadcast.append((item.exchange, item.payload))
+            elif facts is None:
                 outcomes.append(NotFound(f'no queue {item.queue!r}'))
             elif facts.limits.rejects and not self._has_room(item.queue, facts, room):
                 outcomes.append(PublishNacked(f'queue {item.queue!r} is full'))
@@ -206,6 +225,7 @@ class MongoDBDriver(Driver):
                 documents.append(self._document(item, facts))
         if documents:
             self._store.insert(documents, until)
+        self._broadcasts.write(broadcast, until)
         full = [queue for queue in known if known[queue].limits.max_length is not None]
         dropped = [taken for queue in full for taken in self._drop(queue, known[queue].limits)]
         if documents and self._somebody_listens():
@@ -269,10 +289,11 @@ class MongoDBDriver(Driver):
         def look(woken: bool) -> tuple[list[Taken], float | None]:
             if woken:
                 self._pauses[key] = _FIRST_PAUSE
-            found: list[Found] = self._do(
-                lambda: self._store.claim(queues, n, max_bytes), runtime.Deadline.after(_OPERATION),
-                self._abandon,
-            )  # fmt: skip
+            found, copied = self._do(
+                lambda: self._look(queues, n, max_bytes), runtime.Deadline.after(_OPERATION), self._abandon
+            )
+            if copied is not None:
+                self._copied(copied, key)
             return [_taken(each) for each in found], self._pause(key)
 
         try:
@@ -281,16 +302,43 @@ class MongoDBDriver(Driver):
             self._pauses.pop(key, None)
 
     def _pause(self, key: tuple[str, ...]) -> float | None:
-        how = None if self._listener is None else self._listener.how
-        if how == 'stream':
+        listener = self._listener
+        how = None if listener is None else listener.how
+        if listener is not None and how == 'stream' and (listener.hears_broadcasts or not self._broadcasts):
             return None
         pause = self._pauses.get(key, _FIRST_PAUSE)
-        longest = (self.settings['polling_interval'] or 1.0) if how == 'signals' else _LONGEST_PAUSE
+        longest = _LONGEST_PAUSE if how is None else self.settings['polling_interval'] or 1.0
         self._pauses[key] = min(pause * 2, longest)
         return pause
 
-    def _abandon(self, found: list[Found]) -> None:
+    def _look(self, queues: list[str], n: int, max_bytes: int) -> tuple[list[Found], Collected | None]:
+        copied, listener = None, self._listener
+        told = listener is not None and listener.hears_broadcasts
+        if self._broadcasts and (
+            self._unread or time.monotonic() - self._read_at > (_RARELY if told else _LONGEST_PAUSE)
+        ):
+            since, self._unread, self._read_at = self._read_at, False, time.monotonic()
+            copied = self._broadcasts.collect(queues)._replace(since=since)
+        return self._store.claim(queues, n, max_bytes), copied
+
+    def _copied(self, copied: Collected, queues: tuple[str, ...]) -> None:
+        self._waiters.wake(copied.queues.difference(queues))
+        if copied.missed:
+            for exchange in self._broadcasts.exchanges:
+                logger.warning("fanout exchange %r: messages of kombu's were overwritten unread", exchange)
+                events.emit(
+                    'gap', exchange=exchange, since=copied.since, seconds=self._read_at - copied.since,
+                    reason='overwritten',
+                )  # fmt: skip
+
+    def _copy(self, queue: str, payload: Any) -> dict[str, Any] | None:
+        # In the thread: what kombu broadcast, for a queue of ours.
+        facts = self._look_up({queue}).get(queue)
+        return None if facts is None else self._document(Put(queue, '', '', payload, {}), facts)
+
+    def _abandon(self, looked: tuple[list[Found], Any]) -> None:
         # In the thread: a take was killed, and nobody got these.
+        found = looked[0]
         if found:
             self._store.settle([], [(each, False) for each in found])
 
@@ -343,7 +391,12 @@ class MongoDBDriver(Driver):
 
     def delete(self, queue: str, deadline: runtime.Deadline) -> None:
         self._known.pop(queue, None)
-        self._do(lambda: self._topology.delete(queue), deadline)
+
+        def delete() -> None:
+            self._broadcasts.unbind(None, queue)
+            self._topology.delete(queue)
+
+        self._do(delete, deadline)
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]]:
         return self._do(self._topology.listed, deadline)  # type: ignore[no-any-return]
@@ -353,11 +406,27 @@ class MongoDBDriver(Driver):
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> list[Binding]:
         return self._do(lambda: self._topology.bindings(exchange), deadline)  # type: ignore[no-any-return]
 
+    def fans_out(self, exchange: str, bindings: list[Binding]) -> list[Binding]:
+        # What kombu binds to a fanout exchange is fed from its collection, and not from the queue.
+        ours = [binding for binding in bindings if binding.kind == 'fanout']
+        if len(ours) < len(bindings):
+            ours.append(Binding(exchange, 'fanout', '', BROADCAST + exchange))
+        return ours
+
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        self._do(lambda: self._topology.bind(binding), deadline)
+        def bind() -> None:
+            if binding.kind == 'fanout':
+                self._broadcasts.bind(binding.exchange, binding.queue)
+            self._topology.bind(binding)
+
+        self._do(bind, deadline)
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        self._do(lambda: self._topology.unbind(binding), deadline)
+        def unbind() -> None:
+            self._broadcasts.unbind(binding.exchange, binding.queue)
+            self._topology.unbind(binding)
+
+        self._do(unbind, deadline)
 
     # ---- now and then
 

@@ -16,6 +16,7 @@ from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailur
 
 from greenmq import runtime
 from greenmq.log import get_logger
+from greenmq.transport.mongodb.broadcast import BROADCAST
 from greenmq.transport.mongodb.store import LEASED, Settings, Store
 
 __all__ = ('WAITERS', 'WAKE', 'Listener')
@@ -27,14 +28,12 @@ WAKE, WAKE_BYTES, WAITERS = 'greenmq.wake', 1024 * 1024, 'greenmq.waiters'
 #: Seconds after which somebody who waits says so again, and for which it is believed.
 _AGAIN, BELIEVED = 20.0, 60.0
 _UPDATED = 'updateDescription.updatedFields'
-#: Changes after which a message waits: it is new, or it came back.
-_CHANGES = [
-    {'$match': {'$or': [
-        {'operationType': {'$in': ['insert', 'replace']}},
-        {'operationType': 'update', f'{_UPDATED}.queue': {'$exists': True, '$ne': LEASED}},
-    ]}},
-    {'$project': {'fullDocument.queue': 1, f'{_UPDATED}.queue': 1}},
-]  # fmt: skip
+#: Changes after which a message waits: it is new, or it came back. (What ours broadcast is marked.)
+_WAITS = {'$or': [
+    {'operationType': {'$in': ['insert', 'replace']}, 'fullDocument.gmq': {'$exists': False}},
+    {'operationType': 'update', f'{_UPDATED}.queue': {'$exists': True, '$ne': LEASED}},
+]}  # fmt: skip
+_PARTS = {'$project': {'ns.coll': 1, 'fullDocument.queue': 1, f'{_UPDATED}.queue': 1}}
 
 
 class _Ear:
@@ -45,19 +44,31 @@ class _Ear:
         self._milliseconds = max(int(seconds * 1000), 100)
         self._cursor: Any = None
         self._said = 0.0
+        self.hears_broadcasts = False
 
     def open(self) -> str | None:
         """Begin to listen; return how: 'stream', 'signals', or None if the server has no such thing."""
         self.close()
         self._store.connect(index=False)
-        if self._store.streams:
-            try:
-                messages = self._store.collection('messages')
-                self._cursor = messages.watch(_CHANGES, max_await_time_ms=self._milliseconds)
-                return 'stream'
-            except OperationFailure as error:
-                logger.info('no change streams (%s): signals, or looks', error)
+        if self._store.streams and self._watch():
+            return 'stream'
         return 'signals' if self._tail() else None
+
+    def _watch(self) -> bool:
+        # Of the whole database, or where one may not, of the messages alone.
+        names = self._store.settings.names
+        both = {'ns.coll': {'$in': [names['messages'], names['broadcast']]}}
+        for what, match in ((self._store.database, both), (self._store.collection('messages'), {})):
+            try:
+                self._cursor = what.watch(
+                    [{'$match': {**match, **_WAITS}}, _PARTS], max_await_time_ms=self._milliseconds
+                )
+            except OperationFailure as error:
+                logger.info('no change stream of %s: %s', what.name, error)
+                continue
+            self.hears_broadcasts = bool(match)
+            return True
+        return False
 
     def _tail(self) -> bool:
         database = self._store.database
@@ -80,7 +91,7 @@ class _Ear:
         cursor = self._cursor
         if hasattr(cursor, 'try_next'):
             change = cursor.try_next()
-            return [] if change is None else [_queue_of(change)]
+            return [] if change is None else [self._queue_of(change)]
         if time.monotonic() - self._said > _AGAIN:
             self._said = time.monotonic()
             self._store.database[WAITERS].update_one(
@@ -92,16 +103,18 @@ class _Ear:
             raise ConnectionFailure('the cursor of signals ended')
         return []
 
+    def _queue_of(self, change: Any) -> str:
+        update = change.get('updateDescription') or {}
+        document = change.get('fullDocument') or update.get('updatedFields') or {}
+        queue = str(document.get('queue') or '')
+        broadcast = (change.get('ns') or {}).get('coll') == self._store.settings.names['broadcast']
+        return BROADCAST + queue if broadcast else queue
+
     def close(self) -> None:
         """Let go of the server."""
         self._cursor = None
+        self.hears_broadcasts = False
         self._store.close()
-
-
-def _queue_of(change: Any) -> str:
-    update = change.get('updateDescription') or {}
-    document = change.get('fullDocument') or update.get('updatedFields') or {}
-    return str(document.get('queue') or '')
 
 
 class Listener:
@@ -112,10 +125,12 @@ class Listener:
         told (Callable[[list[str] | None], Any]): a method, held weakly; gets the queues, None for any.
     Attributes:
         how (str | None): 'stream', 'signals', or None while nothing is told.
+        hears_broadcasts (bool): is it told of kombu's fanout, too?
     """
 
     def __init__(self, settings: Settings, seconds: float, told: Callable[[Any], Any]) -> None:
         self.how: str | None = None
+        self.hears_broadcasts = False
         self._told = weakref.WeakMethod(told)
         ear = _Ear(settings, seconds)
         self._worker = runtime.Worker('mongodb listener', ear.close)
@@ -145,7 +160,7 @@ def _listen(reference: Callable[[], Listener | None], worker: runtime.Worker, ea
             listener = reference()
             if listener is None:
                 return
-            listener.how = how
+            listener.how, listener.hears_broadcasts = how, ear.hears_broadcasts
             if how is None or not listener.tell(None):
                 return
             del listener
@@ -161,7 +176,7 @@ def _listen(reference: Callable[[], Listener | None], worker: runtime.Worker, ea
         listener = reference()
         if listener is None:
             return
-        listener.how = None
+        listener.how, listener.hears_broadcasts = None, False
         del listener
         runtime.sleep(pause)
         pause = min(pause * 2, 5.0)

@@ -21,14 +21,14 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, 
 from greenmq import runtime
 from greenmq.log import get_logger
 
-__all__ = ('LEASED', 'Found', 'Settings', 'Store', 'moment', 'stamp')
+__all__ = ('DUPLICATE', 'LEASED', 'Found', 'Settings', 'Store', 'moment', 'stamp')
 
 logger = get_logger('greenmq.transport.mongodb')
 
 #: The queue of what was taken.
 LEASED = '\x01leased'
 #: Error of a unique key that is there already.
-_DUPLICATE = 11000
+DUPLICATE = 11000
 #: Seconds in which pymongo's monitors see that their client is closed.
 _MONITORS_END = 0.7
 #: Documents that one round of a sweep gives back.
@@ -126,7 +126,7 @@ class Store:
         return moment(time.time() + self._ahead)
 
     def collection(self, name: str) -> Any:
-        """A collection by its part: 'messages', 'routing', 'queues'."""
+        """A collection by its part: 'messages', 'routing', 'queues', 'broadcast'."""
         return self._client[self.settings.database][self.settings.names[name]]
 
     @property
@@ -151,16 +151,17 @@ class Store:
 
     # ---- putting
 
-    def insert(self, documents: list[dict[str, Any]], until: float) -> None:
+    def insert(self, documents: list[dict[str, Any]], until: float, part: str = 'messages') -> None:
         """Insert messages, each exactly once, although a reply may be lost.
 
         Arguments:
             documents (list[dict]): without ``_id``, which says the order.
             until (float): `time.monotonic` of when to give up.
+            part (str): of which collection, see `collection`.
         Raises:
             ConnectionFailure: it is not known which of them are there.
         """
-        messages, sent = self.collection('messages'), False
+        messages, sent = self.collection(part), False
         for document in documents:
             document['_id'] = ObjectId()
         while True:
@@ -169,7 +170,7 @@ class Store:
                 return
             except BulkWriteError as error:
                 failures = error.details.get('writeErrors') or ()
-                if not sent or any(failure.get('code') != _DUPLICATE for failure in failures):
+                if not sent or any(failure.get('code') != DUPLICATE for failure in failures):
                     raise
                 return  # those are there from before
             except ServerSelectionTimeoutError:

@@ -131,16 +131,13 @@ class Topology:
 
     def bindings(self, exchange: str) -> list[Binding]:
         """The bindings of an exchange, those that kombu made too."""
-        rows = list(self._store.collection('routing').find({'exchange': exchange}))
-        # What kombu binds to a fanout exchange is fed from its broadcast collection, not from the queue.
-        fanout = any((row.get('gmq') or {}).get('kind') == 'fanout' for row in rows)
         found = []
-        for row in rows:
+        for row in list(self._store.collection('routing').find({'exchange': exchange})):
             ours = row.get('gmq')
             if ours is not None:
                 found.append(Binding(exchange, ours['kind'], row['routing_key'], row['queue'],
                                      loads(ours['arguments'])))  # fmt: skip
-            elif not fanout:
+            else:
                 kind = 'topic' if row.get('pattern') else ''
                 found.append(Binding(exchange, kind, row.get('routing_key') or '', row['queue']))
         return found
