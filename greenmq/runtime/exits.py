@@ -36,6 +36,8 @@ BEGINNING = 1.0
 LOOK = 0.01
 #: Seconds for a step that was cut at its limit to let go of what it holds.
 DYING = 0.5
+#: Seconds for threads to end in order.
+LEAVING = 1.5
 
 
 class _Entry:
@@ -91,7 +93,10 @@ def end_all() -> None:
     """
     entries = [entry for entry in _entries.values() if entry.epoch == forks.count]
     _entries.clear()
-    if not entries or in_hub():
+    if in_hub():
+        return
+    if not entries:
+        _let_threads_end()
         return
     ending: list[tuple[Task, float]] = []
     elsewhere = False
@@ -112,16 +117,16 @@ def end_all() -> None:
             task.kill()
     for task, _, _ in limits:
         task.join(DYING)
-    if elsewhere:
-        _let_threads_end()
+    _let_threads_end(elsewhere)
 
 
-def _let_threads_end() -> None:
+def _let_threads_end(expected: bool = False) -> None:
     # What a thread waited for has ended, and so perhaps the thread does: the interpreter must not be taken
     # down while it destroys its hub.
-    patience = Deadline.after(DYING)
+    patience = Deadline.after(LEAVING)
     for _ in range(2):
-        sleep(LOOK)
+        if expected or threadend.ending:
+            sleep(LOOK)
         while threadend.ending and not patience.expired():
             sleep(LOOK)
 

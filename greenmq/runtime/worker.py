@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq.exceptions import ConnectionClosed, Forked
+from greenmq.runtime import threadend
 from greenmq.runtime.clock import Timeoutish, post
 from greenmq.runtime.epoch import fork_epoch
 from greenmq.runtime.offload import start_thread
@@ -92,12 +93,12 @@ class _Job:
 class _Inbox:
     """What the thread knows of its worker: the jobs, and whether it is to end."""
 
-    __slots__ = ('jobs', 'left', 'running', 'worker')
+    __slots__ = ('busy', 'jobs', 'left', 'running', 'worker')
 
     def __init__(self, worker: Worker) -> None:
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.worker = weakref.ref(worker)
-        self.running = False
+        self.running = self.busy = False
         self.left: Callable[[], Any] | None = None
 
 
@@ -166,6 +167,8 @@ class Worker:
         """End the thread after the calls it was given so far; `leave` is called."""
         if not self._closed:
             self._closed = True
+            if self._inbox.running and not self._inbox.busy:
+                threadend.ending.add(id(self._inbox))  # the process may end at once, and is to wait for it
             self._inbox.jobs.put(None)
 
     @property
@@ -196,10 +199,17 @@ class _Run:
                 continue
             if job is None:
                 break
+            inbox.busy = True
             job.run()
+            inbox.busy = False
             del job  # an idle thread must not hold the last arguments and result
-        if inbox.left is not None:
-            try:
+        # A client may wait a moment for its own tasks to end. The interpreter is not taken down under them.
+        threadend.ending.add(id(inbox))
+        try:
+            if inbox.left is not None:
                 inbox.left()
-            except Exception:
-                logger.exception('a private thread could not leave in order: %r', inbox.left)
+        except Exception:
+            logger.exception('a private thread could not leave in order: %r', inbox.left)
+        finally:
+            threadend.end_thread()
+            threadend.ending.discard(id(inbox))

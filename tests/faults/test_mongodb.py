@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from greenmq import Connection, Queue, events, runtime
+from greenmq import Connection, Consumer, Exchange, Queue, events, runtime
 from greenmq.exceptions import InvalidArgument
 from greenmq.transport.mongodb import Transport
 from greenmq.transport.mongodb.urls import options_of, target_of
@@ -79,6 +79,56 @@ def test_an_idle_consumer_waits_at_the_server(mongo_peer):
                 connection.drain_events(timeout=2.5)
             assert spent(mongo_peer, before) == {}
             assert mongo_peer.counts()['getmore'] - before['getmore'] <= 2
+
+
+def test_the_filter_and_the_order_of_a_claim_are_those_of_an_index(mongo_peer, monkeypatch):
+    """Equality on the queue alone, in the order of kombu's index: no server looks at more than it gives."""
+    from pymongo import monitoring
+
+    commands = []
+
+    class Heard(monitoring.CommandListener):
+        def started(self, event):
+            commands.append((event.command_name, dict(event.command)))
+
+        def succeeded(self, event):
+            return
+
+        failed = succeeded
+
+    heard = monitoring._LISTENERS.command_listeners
+    monkeypatch.setattr(monitoring, '_LISTENERS', monitoring._LISTENERS._replace(
+        command_listeners=[*heard, Heard()]))
+    with Connection(mongo_peer.url('d')) as connection:
+        declare(connection)
+        publish_many(connection, 3)
+        driver(connection).take(['q'], 1, 10**9, 0)
+        driver(connection).take(['q'], 2, 10**9, 0)
+    indexes = [list(index['key']) for name, command in commands if name == 'createIndexes'
+               for index in command['indexes']]
+    claims = [command for name, command in commands if name in ('find', 'findAndModify')
+              and (command.get('filter') or command.get('query')) == {'queue': 'q'} and command.get('sort')]
+    assert len(claims) == 2
+    for command in claims:
+        assert ['queue', *command['sort']] in indexes
+
+
+def test_control_commands_come_while_tasks_are_in_work(mongo_peer):
+    """Each channel fetches for itself, bounded by its own prefetch."""
+    control = Queue('control', Exchange('control', type='fanout'))
+    with Connection(mongo_peer.url('d')) as connection:
+        declare(connection)
+        publish_many(connection, 5)
+        held, told = [], []
+        work = Consumer(connection.channel(), [Queue('q')], accept=['json'], prefetch_count=1,
+                        callbacks=[lambda body, message: held.append(message)])
+        calls = Consumer(connection.channel(), [control], accept=['json'],
+                         callbacks=[lambda body, message: (told.append(body), message.ack())])
+        with work, calls:
+            drain_until(connection, lambda: held)
+            connection.Producer(exchange='control', serializer='json').publish('ping')
+            drain_until(connection, lambda: told == ['ping'])
+            assert len(held) == 1
 
 
 # ----------------------------------------------------------------------------------------------- waking
@@ -326,8 +376,6 @@ def test_kombu_and_greenmq_share_queues(mongo_peer):
 
 @pytest.mark.slow
 def test_each_routes_by_the_bindings_of_the_other(mongo_peer):
-    from greenmq import Exchange
-
     url, exchange = mongo_peer.url('d'), Exchange('x', type='topic')
     with Kombu(url) as kombu, Connection(url) as connection:
         # Then what kombu has bound, greenmq routes by

@@ -1,8 +1,10 @@
 """Queues in ZooKeeper: sessions that expire, lost replies, a server that dies or stands, kombu beside."""
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -257,6 +259,50 @@ def test_a_server_that_stands_still_for_longer_than_a_session(zookeeper, zookeep
             zookeeper.resume()
 
     survives(zookeeper_url, freeze, 1, SHORT, timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(200)
+def test_a_hub_that_stood_still_for_longer_than_a_session(zookeeper_url):
+    """One clean session after it: what was held is somebody else's then, and nobody is deaf."""
+    def burn():
+        end = time.monotonic() + 1.5 * SHORT['session_timeout']
+        while time.monotonic() < end:
+            pass
+
+    survives(zookeeper_url, burn, 3 if FACTOR > 1 else 1, SHORT, timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(200)
+def test_a_server_that_lost_its_data(zookeeper, zookeeper_url):
+    """The old session is asked for no longer than it may live; then queues are declared anew."""
+    with Connection(zookeeper_url, transport_options=SHORT) as connection:
+        declare(connection)
+        producer = connection.Producer(routing_key='q', serializer='json')
+        with consuming(connection) as seen:
+            producer.publish('before')
+            drain_until(connection, lambda: seen == ['before'])
+            zookeeper.kill()
+            shutil.rmtree(zookeeper.directory / 'data')
+            zookeeper.start()
+            wait_until(lambda: _published(producer, 'after'), 40, 'a publish')
+            with green.Timeout(40):
+                while 'after' not in seen:
+                    try:
+                        connection.drain_events(timeout=1)
+                    except (TimeoutError, *connection.connection_errors):
+                        continue
+
+
+def _published(producer, body):
+    try:
+        producer.publish(body, timeout=1)
+    except OperationalError:
+        return False
+    return True
 
 
 @pytest.mark.slow
