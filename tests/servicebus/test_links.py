@@ -229,6 +229,18 @@ class TestFaults:
         seen.until(lambda: 'last' in seen.bodies, 10)
         seen.stop()
 
+    def test_a_consumer_that_waits_to_be_let_in_outlives_a_cut(self, connect, bus, proxy, name):
+        bus.ask('create', name=name)
+        connection = connect(bus.url(port=proxy.port))
+        bus.ask('refuse', what='token', condition='503', times=2)
+        seen = Seen(connection, Queue(name, routing_key=name), auto_declare=False)
+        until(lambda: bus.counts().get('tokens', 0) >= 3)  # one as the connection is opened
+        proxy.cut()
+        until(lambda: connection.transport.session.epoch > 1 and connection.connected)
+        publish(connect(bus.url()), name, ['x'])
+        seen.until(lambda: seen.bodies == ['x'], 10)
+        seen.stop()
+
     def test_cancelled_consumers_leave_nothing_locked(self, connect, bus, name):
         """B6."""
         connection, other = connect(bus.url()), connect(bus.url())

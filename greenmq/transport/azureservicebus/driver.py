@@ -161,6 +161,7 @@ class ServiceBusDriver(Driver):
             self._go_to(self.place)
         self._lines.open(runtime.TLSOptions.of(self.place.ssl), deadline)
         self._queues.clear()
+        self._wanted = {}
 
     def _line_lost(self, main: bool, error: Exception) -> None:
         if main:
@@ -213,12 +214,14 @@ class ServiceBusDriver(Driver):
             self._wanted[queue] = n
         elif n:
             self._wanted[queue] = n
-            runtime.spawn(self._admit, line, queue, entity, name='greenmq-admit', owner=self)
+            waits = self._wanted
+            runtime.spawn(self._admit, line, waits, queue, entity, name='greenmq-admit', owner=self)
 
-    def _admit(self, line: Line, queue: str, entity: str) -> None:
+    def _admit(self, line: Line, waits: dict[str, int], queue: str, entity: str) -> None:
+        # `waits` is of this connection: the next one has its own, and tasks of its own.
         failures = 0
         try:
-            while self._wanted.get(queue) and line.connection.error is None:
+            while waits.get(queue) and line.connection.error is None:
                 try:
                     line.admission.ensure(entity, runtime.Deadline.after(self._patience))
                 except Exception as error:  # told, and tried again: rights and queues come and go
@@ -229,7 +232,7 @@ class ServiceBusDriver(Driver):
                 else:
                     break
         finally:
-            wanted = self._wanted.pop(queue, 0)
+            wanted = waits.pop(queue, 0)
         if line.connection.error is None and line.admission.holds(entity):
             self._want(line, queue, entity, wanted)
 
