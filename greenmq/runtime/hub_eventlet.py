@@ -252,8 +252,9 @@ def end_thread() -> None:
         del hubs._threadlocal.hub
 
 
-def remember_hub(hub: Any) -> None:
+def remember_hub(hub: Any) -> bool:
     hubs._threadlocal.hub = hub
+    return True
 
 
 def reinit() -> None:

@@ -103,9 +103,12 @@ def end_thread() -> None:
     hub.destroy(True)
 
 
-def remember_hub(hub: Any) -> None:
+def remember_hub(hub: Any) -> bool:
+    if hub.loop is None:  # destroyed, as gevent advises at the end of a thread
+        return False
     set_hub(hub)
     set_loop(hub.loop)
+    return True
 
 
 def reinit() -> None:

@@ -505,7 +505,10 @@ def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
 
 def forget_streams() -> None:
     """In a forked child: close all inherited descriptors without a byte; the parent's are untouched."""
+    hub = library.peek_hub()
     for stream in list(_streams):
         # The waiters are told by the runtime, those of this thread; those of other threads exist no more.
         stream._reader = stream._writer = None
+        if stream._hub is not hub:
+            stream._watchers = [None, None]  # nor do their loops, which may have been destroyed before
         stream._end(Forked(stream.name))

@@ -64,7 +64,8 @@ class Library:
       nothing is left that could ever run. A library that then throws an error into the main greenlet need
       not.
     * `original(module, name)`: what the standard library had there before any monkey patching.
-    * `remember_hub(hub)`: in a thread that ends, and whose hub the library has let go of already.
+    * `remember_hub(hub)`: in a thread that ends, and whose hub the library has let go of already; False if
+      the program has destroyed it.
     * `end_thread()`: called last in a native thread, destroys the hub that something in it may have made.
     * `reinit()`: makes the hub of this thread usable in a forked child.
     * `Timeout`, `Event`, `Semaphore`, `Local`, `wsgi_server`: the library's own.
@@ -86,7 +87,7 @@ class Library:
     when_idle: Callable[..., None]
     original: Callable[[str, str], Any]
     end_thread: Callable[[], None]
-    remember_hub: Callable[[Any], None]
+    remember_hub: Callable[[Any], bool]
     reinit: Callable[[], None]
     Timeout: type[BaseException]
     Event: Callable[[], Any]

@@ -59,7 +59,7 @@ class _Last:
             return  # a fork left this thread behind, and clears it before anything else runs in the child
         ended = self.hub in _ended  # what a task began while the hub ended its tasks
         if library.peek_hub() is None and not ended:
-            library.remember_hub(self.hub)  # the library's own storage was emptied before ours
+            ended = not library.remember_hub(self.hub)  # the library's own storage was emptied before ours
         for each in list(self.known):
             try:
                 each.thread_ended()

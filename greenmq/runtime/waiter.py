@@ -277,8 +277,9 @@ def tell_waiters() -> None:
     work this child is. It stays parked until nothing else is left to run.
     """
     hub = library.peek_hub()
-    for hold in list(_holds.values()):
-        hold.handle.close()
+    for owner, hold in list(_holds.items()):
+        if owner is hub:  # the loops of other threads may have been destroyed
+            hold.handle.close()
     _holds.clear()
     for waiter in list(_parked):
         if waiter._hub is hub:

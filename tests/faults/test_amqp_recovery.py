@@ -238,8 +238,8 @@ def test_resource_locked_is_tried_again_until_the_deadline(rig, proxy):
     stranger = rig.connection()
     wait_until(lambda: outcome(stranger.channel().queue_declare, 'locked', exclusive=True)[0] is None, SOON,
                'the queue to be free')
-    proxy.accept()
     attempts = proxy.total_connections
+    proxy.accept()
     wait_until(lambda: proxy.total_connections > attempts, SOON, 'an attempt')
     assert not connection.connected
     stranger.close()

@@ -1,6 +1,7 @@
 """Forks while pools are busy: each child publishes at once through its own, and nothing is lost (P44)."""
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -109,7 +110,10 @@ def test_twenty_forks_while_the_parent_publishes(rig, rabbitmq):
         shared = producer.connection
     epoch, seed = shared.epoch, random.randrange(2**32)
     chance, children, sending = random.Random(seed), {}, []
-    for number in range(FORKS):
+    for number in itertools.count():
+        # On a machine under load the parent may take long to send anything.
+        if number >= FORKS and any(sending) or number >= 10 * FORKS:
+            break
         gevent.sleep(chance.random() * 0.05)
 
         def work(number=number):

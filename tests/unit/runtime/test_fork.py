@@ -331,6 +331,38 @@ glet.kill()
     assert lines == ['True True []', "b'abc' False"]
 
 
+@pytest.mark.skipif(green.RUNTIME != 'gevent', reason='only gevent lets a program destroy its hub')
+def test_what_a_thread_left_whose_loop_was_destroyed_keeps_nobody_from_being_told(run):
+    lines = run("""
+log, kept = [], []
+def waiting(name, call):
+    try:
+        call()
+    except Forked:
+        log.append(name)
+def in_thread():
+    mine, other = pair()
+    glets = [green.spawn(waiting, 'theirs', call) for call in (mine.read, runtime.Waiter().wait)]
+    kept.extend([mine, other, library.get_hub(), *glets])
+    settle()
+    library.get_hub().destroy(True)  # as gevent advises
+from greenmq.runtime.offload import start_thread
+start_thread(in_thread)
+while len(kept) < 5:
+    runtime.sleep(0.01)
+runtime.sleep(0.1)
+ours, theirs = pair()
+glets = [green.spawn(waiting, name, call) for name, call in
+         (('read', ours.read), ('waiter', runtime.Waiter().wait))]
+settle()
+def child(say):
+    green.joinall(glets, timeout=10)
+    say(*sorted(log), ours.closed, kept[0].closed)
+print(*fork(child), sep='\\n')
+""")
+    assert lines == ['read waiter True True']
+
+
 def test_a_wait_of_a_thread_that_was_not_forked_can_be_ended_and_ends_nobody(run):
     lines = run("""
 waiters = []
