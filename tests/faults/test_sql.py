@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from greenmq import Connection, Consumer, Queue
+from greenmq import Connection, Consumer, Queue, runtime
 from greenmq.exceptions import PublishUnconfirmed
 from tests.support import green
 from tests.support.process import wait_until
@@ -67,6 +67,29 @@ def test_a_claim_passes_by_what_others_lock(store):
             assert bound.get() is None
         release()
         assert [bound.get(no_ack=True).payload for _ in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_statement_that_the_server_ends_for_another_is_run_again(postgresql, database, postgresql_url):
+    with Connection(postgresql_url) as connection, postgresql.client(database) as other:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        assert bound.get() is not None
+        before = driver(connection).stats()['statements']
+        other.execute('BEGIN')
+        other.execute('SELECT 1 FROM greenmq_delivery FOR UPDATE')
+        deleting = green.spawn(bound.delete)
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+        wait_until(lambda: postgresql.run(waiting, database), 10, 'the delete to wait')
+        # Then each waits for the other, and ours, which waited first, sees it first
+        other.pgconn.send_query(b'SELECT 1 FROM kombu_message FOR UPDATE')
+        wait_until(lambda: driver(connection).stats()['statements'] > before + 1, 10, 'the second try')
+        while other.pgconn.get_result() is not None:
+            pass
+        other.execute('ROLLBACK')
+        with green.Timeout(10):
+            deleting.get()
+        assert not driver(connection).has('q', runtime.Deadline.after(10))
 
 
 @pytest.mark.slow

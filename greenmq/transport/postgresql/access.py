@@ -7,10 +7,14 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed
+from greenmq.transport.postgresql.connection import psycopg
 from greenmq.transport.postgresql.pool import Pool
 from greenmq.transport.postgresql.presence import Presence
 
 __all__ = ('Access',)
+
+#: Tries of a statement that the server ends because it and another wait for each other.
+_TRIES = 10
 
 
 class Access:
@@ -73,16 +77,25 @@ class Access:
         self._keeper = None
 
     def run(self, statement: str, *values: Any, deadline: runtime.Deadline) -> list[Any]:
-        """Run one statement, see `Pool.run`.
+        """Run one statement, see `Pool.run`; again, if the server ended it in favour of another.
+
+        Each is a transaction: nothing of such a one was done.
 
         Raises:
             ConnectionClosed: it is closed.
         Switches: yes.
         """
-        pool = self.pool
-        if pool is None:
-            raise ConnectionClosed(f'{self._host} is closed')
-        return pool.run(statement, *values, deadline=deadline)
+        tries = _TRIES
+        while True:
+            pool = self.pool
+            if pool is None:
+                raise ConnectionClosed(f'{self._host} is closed')
+            tries -= 1
+            try:
+                return pool.run(statement, *values, deadline=deadline)
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if not tries or deadline.expired():
+                    raise
 
     def stats(self) -> dict[str, Any]:
         """Statements run so far, whether notifications arrive, and how often the listener connected."""
