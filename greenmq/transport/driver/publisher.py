@@ -84,6 +84,7 @@ class Publisher:
         self._drop_expired: bool = settings['drop_expired']
         self._lines: dict[str, _Line] = {}
         self._crowded = False  # the last call had several messages: the next one shall wait for company
+        self.epoch = 0  # in which a publish found the connection last
         self.calls = 0
         self.published = 0
 
@@ -215,8 +216,8 @@ class Publisher:
                 session.wait_open(deadline)
             except TimeoutError as error:
                 raise PublishUnconfirmed(str(error), sent='no') from session.failure
-        epoch: int = session.epoch
-        return epoch
+        self.epoch = session.epoch
+        return self.epoch
 
     def _put_direct(self, items: list[Put], deadline: runtime.Deadline, epoch: int) -> None:
         try:
@@ -354,12 +355,6 @@ class Publisher:
             jobs, line.jobs = line.jobs, []
             for job in jobs:
                 job.waiter.fail(error)
-
-    @property
-    def epoch(self) -> int:
-        """That of the session."""
-        session = self._session()
-        return 0 if session is None else session.epoch
 
     @property
     def waiting(self) -> int:
