@@ -25,7 +25,7 @@ NEEDS = ('pytest', 'pytest-freezer', 'pytest-subtests', 'pytest-click', 'pytest-
          'freezegun', 'hypothesis', 'Pyro4', 'kombu>=5,<6', 'celery[redis,gevent,eventlet]>=5,<6',
          'pytest-celery', 'sqlalchemy', 'pymongo', 'moto', 'kazoo', 'azure-storage-queue', 'azure-servicebus',
          'azure-identity', 'cryptography', 'pydantic', 'setuptools<81')
-EXTRAS = 'msgpack,yaml,brotli,zstd,eventlet,hiredis'
+EXTRAS = 'msgpack,yaml,brotli,zstd,eventlet,hiredis,sqs'
 
 #: Seconds: a test, importing a file, and all files of a suite. What is not reached then has failed.
 TEST, START, WHOLE = 40, 120, 3600
