@@ -401,11 +401,6 @@ class _Call:
         if left is not None:
             self.timer = runtime.call_later(left + SLACK, self.task.kill)
 
-    def ended(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
 
 def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: Driver) -> None:
     while True:
@@ -436,7 +431,9 @@ def _put(ref: Callable[[], Publisher | None], line: _Line, call: _Call, driver: 
                 publisher.answered(batch, outcomes, epoch)
         finally:
             line.busy -= 1
-            call.ended()
+            if call.timer is not None:
+                call.timer.cancel()
+                call.timer = None
         del publisher
 
 
