@@ -142,7 +142,7 @@ class TestEntraID:
 
     @pytest.fixture
     def peer(self):
-        with HTTPPeer(lambda asked: answer(200)) as peer:
+        with HTTPPeer(lambda asked: answer(200, x_ms_request_id='1')) as peer:
             yield peer
 
     @pytest.fixture

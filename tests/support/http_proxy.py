@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from tests.support.process import end, popen, read_line
+from tests.support.process import end, popen
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ class HTTPProxy:
         host, port = upstream if isinstance(upstream, tuple) else ('127.0.0.1', upstream)
         self._process = popen([sys.executable, '-m', 'tests.support.http_proxy_process', host, str(port)],
                               cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.port = int(read_line(self._process.stdout))
+        self.port = int(self._process.stdout.readline())
 
     def __enter__(self):
         return self
@@ -52,7 +52,7 @@ class HTTPProxy:
     def _tell(self, what, **values):
         self._process.stdin.write(json.dumps({'what': what, **values}).encode() + b'\n')
         self._process.stdin.flush()
-        return json.loads(read_line(self._process.stdout))
+        return json.loads(self._process.stdout.readline())
 
     def _rule(self, do, operation, where, **values):
         self._tell('rule', do=do, operation=operation, **where, **values)

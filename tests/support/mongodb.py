@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.support.process import Server, end, free_ports, popen, read_line, servers_required
+from tests.support.process import Server, end, free_ports, popen, servers_required
 
 ROOT = pathlib.Path(__file__).parents[2]
 FERRETDB = ROOT / '.cache/ferretdb/ferretdb'
@@ -55,7 +55,7 @@ class Peer:
         pytest.importorskip('mongomock')
         self.process = popen([sys.executable, '-W', 'ignore', '-m', 'tests.support.mongodb_peer'], cwd=ROOT,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = int(read_line(self.process.stdout))
+        self.port = int(self.process.stdout.readline())
         self.streams = streams
         self.tests = 0
         self.fresh()
@@ -69,7 +69,7 @@ class Peer:
         """Have it do something; gives how often it got each command so far."""
         self.process.stdin.write(json.dumps(order) + '\n')
         self.process.stdin.flush()
-        return json.loads(read_line(self.process.stdout))
+        return json.loads(self.process.stdout.readline())
 
     def fail(self, command, how, times=1, seconds=0):
         """Let commands of a name, in small letters, fail.

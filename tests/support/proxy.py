@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from tests.support.process import end, popen, read_line, wait_until
+from tests.support.process import end, popen, wait_until
 
 BOTH = ('up', 'down')
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class Proxy:
         self._process = popen(
             [sys.executable, '-m', 'tests.support.proxy_process', host, str(port), str(buffer_bytes)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.port = int(read_line(self._process.stdout))
+        self.port = int(self._process.stdout.readline())
 
     def __enter__(self):
         return self
@@ -54,7 +54,7 @@ class Proxy:
         line = json.dumps(dict(do=do, directions=directions, **values))
         self._process.stdin.write(line.encode() + b'\n')
         self._process.stdin.flush()
-        return json.loads(read_line(self._process.stdout))
+        return json.loads(self._process.stdout.readline())
 
     def cut(self):
         self._tell('cut')

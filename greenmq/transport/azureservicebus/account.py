@@ -48,11 +48,15 @@ class Account(NamedTuple):
 def split(url: str) -> tuple[str, str, str]:
     """Return credential, address and query of a URL, nothing decoded; '' for what it lacks.
 
-    The credential ends at the last @: a key may hold slashes.
+    The credential ends at the last @ before the query: a key may hold slashes, and one that was not encoded a
+    question mark.
     """
     text = url[len(SCHEME) :] if url.lower().startswith(SCHEME) else url
     rest, _, query = text.partition('?')
-    credential, _, address = rest.rpartition('@')
+    credential, at, address = rest.rpartition('@')
+    if not at and '@' in query:
+        credential, _, rest = text.rpartition('@')
+        address, _, query = rest.partition('?')
     return credential, address.rstrip('/'), query
 
 
