@@ -38,7 +38,9 @@ values = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=5),
         st.dictionaries(st.one_of(st.text(max_size=20), ascii_text.map(Symbol)), inner, max_size=5),
-        st.tuples(st.integers(0, 2 ** 40), inner).map(lambda pair: Described(*pair)),
+        # Proton's get_object loses what comes after one that describes another, of its own bytes too.
+        st.tuples(st.integers(0, 2 ** 40), inner.filter(lambda value: not isinstance(value, Described)))
+        .map(lambda pair: Described(*pair)),
         st.lists(ascii_text.map(Symbol), max_size=5).map(lambda names: Array('symbol', names)),
         st.lists(st.integers(0, 2 ** 32 - 1), max_size=5).map(lambda numbers: Array('uint', numbers)),
     ),
@@ -102,6 +104,7 @@ def typed(value):
 
 
 @given(values)
+@example([Described(0, Described(0, None)), None])
 @QUICK
 def test_what_is_written_is_read_as_it_was(value):
     data = encode(value)
