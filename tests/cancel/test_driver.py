@@ -8,6 +8,7 @@ import json
 import pytest
 
 from greenmq import Connection, Exchange, Queue
+from tests.cancel.world import consume_one
 from tests.support import fakes, green, switches
 from tests.support.process import wait_until
 
@@ -89,17 +90,7 @@ def test_consuming(world):
     for injection in cuts(must_switch=True):
         world.put(1)
         seen = []
-
-        def consume(seen=seen):
-            def on_message(body, message):
-                seen.append(body['id'])
-                message.ack()
-
-            with world.connection.Consumer([world.queue], callbacks=[on_message]):
-                while not seen:
-                    world.connection.drain_events(timeout=10)
-
-        injection.run(consume)
+        injection.run(lambda seen=seen: consume_one(world, seen))
         world.connection.default_channel.close()
         end_polls(world)
         assert seen + world.left() == [1]

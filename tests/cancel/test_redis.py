@@ -7,6 +7,7 @@ import functools
 import pytest
 
 from greenmq import Connection, Exchange, Queue
+from tests.cancel.world import consume_one
 from tests.support import green, switches
 
 pytestmark = pytest.mark.slow
@@ -86,17 +87,7 @@ def test_consuming(world):
     for injection in cuts():
         world.put(1)
         seen = []
-
-        def consume(seen=seen):
-            def on_message(body, message):
-                seen.append(body['id'])
-                message.ack()
-
-            with world.connection.Consumer([world.queue], callbacks=[on_message]):
-                while not seen:
-                    world.connection.drain_events(timeout=10)
-
-        injection.run(consume)
+        injection.run(lambda seen=seen: consume_one(world, seen))
         world.connection.default_channel.close()
         world.connection.transport.driver.settler.wait(10)
         assert seen + world.left() == [1]

@@ -7,6 +7,7 @@ import functools
 import pytest
 
 from greenmq import Connection, Exchange, Queue, runtime
+from tests.cancel.world import consume_one
 from tests.stress import FACTOR
 from tests.support import green, switches
 from tests.support.process import wait_until
@@ -118,17 +119,7 @@ def test_consuming(world):
     for injection in cuts(rounds=ROUNDS[:2]):
         world.put(1)
         seen = []
-
-        def consume(seen=seen):
-            def on_message(body, message):
-                seen.append(body['id'])
-                message.ack()
-
-            with world.connection.Consumer([world.queue], callbacks=[on_message]):
-                while not seen:
-                    world.connection.drain_events(timeout=10)
-
-        injection.run(consume)
+        injection.run(lambda seen=seen: consume_one(world, seen))
         world.connection.default_channel.close()
         if not seen:
             arrives(world, [1])

@@ -111,3 +111,14 @@ def each(transport, must_switch=False, may_raise=(), **options):
             raise error
         cuts += len(injection.thrown)
     assert cuts or not must_switch, 'the call never switched'
+
+
+def consume_one(world, seen):
+    """Consume from `world.queue` until one message came, whose number is put into `seen`, and settle it."""
+    def on_message(body, message):
+        seen.append(body['id'])
+        message.ack()
+
+    with world.connection.Consumer([world.queue], callbacks=[on_message]):
+        while not seen:
+            world.connection.drain_events(timeout=10)
