@@ -131,8 +131,7 @@ def test_a_worker_lives_through_kills_of_its_broker(request, tmp_path, broker, p
         # Then everything that was taken runs, and whatever ran was sent
         assert not told['failed'] and len(told['sent']) > 20
         sent = set(told['sent'])
-        # What Celery's old connection held when it gave up comes back when its lease, of 60 s, ends.
-        wait_until(lambda: sent <= set(shipped(tmp_path)), 100, 'all orders to be shipped')
+        wait_until(lambda: sent <= set(shipped(tmp_path)), 60, 'all orders to be shipped')
         driver.go_on()
         # And the worker does all that it did before
         told = driver.told()

@@ -181,3 +181,26 @@ def test_closing_gives_all_back_at_once(open_connection):
     there.close()
     here = Bench(open_connection().channel())
     assert here.get_all('q') == ['0', '1', '2']
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_what_a_connection_held_that_was_closed_while_the_server_was_away_comes_back_soon(
+    open_connection, redis_server
+):
+    """As Celery's worker does: it closes the connection that it lost, and opens another."""
+    long = {'lease_timeout': 600, 'visibility_timeout': 3600, 'close_timeout': 0.5}
+    lost = Bench(open_connection(**long).channel())
+    held = []
+    lost.consume('q', held.append)
+    for n in range(3):
+        lost.put('q', n)
+    lost.until(lambda: len(held) == 3)
+    redis_server.kill()
+    lost.client.close()
+    redis_server.start()
+    seen = []
+    there = Bench(open_connection(**long).channel())
+    there.consume('q', lambda message: (seen.append(text(message)), message.ack()))
+    there.until(lambda: len(seen) == 3, 20)
+    assert seen == ['0', '1', '2']

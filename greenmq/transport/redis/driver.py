@@ -191,10 +191,13 @@ class RedisDriver(contract.Driver):
     def close(self, deadline: runtime.Deadline) -> None:
         """See `Driver.close`: the lease ends, so that what is left comes back at once."""
         try:
-            if self.server.connected:
+            if not self.server.connected:
+                self.lease.leave()
+            else:
                 for home in self.keys.homes():
                     self.server.execute(('DEL', home.lease), home.lease, deadline)
         except (AMQPError, OperationalError, OSError) as error:
+            self.lease.leave()
             logger.warning('%s: the lease was not ended before the connection: %s', self.server.name, error)
         finally:
             self.shut()

@@ -40,6 +40,10 @@ PATIENCE = 10.0
 
 FAILURES = (AMQPError, OperationalError, OSError)
 
+#: By server: the leases of connections of this process that were closed while it was away, and until when
+#: each lasts by itself. Whoever looks for the dead ends them first, so that nobody waits for that.
+_left: dict[str, dict[str, float]] = {}
+
 
 class ConsumerLease:
     """The lease of one session, as a consumer, and its eye on the others'.
@@ -85,6 +89,11 @@ class ConsumerLease:
         """How long one sweep serves all workers: a little less than the interval, or every other would be
         missed."""
         return max(int(self.interval * 900), 1)
+
+    def leave(self) -> None:
+        """The connection is closed and its server away: another of this process ends the lease. No switch."""
+        until = runtime.monotonic() + self.seconds
+        _left.setdefault(self._server.name, {}).update((home.lease, until) for home in self._keys.homes())
 
     # ------------------------------------------------------------------ ours
 
@@ -158,6 +167,7 @@ class ConsumerLease:
         """
         server, keys = self._server, self._keys
         restored, wait = 0, self.interval
+        self._end_left()
         for home in keys.homes():
             reply = server.run(
                 SWEEP,
@@ -181,6 +191,18 @@ class ConsumerLease:
                 '%s: %d messages of consumers that are gone went back to their queues', server.name, restored
             )
         return restored, wait
+
+    def _end_left(self) -> None:
+        left = _left.pop(self._server.name, {})
+        try:
+            while left:
+                lease, until = next(iter(left.items()))
+                if until > runtime.monotonic():
+                    self._server.execute(('DEL', lease), lease, runtime.Deadline.after(PATIENCE))
+                del left[lease]
+        finally:
+            if left:  # the next look
+                _left.setdefault(self._server.name, {}).update(left)
 
     def _adopt(self, home: Home, tag: Any, value: Any) -> int:
         """Give back an overdue message of a kombu worker, as kombu would: by its exchange and key."""
