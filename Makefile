@@ -52,7 +52,9 @@ test-current: $(VENV)/.tested  ## contract, kills, faults and demo on RabbitMQ 4
 		"GREENMQ_CURRENT=valkey $(PYTEST) -m 'redis and not rabbitmq and not stress' $(ON_CURRENT)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
-	$(PYTEST) -q -m 'not slow and not stress' tests/unit
+	$(BIN)/python .ci/lanes \
+		"$(PYTEST) -q -m 'not slow and not stress' tests/unit --ignore tests/unit/transport" \
+		"$(PYTEST) -q -m 'not slow and not stress' tests/unit/transport"
 
 test-fast: $(VENV)/.tested  ## the quick tests, unpatched, and the contract on one server of each kind: less than three minutes
 	@.ci/servers

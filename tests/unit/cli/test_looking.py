@@ -57,6 +57,7 @@ def test_queues_by_name_and_all(greenmq_says):
         assert code == 1 and errors.endswith('no such queue: none')
 
 
+@pytest.mark.slow
 def test_rabbitmq_tells_of_consumers_everywhere(greenmq_says, amqp_url):
     with Connection(amqp_url) as connection:
         queue = Queue('watched', auto_delete=True)
