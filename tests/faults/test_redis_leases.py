@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from greenmq import Connection
+from greenmq import Connection, runtime
+from greenmq.transport.redis import leases
 from tests.contract.conftest import Bench, text
 from tests.support import green
 from tests.support.process import end, popen, wait_until
@@ -204,3 +205,14 @@ def test_what_a_connection_held_that_was_closed_while_the_server_was_away_comes_
     there.consume('q', lambda message: (seen.append(text(message)), message.ack()))
     there.until(lambda: len(seen) == 3, 20)
     assert seen == ['0', '1', '2']
+
+
+def test_a_lease_that_may_not_be_ended_keeps_nobody_from_looking_for_the_dead(redis_server, monkeypatch):
+    url = redis_server.url().replace('://', '://worker:secret@')
+    with Connection(url, transport_options={**OPTIONS, 'global_keyprefix': 'app:'}) as connection:
+        connection.connect()
+        driver = connection.transport.driver
+        left = {'theirs': runtime.monotonic() + 60}
+        monkeypatch.setitem(leases._left, driver.server.name, left)
+        assert driver.lease.sweep(force=True)[0] == 0
+        assert not left and driver.server.name not in leases._left

@@ -190,16 +190,17 @@ class RedisDriver(contract.Driver):
 
     def close(self, deadline: runtime.Deadline) -> None:
         """See `Driver.close`: the lease ends, so that what is left comes back at once."""
+        ended = False
         try:
-            if not self.server.connected:
-                self.lease.leave()
-            else:
+            if self.server.connected:
                 for home in self.keys.homes():
                     self.server.execute(('DEL', home.lease), home.lease, deadline)
+                ended = True
         except (AMQPError, OperationalError, OSError) as error:
-            self.lease.leave()
             logger.warning('%s: the lease was not ended before the connection: %s', self.server.name, error)
         finally:
+            if not ended:
+                self.lease.leave()
             self.shut()
 
     def shut(self) -> None:

@@ -194,15 +194,18 @@ class ConsumerLease:
 
     def _end_left(self) -> None:
         left = _left.pop(self._server.name, {})
-        try:
-            while left:
-                lease, until = next(iter(left.items()))
-                if until > runtime.monotonic():
-                    self._server.execute(('DEL', lease), lease, runtime.Deadline.after(PATIENCE))
-                del left[lease]
-        finally:
-            if left:  # the next look
-                _left.setdefault(self._server.name, {}).update(left)
+        while left:
+            lease, until = left.popitem()
+            if until <= runtime.monotonic():
+                continue
+            try:
+                self._server.execute(('DEL', lease), lease, runtime.Deadline.after(PATIENCE))
+            except FAILURES as error:
+                if not self._server.connected:
+                    _left.setdefault(self._server.name, {}).update({**left, lease: until})
+                    raise
+                # Not ours to end: it ends by itself, and keeps nobody from looking for the dead.
+                logger.debug('%s: %r was not ended: %s', self._server.name, lease, error)
 
     def _adopt(self, home: Home, tag: Any, value: Any) -> int:
         """Give back an overdue message of a kombu worker, as kombu would: by its exchange and key."""
