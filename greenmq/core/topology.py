@@ -156,6 +156,11 @@ class Topology:
         """Ask whether a queue was declared here."""
         return name in self._places
 
+    def has_binding(self, facts: Facts) -> bool:
+        """Ask whether a binding is declared here, by what `replay` says of it."""
+        names = facts['kind'], facts['destination'], facts['source'], facts['routing_key']
+        return (*names, freeze(facts['arguments'])) in self._bindings
+
     def replay(self) -> Iterator[tuple[str, Facts]]:
         """Go through all that is to be declared again, in an order in which each finds what it needs.
 

@@ -19,6 +19,8 @@ from greenmq.exceptions import ChannelError, ConnectionError, KombuError, Timeou
 from . import methods
 
 if TYPE_CHECKING:
+    from greenmq.core.topology import Topology
+
     from .connection import Connection
     from .link import Link
 
@@ -36,13 +38,9 @@ _AMQ_TOPIC = 'amq.topic'
 Facts = dict[str, Any]
 
 
-def at_risk(entries: list[tuple[str, Facts]]) -> list[Facts]:
-    """Return the bindings to topic exchanges that the broker removes when a connection goes.
-
-    Arguments:
-        entries (list): what `Topology.replay` gives.
-    """
-    topics, passing = {_AMQ_TOPIC}, set()
+def at_risk(topology: Topology) -> list[Facts]:
+    """Return the bindings to topic exchanges that the broker removes when a connection goes."""
+    topics, passing, entries = {_AMQ_TOPIC}, set(), list(topology.replay())
     for kind, facts in entries:
         if kind == 'exchange' and facts.get('type') == 'topic':
             topics.add(facts['name'])
@@ -58,20 +56,18 @@ def at_risk(entries: list[tuple[str, Facts]]) -> list[Facts]:
 
 
 def bind_anew_later(connection: Connection, link: Link) -> None:
-    """Make the bindings at risk once more in a while, in a task that ends with the link. No switch."""
-    if at_risk(list(connection.topology.replay())):
-        runtime.spawn(
-            _bind_anew, weakref.ref(connection), link, name=f'amqp-rebind {connection.name}', owner=connection
-        )
+    """Make the bindings at risk once more in a while, in a task, if the link is still the one. No switch."""
+    name = f'amqp-rebind {connection.name}'
+    runtime.spawn(_bind_anew, weakref.ref(connection), weakref.ref(link), name=name, owner=connection)
 
 
-def _bind_anew(ref: weakref.ref[Connection], link: Link) -> None:
+def _bind_anew(ref: weakref.ref[Connection], link_ref: weakref.ref[Link]) -> None:
     runtime.sleep(_LATER)
-    connection = ref()
-    if connection is None:
+    connection, link = ref(), link_ref()
+    if connection is None or link is None or connection.link is not link:
         return
     try:
-        for facts in at_risk(list(connection.topology.replay())):
+        for facts in at_risk(connection.topology):
             _bind_one_anew(connection, link, facts)
     except (ConnectionError, ChannelError, TimeoutError, KombuError) as exc:
         # Gone, or lost once more: then it is made again anyhow.
@@ -92,7 +88,7 @@ def _bind_one_anew(connection: Connection, link: Link, facts: Facts) -> None:
     finally:
         # Also when this is killed: a queue that outlives us would keep it.
         call(False, stand_in)
-    if not any(kind == 'binding' and entry == facts for kind, entry in connection.topology.replay()):
+    if not connection.topology.has_binding(facts):
         call(False, arguments)  # the program has undone it meanwhile
 
 

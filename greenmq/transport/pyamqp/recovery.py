@@ -82,11 +82,11 @@ def restore(
     def step() -> runtime.Deadline:
         return deadline if patience is None else runtime.Deadline.after(patience)
 
+    again = connection.epoch > 1 and bool(rebinding.at_risk(connection.topology))
+
     def declare(last: bool) -> bool:
-        complete = True
-        entries = list(connection.topology.replay())
-        settling = connection.epoch > 1 and bool(rebinding.at_risk(entries))
-        for kind, facts in entries:
+        complete, settling = True, again
+        for kind, facts in connection.topology.replay():
             if kind == 'binding' and settling:
                 settling = False
                 runtime.sleep(rebinding.SETTLE)
@@ -104,7 +104,7 @@ def restore(
     # can go.
     if not declare(last=False):
         declare(last=True)
-    if connection.epoch > 1:
+    if again:
         rebinding.bind_anew_later(connection, link)
     for channel in list(connection.channels.values()):
         channel.consuming.restore(link, step())
@@ -297,7 +297,8 @@ def consume_again(connection: Connection, channel: Channel, consumer: Consumer) 
                 _declare_queue(connection, link, facts, deadline, deadline)
                 for entry in bindings:
                     _bind(connection, link, entry, deadline)
-                rebinding.bind_anew_later(connection, link)
+                if rebinding.at_risk(connection.topology):
+                    rebinding.bind_anew_later(connection, link)
             # on the control wire first: a queue that is not there must not close the wire of the other
             # consumers
             name = connection.current_name(consumer.queue)
