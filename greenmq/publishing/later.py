@@ -153,9 +153,8 @@ class ConfirmLater:
             if not self._sent[0].future.waited(deadline):
                 break
             self._look()
-        task, block = runtime.current(), blocks.get(runtime.current())
-        # What is sent again waits for its confirm.
-        blocks.pop(task, None)
+        task = runtime.current()
+        block = blocks.pop(task, None)  # what is sent again waits for its confirm
         try:
             while self._refused:
                 self._once_more(self._refused[0], deadline)

@@ -15,13 +15,14 @@ from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import Handle, library
 
 __all__ = (
-    'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'is_here', 'monotonic',
-    'post', 'run_soon',
+    'FOREVER', 'NEVER', 'Deadline', 'Timeoutish', 'Timer', 'call_later', 'hub_id', 'in_hub', 'is_here',
+    'monotonic', 'post', 'run_soon',
 )  # fmt: skip
 
 logger = logging.getLogger('greenmq.runtime')
 
-_FOREVER = float('inf')
+#: `Deadline.at` of one that never passes.
+FOREVER = float('inf')
 
 
 class Deadline:
@@ -48,7 +49,7 @@ class Deadline:
         Raises:
             InvalidArgument: not a number of seconds.
         """
-        if seconds is None or seconds == _FOREVER:
+        if seconds is None or seconds == FOREVER:
             return NEVER
         try:
             at = monotonic() + seconds
@@ -74,13 +75,13 @@ class Deadline:
 
     def remaining(self) -> float | None:
         """Seconds left, never below 0; None if there is no limit."""
-        if self.at == _FOREVER:
+        if self.at == FOREVER:
             return None
         return max(0.0, self.at - monotonic())
 
     def expired(self) -> bool:
         """Tell whether it has passed."""
-        return self.at != _FOREVER and self.at <= monotonic()
+        return self.at != FOREVER and self.at <= monotonic()
 
     def check(self, what: str) -> None:
         """Raise if the deadline has passed.
@@ -98,13 +99,13 @@ class Deadline:
         return TimeoutError(what if self.seconds is None else f'{what} within {float(self.seconds):g} s')
 
     def __repr__(self) -> str:
-        if self.at == _FOREVER:
+        if self.at == FOREVER:
             return '<Deadline never>'
         return f'<Deadline {self.seconds} s, {self.at - monotonic():.3f} s left>'
 
 
 Timeoutish = float | Deadline | None
-NEVER = Deadline.NEVER = Deadline(_FOREVER, None)
+NEVER = Deadline.NEVER = Deadline(FOREVER, None)
 
 
 def in_hub() -> bool:

@@ -22,14 +22,13 @@ from greenlet import getcurrent
 
 from greenmq.exceptions import Forked, WouldBlock, WrongHub
 from greenmq.runtime.alarms import LONG, Alarms
-from greenmq.runtime.clock import Deadline, Timeoutish, monotonic
+from greenmq.runtime.clock import FOREVER, Deadline, Timeoutish, monotonic
 from greenmq.runtime.epoch import forks
 from greenmq.runtime.seam import Handle, library
 
 __all__ = ('Handoff', 'Waiter', 'sleep')
 
 _PENDING, _WOKEN, _FAILED, _EXPIRED, _LEFT = range(5)
-_FOREVER = float('inf')
 _STATES = ('pending', 'woken', 'failed', 'expired', 'left')
 
 # Every parked waiter of the process: a forked child finds here whom to tell.
@@ -146,7 +145,7 @@ class Waiter:
             left = at - monotonic()
             if left < LONG:
                 timer = library.timer(hub, left, self._resume, _EXPIRED, None)
-            elif at != _FOREVER:
+            elif at != FOREVER:
                 try:
                     alarms = hub.greenmq_alarms
                 except AttributeError:
