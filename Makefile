@@ -12,6 +12,8 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker 
 # Lanes run side by side: each of these is one, the rest of the suite another. The rules of the house are `make check`.
 FAULT_LANE := tests/faults tests/worker
 CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/azure tests/docs tests/sqs tests/typing
+UNIT_LANES := "$(PYTEST) -q -m 'not slow and not stress' tests/unit --ignore tests/unit/transport" \
+	"$(PYTEST) -q -m 'not slow and not stress' tests/unit/transport"
 ON_CURRENT := tests/contract tests/cancel tests/faults
 HEART := tests/unit/runtime/test_contract.py tests/unit/transport/test_memory.py tests/cancel/test_pools.py
 CONTRACT := tests/contract/test_delivery.py tests/contract/test_entities.py tests/contract/test_threads.py
@@ -52,14 +54,11 @@ test-current: $(VENV)/.tested  ## contract, kills, faults and demo on RabbitMQ 4
 		"GREENMQ_CURRENT=valkey $(PYTEST) -m 'redis and not rabbitmq and not stress' $(ON_CURRENT)"
 
 unit: $(VENV)/.tested  ## the quick part of the suite, in less than a minute
-	$(BIN)/python .ci/lanes \
-		"$(PYTEST) -q -m 'not slow and not stress' tests/unit --ignore tests/unit/transport" \
-		"$(PYTEST) -q -m 'not slow and not stress' tests/unit/transport"
+	$(BIN)/python .ci/lanes $(UNIT_LANES)
 
 test-fast: $(VENV)/.tested  ## the quick tests, unpatched, and the contract on one server of each kind: less than three minutes
 	@.ci/servers
-	$(BIN)/python .ci/lanes "$(PYTEST) -m 'not slow and not stress' tests/unit" \
-		"$(PYTEST) -m core -k '$(ONE_OF_EACH)' tests/contract"
+	$(BIN)/python .ci/lanes $(UNIT_LANES) "$(PYTEST) -m core -k '$(ONE_OF_EACH)' tests/contract"
 
 contract: $(VENV)/.tested  ## what every broker is held to, on the in-process ones; URL=… names others, e.g. URL=redis://localhost/9
 	GREENMQ_CONTRACT_URLS='$(or $(URL),$(CONTRACT_URLS))' $(PYTEST) -q $(if $(MODULE),-p $(MODULE)) $(CONTRACT)
