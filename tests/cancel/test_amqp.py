@@ -7,6 +7,7 @@ import pytest
 
 from greenmq import Connection, Consumer, Exchange, Queue, pools
 from greenmq.exceptions import ConnectionClosed
+from tests.cancel.world import Hit
 from tests.support import census, green, switches
 
 pytestmark = pytest.mark.slow
@@ -19,20 +20,13 @@ ROUNDS = (0, 1, 10, 50, 200)
 cuts = functools.partial(switches.cuts, rounds=ROUNDS)
 
 
-class World:
-    """One connection that is hit again and again, and what must be true of it after each hit."""
+class World(Hit):
+    """What must be true at RabbitMQ after each hit."""
 
     def __init__(self, url):
-        self.url = url
-        self.connection = Connection(url)
-        self.connection.connect()
-        self.channel = self.connection.channel()
-        self.exchange = Exchange('cancel', durable=False)
-        self.queue = Queue('cancel', self.exchange, routing_key='cancel', durable=False)
-        self.queue(self.channel).declare()
+        super().__init__(url, durable=False)
         self.probe = Queue('probe', durable=False, max_length=10)
         self.probe(self.channel).declare()
-        self.producer = self.connection.Producer(self.channel)
         self.amqp.known_exchanges.clear()  # the look-up opens the wire that is kept for such calls
         self.put(0)
         assert self.take() == 0
@@ -42,18 +36,8 @@ class World:
     def amqp(self):
         return self.connection.connection
 
-    def put(self, number):
-        self.producer.publish({'id': number}, exchange='cancel', routing_key='cancel')
-
-    def take(self):
-        """The next message, or None; given back messages may need a moment."""
-        message = self.channel.basic_get('cancel')
-        if message is None:
-            return None
-        message.ack()
-        return message.decode()['id']
-
     def wait_take(self):
+        """The next message; one that was given back may need a moment."""
         with green.Timeout(SOON):
             while (number := self.take()) is None:
                 green.sleep(0)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from greenmq import Connection, Exchange, Queue
-from tests.cancel.world import consume_one
+from tests.cancel.world import HitSession, consume_one
 from tests.support import fakes, green, switches
 from tests.support.process import wait_until
 
@@ -18,47 +18,18 @@ pytestmark = pytest.mark.slow
 cuts = functools.partial(switches.cuts, rounds=(0, 1, 3), limit=60)
 
 
-class World:
-    """One connection that is hit again and again, and what must be true of it after each hit."""
+class World(HitSession):
+    """One of the brokers of `fakes`, in this process."""
 
     def __init__(self, kind):
         self.broker = fakes.broker_of('cancel')
-        self.url = f'{kind}://localhost/cancel'
-        self.connection = Connection(self.url, transport_options={'wait_time_seconds': 0.05})
-        self.connection.connect()
-        self.channel = self.connection.channel()
-        self.exchange = Exchange('cancel')
-        self.queue = Queue('cancel', self.exchange, routing_key='cancel')
-        self.queue(self.channel).declare()
-        self.producer = self.connection.Producer(self.channel, serializer='json')
-
-    def put(self, number):
-        self.producer.publish({'id': number}, exchange='cancel', routing_key='cancel')
-
-    def take(self):
-        message = self.channel.basic_get('cancel')
-        if message is None:
-            return None
-        message.ack()
-        return message.payload['id']
+        super().__init__(f'{kind}://localhost/cancel', transport_options={'wait_time_seconds': 0.05})
 
     def quiet(self):
         """Nothing is out: what was settled or given back has arrived."""
         green.sleep(0.002)  # a call that must not be cut ends first
-        settler = self.connection.transport.session.settler
+        settler = self.session.settler
         wait_until(lambda: not self.broker.out and not settler.pending, 10, 'everything to be settled')
-
-    def left(self):
-        self.quiet()
-        return list(iter(self.take, None))
-
-    def check(self):
-        self.quiet()
-        session = self.connection.transport.session
-        assert session.epoch == 1 and session.state == 'open'
-        assert not session.publisher.waiting and not session.settler.pending and not len(session.leases)
-        assert all(not channel.books.reserved for channel in session.channels)
-        assert self.connection.ping() >= 0
 
 
 @pytest.fixture(params=['fake-lease', 'fake-look'])
@@ -71,7 +42,7 @@ def world(request):
 def test_publish(world):
     for injection in cuts(must_switch=True):
         outcome = injection.run(world.put, 1)
-        wait_until(lambda: not world.connection.transport.session.publisher.waiting, 5, 'the puts')
+        wait_until(lambda: not world.session.publisher.waiting, 5, 'the puts')
         found = world.left()
         assert found == [1] if outcome.error is None else found in ([], [1])
         world.check()
@@ -99,7 +70,7 @@ def test_consuming(world):
 
 def end_polls(world):
     # A long poll of a consumer that is gone ends with the next message, which it gives back.
-    session = world.connection.transport.session
+    session = world.session
     wait_until(lambda: not session.intake.flying, 10, 'the last take to end')
 
 

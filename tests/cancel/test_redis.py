@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from greenmq import Connection, Exchange, Queue
-from tests.cancel.world import consume_one
+from tests.cancel.world import Hit, consume_one
 from tests.support import green, switches
 
 pytestmark = pytest.mark.slow
@@ -19,30 +19,13 @@ ROUNDS = (0, 1, 5, 20)
 cuts = functools.partial(switches.cuts, rounds=ROUNDS, limit=60)
 
 
-class World:
-    """One connection that is hit again and again, and what must be true of it after each hit."""
+class World(Hit):
+    """What must be true on a Redis after each hit."""
 
     def __init__(self, server):
         self.server = server
-        self.connection = Connection(server.url())
-        self.connection.connect()
-        self.channel = self.connection.channel()
-        self.exchange = Exchange('cancel')
-        self.queue = Queue('cancel', self.exchange, routing_key='cancel')
-        self.queue(self.channel).declare()
-        self.producer = self.connection.Producer(self.channel, serializer='json')
+        super().__init__(server.url())
         self.session = self.connection.transport.driver.server
-
-    def put(self, number):
-        self.producer.publish({'id': number}, exchange='cancel', routing_key='cancel')
-
-    def take(self):
-        message = self.channel.basic_get('cancel')
-        if message is None:
-            return None
-        message = self.channel.message_to_python(message)
-        message.ack()
-        return message.payload['id']
 
     def left(self):
         # What a killed fetch has taken goes back when its reply comes: that is before the reply to this.

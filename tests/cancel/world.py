@@ -95,6 +95,60 @@ class World:
         self.connection.close()
 
 
+class Hit:
+    """One connection to a server that is hit again and again, with an exchange and a queue named `cancel`.
+
+    Subclasses say how what is under way comes to rest, and what must be true after each hit.
+    """
+
+    def __init__(self, url, durable=True, **options):
+        self.url = url
+        self.connection = Connection(url, **options)
+        self.connection.connect()
+        self.channel = self.connection.channel()
+        self.exchange = Exchange('cancel', durable=durable)
+        self.queue = Queue('cancel', self.exchange, routing_key='cancel', durable=durable)
+        self.queue(self.channel).declare()
+        self.producer = self.connection.Producer(self.channel, serializer='json')
+
+    def put(self, number):
+        self.producer.publish({'id': number}, exchange='cancel', routing_key='cancel')
+
+    def take(self):
+        """The number of the next message, which is settled, or None."""
+        message = self.channel.basic_get('cancel')
+        if message is None:
+            return None
+        message.ack()
+        return message.payload['id']
+
+
+class HitSession(Hit):
+    """The same on a transport that has a driver, and with it a session with books."""
+
+    @property
+    def session(self):
+        return self.connection.transport.session
+
+    def quiet(self):
+        """Nothing is under way."""
+        raise NotImplementedError
+
+    def left(self):
+        """What is there, settled."""
+        self.quiet()
+        return list(iter(self.take, None))
+
+    def check(self):
+        """Nothing is out, nobody waits, and it is the same connection."""
+        self.quiet()
+        session = self.session
+        assert session.epoch == 1 and session.state == 'open'
+        assert not session.publisher.waiting and not session.settler.pending and not len(session.leases)
+        assert all(not channel.books.reserved for channel in session.channels)
+        assert self.connection.ping() >= 0
+
+
 def each(transport, must_switch=False, may_raise=(), **options):
     """`(injection, world)` for every injection, each in a world of its own.
 
