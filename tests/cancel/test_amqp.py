@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from greenmq import Connection, Consumer, Exchange, Queue, pools
+from greenmq import Connection, Consumer, Queue, pools
 from greenmq.exceptions import ConnectionClosed
 from tests.cancel.world import Hit
 from tests.support import census, green, switches

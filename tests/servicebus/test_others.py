@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
 
-from tests.servicebus.test_queues import declared, publish
-from tests.sqs.test_kombu import BODIES, same
-from tests.support import green
-from tests.support.cloud import Seen
+from tests.support.cloud import BODIES, CloudKombu, Seen, all_seen, declared, publish, put_as_kombu, same
 from tests.support.process import run
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
@@ -60,47 +56,25 @@ with ServiceBusClient.from_connection_string(text) as client:
 print('ALL WELL')
 """
 
+#: kombu can speak to its own management over https alone: the queue is there already.
 KOMBU = """
-import json, sys
+import sys
 from azure.core.exceptions import ResourceExistsError
-from kombu import Connection
 from kombu.transport import azureservicebus
-text, mode, name = sys.argv[1:]
+from tests.support import cloud_kombu
 
 class Management:
-    # kombu can speak to its own management over https alone: the queue is there already.
     def create_queue(self, queue_name, lock_duration):
         raise ResourceExistsError('it is there')
     def get_queue_runtime_properties(self, queue):
         return type('Facts', (), {'total_message_count': 0})
 
 def parse(self):
-    self._namespace, self._connection_string = 'peer', text
+    self._namespace, self._connection_string = 'peer', sys.argv[1]
 
 azureservicebus.Channel._try_parse_connection_string = parse
 azureservicebus.Channel.queue_mgmt_service = Management()
-with Connection('azureservicebus://p:k@peer', transport_options={'wait_time_seconds': 2}) as connection:
-    queue = connection.SimpleQueue(name, serializer='json')
-    if mode == 'put':
-        for body in ['text', {'a': [1, None]}, '\\u00e4', [], 1.5]:
-            queue.put(body, headers={'h': 'v'})
-        queue.put(b'\\x00\\xff', serializer='raw')
-        queue.put('packed', compression='gzip')
-        queue.put('<&>\\x01', headers={'h': '<&>'})
-    elif mode == 'requeue':
-        queue.get(timeout=10).requeue()
-    else:
-        found = []
-        while True:
-            try:
-                message = queue.get(timeout=3)
-            except queue.Empty:
-                break
-            body = message.payload
-            found.append([body.hex() if isinstance(body, bytes) else body, message.headers.get('h')])
-            message.ack()
-        print('FOUND' + json.dumps(found))
-    queue.close()
+cloud_kombu.main('azureservicebus://p:k@peer', *sys.argv[2:])
 """
 
 
@@ -109,8 +83,10 @@ def vendor():
     pytest.importorskip('azure.servicebus')
 
 
-def kombu(bus, mode, name):
-    return run([sys.executable, '-W', 'ignore', '-c', KOMBU, bus.connection_string(), mode, name], 60)
+@pytest.fixture
+def kombu(bus):
+    return CloudKombu(bus.connection_string(), ('<&>\x01', {'headers': {'h': '<&>'}}), patience=3,
+                      command=[sys.executable, '-W', 'ignore', '-c', KOMBU], wait_time_seconds=2)
 
 
 def test_the_vendors_client_is_content_with_the_peer(bus, name):
@@ -122,45 +98,37 @@ def test_the_vendors_client_is_content_with_the_peer(bus, name):
 
 class TestKombu:
 
-    def test_its_messages_are_read_here(self, connect, bus, name):
+    def test_its_messages_are_read_here(self, connect, bus, kombu, name):
         connection = connect(bus.url())
         queue = declared(connection, name)
-        kombu(bus, 'put', name)
-        seen = Seen(connection, queue)
-        seen.until(lambda: len(seen.bodies) == 8)
-        green.sleep(0.2)
-        seen.stop()
+        kombu.put(name)
+        seen = all_seen(connection, queue, 8)
         same(seen.bodies, [*BODIES, b'\x00\xff', 'packed', '<&>\x01'])
         assert {message.headers.get('h') for message in seen.messages} == {'v', None, '<&>'}
 
     @pytest.mark.parametrize('encoding', ['base64', 'none'])
-    def test_ours_are_read_by_it(self, connect, bus, name, encoding):
+    def test_ours_are_read_by_it(self, connect, bus, kombu, name, encoding):
         connection = connect(bus.url(), body_encoding=encoding)
         declared(connection, name)
-        producer = connection.Producer(routing_key=name)
-        for body in BODIES:
-            producer.publish(body, serializer='json', headers={'h': 'v'})
-        producer.publish(b'\x00\xff', serializer='raw')
-        producer.publish('packed', serializer='json', compression='gzip')
-        producer.publish('<&>\x01', serializer='json', headers={'h': '<&>'})
-        found = json.loads(kombu(bus, 'get', name).partition('FOUND')[2])
+        put_as_kombu(connection, name, '<&>\x01', headers={'h': '<&>'})
+        found = kombu.get(name)
         expected = [*([body, 'v'] for body in BODIES), ['00ff', None], ['packed', None], ['<&>\x01', '<&>']]
         same(found, expected)
 
-    def test_requeued_there_and_settled_here(self, connect, bus, name):
+    def test_requeued_there_and_settled_here(self, connect, bus, kombu, name):
         connection = connect(bus.url(), peek_lock_seconds=2)
         queue = declared(connection, name)
         publish(connection, name, ['x'])
-        kombu(bus, 'requeue', name)  # which tells the service nothing: it comes when its lock ends
+        kombu.requeue(name)  # which tells the service nothing: it comes when its lock ends
         seen = Seen(connection, queue)
         seen.until(lambda: seen.bodies == ['x'])
         seen.stop()
         assert seen.messages[0].headers['x-delivery-count'] == 1
 
-    def test_requeued_here_and_settled_there(self, connect, bus, name):
+    def test_requeued_here_and_settled_there(self, connect, bus, kombu, name):
         connection = connect(bus.url())
         queue = declared(connection, name)
         publish(connection, name, ['x'])
         queue.get().requeue()
         connection.close()
-        assert json.loads(kombu(bus, 'get', name).partition('FOUND')[2]) == [['x', None]]
+        assert kombu.get(name) == [['x', None]]

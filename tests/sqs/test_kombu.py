@@ -11,90 +11,46 @@ from greenmq import Exchange, Queue
 from greenmq.exceptions import NotFound
 from greenmq.transport.SQS import InvalidQueueException, UndefinedQueueException, envelope
 from tests.support import green
-from tests.support.cloud import Seen, declared
-from tests.support.process import run
+from tests.support.cloud import BODIES, CloudKombu, Seen, all_seen, declared, put_as_kombu, same
 from tests.support.sqs_servers import need_part
 
 pytestmark = pytest.mark.once
 
-KOMBU = """
-import json, sys
-from kombu import Connection
-url, mode, name = sys.argv[1:]
-options = {'is_secure': False, 'region': 'us-east-1', 'wait_time_seconds': 1}
-with Connection(url, transport_options=options) as connection:
-    channel = connection.channel()
-    queue = connection.SimpleQueue(name, serializer='json')
-    if mode == 'put':
-        for body in ['text', {'a': [1, None]}, '\\u00e4', [], 1.5]:
-            queue.put(body, headers={'h': 'v'})
-        queue.put(b'\\x00\\xff', serializer='raw')
-        queue.put('packed', compression='gzip')
-        queue.put('later', delay_seconds=1)
-    elif mode == 'requeue':
-        message = queue.get(timeout=10)
-        message.requeue()
-    else:
-        found = []
-        while True:
-            try:
-                message = queue.get(timeout=2)
-            except queue.Empty:
-                break
-            body = message.payload
-            found.append([body.hex() if isinstance(body, bytes) else body, message.headers.get('h')])
-            message.ack()
-        print('FOUND' + json.dumps(found))
-    queue.close()
-"""
 
-BODIES = ['text', {'a': [1, None]}, '\u00e4', [], 1.5]
-
-
-def kombu(server, mode, name):
+@pytest.fixture
+def kombu(fauxqs):
     python = need_part('moto/bin/python')
-    url = server.url().rstrip('/')
-    return run([python, '-c', KOMBU, url, mode, name], 60)
-
-
-def same(found, expected):
-    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+    return CloudKombu(fauxqs.url().rstrip('/'), ('later', {'delay_seconds': 1}),
+                      command=[python, '-m', 'tests.support.cloud_kombu'],
+                      is_secure=False, region='us-east-1', wait_time_seconds=1)
 
 
 @pytest.mark.slow
 class TestBothWays:
 
-    def test_kombus_messages_are_read_here(self, connect, fauxqs, name):
+    def test_kombus_messages_are_read_here(self, connect, fauxqs, kombu, name):
         connection = connect(fauxqs.url())
-        kombu(fauxqs, 'put', name)
-        seen = Seen(connection, declared(connection, name))
-        seen.until(lambda: len(seen.bodies) == 8)
-        green.sleep(0.2)
-        seen.stop()
+        kombu.put(name)
+        seen = all_seen(connection, declared(connection, name), 8)
         same(seen.bodies, [*BODIES, b'\x00\xff', 'packed', 'later'])
         assert {message.headers.get('h') for message in seen.messages} == {'v', None}
         info = seen.messages[0].delivery_info
         assert info['sqs_message']['Attributes']['ApproximateReceiveCount'] == '1'
         assert info['sqs_queue'].endswith(name)
 
-    def test_ours_are_read_by_kombu(self, connect, fauxqs, name):
+    def test_ours_are_read_by_kombu(self, connect, fauxqs, kombu, name):
         connection = connect(fauxqs.url())
         declared(connection, name)
-        producer = connection.Producer(routing_key=name)
-        for body in BODIES:
-            producer.publish(body, serializer='json', headers={'h': 'v'})
-        producer.publish(b'\x00\xff', serializer='raw')
-        producer.publish('packed', serializer='json', compression='gzip')
-        producer.publish('later', serializer='json', delay_seconds=1)
-        found = json.loads(kombu(fauxqs, 'get', name).partition('FOUND')[2])
+        put_as_kombu(connection, name, 'later', delay_seconds=1)
+        found = kombu.get(name)
         expected = [*([body, 'v'] for body in BODIES), ['00ff', None], ['packed', None], ['later', None]]
         same(found, expected)
 
-    def test_requeued_there_and_settled_here(self, connect, fauxqs, name):
+    def test_requeued_there_and_settled_here(self, connect, fauxqs, kombu, name):
         connection = connect(fauxqs.url())
         queue = declared(connection, name)
         connection.Producer(routing_key=name).publish('x', serializer='json')
-        kombu(fauxqs, 'requeue', name)
+        kombu.requeue(name)
         seen = Seen(connection, queue)
         seen.until(lambda: seen.bodies == ['x'])
         green.sleep(0.1)
@@ -102,14 +58,13 @@ class TestBothWays:
         assert seen.messages[0].delivery_info.get('redelivered') or seen.messages[0].headers
         assert connection.default_channel.queue_declare(name, passive=True).message_count == 0
 
-
-    def test_requeued_here_and_settled_there(self, connect, fauxqs, name):
+    def test_requeued_here_and_settled_there(self, connect, fauxqs, kombu, name):
         connection = connect(fauxqs.url())
         queue = declared(connection, name)
         connection.Producer(routing_key=name).publish('x', serializer='json')
         queue.get().requeue()
         connection.close()
-        assert json.loads(kombu(fauxqs, 'get', name).partition('FOUND')[2]) == [['x', None]]
+        assert kombu.get(name) == [['x', None]]
 
 
 class TestEnvelope:

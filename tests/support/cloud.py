@@ -10,7 +10,7 @@ import sys
 
 from greenmq import Connection, Consumer, Queue
 from tests.support import green
-from tests.support.process import end, popen, wait_until
+from tests.support.process import end, popen, run, wait_until
 
 
 @contextlib.contextmanager
@@ -78,6 +78,65 @@ def publish(connection, name, bodies, greenlets=1, **kwargs):
 
     tasks = [green.spawn(work, share) for share in shares]
     green.joinall(tasks, raise_error=True)
+
+
+#: Bodies that go both ways between kombu and greenmq, each with the header `h`: see `cloud_kombu`.
+BODIES = ['text', {'a': [1, None]}, '\u00e4', [], 1.5]
+
+
+class CloudKombu:
+    """kombu on cloud queues, in a process of its own for each thing that it is told: see `cloud_kombu`.
+
+    Arguments:
+        url (str): the service.
+        last (tuple): body and arguments of the last message that `put` sends.
+        patience (int): seconds after which `get` believes that there is no more.
+        command (list[str]): what runs `cloud_kombu`.
+        options: transport options of kombu.
+    """
+
+    def __init__(self, url, last, patience=2, command=(sys.executable, '-m', 'tests.support.cloud_kombu'),
+                 **options):
+        self._command, self._url = command, url
+        self._settings = json.dumps({'options': options, 'last': last, 'patience': patience})
+
+    def _run(self, mode, name):
+        return run([*self._command, self._url, name, mode, self._settings], 60)
+
+    def put(self, name):
+        """Eight messages: `BODIES`, bytes, one that is packed, and the last."""
+        self._run('put', name)
+
+    def requeue(self, name):
+        """Take one and give it back."""
+        self._run('requeue', name)
+
+    def get(self, name):
+        """What was there and is settled: [body, header `h`] of each, bytes in hex."""
+        return json.loads(self._run('get', name).partition('FOUND')[2])
+
+
+def put_as_kombu(connection, name, last, **arguments):
+    """The same eight as `CloudKombu.put`, by greenmq."""
+    producer = connection.Producer(routing_key=name)
+    for body in BODIES:
+        producer.publish(body, serializer='json', headers={'h': 'v'})
+    producer.publish(b'\x00\xff', serializer='raw')
+    producer.publish('packed', serializer='json', compression='gzip')
+    producer.publish(last, serializer='json', **arguments)
+
+
+def all_seen(connection, queue, count):
+    """The Seen of a queue a moment after `count` messages came, so that one too many is there as well."""
+    seen = Seen(connection, queue)
+    seen.until(lambda: len(seen.bodies) == count)
+    green.sleep(0.2)
+    seen.stop()
+    return seen
+
+
+def same(found, expected):
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
 
 
 def goes_on_through_faults(connection, name, proxy, faults, rounds, patience):
