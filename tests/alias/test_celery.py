@@ -1,6 +1,5 @@
 """Celery's own worker with greenmq in kombu's place: each pool, and kills of the broker (P24, P25)."""
 
-import collections
 import contextlib
 import json
 import os
@@ -13,49 +12,19 @@ import time
 
 import pytest
 
+from tests.alias.celery_app import CELERY, PATH, Worker, environment, shipped
 from tests.alias.child import environ, need_the_pth
-from tests.house.source import ROOT
 from tests.support.process import end, free_ports, popen, wait_until
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
 
-EXAMPLE = ROOT / 'examples/celery_app'
 ROUNDS = 3 if os.environ.get('GREENMQ_SOAK') else 1
-CELERY = os.path.join(os.path.dirname(sys.executable), 'celery')
 
 
 @pytest.fixture(autouse=True, scope='module')
 def pth():
     need_the_pth()
-
-
-class Worker:
-    """`celery worker` as a child."""
-
-    def __init__(self, directory, pool, env, concurrency=4):
-        self.log = directory / 'worker.log'
-        self.env = env
-        with open(self.log, 'wb') as output:
-            self.process = popen(
-                [CELERY, '-A', 'tasks', 'worker', '-P', pool, '-c', str(concurrency), '-l', 'INFO',
-                 '-n', 'w@test', '--without-gossip'],
-                env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-
-    def text(self):
-        return self.log.read_text(errors='replace')
-
-    def wait_ready(self):
-        def ready():
-            assert self.process.poll() is None, self.text()
-            return 'w@test ready' in self.text()
-
-        wait_until(ready, 60, 'the worker to be ready')
-
-    def terminate(self):
-        """Warm shutdown; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
 
 
 class Driver:
@@ -87,8 +56,7 @@ class Driver:
 @contextlib.contextmanager
 def running(directory, broker, backend, pool, scenario):
     """A worker of this pool, ready, and a client."""
-    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
-    env = environ(BROKER_URL=broker, RESULT_BACKEND=backend, NOTES=str(directory / 'notes'), PYTHONPATH=path)
+    env = environment(directory, broker, backend)
     worker = Worker(directory, pool, env)
     driver = None
     try:
@@ -105,11 +73,6 @@ def running(directory, broker, backend, pool, scenario):
             end(driver.process)
             driver.process.stdin.close()
             driver.process.stdout.close()
-
-
-def shipped(directory):
-    path = directory / 'notes'
-    return collections.Counter(map(int, path.read_text().split())) if path.exists() else collections.Counter()
 
 
 @pytest.mark.parametrize('pool', ['gevent', 'prefork'])
@@ -171,8 +134,7 @@ def test_each_other_pool_with_results_over_the_broker(amqp_url, tmp_path, pool):
 
 def test_an_expired_task_is_left_to_the_worker_on_redis(redis_url, tmp_path):
     # Given a task whose second was over before any worker came
-    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
-    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=path)
+    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=PATH)
     program = 'from tasks import ship; print(ship.apply_async((1,), expires=0.5).id)'
     identity = subprocess.run([sys.executable, '-c', program], env=env, check=True, capture_output=True,
                               text=True, timeout=30).stdout.strip()
@@ -193,8 +155,7 @@ except TaskRevokedError as exc:
 
 
 def test_detach_and_multi_keep_the_switch(redis_url, tmp_path):
-    path = os.pathsep.join(map(str, (EXAMPLE, ROOT)))
-    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=path)
+    env = environ(BROKER_URL=redis_url, RESULT_BACKEND=redis_url, PYTHONPATH=PATH)
     for name, command in (('detach', ['worker', '--detach', '-n', 'detach@test']),
                           ('multi', ['multi', 'start', 'multi', '--hostname=test'])):
         files = [f'--pidfile={tmp_path}/{name}.pid', f'--logfile={tmp_path}/{name}.log']

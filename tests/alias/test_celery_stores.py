@@ -1,25 +1,17 @@
 """Celery's gevent worker on a store: tasks, remote control, and a worker that is killed."""
 
-import json
-import os
 import sys
 
 import pytest
 
-from tests.alias.child import environ, need_the_pth
-from tests.alias.test_celery import EXAMPLE, Worker, shipped
+from tests.alias.celery_app import Worker, environment, killed_in_the_middle, order
+from tests.alias.child import need_the_pth
 from tests.stress import FACTOR
-from tests.support.process import end, run, wait_until
+from tests.support.process import end, run
 
 pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
 
 ORDERS = 500
-
-SEND = f"""
-from tasks import ship
-for number in range({ORDERS}):
-    ship.delay(number)
-"""
 
 PING = """
 from tasks import app
@@ -38,32 +30,14 @@ STORES = [('file_url', {}), ('postgresql_url', LEASES)] + ([
 ] if FACTOR > 1 else [])
 
 
-def environment(url, folder, options, switch='1'):
-    return environ(
-        switch, BROKER_URL=url, BROKER_OPTIONS=json.dumps(options), RESULT_BACKEND=f'file://{folder}',
-        NOTES=str(folder / 'notes'), PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.getcwd()]),
-    )
-
-
 @pytest.mark.green_timeout(400)
 @pytest.mark.parametrize(('store', 'options'), STORES, ids=[store for store, _ in STORES])
 def test_a_worker_is_killed_and_nothing_is_lost(request, tmp_path, store, options):
     need_the_pth()
-    env = environment(request.getfixturevalue(store), tmp_path, options)
-    run([sys.executable, '-c', SEND], 100, env=env, cwd=tmp_path)
-    worker = Worker(tmp_path, 'gevent', env)
-    try:
-        wait_until(lambda: shipped(tmp_path), 60, 'the first order')
-        end(worker.process)
-        before = len(shipped(tmp_path))
-        assert before < ORDERS, 'it was to be killed in the middle'
-        worker = Worker(tmp_path, 'gevent', env)
-        worker.wait_ready()
+    env = environment(tmp_path, request.getfixturevalue(store), options=options)
+    order(tmp_path, env, ORDERS, 100)
+    with killed_in_the_middle(tmp_path, env, ORDERS):
         assert "'pong'" in run([sys.executable, '-c', PING], 90, env=env, cwd=tmp_path)
-        wait_until(lambda: set(shipped(tmp_path)) == set(range(ORDERS)), 60, f'all orders ({before} before)')
-        assert worker.terminate() == 0
-    finally:
-        end(worker.process)
 
 
 @pytest.mark.green_timeout(240)
@@ -71,7 +45,8 @@ def test_a_worker_is_killed_and_nothing_is_lost(request, tmp_path, store, option
 def test_control_of_workers_in_mongodb_between_kombu_and_greenmq(mongo_peer, tmp_path, switches):
     """Celery's control commands are a fanout, and their answers are not: each library hears the other."""
     need_the_pth()
-    kombu, theirs, ours = (environment(mongo_peer.url('d'), tmp_path, {}, each) for each in (None, *switches))
+    kombu, theirs, ours = (
+        environment(tmp_path, mongo_peer.url('d'), switch=each) for each in (None, *switches))
     # kombu is deaf to a collection that was empty when it came, see celery/kombu#386
     run([sys.executable, '-c', PING.replace('60', '0.1')], 60, env=kombu, cwd=tmp_path)
     worker = Worker(tmp_path, 'gevent', theirs)
