@@ -269,6 +269,7 @@ def test_expiration_can_be_left_to_the_consumer(connection, connect, bench, name
     here.channel.queue_delete(queue=name)
 
 
+@pytest.mark.core
 def test_a_waiting_consumer_is_woken_by_a_publish_of_another_connection(here, there, queue):
     seen = []
     here.consume(queue, lambda message: (seen.append(text(message)), message.ack()))
