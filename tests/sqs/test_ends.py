@@ -73,7 +73,7 @@ def test_messages_that_wait_for_a_slow_callback_are_renewed(connect, fauxqs, nam
     assert sorted(slow.bodies + second.bodies) == list(range(20))
 
 
-def test_an_ack_of_a_frozen_process_is_dropped_with_a_word(connect, fauxqs, name, caplog):
+def test_what_a_frozen_process_held_comes_again_and_its_late_ack_hurts_nobody(connect, fauxqs, name):
     connection = connect(fauxqs.url(), lease_timeout=1)
     queue = declared(connection, name)
     publish(connection, name, ['x'])
