@@ -137,10 +137,12 @@ def test_queues_of_a_file_say_what_is_in_hand(tmp_path, capfd):
     assert line.startswith('q ') and '1 messages' in line and '1 unacked' in line and '1 delayed' in line
     assert 'oldest 0 s' in line and line.endswith('dead letters to dead')
 
-SECRETS = ('amqp://user:HEADxTAIL@h', 'redis://:HEAD/TAIL@h:1/0', 'amqp://user:HEAD TAIL@h', "amqp://u:HEAD'TAIL@h",
-           'user:HEADTAIL@127.0.0.1:1', 'redis://h/0?password=HEADTAIL', 'amqps://user:HEAD@TAIL@h//')
 
-
+#: URLs, written well and badly, whose password begins with HEAD and ends with TAIL.
+SECRETS = (
+    'amqp://user:HEADxTAIL@h', 'redis://:HEAD/TAIL@h:1/0', 'amqp://user:HEAD TAIL@h', "amqp://u:HEAD'TAIL@h",
+    'user:HEADTAIL@127.0.0.1:1', 'redis://h/0?password=HEADTAIL', 'amqps://user:HEAD@TAIL@h//',
+)
 #: What the command needs besides, so that it is the stray URL that is wrong.
 NEEDED = {'worker': ['nowhere:Worker'], 'kombu': ['status']}
 

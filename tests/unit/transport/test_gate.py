@@ -24,11 +24,12 @@ with Gate(sys.argv[1]).entered(), open(sys.argv[2], 'a') as book:
 
 @pytest.fixture
 def processes():
-    """Starts processes that enter once, write down their name, and end."""
+    """Starts processes that enter once, write down their name, and end; gives each when it waits."""
     found = []
 
     def start(*args):
         found.append(popen([sys.executable, '-c', WAITS, *map(str, args)], stderr=subprocess.PIPE))
+        wait_until(lambda: waits(found[-1]), 20, 'a process at the gate')
         return found[-1]
 
     yield start
@@ -48,8 +49,7 @@ def test_who_asked_first_comes_first_and_who_left_comes_last(tmp_path, processes
     gate = Gate(str(file))
     with gate.entered():
         for name in 'abc':
-            process = processes(file, book, name)
-            wait_until(lambda process=process: waits(process), 20, 'a process at the gate')
+            processes(file, book, name)
     # Then who frees it, and wants it again before anybody else runs, stands behind them
     with gate.entered():
         assert book.read_text() == 'abc'
@@ -60,12 +60,8 @@ def test_the_dead_keep_nobody_waiting(tmp_path, processes):
     file, book = tmp_path / 'file', tmp_path / 'book'
     gate = Gate(str(file))
     with gate.entered():
-        for name in 'ab':
-            process = processes(file, book, name)
-            wait_until(lambda process=process: waits(process), 20, 'a process at the gate')
-            if name == 'a':
-                process.kill()
-                process.wait()
+        end(processes(file, book, 'a'))
+        processes(file, book, 'b')
     with gate.entered():
         assert book.read_text() == 'b'
     gate.close()

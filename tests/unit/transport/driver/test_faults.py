@@ -111,7 +111,7 @@ def test_acks_that_wait_to_be_sent_outlive_the_end_of_an_older_call(bench):
     wait_until(lambda: not bench.broker.out, 10, 'the acks')
 
 
-def test_a_session_that_closes_does_not_try_without_a_pause(bench, monkeypatch):
+def test_a_session_that_closes_does_not_try_without_a_pause(bench):
     bench = bench()
     bench.queue()
     bench.publish('x')
@@ -130,7 +130,6 @@ def test_a_session_that_closes_does_not_try_without_a_pause(bench, monkeypatch):
 def test_a_close_while_it_is_being_opened_leaves_nothing_open(bench, closes):
     bench = bench('fake-look', operation_timeout=7)  # a session of its own
     transport = type(bench.connection.transport)(bench.connection)
-    session = bench.session
     bench.connection.close()
     closes.clear()
     session = transport.make_session()
