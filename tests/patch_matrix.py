@@ -51,7 +51,7 @@ from greenmq.runtime.seam import library
 
 facts = json.loads(sys.argv[1])
 SECONDS, STEP = facts['seconds'], facts['step']
-dial = importlib.import_module('greenmq.runtime.dial')
+lookup = importlib.import_module('greenmq.runtime.lookup')
 
 class Ticker:
     """Notes the steps of time in which it ran, beside a native thread: on a busy machine the whole process
@@ -105,12 +105,12 @@ def slow_look_up(*args):
     return [(_socket.AF_INET, _socket.SOCK_STREAM, 6, '', ('127.0.0.1', args[1]))]
 
 def by_name():
-    dial.getaddrinfo, fast = slow_look_up, dial.getaddrinfo
+    lookup.getaddrinfo, fast = slow_look_up, lookup.getaddrinfo
     try:
         connection = Connection(facts['named'], connect_timeout=20 + SECONDS).connect()
         connection.close()
     finally:
-        dial.getaddrinfo = fast
+        lookup.getaddrinfo = fast
 
 def tls():
     connecting(facts['tls'], ssl=facts['ssl'])

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from greenmq.exceptions import InvalidArgument, TimeoutError
-from greenmq.runtime.clock import Deadline, Timeoutish, post
+from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.future import Future
+from greenmq.runtime.lookup import Address, look_up
 from greenmq.runtime.losses import DialError, DialRefused, meaning
 from greenmq.runtime.net import Stream
-from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.tls import TLSCodec, TLSOptions
 from greenmq.runtime.waiter import Waiter, sleep
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ('addresses_of', 'dial', 'dial_unix')
 
-Address = tuple[int, Any]  # family, and the address as the system wants it
 SocketOption = tuple[int, int, int | bytes]
 
 # Seconds between the starts of two attempts, and the head start of the look-up; RFC 8305, section 5.
@@ -34,12 +33,6 @@ _BACKLOG_POLL = 0.01  # a unix socket cannot say when its backlog has room again
 
 # (host, port) → the address that answered last. Tried first, and used when the look-up is slow or fails.
 _good: dict[tuple[str, int], Address] = {}
-# Look-ups under way, so that a hundred dials to one host cost one thread: (hub, host, port) → future of
-# addresses.
-_lookups: dict[tuple[Any, str, int], Future] = {}
-
-getaddrinfo = _socket.getaddrinfo  # the original whatever is patched; runs in native threads only
-
 
 def dial(
     host: str,
@@ -185,7 +178,7 @@ def _find_addresses(race: _Race, host: str, port: int, deadline: Deadline) -> No
         race.add([numeric])
         return
     known = _good.get((host, port))
-    lookup = _lookup(host, port)
+    lookup = look_up(host, port)
     if not lookup.waited(deadline if known is None else deadline.within(STAGGER)):
         if known is None:
             raise deadline.error(f'{race.name}: no answer to the look-up of the name')
@@ -214,55 +207,6 @@ def _numeric(host: str, port: int) -> Address | None:
     return None
 
 
-def _lookup(host: str, port: int) -> Future:
-    hub = library.get_hub()
-    key = (hub, host, port)
-    future = _lookups.get(key)
-    if future is None:
-        encoded = _encode(host)
-        future = _lookups[key] = Future()
-        handle = library.hold(hub)
-        future.add_done_callback(lambda _future: handle.close())
-        start_thread(lambda: _look_up(key, encoded, future))
-    return future
-
-
-def _encode(host: str) -> bytes:
-    # Not left to getaddrinfo: it would import the codec in its thread, and a process that forks in that
-    # moment has a child with half a codec.
-    try:
-        return host.encode('ascii' if host.isascii() else 'idna')
-    except UnicodeError:
-        raise InvalidArgument('host', host, 'must be a name of the DNS') from None
-
-
-def _look_up(key: tuple[Any, str, int], encoded: bytes, future: Future) -> None:
-    # In a native thread.
-    hub, _, port = key
-    found: list[Address] = []
-    error: BaseException | None = None
-    try:
-        for family, _kind, _proto, _name, address in getaddrinfo(encoded, port, 0, _socket.SOCK_STREAM):
-            if (family, address) not in found:
-                found.append((family, address))
-    except BaseException as exc:
-        error = exc
-    if not post(hub, _looked_up, key, future, found, error):
-        _lookups.pop(key, None)
-
-
-def _looked_up(
-    key: tuple[Any, str, int], future: Future, found: list[Address], error: BaseException | None
-) -> None:
-    # The future is done even if it is no longer the one to ask: it holds the hub's loop until then.
-    if _lookups.get(key) is future:
-        del _lookups[key]
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(found)
-
-
 def _in_turn(addresses: list[Address], first: Address | None) -> list[Address]:
     # The one that answered last, then the families in turn, beginning with the one that the system prefers: a
     # network whose IPv6 leads nowhere costs one stagger and not one for each IPv6 address.
@@ -278,11 +222,6 @@ def _in_turn(addresses: list[Address], first: Address | None) -> list[Address]:
         ordered.remove(first)
         ordered.insert(0, first)
     return ordered
-
-
-def forget_lookups() -> None:
-    """In a forked child: the threads that would answer do not exist here."""
-    _lookups.clear()
 
 
 # connections

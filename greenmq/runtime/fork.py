@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-from greenmq.runtime.dial import forget_lookups
 from greenmq.runtime.epoch import forks
+from greenmq.runtime.lookup import forget_lookups, inside_libc
 from greenmq.runtime.net import forget_streams
 from greenmq.runtime.offload import forget_threads
 from greenmq.runtime.seam import chosen, library, when_chosen
@@ -68,6 +68,8 @@ def fork_guard() -> Any:
 
 
 def _before() -> None:
+    if chosen():
+        inside_libc.close()
     for lock in list(_guards):
         lock.acquire()
         _held.append(lock)
@@ -76,6 +78,7 @@ def _before() -> None:
 def _after() -> None:
     while _held:
         _held.pop().release()
+    inside_libc.open()
 
 
 def install() -> None:

@@ -105,7 +105,7 @@ def test_many_who_need_the_connection_share_one_dial(rig, black_hole):
 def test_a_slow_look_up_is_within_the_deadline(rig, monkeypatch):
     pause = gevent.monkey.get_original('time', 'sleep')
     # It runs in a native thread, which can't be ended: it is just not waited for.
-    monkeypatch.setattr(sys.modules['greenmq.runtime.dial'], 'getaddrinfo', lambda *args: pause(3))
+    monkeypatch.setattr(sys.modules['greenmq.runtime.lookup'], 'getaddrinfo', lambda *args: pause(3))
     connection = Connection('amqp://no-such-host.invalid//', connect_timeout=0.3)
     rig._open.callback(connection.close)
     with gevent.Timeout(2), pytest.raises(connection.connection_errors):

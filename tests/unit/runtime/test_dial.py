@@ -15,7 +15,7 @@ from greenmq.runtime.losses import DialError, DialRefused
 from greenmq.runtime.net import Stream
 from greenmq.runtime.tls import TLSCodec, TLSOptions
 
-module = sys.modules['greenmq.runtime.dial']
+module, lookup = sys.modules['greenmq.runtime.dial'], sys.modules['greenmq.runtime.lookup']
 LONG = 20.0
 GUARD = 10  # seconds until a native thread that stands in for a slow resolver gives up by itself
 
@@ -97,9 +97,9 @@ def names(monkeypatch):
             return []
         return [(family, kind, 6, '', address) for family, address in answer]
 
-    monkeypatch.setattr(module, 'getaddrinfo', getaddrinfo)
+    monkeypatch.setattr(lookup, 'getaddrinfo', getaddrinfo)
     monkeypatch.setattr(module, '_good', {})
-    monkeypatch.setattr(module, '_lookups', {})
+    monkeypatch.setattr(lookup, '_lookups', {})
     return names
 
 
@@ -135,7 +135,7 @@ def test_ipv6_in_brackets():
 
 
 def test_the_real_resolver(listener, monkeypatch):
-    monkeypatch.setattr(module, 'getaddrinfo', _socket.getaddrinfo)
+    monkeypatch.setattr(lookup, 'getaddrinfo', _socket.getaddrinfo)
     stream = runtime.dial('localhost', listener.port, LONG)
     assert stream.peername[1] == listener.port
     stream.close()
@@ -252,11 +252,11 @@ class TestNames:
     def test_a_hundred_dials_ask_once(self, names, listener, monkeypatch):
         asked = []
         names['host'] = [listener.address]
-        plain = module.getaddrinfo
-        monkeypatch.setattr(module, 'getaddrinfo', lambda *args: asked.append(args) or plain(*args))
+        plain = lookup.getaddrinfo
+        monkeypatch.setattr(lookup, 'getaddrinfo', lambda *args: asked.append(args) or plain(*args))
         tasks = [runtime.spawn(lambda: runtime.dial('host', 1, LONG).close(), name='t') for _ in range(10)]
         assert all(task.join(LONG) and task.error is None for task in tasks) and len(asked) == 1
-        assert module._lookups == {}
+        assert lookup._lookups == {}
 
     @pytest.mark.slow
     def test_the_last_good_address_stands_in_for_a_slow_resolver(self, names, stuck, listener):
@@ -277,13 +277,13 @@ class TestNames:
         lock = runtime.NativeLock()
         lock.acquire()
         names['host'] = lock
-        plain = module.getaddrinfo
+        plain = lookup.getaddrinfo
 
         def slow(*args):
             plain(*args)
             return [(_socket.AF_INET, 1, 6, '', listener.address[1])]
 
-        monkeypatch.setattr(module, 'getaddrinfo', slow)
+        monkeypatch.setattr(lookup, 'getaddrinfo', slow)
         task = start(lambda: runtime.dial('host', 1, LONG).close())
         runtime.call_later(module.STAGGER * 1.5, lock.release)
         assert task.join(LONG) and task.error is None

@@ -299,6 +299,61 @@ print([task.join(10) and task.error for task in dials])
     assert lines == ['True', '[None, None, None]']
 
 
+# The resolver of libc with one lock inside: `held` seconds of each look-up with it, `net` seconds without.
+RESOLVER = """
+import time
+from greenmq.runtime import lookup
+def resolver(held, net):
+    lock, pause = library.original('_thread', 'allocate_lock')(), library.original('time', 'sleep')
+    def getaddrinfo(host, port, *rest):
+        with lock:
+            pause(held)
+        pause(net)
+        return _socket.getaddrinfo('127.0.0.1', port, *rest)
+    lookup.getaddrinfo = getaddrinfo
+listener = _socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(16)
+port = listener.getsockname()[1]
+def dials(count):
+    names = [f'host{n}' for n in range(count)]
+    return [runtime.spawn(lambda name=name: runtime.dial(name, port, 20).close(), name='t') for name in names]
+def until_inside(count):
+    while len(lookup.inside_libc) < count:
+        runtime.sleep(0.0001)
+def child(say):
+    say(runtime.dial('host', port, 10).peername[1] == port)
+"""
+
+
+def test_a_fork_waits_for_the_look_ups_that_hold_a_lock_of_libc(run):
+    lines = run(RESOLVER + """
+resolver(0.01, 0)
+tasks = dials(4)
+until_inside(4)
+print(*fork(child))
+print([task.join(10) and task.error for task in tasks])
+""")
+    assert lines == ['True', '[None, None, None, None]']
+
+
+def test_a_fork_does_not_wait_for_a_look_up_that_waits_for_the_network(run):
+    lines = run(RESOLVER + """
+resolver(0, 4)
+tasks = dials(2)
+until_inside(2)
+# The waits are counted, not the seconds: after the fork both are still inside.
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+print(len(lookup.inside_libc))
+runtime.offload(os.waitpid if not runtime.patched().os else real_waitpid, pid, 0, own_thread=True)
+print(*fork(child))
+print([task.join(10) and task.error for task in tasks])
+""")
+    assert lines == ['2', 'True', '[None, None]']
+
+
 def test_fork_from_another_thread(run):
     lines = run("""
 log = []
