@@ -80,7 +80,7 @@ def _native_lock() -> Any:
 
 
 def _ident() -> int:
-    return library.original('_thread', 'get_ident')()
+    return int(library.original('_thread', 'get_ident')())
 
 
 inside_libc = _InsideLibc()
