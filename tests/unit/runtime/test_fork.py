@@ -311,6 +311,7 @@ def resolver(held, net):
         pause(net)
         return _socket.getaddrinfo('127.0.0.1', port, *rest)
     lookup.getaddrinfo = getaddrinfo
+    return lock
 listener = _socket.socket()
 listener.bind(('127.0.0.1', 0))
 listener.listen(16)
@@ -318,9 +319,6 @@ port = listener.getsockname()[1]
 def dials(count):
     names = [f'host{n}' for n in range(count)]
     return [runtime.spawn(lambda name=name: runtime.dial(name, port, 20).close(), name='t') for name in names]
-def until_inside(count):
-    while len(lookup.inside_libc) < count:
-        runtime.sleep(0.0001)
 def child(say):
     say(runtime.dial('host', port, 10).peername[1] == port)
 """
@@ -328,9 +326,10 @@ def child(say):
 
 def test_a_fork_waits_for_the_look_ups_that_hold_a_lock_of_libc(run):
     lines = run(RESOLVER + """
-resolver(0.01, 0)
+lock = resolver(0.01, 0)
 tasks = dials(4)
-until_inside(4)
+while not lock.locked():
+    runtime.sleep(0.0001)
 print(*fork(child))
 print([task.join(10) and task.error for task in tasks])
 """)
@@ -341,7 +340,8 @@ def test_a_fork_does_not_wait_for_a_look_up_that_waits_for_the_network(run):
     lines = run(RESOLVER + """
 resolver(0, 4)
 tasks = dials(2)
-until_inside(2)
+while len(lookup.inside_libc) < 2:
+    runtime.sleep(0.0001)
 # The waits are counted, not the seconds: after the fork both are still inside.
 pid = os.fork()
 if pid == 0:
