@@ -1,6 +1,7 @@
 """Servers as child processes: started on free loopback ports, stopped by pid, gone when the test run is."""
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
 import pathlib
@@ -22,7 +23,9 @@ LIBC = ctypes.CDLL(None)
 
 #: Below the range that the kernel gives to outgoing connections (32768 on), which could take a port from us.
 PORTS = range(20000, 32700)
-_given = set()
+#: How many of them a process takes for itself at a time.
+BLOCK = 100
+_owned, _left = [], []
 
 #: Servers that run now: their log is shown with a failing test.
 RUNNING = []
@@ -43,20 +46,36 @@ def need(*programs):
 
 
 def free_ports(count):
-    """`count` ports of 127.0.0.1 that nobody listens on, each given out once."""
+    """`count` ports of 127.0.0.1 that nobody listens on, each given out once, to no other run: a server
+    may listen only half a minute after it was given its port."""
     found = []
     while len(found) < count:
-        port = random.choice(PORTS)
-        if port in _given:
-            continue
+        if not _left:
+            _left.extend(_own_block())
+        port = _left.pop()
         with socket.socket() as probe:
             try:
                 probe.bind(('127.0.0.1', port))
             except OSError:
                 continue
-        _given.add(port)
         found.append(port)
     return found
+
+
+def _own_block():
+    # It is ours while we have the socket of this name, which the kernel takes from us when we end.
+    starts = list(PORTS[:-BLOCK:BLOCK])
+    random.shuffle(starts)
+    for start in starts:
+        owner = _socket.socket(_socket.AF_UNIX)
+        try:
+            owner.bind(f'\0greenmq-ports-{start}'.encode())
+        except OSError:
+            owner.close()
+            continue
+        _owned.append(owner)
+        return range(start, start + BLOCK)
+    raise AssertionError('other test runs have all the ports')
 
 
 def die_with_parent():
