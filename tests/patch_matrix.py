@@ -55,9 +55,12 @@ lookup = importlib.import_module('greenmq.runtime.lookup')
 
 class Ticker:
     """Notes the steps of time in which it ran, beside a native thread: on a busy machine the whole process
-    may stand still for some, and only those count in which the thread ran more than once."""
+    may stand still for some, and only those count in which the thread ran more than once. Nor does one in
+    which, or in the one after it, the hub's thread had work, but for long no processor to do it."""
     def __init__(self):
         self.begun, self.ticked, self.seen, self.over = runtime.monotonic(), set(), {{}}, False
+        self.queued = {{}}  # step → seconds that the hub's thread had waited for a processor, at its begin
+        self.sched = f'/proc/self/task/{{library.original("_thread", "get_native_id")()}}/schedstat'
         self.task = runtime.spawn(self.run, name='ticker')
         library.original('_thread', 'start_new_thread')(self.watch, ())
     def now(self):
@@ -69,6 +72,8 @@ class Ticker:
     def watch(self):
         pause = library.original('time', 'sleep')
         while not self.over:
+            with open(self.sched) as file:
+                self.queued.setdefault(self.now(), int(file.read().split()[1]) / 1e9)
             self.seen[self.now()] = self.seen.get(self.now(), 0) + 1
             pause(STEP / 5)
     def share(self):
@@ -77,7 +82,12 @@ class Ticker:
         whole = [step for step in range(last) if self.seen.get(step, 0) > 1]
         if len(whole) < 4:
             return None  # the machine is too busy to tell
-        return sum(step in self.ticked for step in whole) / len(whole)
+        return sum(step in self.ticked or self.starved(step) for step in whole) / len(whole)
+    def starved(self, step):
+        if step not in self.queued:
+            return False
+        later = [when for when in self.queued if when > step + 1] or [max(self.queued)]
+        return self.queued[min(later)] - self.queued[step] > STEP / 5
 
 def again_and_again(call):
     deadline = runtime.Deadline.after(SECONDS)
