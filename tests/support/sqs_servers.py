@@ -25,6 +25,9 @@ class SQSServer(Server):
     ready_seconds = 20.0
 
     def __init__(self, name):
+        # Half a second of CPU, and of a busy machine six: longer than a first connection may take.
+        import botocore.session  # noqa: F401
+
         super().__init__(name)
         self.port, = free_ports(1)
 
