@@ -70,10 +70,11 @@ def encode(message: dict[str, Any], to: Callable[[str, str], str | None] | None 
     """
     properties = message['properties']
     info = properties.get('delivery_info') or {}
-    header: dict[str, Any] = {'durable': properties.get('delivery_mode', 2) != 1}
-    priority = properties.get('priority')
-    if priority:
-        header['priority'] = min(max(int(priority), 0), 255)
+    header: dict[str, Any] = {
+        'durable': properties.get('delivery_mode', 2) != 1,
+        # Said always: one that is not said is 4 to AMQP, so that 1 would come after what has none.
+        'priority': min(max(int(properties.get('priority') or 0), 0), 255),
+    }
     ttl = properties.get('expiration')
     if ttl is not None:
         milliseconds = int(ttl)

@@ -51,6 +51,12 @@ def test_other_clients_read_it():
     assert (theirs.priority, theirs.durable, theirs.ttl, theirs.properties['h']) == (3, False, 1.5, 1)
 
 
+@pytest.mark.parametrize('given, said', [({}, 0), ({'priority': None}, 0), ({'priority': 0}, 0), ({'priority': 3}, 3)])
+def test_no_priority_is_the_lowest_one(given, said):
+    # To AMQP 1.0 what is not said is 4
+    assert sections.read(envelope.encode(message(**given))).header['priority'] == said
+
+
 def test_what_brokers_count_is_counted():
     raw = sections.write(b'x', {'delivery_count': 3, 'first_acquirer': False})
     found = envelope.decode(raw, 'q')
