@@ -18,10 +18,14 @@ from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
     amqp_vhost,
     artemis,
+    artemis_session,
     artemis_url,
     azure_url,
     azurite,
     azurite_session,
+    broker_j,
+    broker_j_session,
+    broker_j_url,
     certificates,
     database,
     fauxqs,
@@ -102,6 +106,7 @@ def pytest_configure(config):
         'rabbitmq: needs a RabbitMQ server that the suite starts',
         'redis: needs a Redis server that the suite starts',
         'azure: needs an emulator of Azure Storage that the suite starts',
+        'amqp10: needs a broker of AMQP 1.0 that takes Java',
         'servicebus: needs the program that plays Azure Service Bus',
         'slmq: needs the program that plays SoftLayer MQ',
         'sqs: needs an emulator of SQS that the suite starts',
@@ -130,6 +135,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.rabbitmq)
         if names & {'redis_server', 'redis_url', 'redis_cluster', 'redis_six', 'redis_sentinels'}:
             item.add_marker(pytest.mark.redis)
+        if names & {'artemis', 'artemis_url', 'broker_j', 'broker_j_url'}:
+            item.add_marker(pytest.mark.amqp10)
         if names & {'azurite', 'azure_url'}:
             item.add_marker(pytest.mark.azure)
         if names & {'servicebus', 'servicebus_url'}:

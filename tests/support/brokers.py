@@ -49,11 +49,8 @@ SOAK = (
 
 #: A MongoDB of somebody else's, beside the server that the suite starts.
 GIVEN = [Row('mongodb_given', 'mongodb_given_url')] if os.environ.get('GREENMQ_MONGODB_URL') else []
-#: Where somebody has fetched them, see `tests.support.amqp10_servers`.
-FETCHED = [
-    *([Row('rabbitmq4', 'rabbitmq4_url', brisk={})] if os.environ.get('GREENMQ_DEBIAN13') else []),
-    *([Row('artemis', 'artemis_url', brisk={})] if os.environ.get('GREENMQ_ARTEMIS') else []),
-]
+#: Of a tree of Debian 13, where somebody has made one.
+OF_A_TREE = [Row('rabbitmq4', 'rabbitmq4_url', brisk={})] if os.environ.get('GREENMQ_DEBIAN13') else []
 
 TABLE = (
     Row('memory', 'memory://localhost/contract'),
@@ -70,7 +67,9 @@ TABLE = (
         'mariadb', SQL_BRISK),
     Row('amqp', 'amqp_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
     Row('qpid', 'qpid_url', 'rabbitmq', ('rabbitmq-server',), 'server', 'rabbitmq', {}),
-    *FETCHED,
+    *OF_A_TREE,
+    Row('artemis', 'artemis_url', 'artemis', ('default-jre-headless',), 'server', 'amqp10', {}),
+    Row('broker_j', 'broker_j_url', 'broker_j', ('default-jre-headless',), 'server', 'amqp10', {}),
     Row('redis', 'redis_url', 'redis_server', ('redis-server',), 'server', 'redis', REDIS_BRISK),
     Row('sqs', 'sqs_url', 'fauxqs', (), 'server', 'sqs', {'lease_timeout': 1, 'wait_time_seconds': 1}),
     Row('mongodb', 'mongodb_url', 'ferretdb', (), 'server', 'mongodb',

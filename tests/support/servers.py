@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tests.support import programs
-from tests.support.amqp10_servers import Artemis
+from tests.support.amqp10_servers import Artemis, BrokerJ
 from tests.support.azurite import Azurite
 from tests.support.certificates import Certificates
 from tests.support.mariadb import MariaDB
@@ -72,14 +72,41 @@ def rabbitmq4_url(rabbitmq4):
 
 
 @pytest.fixture(scope='session')
-def artemis():
-    with Artemis(os.environ['GREENMQ_ARTEMIS']) as server:
+def artemis_session():
+    with Artemis() as server:
         yield server
+
+
+@pytest.fixture
+def artemis(artemis_session):
+    """The Artemis of this run. A test that kills it starts it again."""
+    yield artemis_session
+    if not artemis_session.running:
+        artemis_session.start()
 
 
 @pytest.fixture
 def artemis_url(artemis):
     return artemis.url()
+
+
+@pytest.fixture(scope='session')
+def broker_j_session():
+    with BrokerJ() as server:
+        yield server
+
+
+@pytest.fixture
+def broker_j(broker_j_session):
+    """The Broker-J of this run. A test that kills it starts it again."""
+    yield broker_j_session
+    if not broker_j_session.running:
+        broker_j_session.start()
+
+
+@pytest.fixture
+def broker_j_url(broker_j):
+    return broker_j.url()
 
 
 @pytest.fixture(scope='module')

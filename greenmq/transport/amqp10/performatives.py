@@ -14,9 +14,9 @@ from greenmq.transport.amqp10.codec import Array, Described, Symbol, decode, enc
 from greenmq.transport.amqp10.errors import Malformed
 
 __all__ = (
-    'Accepted', 'Attach', 'Begin', 'Close', 'Detach', 'Disposition', 'End', 'Error', 'Flow', 'Init',
-    'Mechanisms', 'Modified', 'Open', 'Outcome', 'Received', 'Rejected', 'Released', 'Source', 'Target',
-    'Transfer', 'pack', 'unpack',
+    'OUTCOMES', 'Accepted', 'Attach', 'Begin', 'Close', 'Detach', 'Disposition', 'End', 'Error', 'Flow',
+    'Init', 'Mechanisms', 'Modified', 'Open', 'Outcome', 'Received', 'Rejected', 'Released', 'Source',
+    'Target', 'Transfer', 'pack', 'unpack',
 )  # fmt: skip
 
 boolean = bool
@@ -177,6 +177,10 @@ class Modified(NamedTuple):
     delivery_failed: boolean | None = None
     undeliverable_here: boolean | None = None
     message_annotations: mapping | None = None
+
+
+#: What a source says that may become of its messages: any of these.
+OUTCOMES = ('amqp:accepted:list', 'amqp:rejected:list', 'amqp:released:list', 'amqp:modified:list')
 
 
 class Mechanisms(NamedTuple):

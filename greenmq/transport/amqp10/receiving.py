@@ -30,6 +30,8 @@ PROOF, ANSWER = 30.0, 15.0
 LINGER = 5.0
 #: Seconds between two looks at a session that is to begin.
 ROUND_SECONDS = 0.002
+#: Seconds after which a drain that was not answered is asked for again, then twice that.
+AGAIN = 0.1
 #: Links for single looks that are kept.
 GETTERS = 16
 
@@ -285,6 +287,18 @@ class Getter:
                 raise self.error.with_traceback(None)
             self._news.wait(deadline, what)
 
+    def _drained(self, link: Receiver, deadline: runtime.Deadline, what: str) -> None:
+        # The credit is used up, or taken back. Artemis forgets a drain that it is asked for while it is at
+        # one that a message overtook: it is asked again.
+        pause = AGAIN
+        while link.credit:
+            try:
+                self.wait(lambda: not link.credit, deadline.within(pause), what)
+            except TimeoutError:
+                deadline.check(what)
+                link.flow(drain=True)
+                pause *= 2
+
     def look(
         self, link: Receiver, count: int, way: Way, deadline: runtime.Deadline
     ) -> list[Delivery]:
@@ -302,8 +316,8 @@ class Getter:
                 return []  # it cannot be asked
             link.grant(count, drain=drains and count > 0, echo=not drains or not count)
             owed = link.owed
-            if drains and count:  # used up, or taken back by the drain
-                self.wait(lambda: not link.credit, deadline, what)
+            if drains and count:
+                self._drained(link, deadline, what)
             else:
                 self.wait(lambda: link.flows >= owed or len(self.taken) >= count > 0, deadline, what)
             if not drains and count and len(self.taken) < min(count, link.available or 0):

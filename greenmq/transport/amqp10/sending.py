@@ -15,7 +15,7 @@ from greenmq.exceptions import ConnectionBlocked, ConnectionLost, PublishUnconfi
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.errors import SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Sender
-from greenmq.transport.amqp10.performatives import Source, Target
+from greenmq.transport.amqp10.performatives import OUTCOMES, Source, Target
 from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.waiters import WaitingLine
@@ -195,8 +195,9 @@ class Sending:
             session = self._session = self._connection.session()
         engine = self._connection.engine
         target = self._target(address)
+        source = Source(engine.container, outcomes=OUTCOMES)  # else some may not say that they reject one
         outlet = self._outlets[address] = Outlet(f'{engine.name}: the link to {target.address!r}')
-        outlet.link = Sender(engine.link_name(), outlet, Source(engine.container), target)
+        outlet.link = Sender(engine.link_name(), outlet, source, target)
         self._way.session(self._connection, session).attach(outlet.link)
         if len(self._outlets) > KEPT:
             self._end_oldest()

@@ -14,7 +14,7 @@ from greenmq.exceptions import AccessRefused, ConnectionLost, NotFound, Operatio
 from greenmq.transport.amqp10 import Connection, Limits
 from greenmq.transport.amqp10.codec import Symbol
 from greenmq.transport.amqp10.links import Delivery, Receiver
-from greenmq.transport.amqp10.performatives import Released, Source, Target
+from greenmq.transport.amqp10.performatives import OUTCOMES, Released, Source, Target
 from greenmq.transport.amqp10.receiving import Receiving, Way
 from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.sending import Sending
@@ -31,11 +31,9 @@ HANDLES = 254
 #: Seconds between two looks after links that are silent.
 LOOK = 5.0
 
-_OUTCOMES = ('amqp:accepted:list', 'amqp:rejected:list', 'amqp:released:list', 'amqp:modified:list')
-
 
 def _source(address: str) -> Source:
-    return Source(address, outcomes=_OUTCOMES)
+    return Source(address, outcomes=OUTCOMES)
 
 
 class Line:

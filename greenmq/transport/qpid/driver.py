@@ -33,6 +33,7 @@ from greenmq.transport.driver.contract import Owner
 from greenmq.transport.options import Option, seconds, whole
 from greenmq.transport.qpid import envelope
 from greenmq.transport.qpid.artemis import ArtemisManagement
+from greenmq.transport.qpid.brokerj import BrokerJManagement
 from greenmq.transport.qpid.management import Management
 from greenmq.transport.qpid.rabbitmq import AMQPManagement, HTTPManagement
 from greenmq.transport.qpid.styles import STYLES, Style, recognised
@@ -43,6 +44,8 @@ logger = get_logger('greenmq.transport.qpid')
 
 #: Seconds between two looks after links that are silent.
 LOOK = 5.0
+#: Seconds for which a queue that is not empty is looked into again, where brokers are hasty.
+HASTE = 1.0
 #: Messages that are taken at once to empty a queue.
 PURGED = 500
 
@@ -53,7 +56,7 @@ _REJECTED = Rejected()
 
 #: How brokers are told over AMQP itself, by `Style.management`.
 _OVER_AMQP: dict[str, Callable[[Connection], Management]] = {
-    'amqp': AMQPManagement, 'artemis': ArtemisManagement,
+    'amqp': AMQPManagement, 'artemis': ArtemisManagement, 'brokerj': BrokerJManagement,
 }  # fmt: skip
 
 
@@ -290,7 +293,8 @@ class QpidDriver(Driver):
             if len(taken) < n:
                 address = self.style.queue_address(queue)
                 link, found = receiving.look(address, n - len(taken), deadline)
-                while not found and self.style.hasty and self.size(queue, deadline):
+                brief = deadline.within(HASTE)  # what is counted may be another consumer's, or for later
+                while not found and self.style.hasty and not brief.expired() and self.size(queue, deadline):
                     link, found = receiving.look(address, n - len(taken), deadline)
                 taken += [self._taken(queue, link, delivery) for delivery in found]
         return taken
@@ -302,7 +306,7 @@ class QpidDriver(Driver):
         gone: list[tuple[Taken, Exception | None]] = []
         groups: dict[tuple[Any, type], tuple[Any, list[int]]] = {}
         requeue = _FAILED if self.style.modified else _RELEASED
-        fates = {REQUEUE: requeue, DEAD: _REJECTED}
+        fates = {REQUEUE: requeue, DEAD: _REJECTED if self.style.discards else _ACCEPTED}
         for taken, state in [
             *((taken, _ACCEPTED) for taken in done),
             *((taken, fates.get(fate, _RELEASED)) for taken, fate in back),
@@ -363,7 +367,7 @@ class QpidDriver(Driver):
             return 0
 
     def purge(self, queue: str, deadline: runtime.Deadline) -> int:
-        if self.management is not None:
+        if self.management is not None and self.management.purges:
             count = 0 if self.management.counts else self.size(queue, deadline)
             return max(self.management.purge(queue, deadline), count)
         _, _, receiving = self._parts()

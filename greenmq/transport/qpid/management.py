@@ -1,17 +1,19 @@
 """How a broker is told to make, count and delete things: AMQP 1.0 has no verb for it.
 
-`rabbitmq` asks RabbitMQ, over AMQP or over HTTP, `artemis` Apache Artemis; `requests` carries what they ask
-over links.
+`rabbitmq` asks RabbitMQ, over AMQP or over HTTP, `artemis` Apache Artemis, `brokerj` Qpid Broker-J;
+`requests` carries what they ask over links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greenmq import runtime
+from greenmq.transport.amqp10.links import Receiver, Sender
+from greenmq.transport.amqp10.performatives import Source, Target
 
-__all__ = ('Management',)
+__all__ = ('Management', 'node')
 
 
 class Management:
@@ -20,10 +22,12 @@ class Management:
     Attributes:
         counts (bool): it tells how many messages wait in a queue.
         routes (bool): it makes exchanges and bindings, which the broker routes by.
+        purges (bool): it empties a queue, and leaves what consumers hold.
     """
 
     counts = False
     routes = False
+    purges = True
 
     def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:
         """Make a queue; return how many messages wait in it, if it tells.
@@ -68,3 +72,20 @@ class Management:
 
     def close(self) -> None:
         """Let go of it."""
+
+
+def node(address: str) -> Callable[[str, Any], tuple[Sender, Receiver]]:
+    """The links to a management node of which each request says where the answer goes: to an address that the
+    broker makes up.
+
+    Returns:
+        Callable: (name, listener) → the pair, for `Requests`.
+    """
+
+    def links(name: str, listener: Any) -> tuple[Sender, Receiver]:
+        return (
+            Sender(name, listener, Source(name), Target(address)),
+            Receiver(name, listener, Source(None, dynamic=True), Target(name)),
+        )
+
+    return links

@@ -10,13 +10,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from greenmq.exceptions import InvalidArgument
-from greenmq.transport.amqp10.performatives import Source, Target
+from greenmq.transport.amqp10.performatives import OUTCOMES, Source, Target
 
 __all__ = ('STYLES', 'Style', 'recognised')
-
-#: Every broker may answer so.
-OUTCOMES = ('amqp:accepted:list', 'amqp:rejected:list', 'amqp:released:list', 'amqp:modified:list')
-
 
 class Style(NamedTuple):
     """How to speak to one kind of broker.
@@ -33,8 +29,9 @@ class Style(NamedTuple):
         own_sessions (bool): it ends a whole session for the fault of one link.
         drains (bool): it answers a drain. echoes (bool): and where a link stands, when it is asked.
         management (str): 'amqp' (RabbitMQ's requests over AMQP), 'http' (the same, at `management_url`),
-            'artemis', or ''.
+            'artemis', 'brokerj', or ''.
         hasty (bool): it may say that it is drained while messages wait: then it is asked how many.
+        discards (bool): it lets go of what is rejected, or dead-letters it; else it gives it to the next one.
     """
 
     name: str
@@ -50,6 +47,7 @@ class Style(NamedTuple):
     echoes: bool = False
     management: str = ''
     hasty: bool = False
+    discards: bool = True
 
     def _named(self, form: str, name: str) -> str:
         return form.format(quote(name, safe='') if self.escaped else name)
@@ -96,6 +94,7 @@ STYLES: dict[str, Style] = {
               management='amqp'),
         Style('artemis', capability='queue', management='artemis', hasty=True),
         Style('activemq', 'queue://{}'),
+        Style('brokerj', exchange='{}/', management='brokerj', discards=False),
     )
 }  # fmt: skip
 
@@ -118,6 +117,8 @@ def recognised(named: str | None, product: str, version: str) -> Style:
         return STYLES['rabbitmq3' if major.isdecimal() and int(major) < 4 else 'rabbitmq4']
     if 'artemis' in product:
         return STYLES['artemis']
+    if 'broker-j' in product:
+        return STYLES['brokerj']
     if 'activemq' in product:
         return STYLES['activemq']
     return STYLES['plain']

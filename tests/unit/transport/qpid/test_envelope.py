@@ -51,7 +51,8 @@ def test_other_clients_read_it():
     assert (theirs.priority, theirs.durable, theirs.ttl, theirs.properties['h']) == (3, False, 1.5, 1)
 
 
-@pytest.mark.parametrize('given, said', [({}, 0), ({'priority': None}, 0), ({'priority': 0}, 0), ({'priority': 3}, 3)])
+@pytest.mark.parametrize('given, said', [
+    ({}, 0), ({'priority': None}, 0), ({'priority': 0}, 0), ({'priority': 3}, 3)])
 def test_no_priority_is_the_lowest_one(given, said):
     # To AMQP 1.0 what is not said is 4
     assert sections.read(envelope.encode(message(**given))).header['priority'] == said
