@@ -10,20 +10,18 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument, NotFound
 from greenmq.log import get_logger
-from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Driver, Place, Put, Taken
+from greenmq.transport.driver import REQUEUE, Binding, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.options import Option, seconds, truth, whole
 from greenmq.transport.pgmq.names import Name, fanout_pattern, is_pattern, name_of, topic_prefix
 from greenmq.transport.pgmq.statements import READS, QueueStatements, Statements, due
-from greenmq.transport.postgresql.access import Access
 from greenmq.transport.postgresql.arrays import Texts
-from greenmq.transport.postgresql.claims import Claims
-from greenmq.transport.postgresql.connection import driver_version, psycopg
-from greenmq.transport.postgresql.errors import ERRORS
+from greenmq.transport.postgresql.connection import psycopg
+from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
 from greenmq.transport.postgresql.presence import Presence
-from greenmq.utils.json import dumps, loads
+from greenmq.utils.json import dumps
 
 __all__ = ('PgmqDriver',)
 
@@ -45,7 +43,7 @@ def _mode(value: Any) -> str | None:
     return str(value)
 
 
-class PgmqDriver(Driver):
+class PgmqDriver(TableDriver):
     """Queues of pgmq, for any number of processes.
 
     A delivery is ours for `lease_timeout` seconds, and is renewed; only pgmq's clock counts.
@@ -64,7 +62,6 @@ class PgmqDriver(Driver):
     max_delay = None
     max_payload = _LONGEST
     shared_bindings = True
-    errors = ERRORS
     options = {
         'queue_name_prefix': Option(str, '', 'what stands before the name of each queue'),
         'visibility_timeout': Option(seconds, None, "kombu's name of lease_timeout"),
@@ -89,35 +86,23 @@ class PgmqDriver(Driver):
     }
 
     def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
-        super().__init__(place, settings, owner)
+        self.sql = Statements.of(settings['fifo_mode'])
+        prefix = self._prefix = settings['queue_name_prefix']
+        presence = Presence(
+            self.sql.side, owner, _PRESENCE, settings['polling_interval'] or 1.0,
+            lambda queue: name_of(queue, prefix).channel,
+        )  # fmt: skip
+        super().__init__(place, settings, owner, self.sql.side, presence)
         given = settings['lease_timeout'] or settings['visibility_timeout']
         if given:
             self.lease_seconds = given
         self.wait_seconds = settings['wait_time_seconds'] or settings['max_poll_seconds'] or self.wait_seconds
-        self.sql = Statements.of(settings['fifo_mode'])
-        self._prefix: str = settings['queue_name_prefix']
-        self._claims = Claims()
         self._names: dict[str, Name] = {}
         self._of_queue: dict[str, QueueStatements] = {}
         self._due: dict[tuple[str, ...], str] = {}
         self._size = 0.0  # bytes of a message, about
-        prefix = self._prefix
-        self.presence = Presence(
-            self.sql.side, owner, _PRESENCE, settings['polling_interval'] or 1.0,
-            lambda queue: name_of(queue, prefix).channel,
-        )  # fmt: skip
-        self.access = Access(self.presence)
-        self._run = self.access.run
 
     # ---- the connection
-
-    def open(self, deadline: runtime.Deadline) -> None:
-        most = self.settings['max_connections'] or self.settings['pool_size'] or 4
-        self.access.open(
-            self.place.host, Pool(self.place.url, max(most, 1), self.settings['prepared']), self._prepare,
-            self.settings['notify'],
-            lambda: runtime.every(self, _PRESENCE / 3, _keep, name='pgmq-session'), deadline,
-        )  # fmt: skip
 
     def _prepare(self, pool: Pool, deadline: runtime.Deadline) -> None:
         pgmq, ours = pool.run(self.sql.there, deadline=deadline)[0]
@@ -133,28 +118,6 @@ class PgmqDriver(Driver):
                 raise NotFound(f'{text}, and: {str(error).strip()}', (40, 10), 'connect', 404) from error
         if not ours:
             pool.run(self.sql.create, deadline=deadline)
-
-    def close(self, deadline: runtime.Deadline) -> None:
-        pool = self.access.pool
-        try:
-            if pool is not None and self.presence.me:
-                self._claims.join(deadline)
-                pool.run(self.sql.leave, self.presence.me, deadline=deadline)
-        finally:
-            self.access.leave()
-
-    def forget(self) -> None:
-        self.access.forget()
-
-    def ping(self, deadline: runtime.Deadline) -> None:
-        self._run('SELECT 1', deadline=deadline)
-
-    def version(self) -> str:
-        return f'psycopg {driver_version()}'
-
-    def keep(self) -> None:
-        """Say that we are there, and send the listener a word. Switches: yes."""
-        self.presence.keep(runtime.Deadline.after(_PRESENCE / 3))
 
     # ---- names
 
@@ -208,13 +171,7 @@ class PgmqDriver(Driver):
             Texts([item.payload for item in items]), Texts([_headers(item) for item in items]), delays,
             deadline=deadline,
         )  # fmt: skip
-        missing = {n - 1 for (n,) in rows if n > 0}
-        self.presence.waiters.wake({item.queue for item in items})
-        if not missing:
-            return None
-        return [
-            NotFound(f'no queue {item.queue!r}') if n in missing else None for n, item in enumerate(items)
-        ]
+        return self._stored(items, rows)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(
@@ -255,9 +212,6 @@ class PgmqDriver(Driver):
             return None
         soonest = _SOONEST if self.settings['fifo_mode'] is None else _SOONEST_OF_GROUPS
         return None if after is None else max(after, soonest)
-
-    def _give_back(self, takens: list[Taken], deadline: runtime.Deadline) -> None:
-        self.settle([], [(taken, UNSEEN) for taken in takens], deadline)
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline
@@ -335,10 +289,6 @@ class PgmqDriver(Driver):
     def has(self, queue: str, deadline: runtime.Deadline) -> bool:
         return bool(self._run(self.sql.has, self._name(queue).name, deadline=deadline))
 
-    def facts(self, queue: str, deadline: runtime.Deadline) -> Mapping[str, Any] | None:
-        rows = self._run(self.sql.side.facts, queue, deadline=deadline)
-        return {'arguments': loads(rows[0][0])} if rows else None
-
     def _count(self, statement: str, deadline: runtime.Deadline) -> int:
         try:
             return int(self._run(statement, deadline=deadline)[0][0])
@@ -374,8 +324,7 @@ class PgmqDriver(Driver):
     # ---- bindings, also as pgmq's topics, by which kombu routes
 
     def bindings(self, exchange: str, deadline: runtime.Deadline) -> list[Binding]:
-        rows = self._run(self.sql.side.bindings, exchange, deadline=deadline)
-        found = [Binding(exchange, kind, key, queue, loads(given)) for kind, key, queue, given in rows]
+        found = super().bindings(exchange, deadline)
         known = {(each.kind, each.queue, '' if each.kind == 'fanout' else each.routing_key) for each in found}
         prefix, fanout = topic_prefix(exchange), fanout_pattern(exchange)
         for pattern, queue in self._run(self.sql.their_bindings, fanout, prefix, deadline=deadline):
@@ -394,29 +343,23 @@ class PgmqDriver(Driver):
         return pattern if is_pattern(pattern) else None
 
     def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        exchange, kind, key, queue, given = binding
-        text = arguments_text(given)
-        self._run(self.sql.side.bind, exchange, kind, key or '', queue, text, deadline=deadline)
+        super().bind(binding, deadline)
         pattern = self._pattern(binding)
         if pattern is not None:
-            self._run(self.sql.bind_topic, pattern, self._name(queue).name, deadline=deadline)
+            self._run(self.sql.bind_topic, pattern, self._name(binding.queue).name, deadline=deadline)
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        exchange, _, key, queue, given = binding
         pattern = self._pattern(binding)
         if pattern is not None:
-            self._run(self.sql.unbind_topic, pattern, self._name(queue).name, deadline=deadline)
-        self._run(self.sql.side.unbind, exchange, key or '', queue, arguments_text(given), deadline=deadline)
+            self._run(self.sql.unbind_topic, pattern, self._name(binding.queue).name, deadline=deadline)
+        super().unbind(binding, deadline)
 
     # ---- now and then
 
     def sweep(self, deadline: runtime.Deadline) -> None:
-        for (queue,) in self._run(self.sql.side.expired, deadline=deadline):
+        for (queue,) in self._run(self.side.expired, deadline=deadline):
             self.delete(queue, deadline)
         self._run(self.sql.clean, deadline=deadline)
-
-    def stats(self) -> dict[str, Any]:
-        return self.access.stats()
 
 
 def _by_queue(takens: list[Taken]) -> Iterable[tuple[str, list[Taken]]]:
@@ -458,7 +401,3 @@ def _check(value: Any, where: str) -> None:
     elif isinstance(value, (list, tuple)):
         for number, each in enumerate(value):
             _check(each, f'{where}[{number}]')
-
-
-def _keep(driver: PgmqDriver) -> None:
-    driver.keep()

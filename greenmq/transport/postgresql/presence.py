@@ -38,6 +38,7 @@ class Presence:
         longest_pause (float): seconds between two looks while no notification can come, at most.
         also (Callable[[str], str | None]): the channel of others' words about a queue, to be heard as well.
     Attributes:
+        lease (float): as given.
         me (int): its row; 0 before it has one, and the same from then on.
         waiters (Waiters): who waits here.
         listener (Listener | None): hears notifications, if that is wanted.
@@ -51,7 +52,7 @@ class Presence:
     ) -> None:  # fmt: skip
         self._sql = sql
         self._owner = owner
-        self._lease = lease
+        self.lease = lease
         self._longest_pause = longest_pause
         self._also = also
         self._host = f'{_socket.gethostname()}:{os.getpid()}'
@@ -71,7 +72,7 @@ class Presence:
             self.renew(deadline, pool)
         else:
             began = runtime.monotonic()
-            self.me = pool.run(self._sql.enlist, self._lease, self._host, deadline=deadline)[0][0]
+            self.me = pool.run(self._sql.enlist, self.lease, self._host, deadline=deadline)[0][0]
             self.renewed = began
         self._pool = pool
         if listens:
@@ -116,7 +117,7 @@ class Presence:
                     self._channels[channel] = queue
                     self.listener.add(channel)  # our own word, which the renewal sends, has it done
         pool.run(
-            self._sql.renew, self.me, self._lease, self._host, list(queues),
+            self._sql.renew, self.me, self.lease, self._host, list(queues),
             self.listener is not None, deadline=deadline,
         )  # fmt: skip
         self.renewed = began
@@ -124,7 +125,7 @@ class Presence:
 
     def renew_if_late(self) -> None:
         """Renew the row before more is taken in its name, if that is due for long. Switches: perhaps."""
-        if runtime.monotonic() - self.renewed > self._lease / 2:
+        if runtime.monotonic() - self.renewed > self.lease / 2:
             self.renew(runtime.Deadline.after(_OPERATION))
 
     @property

@@ -7,23 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
-from greenmq.exceptions import InvalidArgument, NotFound
+from greenmq.exceptions import InvalidArgument
 from greenmq.log import get_logger
-from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Place, Put, Taken
+from greenmq.transport.driver import REQUEUE, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits, arguments_text
-from greenmq.transport.postgresql.access import Access
 from greenmq.transport.postgresql.arrays import Texts
-from greenmq.transport.postgresql.claims import Claims
-from greenmq.transport.postgresql.connection import driver_version, psycopg
-from greenmq.transport.postgresql.errors import ERRORS
+from greenmq.transport.postgresql.connection import psycopg
+from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
 from greenmq.transport.postgresql.presence import Presence
 from greenmq.transport.postgresql.side_tables import SideStatements
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.statements import Statements
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
-from greenmq.utils.json import loads
 
 __all__ = ('PostgreSQLDriver',)
 
@@ -39,38 +36,23 @@ _BATCH = 1000
 _DELETIONS = 5
 
 
-class PostgreSQLDriver(SQLDriver):
+class PostgreSQLDriver(TableDriver, SQLDriver):
     """Queues in kombu's tables in PostgreSQL, for any number of processes.
 
     A delivery belongs to the session that took it, which renews its lease for all it holds.
     """
 
-    errors = ERRORS
-
     def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
-        super().__init__(place, settings, owner)
         tables = Tables.of(settings['queue_tablename'], settings['message_tablename'])
         channel = f'greenmq_{tables.message}'
         self.sql = Statements.of(tables, channel)
-        self.side = SideStatements.of(tables.owner, tables.facts, tables.binding, channel)
+        side = SideStatements.of(tables.owner, tables.facts, tables.binding, channel)
+        lease, pause = settings['lease_timeout'] or 30.0, settings['polling_interval'] or 1.0
+        super().__init__(place, settings, owner, side, Presence(side, owner, lease, pause))
         self._numbers = itertools.count(1)
         self._lost: dict[int, float] = {}  # claims without an answer, and when that was
-        self._claims = Claims()
-        self.presence = Presence(
-            self.side, owner, settings['lease_timeout'] or 30.0, settings['polling_interval'] or 1.0
-        )
-        self.access = Access(self.presence)
-        self._run = self.access.run
 
     # ---- the connection
-
-    def open(self, deadline: runtime.Deadline) -> None:
-        most = max(self.settings['max_connections'], 1)
-        self.access.open(
-            self.place.host, Pool(self.place.url, most, self.settings['prepared']), self._prepare,
-            self.settings['notify'],
-            lambda: runtime.every(self, (self.lease_seconds or 30.0) / 3, _keep, name='sql-owner'), deadline,
-        )  # fmt: skip
 
     def _prepare(self, pool: Pool, deadline: runtime.Deadline) -> None:
         sql = self.sql
@@ -85,33 +67,14 @@ class PostgreSQLDriver(SQLDriver):
         if self.settings['trigger'] and not trigger:
             pool.run(sql.trigger, deadline=deadline)
 
-    def close(self, deadline: runtime.Deadline) -> None:
-        pool, me = self.access.pool, self.presence.me
-        try:
-            if pool is not None and me:
-                self._claims.join(deadline)
-                self._give_back_lost(deadline)
-                pool.run(self.sql.leave, me, deadline=deadline)
-        finally:
-            self.access.leave()
-
-    def forget(self) -> None:
-        self.access.forget()
-
-    def ping(self, deadline: runtime.Deadline) -> None:
-        self._run('SELECT 1', deadline=deadline)
-
-    def version(self) -> str:
-        return f'psycopg {driver_version()}'
-
-    # ---- our lease, and what is said of us
+    def _leave(self, deadline: runtime.Deadline) -> None:
+        self._give_back_lost(deadline)
+        super()._leave(deadline)
 
     def keep(self) -> None:
-        """Renew our lease, and send the listener a word. Switches: yes."""
-        if self.access.pool is None:
-            return
-        self.presence.keep(runtime.Deadline.after((self.lease_seconds or 30.0) / 3))
-        self._give_back_lost(runtime.Deadline.after(_OPERATION))
+        if self.access.pool is not None:
+            super().keep()
+            self._give_back_lost(runtime.Deadline.after(_OPERATION))
 
     # ---- messages
 
@@ -120,13 +83,7 @@ class PostgreSQLDriver(SQLDriver):
             self.sql.put, self.settings['notify'], self.presence.me,
             Texts([item.queue for item in items]), Texts([item.payload for item in items]), deadline=deadline,
         )  # fmt: skip
-        missing = {n - 1 for (n,) in rows if n > 0}
-        self.presence.waiters.wake({item.queue for item in items})
-        if not missing:
-            return None
-        return [
-            NotFound(f'no queue {item.queue!r}') if n in missing else None for n, item in enumerate(items)
-        ]
+        return self._stored(items, rows)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(queues, seconds, lambda: self._take(queues, n, max_bytes))
@@ -144,9 +101,6 @@ class PostgreSQLDriver(SQLDriver):
         return self._claims.make(
             claim, self._give_back, lambda: self._lost.update({number: runtime.monotonic()})
         )
-
-    def _give_back(self, takens: list[Taken], deadline: runtime.Deadline) -> None:
-        self.settle([], [(taken, UNSEEN) for taken in takens], deadline)
 
     def _give_back_lost(self, deadline: runtime.Deadline) -> None:
         # Claims whose answer we never had may have been made: at once, or when the server comes to it.
@@ -201,10 +155,6 @@ class PostgreSQLDriver(SQLDriver):
     def has(self, queue: str, deadline: runtime.Deadline) -> bool:
         return bool(self._run(self.sql.has, queue, deadline=deadline))
 
-    def facts(self, queue: str, deadline: runtime.Deadline) -> Mapping[str, Any] | None:
-        rows = self._run(self.side.facts, queue, deadline=deadline)
-        return {'arguments': loads(rows[0][0])} if rows else None
-
     def size(self, queue: str, deadline: runtime.Deadline) -> int:
         return int(self._run(self.sql.size, queue, deadline=deadline)[0][0])
 
@@ -227,21 +177,6 @@ class PostgreSQLDriver(SQLDriver):
             for name, ready, unacked in self._run(self.sql.queues, deadline=deadline)
         ]
 
-    # ---- bindings
-
-    def bindings(self, exchange: str, deadline: runtime.Deadline) -> list[Binding]:
-        rows = self._run(self.side.bindings, exchange, deadline=deadline)
-        return [Binding(exchange, kind, key, queue, loads(arguments)) for kind, key, queue, arguments in rows]
-
-    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        exchange, kind, key, queue, arguments = binding
-        text = arguments_text(arguments)
-        self._run(self.side.bind, exchange, kind, key or '', queue, text, deadline=deadline)
-
-    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
-        exchange, _, key, queue, arguments = binding
-        self._run(self.side.unbind, exchange, key or '', queue, arguments_text(arguments), deadline=deadline)
-
     # ---- now and then
 
     def sweep(self, deadline: runtime.Deadline) -> None:
@@ -256,10 +191,3 @@ class PostgreSQLDriver(SQLDriver):
         count = _BATCH if self.settings['purge_delivered'] else 0
         while count >= _BATCH:
             (count,), = self._run(self.sql.purge_delivered, deadline=deadline)
-
-    def stats(self) -> dict[str, Any]:
-        return self.access.stats()
-
-
-def _keep(driver: PostgreSQLDriver) -> None:
-    driver.keep()
