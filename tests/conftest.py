@@ -6,6 +6,8 @@ lets the hub run.
 """
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -13,6 +15,7 @@ import sys
 
 import pytest
 
+from greenmq import Connection
 from tests.support import green, guard, last_net, servers
 from tests.support.servers import (  # noqa: F401 - fixtures for every test
     amqp_url,
@@ -272,3 +275,26 @@ def _forget_broker():
     memory = sys.modules.get('greenmq.transport.memory')
     if memory is not None and hasattr(memory, 'reset'):
         memory.reset()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def name():
+    """A name that no other test uses."""
+    return f'test-{os.getpid()}-{next(_numbers)}'
+
+
+@pytest.fixture
+def opened():
+    """Open a connection to a URL with arguments and transport options; closed at the end of the test."""
+    with contextlib.ExitStack() as connections:
+
+        def opened(url, arguments=None, /, **options):
+            given = {'transport_options': options, **(arguments or {})}
+            connection = connections.enter_context(Connection(url, **given))
+            connection.connect()
+            return connection
+
+        yield opened

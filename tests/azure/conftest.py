@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-
 import pytest
 
-from tests.support.cloud import opener
 from tests.support.http_proxy import HTTPProxy
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture
-def name():
-    """A name that no other test uses."""
-    return f'az-{os.getpid()}-{next(_numbers)}'
 
 
 @pytest.fixture
@@ -26,7 +14,6 @@ def proxy(azurite):
 
 
 @pytest.fixture
-def connect():
+def connect(opened):
     """Open a connection to a URL; closed at the end of the test."""
-    with opener(polling_interval=0.2) as connect:
-        yield connect
+    return lambda url, **options: opened(url, **{'polling_interval': 0.2, **options})

@@ -4,12 +4,10 @@ look.
 
 from __future__ import annotations
 
-import itertools
 import os
 
 import pytest
 
-from greenmq import Connection
 from tests.support import brokers, green, programs
 
 #: The brokers of the table; GREENMQ_CONTRACT_URLS, separated by blanks, names others instead.
@@ -75,8 +73,6 @@ DIFFERS_AT_TIMES: dict[tuple[str, str], str] = {
 #: Whether the whole suite has asked these brokers already, on gevent and unpatched.
 AGAIN = (green.PATCHED or green.RUNTIME != 'gevent') and not GIVEN
 
-_numbers = itertools.count(1)
-
 
 def pytest_generate_tests(metafunc):
     if 'broker_url' not in metafunc.fixturenames:
@@ -107,19 +103,9 @@ def broker_url(request):
 
 
 @pytest.fixture
-def connect(broker_url):
+def connect(broker_url, opened):
     """Open a connection; closed at the end of the test."""
-    opened = []
-
-    def connect(**options):
-        connection = Connection(broker_url, **options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+    return lambda **arguments: opened(broker_url, arguments)
 
 
 @pytest.fixture
@@ -130,12 +116,6 @@ def connection(connect):
 @pytest.fixture
 def channel(connection):
     return connection.channel()
-
-
-@pytest.fixture
-def name():
-    """A name that no other test uses."""
-    return f'contract-{os.getpid()}-{next(_numbers)}'
 
 
 @pytest.fixture

@@ -20,20 +20,8 @@ from tests.support.redis_server import Redis
 
 
 @pytest.fixture
-def open_connection(redis_server):
-    """Connect with transport options; closed at the end."""
-    opened = []
-
-    def open_connection(url=None, **options):
-        kwargs = options.pop('connection', {})
-        connection = Connection(url or redis_server.url(), transport_options=options, **kwargs)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
+def open_connection(redis_server, opened):
+    return lambda url=None, *arguments, **options: opened(url or redis_server.url(), *arguments, **options)
 
 
 @pytest.fixture
@@ -426,7 +414,7 @@ def test_databases_are_apart(redis_server, open_connection):
 
 def test_tls_with_a_client_certificate(redis_server, open_connection):
     options = redis_server.certificates.client_options()
-    here = Bench(open_connection(redis_server.tls_url(), connection={'ssl': options}).channel())
+    here = Bench(open_connection(redis_server.tls_url(), {'ssl': options}).channel())
     here.put('q', 'x' * 100_000)
     assert text(here.get('q', no_ack=True)) == 'x' * 100_000
 
@@ -439,7 +427,7 @@ def test_the_scheme_alone_means_tls(redis_server, open_connection):
     here.put('q', 'x')
     assert here.get_all('q') == ['x']
     with pytest.raises(OSError):
-        open_connection(redis_server.url().replace('redis:', 'rediss:'), connection={'connect_timeout': 0.5})
+        open_connection(redis_server.url().replace('redis:', 'rediss:'), {'connect_timeout': 0.5})
 
 
 def test_consuming_is_proved_and_not_assumed(open_connection, caplog):

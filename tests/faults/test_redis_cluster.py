@@ -20,18 +20,8 @@ QUEUES = ['alpha', 'beta', 'gamma', 'delta']
 
 
 @pytest.fixture
-def open_connection():
-    opened = []
-
-    def open_connection(cluster, **options):
-        connection = Connection(cluster.url(), transport_options={'health_check_interval': 0.5, **options})
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
+def open_connection(opened):
+    return lambda cluster, **options: opened(cluster.url(), health_check_interval=0.5, **options)
 
 
 class Load:

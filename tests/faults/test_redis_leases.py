@@ -19,18 +19,8 @@ OPTIONS = {'lease_timeout': 1.0, 'sweep_interval': 0.3, 'visibility_timeout': 3}
 
 
 @pytest.fixture
-def open_connection(redis_server):
-    opened = []
-
-    def open_connection(**options):
-        connection = Connection(redis_server.url(), transport_options={**OPTIONS, **options})
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
+def open_connection(redis_server, opened):
+    return lambda **options: opened(redis_server.url(), **{**OPTIONS, **options})
 
 
 @pytest.fixture

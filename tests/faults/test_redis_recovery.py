@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from greenmq import Connection, Exchange, Queue, events, runtime
+from greenmq import Exchange, Queue, events, runtime
 from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from tests.contract.conftest import Bench, text
 from tests.support import green
@@ -25,18 +25,8 @@ def proxy(redis_server):
 
 
 @pytest.fixture
-def open_connection():
-    opened = []
-
-    def open_connection(port, **options):
-        connection = Connection(f'redis://127.0.0.1:{port}/0', transport_options={**OPTIONS, **options})
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
+def open_connection(opened):
+    return lambda port, **options: opened(f'redis://127.0.0.1:{port}/0', **{**OPTIONS, **options})
 
 
 class Eater:

@@ -24,19 +24,9 @@ def sentinels():
 
 
 @pytest.fixture
-def open_connection(sentinels):
-    opened = []
-
-    def open_connection(**options):
-        options = {'master_name': sentinels.master, 'health_check_interval': 0.5, **options}
-        connection = Connection(sentinels.url(), transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
+def open_connection(sentinels, opened):
+    options = {'master_name': sentinels.master, 'health_check_interval': 0.5}
+    return lambda **more: opened(sentinels.url(), **{**options, **more})
 
 
 def test_publishing_and_consuming_resume_after_a_failover(sentinels, open_connection):

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-
 import pytest
 
-from tests.support.cloud import opener
 from tests.support.proxy import Proxy
 
-_numbers = itertools.count(1)
 #: What tests may have set otherwise.
 SETTINGS = {'lock': 60.0, 'idle_link': 0.0, 'idle_connection': 0.0, 'max_message': 1048576, 'credit': 500}
-
-
-@pytest.fixture
-def name():
-    """A name that no other test uses."""
-    return f'sb-{os.getpid()}-{next(_numbers)}'
 
 
 @pytest.fixture
@@ -36,7 +25,6 @@ def proxy(bus):
 
 
 @pytest.fixture
-def connect():
+def connect(opened):
     """Open a connection to a URL; closed at the end of the test."""
-    with opener() as connect:
-        yield connect
+    return opened

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-
 import pytest
 
 from greenmq import Connection, Queue
 from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport import get_transport_cls
 from tests.support import green
-from tests.support.cloud import Seen, declared, opener, publish
+from tests.support.cloud import Seen, declared, publish
 from tests.support.http_proxy import HTTPProxy
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture
-def name():
-    return f'slmq.{os.getpid()}.{next(_numbers)}'
+def name(name):
+    return name.replace('-', '.')
 
 
 @pytest.fixture
@@ -29,10 +24,9 @@ def proxy(slmq):
 
 
 @pytest.fixture
-def connect():
+def connect(opened):
     """Open a connection to a URL; closed at the end of the test."""
-    with opener(polling_interval=0.2) as connect:
-        yield connect
+    return lambda url, **options: opened(url, **{'polling_interval': 0.2, **options})
 
 
 def size(connection, name):

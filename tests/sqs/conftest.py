@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-
 import pytest
 
-from tests.support.cloud import opener
 from tests.support.http_proxy import HTTPProxy
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture
-def name():
-    """A name that no other test uses."""
-    return f'sqs-{os.getpid()}-{next(_numbers)}'
 
 
 @pytest.fixture
@@ -26,7 +14,6 @@ def proxy(fauxqs):
 
 
 @pytest.fixture
-def connect(polls_end):
+def connect(polls_end, opened):
     """Open a connection to a URL; closed at the end of the test."""
-    with opener(wait_time_seconds=1) as connect:
-        yield connect
+    return lambda url, **options: opened(url, **{'wait_time_seconds': 1, **options})

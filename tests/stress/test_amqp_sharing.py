@@ -25,22 +25,12 @@ GREENLETS = 200
 
 
 @pytest.fixture(params=['tcp', 'tls'])
-def connect(request, rabbitmq, certificates, amqp_vhost):
+def connect(request, rabbitmq, certificates, amqp_vhost, opened):
     """Open a connection, plain or with TLS."""
-    opened = []
-
-    def connect(**options):
-        if request.param == 'tls':
-            options['ssl'] = certificates.client_options()
-        url = rabbitmq.tls_url(amqp_vhost) if request.param == 'tls' else rabbitmq.url(amqp_vhost)
-        connection = Connection(url, **options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+    if request.param == 'tls':
+        ssl = {'ssl': certificates.client_options()}
+        return lambda **arguments: opened(rabbitmq.tls_url(amqp_vhost), {**arguments, **ssl})
+    return lambda **arguments: opened(rabbitmq.url(amqp_vhost), arguments)
 
 
 class Storm:

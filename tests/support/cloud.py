@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import signal
 import sys
 
-from greenmq import Connection, Consumer, Queue
+from greenmq import Consumer, Queue
 from tests.support import green
 from tests.support.process import end, popen, run, wait_until
-
-
-@contextlib.contextmanager
-def opener(**defaults):
-    """Give a function that opens a connection to a URL with these options; all are closed at the end."""
-    opened = []
-
-    def connect(url, **options):
-        connection = Connection(url, transport_options={**defaults, **options})
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
 
 
 def declared(connection, name, **kwargs):

@@ -55,20 +55,13 @@ def transport_of(channel_cls, **attributes):
 
 
 @pytest.fixture
-def connect():
+def connect(opened):
     DictChannel.store = {}
-    opened = []
 
     def connect(transport_cls=None, **options):
-        cls = transport_cls or transport_of(DictChannel)
-        connection = Connection(transport=cls, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
+        return opened(None, {'transport': transport_cls or transport_of(DictChannel)}, **options)
 
-    yield connect
-    for connection in opened:
-        connection.close()
+    return connect
 
 
 def publish(channel, body, key='q', exchange='', **headers):

@@ -25,18 +25,8 @@ from tests.support import green
 
 
 @pytest.fixture
-def connect():
-    opened = []
-
-    def connect(url='memory://', **options):
-        connection = Connection(url, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+def connect(opened):
+    return lambda url='memory://', **options: opened(url, **options)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from queue import Empty
 
 import pytest
 
-from greenmq import Connection, runtime
+from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from greenmq.transport import virtual
@@ -129,21 +129,14 @@ def broker():
 
 
 @pytest.fixture
-def connect(broker):
-    opened = []
-
+def connect(broker, opened):
     def connect(channel_cls, errors=None, **options):
         names = {'Channel': channel_cls, 'driver_type': 'wait', 'errors': errors or {}}
         cls = type('Transport', (virtual.Transport,), names)
         cls.options = {'broker': Option(None)}
-        connection = Connection(transport=cls, transport_options={'broker': broker, **options})
-        connection.connect()
-        opened.append(connection)
-        return connection
+        return opened(None, {'transport': cls}, broker=broker, **options)
 
-    yield connect
-    for connection in opened:
-        connection.close()
+    return connect
 
 
 @pytest.fixture(params=[ManyChannel, OneChannel, SettlingChannel], ids=['many', 'one', 'settling'])

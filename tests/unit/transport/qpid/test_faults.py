@@ -27,18 +27,8 @@ def broker():
 
 
 @pytest.fixture
-def connect(broker):
-    opened = []
-
-    def connect(url=None, **options):
-        connection = Connection(url or broker.url, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.close()
+def connect(broker, opened):
+    return lambda url=None, **options: opened(url or broker.url, **options)
 
 
 def consume(connection, queue, seen, ack=True):
