@@ -2,15 +2,14 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 
 from greenmq import Connection, Consumer, Queue, runtime
 from tests.faults.ledger import Ledger, consume, load
 from tests.support import green
 from tests.support.kombu_process import Kombu
-from tests.support.process import end, popen, wait_until
-from tests.support.stores import declare
+from tests.support.process import run, wait_until
+from tests.support.stores import declare, driver
 
 
 class Rig:
@@ -107,6 +106,24 @@ def shares_queues_with_kombu(url):
         assert [kombu.get('q')[1] for _ in range(3)] == [2, 1, 0]
 
 
+def takes_are_killed(url):
+    """Wherever the kill hits, no message stays with a session that does not know of it."""
+    with Connection(url) as connection:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        what = driver(connection)
+        for turn in range(30):
+            task = runtime.spawn(what.take, ['q'], 1, 10**6, 5.0, name='take')
+            for _ in range(turn):
+                green.sleep(0.0005)
+            if task.done:
+                break
+            task.kill()
+            task.join()
+            wait_until(lambda: count(bound) == 1, 10, 'the message')
+        assert turn > 0
+
+
 FORKING = """
 import os, sys
 from greenmq import Connection, Queue, runtime
@@ -135,11 +152,4 @@ connection.close()
 
 def forks(url):
     """What a program prints that forks three times with a connection open."""
-    quiet = ['-W', 'ignore::DeprecationWarning']
-    child = popen([sys.executable, *quiet, '-c', FORKING, url], stdout=subprocess.PIPE, text=True)
-    try:
-        wait_until(lambda: child.poll() is not None, 60, 'the program')
-        return child.stdout.read()
-    finally:
-        end(child)
-        child.stdout.close()
+    return run([sys.executable, '-W', 'ignore::DeprecationWarning', '-c', FORKING, url], 60)

@@ -3,48 +3,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 
 import gevent
 import pytest
 
 from greenmq import pools
 from tests.faults.conftest import SOAK, SOON, outcome, queue
-from tests.support.process import wait_until
+from tests.support.process import exit_codes, fork, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(120)]
 
 CHILDREN = 20 if SOAK else 5
-
-
-def in_child(work):
-    """Run it in a forked child and give its pid; the child ends with 0 if the work went through."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        signal.alarm(30)
-        work()
-        status = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def reap(pid):
-    found = []
-
-    def ended():
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            found.append(os.waitstatus_to_exitcode(status))
-        return done
-
-    wait_until(ended, 60, f'child {pid}')
-    return found[0]
 
 
 def test_children_publish_at_once_and_the_parent_never_notices(rig, proxy, rabbitmq):
@@ -73,8 +42,8 @@ def test_children_publish_at_once_and_the_parent_never_notices(rig, proxy, rabbi
                 pooled.publish({'id': f'pooled {number}'}, exchange=bound.exchange, routing_key='fork')
             gevent.sleep(0)
 
-        children.append(in_child(work))
-    assert [reap(pid) for pid in children] == [0] * CHILDREN
+        children.append(fork(work))
+    assert exit_codes(children) == [0] * CHILDREN
     running.clear()
     publisher.get(timeout=SOON)
     expected = [*safe, *(f'{who} {number}' for who in ('child', 'pooled') for number in range(CHILDREN))]
@@ -98,9 +67,9 @@ def test_a_child_that_does_nothing_sends_nothing(rig, proxy):
         connection.close()
 
     proxy.blackhole('up')  # what the parent says in the meantime must not count
-    pid = in_child(work)
+    pid = fork(work)
     os.kill(pid, 0)
-    assert reap(pid) == 0
+    assert exit_codes([pid]) == [0]
     inner = connection.connection
     link_bytes = inner.link.bytes_out
     proxy.heal()
@@ -122,7 +91,7 @@ def test_a_greenlet_that_waits_in_the_child_is_told_of_the_fork(rig):
         assert type(error).__name__ == 'Forked', repr(error)
         connection.Producer().publish({}, routing_key='nowhere', timeout=20)
 
-    assert reap(in_child(work)) == 0
+    assert exit_codes([fork(work)]) == [0]
     assert not waiting.ready()
     assert connection.connected
     waiting.kill()

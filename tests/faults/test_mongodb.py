@@ -11,11 +11,11 @@ from greenmq.transport.mongodb import Transport
 from greenmq.transport.mongodb.urls import options_of, target_of
 from tests.faults.stores import (
     consuming,
-    count,
     drain_until,
     forks,
     shares_queues_with_kombu,
     survives,
+    takes_are_killed,
     wait_get,
 )
 from tests.stress import FACTOR
@@ -258,20 +258,7 @@ def test_a_server_that_is_killed_and_comes_back(ferretdb, mongodb_url):
 
 @pytest.mark.faults
 def test_a_killed_take_gives_back_what_it_took(mongo_peer):
-    with Connection(mongo_peer.url('d')) as connection:
-        bound = declare(connection)
-        connection.Producer(routing_key='q').publish('x')
-        what = driver(connection)
-        for turn in range(30):
-            task = runtime.spawn(what.take, ['q'], 1, 10**6, 5.0, name='take')
-            for _ in range(turn):
-                green.sleep(0.0005)
-            if task.done:
-                break
-            task.kill()
-            task.join()
-            wait_until(lambda: count(bound) == 1, 10, 'the message')
-        assert turn > 0
+    takes_are_killed(mongo_peer.url('d'))
 
 
 def test_eight_takers_get_each_message_once(mongo_alone):

@@ -4,8 +4,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import signal
-import traceback
 
 import gevent
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from greenmq import Connection, Queue, pools, runtime
 from greenmq.exceptions import Forked
 from tests.faults.conftest import SOON
-from tests.support.process import wait_until
+from tests.support.process import exit_codes, fork, wait_until
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(120),
@@ -21,37 +19,6 @@ pytestmark = [
 ]
 
 FORKS = 20
-
-
-def fork(work):
-    """Run it in a child, and give its pid; the child ends with 0 if the work went through."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        signal.alarm(60)
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def reap(pids):
-    """Exit codes by pid, asked without stopping the hub."""
-    found = {}
-
-    def all_ended():
-        for pid in set(pids) - set(found):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                found[pid] = os.waitstatus_to_exitcode(status)
-        return len(found) == len(pids)
-
-    wait_until(all_ended, 60, 'the end of the children')
-    return found
 
 
 class Books:
@@ -127,7 +94,7 @@ def test_twenty_forks_while_the_parent_publishes(rig, rabbitmq):
         children[fork(work)] = f'child {number}'
     assert any(sending), 'no fork came while the parent was sending'
     # Then each child has published, and the parent has noticed nothing
-    assert set(reap(children).values()) == {0}, f'seed {seed}'
+    assert set(exit_codes(children)) == {0}, f'seed {seed}'
     before = len(safe)
     wait_until(lambda: len(safe) > before + 20, SOON, 'more publishes')
     stopping.append(True)
@@ -156,7 +123,7 @@ def test_a_child_sends_nothing_on_what_it_inherited(rig, rabbitmq):
         held.release()
         pools.reset()
 
-    assert set(reap([fork(work)]).values()) == {0}
+    assert exit_codes([fork(work)]) == [0]
     assert proxy.forwarded_bytes('up') == sent and proxy.total_connections == made
     assert held.connected
     leased.publish({'id': 'parent 2'}, routing_key='forked')

@@ -1,9 +1,6 @@
 """Queues in PostgreSQL: connections that end, a server that dies, notifications that fail, dead rows."""
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from greenmq import Connection, Queue, runtime
@@ -11,12 +8,12 @@ from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport.driver import UNSEEN
 from greenmq.transport.postgresql import listener as listening
 from tests.faults.ledger import Ledger, consume, load
-from tests.faults.stores import Rig, consuming
+from tests.faults.stores import Rig, consuming, forks
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.kombu_process import Kombu
 from tests.support.postgresql import PostgreSQL
-from tests.support.process import popen, wait_until
+from tests.support.process import wait_until
 from tests.support.stores import declare, drained, driver, listens, statements
 
 ENDINGS = 100 if FACTOR > 1 else 12
@@ -383,33 +380,7 @@ def test_a_long_stay_is_kept(postgresql, database):
 
 @pytest.mark.own_process
 def test_a_forked_child_leaves_the_parents_connections_alone(postgresql_url):
-    program = """
-import os, sys
-from greenmq import Connection, Queue, runtime
-connection = Connection(sys.argv[1])
-producer = connection.Producer(routing_key='q')
-producer.publish('first')
-held = Queue('q')(connection.default_channel).get()
-for turn in range(3):
-    child = os.fork()
-    if child == 0:
-        mine = Connection(sys.argv[1])
-        mine.Producer(routing_key='children').publish(str(turn))
-        mine.close()
-        sys.exit(0)
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        runtime.sleep(0.01)
-    producer.publish('after')
-assert held.ack() is not False
-print(Queue('q')(connection.default_channel).queue_declare(passive=True).message_count,
-      Queue('children')(connection.default_channel).queue_declare(passive=True).message_count)
-connection.close()
-"""
-    quiet = ['-W', 'ignore::DeprecationWarning']
-    child = popen([sys.executable, *quiet, '-c', program, postgresql_url], stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: child.poll() is not None, 30, 'the program')
-    assert child.stdout.read() == '3 3\n' and child.returncode == 0
-    child.stdout.close()
+    assert forks(postgresql_url) == '3 3\n'
 
 
 @pytest.mark.slow

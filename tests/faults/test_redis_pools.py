@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import os
-import traceback
 
 import gevent
 import gevent.queue
 import pytest
 
 from greenmq import Connection, Queue, pools
-from tests.support.process import wait_until
+from tests.support.process import exit_codes, fork, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(90), pytest.mark.once]
 
@@ -86,21 +85,8 @@ def test_children_publish_at_once(redis_url, books):
     for number in range(5):
         goal = len(safe) + 5
         wait_until(lambda goal=goal: len(safe) >= goal, 20, 'publishes')
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                publish(redis_url, 1_000_000 + number)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        children.append(pid)
-    codes = []
-    for pid in children:
-        wait_until(lambda pid=pid: (done := os.waitpid(pid, os.WNOHANG))[0] and not codes.append(done[1]), 60,
-                   'the end of a child')
+        children.append(fork(lambda number=number: publish(redis_url, 1_000_000 + number)))
+    codes = exit_codes(children)
     stopping.append(True)
     task.get(timeout=20)
     assert codes == [0] * 5

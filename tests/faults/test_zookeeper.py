@@ -18,6 +18,7 @@ from tests.faults.stores import (
     forks,
     shares_queues_with_kombu,
     survives,
+    takes_are_killed,
     wait_get,
 )
 from tests.stress import FACTOR
@@ -354,21 +355,7 @@ def _get(bound):
 
 @pytest.mark.faults
 def test_a_killed_take_gives_back_what_it_took(zookeeper_url):
-    """Wherever the kill hits, no message stays with a session that does not know of it."""
-    with Connection(zookeeper_url) as connection:
-        bound = declare(connection)
-        connection.Producer(routing_key='q').publish('x')
-        what = driver(connection)
-        for turn in range(30):
-            task = runtime.spawn(what.take, ['q'], 1, 10**6, 5.0, name='take')
-            for _ in range(turn):
-                green.sleep(0.0005)
-            if task.done:
-                break
-            task.kill()
-            task.join()
-            wait_until(lambda: count(bound) == 1, 10, 'the message')
-        assert turn > 0
+    takes_are_killed(zookeeper_url)
 
 
 @pytest.mark.faults

@@ -1,17 +1,10 @@
 """An HTTP proxy to stand between a client and its server: it counts calls by operation, and breaks them."""
 from __future__ import annotations
 
-import json
-import pathlib
-import subprocess
-import sys
-
-from tests.support.process import end, popen
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support.proxy import Behind
 
 
-class HTTPProxy:
+class HTTPProxy(Behind):
     """Listens on `port` of 127.0.0.1 and forwards to `upstream`, a port or (host, port).
 
     An operation is the last word of `X-Amz-Target`, the `Action` of a form, or "GET /path?names&of&query".
@@ -33,26 +26,10 @@ class HTTPProxy:
     """
 
     def __init__(self, upstream):
-        host, port = upstream if isinstance(upstream, tuple) else ('127.0.0.1', upstream)
-        self._process = popen([sys.executable, '-m', 'tests.support.http_proxy_process', host, str(port)],
-                              cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.port = int(self._process.stdout.readline())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.close()
-
-    def close(self):
-        end(self._process)
-        self._process.stdin.close()
-        self._process.stdout.close()
+        super().__init__('http_proxy_process', upstream)
 
     def _tell(self, what, **values):
-        self._process.stdin.write(json.dumps({'what': what, **values}).encode() + b'\n')
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        return self._ask(what=what, **values)
 
     def _rule(self, do, operation, where, **values):
         self._tell('rule', do=do, operation=operation, **where, **values)

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import traceback
 
 import pytest
 
@@ -104,6 +105,37 @@ def read_line(pipe, seconds=60):
     """
     wait_until(lambda: select.select([pipe], [], [], 0)[0], seconds, 'a line of the child')
     return pipe.readline()
+
+
+def fork(work):
+    """Run it in a forked child, and give its pid; the child ends with 0 if the work went through."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.alarm(60)
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def exit_codes(pids, seconds=60):
+    """How these children ended, in this order; asked without stopping the hub."""
+    found = {}
+
+    def all_ended():
+        for pid in set(pids) - set(found):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                found[pid] = os.waitstatus_to_exitcode(status)
+        return len(found) == len(pids)
+
+    wait_until(all_ended, seconds, 'the end of the children')
+    return [found[pid] for pid in pids]
 
 
 def reap(pid, seconds=20):

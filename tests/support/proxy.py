@@ -12,7 +12,34 @@ BOTH = ('up', 'down')
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-class Proxy:
+class Behind:
+    """A proxy in a process of its own, which is told line by line what to do."""
+
+    def __init__(self, module, upstream, *arguments):
+        host, port = upstream if isinstance(upstream, tuple) else ('127.0.0.1', upstream)
+        self._process = popen(
+            [sys.executable, '-m', f'tests.support.{module}', host, str(port), *map(str, arguments)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def close(self):
+        end(self._process)
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _ask(self, **words):
+        self._process.stdin.write(json.dumps(words).encode() + b'\n')
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+class Proxy(Behind):
     """Listens on `port` of 127.0.0.1 and forwards to `upstream`, a port or (host, port).
 
     A direction is 'up' (client to server), 'down' or 'both'. What is set for a direction holds for every
@@ -32,29 +59,11 @@ class Proxy:
     """
 
     def __init__(self, upstream, buffer_bytes=0):
-        host, port = upstream if isinstance(upstream, tuple) else ('127.0.0.1', upstream)
-        self._process = popen(
-            [sys.executable, '-m', 'tests.support.proxy_process', host, str(port), str(buffer_bytes)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.port = int(self._process.stdout.readline())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.close()
-
-    def close(self):
-        end(self._process)
-        self._process.stdin.close()
-        self._process.stdout.close()
+        super().__init__('proxy_process', upstream, buffer_bytes)
 
     def _tell(self, do, direction=(), **values):
         directions = BOTH if direction == 'both' else (direction,) if direction else ()
-        line = json.dumps(dict(do=do, directions=directions, **values))
-        self._process.stdin.write(line.encode() + b'\n')
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        return self._ask(do=do, directions=directions, **values)
 
     def cut(self):
         self._tell('cut')
