@@ -190,22 +190,43 @@ def test_nobody_is_told_of_a_queue_on_which_nobody_waits(postgresql, database):
         assert list(ear.notifies(timeout=0.2)) == []
 
 
-@pytest.mark.slow
-def test_a_pooler_that_delivers_no_notifications(postgresql_url, monkeypatch):
-    """LISTEN is taken and nothing comes: consumers look by themselves, and say so once."""
+@pytest.fixture
+def pooler(monkeypatch):
+    """While it is deaf, a connection that listens is to a database in which nobody speaks."""
     monkeypatch.setattr(listening, 'ECHO', 0.3)
     make = listening.Listener.__init__
 
-    class Elsewhere:
-        """The connection that listens is to a database in which nobody speaks."""
+    class Pooler:
+        deaf = True
 
         def __init__(self, pool):
             self.run = pool.run
-            self.connect = listening.Pool(pool.dsn.rpartition('/')[0] + '/postgres', 1).connect
+            self.pool, self.elsewhere = pool, listening.Pool(pool.dsn.rpartition('/')[0] + '/postgres', 1)
+
+        def connect(self, deadline):
+            return (self.elsewhere if self.deaf else self.pool).connect(deadline)
 
     monkeypatch.setattr(
-        listening.Listener, '__init__', lambda self, pool, *rest: make(self, Elsewhere(pool), *rest)
+        listening.Listener, '__init__', lambda self, pool, *rest: make(self, Pooler(pool), *rest)
     )
+    return Pooler
+
+
+@pytest.mark.slow
+def test_who_heard_nothing_listens_again(postgresql_url, pooler, monkeypatch, caplog):
+    """Also if rows are renewed more often than that is tried: each renewal sends a word to be heard."""
+    monkeypatch.setattr(listening, 'AGAIN', 3.0)
+    with Connection(postgresql_url, transport_options={'lease_timeout': 1}) as connection:
+        declare(connection)
+        wait_until(lambda: 'no notifications' in caplog.text, 10, 'the word that nothing comes')
+        pooler.deaf = False
+        monkeypatch.setattr(listening, 'ECHO', 1.0)
+        listens(connection)
+
+
+@pytest.mark.slow
+def test_a_pooler_that_delivers_no_notifications(postgresql_url, pooler):
+    """LISTEN is taken and nothing comes: consumers look by themselves, and say so once."""
     with Connection(postgresql_url) as connection, Connection(
         postgresql_url, transport_options={'fetch_ahead': 7}
     ) as there:

@@ -25,6 +25,8 @@ logger = get_logger('greenmq.transport.postgresql')
 
 #: Seconds for a connect and its LISTEN, and for a word of our own to come back.
 CONNECT, ECHO = 5.0, 5.0
+#: Seconds until it is tried again to listen where nothing arrived.
+AGAIN = 30.0
 
 
 class Listener:
@@ -96,10 +98,10 @@ class Listener:
 
     def not_heard(self) -> None:
         """Our own word did not come: begin anew."""
-        self._echo = None
+        self.ended()  # nobody listens until then: a word of ours that is sent meanwhile cannot be heard
         self.went_deaf('what was sent did not arrive, as behind a pooler')
         task, self._task = self._task, runtime.spawn(
-            _listen, weakref.ref(self), 30.0, name='postgresql-listener', owner=self
+            _listen, weakref.ref(self), AGAIN, name='postgresql-listener', owner=self
         )
         task.kill()
 
