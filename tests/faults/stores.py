@@ -67,7 +67,7 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
         url, transport_options={**options, 'fetch_ahead': 99}
     ) as other, Rig() as rig:
         bound = declare(connection, name)
-        load(rig, connection, ledger, bound, 5, timeout, running)
+        publishers = load(rig, connection, ledger, bound, 5, timeout, running)
         consume(rig, other, ledger, bound)
         wait_until(lambda: len(ledger.acked) > 10, 20, 'the consumer to begin')
         for _ in range(times):
@@ -75,6 +75,7 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
             before = len(ledger.acked)
             wait_until(lambda before=before: len(ledger.acked) > before + 10, 30, 'the consumer to go on')
         running.clear()
+        green.joinall(publishers)  # what one is told may come after the message has
         wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')
         assert not ledger.invented and ledger.safe
     return ledger

@@ -20,6 +20,7 @@ class BrokerPeer(ProtonPeer):
         self.answer = broker.answer
         self.refuse = broker.refuse
         self.flowed = 0
+        self.out = {}  # tag → link, queue, message
 
     def on_link_remote_open(self, event):
         if self.broker.mute_attach:
@@ -37,8 +38,8 @@ class BrokerPeer(ProtonPeer):
         while link.credit > 0 and self.queues[link.queue]:
             self._tag += 1
             raw = self.queues[link.queue].popleft()
-            delivery = link.delivery(str(self._tag))
-            delivery.raw, delivery.queue = raw, link.queue
+            link.delivery(str(self._tag))
+            self.out[str(self._tag)] = link, link.queue, raw
             link.stream(raw)
             link.advance()
         if link.drain_mode:
@@ -63,20 +64,19 @@ class BrokerPeer(ProtonPeer):
                         self.pump(each)
         elif delivery.updated or delivery.settled:
             self.broker.outcomes.append(int(delivery.remote_state))
-            if delivery.remote_state in (proton.Delivery.RELEASED, proton.Delivery.MODIFIED):
-                self.queues[delivery.queue].appendleft(delivery.raw)
-            delivery.raw = None
+            _, queue, raw = self.out.pop(delivery.tag, (None, None, None))
+            if raw is not None and delivery.remote_state in (
+                proton.Delivery.RELEASED, proton.Delivery.MODIFIED,
+            ):  # fmt: skip
+                self.queues[queue].appendleft(raw)
             delivery.settle()
 
-    def gone(self):
-        """The connection ended: what was out comes back."""
-        for link in self.links:
-            delivery = link.unsettled_head if hasattr(link, 'unsettled_head') else None
-            while delivery is not None:
-                if getattr(delivery, 'raw', None) is not None:
-                    self.queues[delivery.queue].appendleft(delivery.raw)
-                    delivery.raw = None
-                delivery = delivery.unsettled_next
+    def give_back(self, link=None):
+        """What is out over a link, or over all: the link or the connection ended."""
+        for tag, (owner, queue, raw) in reversed(list(self.out.items())):
+            if link is None or owner is link:
+                del self.out[tag]
+                self.queues[queue].appendleft(raw)
 
 
 class Broker:
@@ -126,7 +126,7 @@ class Broker:
         finally:
             if peer in self.peers:
                 self.peers.remove(peer)
-            peer.gone()
+            peer.give_back()
             sock.close()
 
     def say(self, peer, data):
@@ -146,6 +146,7 @@ class Broker:
                 if link.is_sender and link.state & proton.Endpoint.LOCAL_ACTIVE:
                     link.condition = proton.Condition(condition, 'by the test')
                     link.close()
+                    peer.give_back(link)
             peer.links = [link for link in peer.links if link.is_receiver]
             self.say(peer, peer.output())
 

@@ -284,10 +284,9 @@ class Engine:
                 return
             raise PeerFault(f'{self.name} opened twice', 'amqp:illegal-state')
         self.peer = said
-        size = said.max_frame_size
-        if size is not None and size < MIN_FRAME:
-            raise PeerFault(f'{self.name} takes frames of {size} bytes; AMQP asks for {MIN_FRAME} at least')
-        self.max_frame_out = min(size or self.limits.max_frame, 1024 * 1024)
+        size = self.limits.max_frame if said.max_frame_size is None else said.max_frame_size
+        # So many bytes each peer must take. Broker-J says 0 where it has to open to say why it closes.
+        self.max_frame_out = min(max(size, MIN_FRAME), 1024 * 1024)
         self.state = 'open'
         self.owner.on_open()
 

@@ -1,0 +1,114 @@
+"""AMQP 1.0 over cuts, black holes, ends with a condition and killed brokers: nothing lost, nobody deaf.
+
+A link or a connection is ended with a condition by a broker of ours, and a connection by RabbitMQ's; the rest
+happens to brokers of others, behind a proxy. Few of them in every run, 300 in a soak.
+"""
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.stores import survives
+from tests.stress import FACTOR
+from tests.support import green
+from tests.support.amqp10_peer import Broker
+from tests.support.amqp10_proton import need_proton
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(1200 if FACTOR > 1 else 120)]
+
+#: Seconds of silence after which the other side is dead (Broker-J takes no less), and how long a hole lasts.
+IDLE, HOLE = 2.0, 2.6
+OPTIONS = {'idle_timeout': IDLE}
+
+SERVERS = [
+    pytest.param('rabbitmq', 'qpid_url', marks=pytest.mark.rabbitmq),
+    pytest.param('artemis', 'artemis_url', marks=pytest.mark.amqp10),
+    pytest.param('broker_j', 'broker_j_url', marks=pytest.mark.amqp10),
+]
+
+
+def rounds(of_a_soak):
+    return of_a_soak if FACTOR > 1 else max(of_a_soak // 25, 2)
+
+
+class Breaking:
+    """Breaks something when it is called; `resumed`: seconds that it took each time until all went on."""
+
+    def __init__(self, break_it):
+        self._break = break_it
+        self._broken_at = None
+        self.resumed = []
+
+    def __call__(self):
+        self.note()
+        self._break()
+        self._broken_at = time.monotonic()
+
+    def note(self):
+        if self._broken_at is not None:
+            self.resumed.append(time.monotonic() - self._broken_at)
+
+    def report(self, what):
+        longest, middle = max(self.resumed), sorted(self.resumed)[len(self.resumed) // 2]
+        print(f'\n{what}: {len(self.resumed)} times; until 10 more: {middle:.2f} s, at most {longest:.2f} s')
+
+
+def check(what, url, break_it, times, name='q', **options):
+    breaking = Breaking(break_it)
+    ledger = survives(url, breaking, times, {**OPTIONS, **options}, timeout=20, name=name)
+    breaking.note()
+    breaking.report(what)
+    assert len(breaking.resumed) == times and not ledger.lost
+
+
+def hole(proxy):
+    proxy.blackhole()
+    green.sleep(HOLE)
+    proxy.heal()
+
+
+@pytest.mark.parametrize('fault, times', [('cut', 40), ('hole', 20)])
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_a_network_that_fails(request, server, fixture, fault, times):
+    broker = request.getfixturevalue(server)
+    url = request.getfixturevalue(fixture)
+    with Proxy(broker.port) as proxy:
+        through = url.replace(f':{broker.port}', f':{proxy.port}', 1)
+        break_it = proxy.cut if fault == 'cut' else lambda: hole(proxy)
+        check(f'{fault} before {server}', through, break_it, rounds(times), f'{fault}-q')
+
+
+@pytest.mark.parametrize('fault', ['detach', 'close_all'])
+def test_a_broker_that_ends_what_it_likes(fault):
+    need_proton()
+    broker = Broker()
+
+    try:
+        check(f'{fault} by a peer', broker.url, getattr(broker, fault), rounds(50))
+    finally:
+        broker.stop()
+
+
+def test_rabbitmq_ends_connections(rabbitmq, qpid_url, amqp_vhost):
+    def close():
+        for connection in rabbitmq.list_connections():
+            if connection['vhost'] == amqp_vhost:
+                rabbitmq.close_connection(connection['pid'])
+
+    check('closed by rabbitmq', qpid_url, close, rounds(20))
+
+
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_a_broker_that_is_killed(request, server, fixture):
+    """SIGKILL; what it had accepted is still there."""
+    broker = request.getfixturevalue(server)
+    url = request.getfixturevalue(fixture)
+
+    def restart():
+        if server == 'rabbitmq':
+            broker.sync()
+        broker.restart()
+
+    check(f'{server} killed', url, restart, rounds(10), 'killed-q')
