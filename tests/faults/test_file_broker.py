@@ -1,6 +1,7 @@
 """The broker in a file: several processes at once, forks, a file that cannot be written, and idle silence."""
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -10,7 +11,6 @@ import pytest
 
 from greenmq import Connection, Consumer, Queue, runtime
 from greenmq.exceptions import InconsistencyError, InvalidArgument, OperationalError, PublishUnconfirmed
-from greenmq.transport.sqlite.store import Store
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.process import end, popen, wait_until
@@ -87,26 +87,69 @@ def test_a_clock_that_jumps_gives_nothing_back(file_url, monkeypatch):
         assert held.ack() is not False
 
 
-def test_a_publish_and_an_ack_wait_for_the_disk_and_a_claim_does_not(file_url, monkeypatch):
-    levels, commit = [], Store.commit
+def test_a_publish_and_an_ack_wait_for_the_disk_and_nothing_else_does(file_url, monkeypatch):
+    synced, sync = [], os.fdatasync
 
-    def noted(self):
-        levels.append(self._db.execute('PRAGMA synchronous').fetchone()[0])
-        commit(self)
+    def noted(log):
+        synced.append(os.readlink(f'/proc/self/fd/{log}'))
+        sync(log)
 
+    monkeypatch.setattr(os, 'fdatasync', noted)
     with Connection(file_url) as connection:
         bound = Queue('q', routing_key='q')(connection.default_channel)
         bound.declare()
-        monkeypatch.setattr(Store, 'commit', noted)
-        connection.Producer(routing_key='q').publish('x')
-        full, normal = 2, 1
-        assert levels == [full]
+        producer = connection.Producer(routing_key='q')
+        synced.clear()
+        producer.publish('x')
+        log = file_url.removeprefix('file://') + '/broker.db-wal'
+        assert synced == [log]
         message = bound.get()
-        assert levels == [full, normal]
+        assert synced == [log]
         message.ack()
         connection.transport.session.settler.wait(runtime.Deadline.after(10))
-        assert levels == [full, normal, full]
-        monkeypatch.undo()
+        assert synced == [log] * 2
+        assert bound.queue_declare(passive=True).message_count == 0
+        assert synced == [log] * 2
+
+
+def test_who_waits_for_the_disk_holds_up_no_other_process(file_url, monkeypatch):
+    """It has left the gate by then, and its publish is confirmed when the disk has it and not before."""
+    begun, disk, sync = runtime.NativeLock(), runtime.NativeLock(), os.fdatasync
+
+    def slow(log):
+        begun.release()
+        with disk:
+            sync(log)
+
+    with Connection(file_url) as connection:
+        producer = connection.Producer(routing_key='q')
+        producer.publish('first')
+        begun.acquire()
+        with monkeypatch.context() as patch, disk:
+            patch.setattr(os, 'fdatasync', slow)
+            publishing = green.spawn(producer.publish, 'slow')
+            wait_until(lambda: begun.acquire(timeout=0), 10, 'the disk')
+            child = popen([sys.executable, '-c', WRITER, file_url, 'other', '0.1'])
+            wait_until(lambda: child.poll() is not None, 30, 'the other process')
+            assert child.returncode == 0
+            assert not publishing.ready()
+        publishing.get(timeout=10)
+
+
+def test_an_error_of_the_disk_is_a_publish_that_was_not_confirmed(file_url, monkeypatch):
+    with Connection(file_url) as connection:
+        producer = connection.Producer(routing_key='q')
+        producer.publish('before')
+
+        def broken(log):
+            raise OSError(errno.EIO, 'Input/output error')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'fdatasync', broken)
+            with pytest.raises(PublishUnconfirmed, match='Input/output error') as caught:
+                producer.publish('x', timeout=2)
+        assert caught.value.sent == 'unknown'
+        producer.publish('after', timeout=10)
 
 
 def test_a_hundred_greenlets_share_commits(file_url):

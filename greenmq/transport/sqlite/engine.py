@@ -244,7 +244,8 @@ class _Side:
             os.makedirs(folder, 0o700, exist_ok=True)
             check_local(folder)
             with self._guard:
-                self._store = Store(connect(self._file, self._durability, seconds))
+                log = f'{self._file}-wal' if self._durability == 'disk' else None
+                self._store = Store(connect(self._file, self._durability, seconds), log=log)
 
     def perform(self, job: _Job) -> Any:
         # An earlier call may have run it in its own transaction: then only the answer is left.
@@ -294,20 +295,27 @@ class _Side:
             raise Unusable(f'{self._file} is not open')
         try:
             with self._gate.entered(), self._guard:
-                result = self._commit(store, fun, lasting)
+                result = self._commit(store, fun)
         except (OSError, sqlite3.Error) as exc:
-            # Opened anew by who recovers: the file may be another one by then.
-            self._store = None
-            with self._guard:
-                store.close()
-            raise Unusable(f'{self._file}: {exc}') from exc
+            raise self._lost(store, exc) from exc
         self.commits += 1
         self._tell(store)
+        if lasting:
+            try:
+                store.sync()  # the turn is somebody else's by now: many processes wait for the disk together
+            except OSError as exc:
+                raise self._lost(store, exc) from exc
         return result
 
-    def _commit(self, store: Store, fun: Callable[[Store], Any], lasting: bool) -> Any:
+    def _lost(self, store: Store, exc: Exception) -> Unusable:
+        # Opened anew by who recovers: the file may be another one by then.
+        self._store = None
+        with self._guard:
+            store.close()
+        return Unusable(f'{self._file}: {exc}')
+
+    def _commit(self, store: Store, fun: Callable[[Store], Any]) -> Any:
         try:
-            store.wait_for_disk(lasting and self._durability == 'disk')
             store.begin()
             result = fun(store)
             if store.owners != self._owners:

@@ -11,6 +11,7 @@ place, since the order of a queue is that of `id`.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +53,8 @@ CREATE INDEX message_expires ON message (expires) WHERE expires IS NOT NULL;
 INSERT INTO meta VALUES ('version', 1), ('topology', 0), ('owners', 0);
 """
 
-_SYNCHRONOUS = {'disk': 'FULL', 'process': 'NORMAL', 'none': 'OFF'}
+#: With 'disk' nobody waits in COMMIT, where all other writers would wait as well, but in `Store.sync`.
+_SYNCHRONOUS = {'disk': 'NORMAL', 'process': 'NORMAL', 'none': 'OFF'}
 
 
 class Queue(NamedTuple):
@@ -89,8 +91,8 @@ def connect(path: str, durability: str, seconds: float) -> sqlite3.Connection:
 
     Arguments:
         path (str): of the file; ':memory:' for none.
-        durability (str): what a commit survives. 'disk': the loss of power. 'process': a killed process.
-            'none': nothing but its own end.
+        durability (str): what a commit survives. 'disk': the loss of power, once `Store.sync` has returned.
+            'process': a killed process. 'none': nothing but its own end.
         seconds (float): how long to wait for somebody who is making the tables.
     Raises:
         InconsistencyError: no database, one of a newer version, or a file system that cannot do it.
@@ -140,6 +142,7 @@ class Store:
     Arguments:
         connection (sqlite3.Connection): of `connect`.
         clock (Callable[[], float]): seconds since 1970.
+        log (str | None): the write-ahead log, for `sync`; None if nobody waits for the disk.
     Attributes:
         topology (int), owners (int): counted up in the file by whoever changes queues or bindings, or comes
             and goes.
@@ -147,11 +150,15 @@ class Store:
         changed (bool): queues or bindings were changed in it.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Callable[[], float] = time.time, log: str | None = None
+    ) -> None:
         self._db = connection
         self._clock = clock
-        self._level: int = connection.execute('PRAGMA synchronous').fetchone()[0]  # 0 off, 1 normal, 2 full
-        self._waits = self._level > 1
+        # SQLite has locks on the database and its shared memory and none on the log, so that to open it once
+        # more and to close that frees nobody's.
+        self._log = -1 if log is None else os.open(log, os.O_RDWR | os.O_CLOEXEC)
+        self._synced = connection.total_changes
         self._queues: dict[str, Queue] = {}
         self._names: dict[int, str] = {}
         self.topology = -1
@@ -159,15 +166,19 @@ class Store:
         self.touched: set[str] = set()
         self.changed = False
 
-    def wait_for_disk(self, wait: bool) -> None:
-        """Say whether the commits from now on return when they are on the disk; before `begin`.
+    def sync(self) -> None:
+        """Wait until all that was committed is on the disk, if anything was written since the last wait.
 
-        What is not waited for is there all the same before anything later, and survives a kill.
+        Outside of any transaction: who writes meanwhile does not wait. What others see before it is on the
+        disk stands in the log before all that they write.
+
+        Raises:
+            OSError: of the disk.
         """
-        if wait != self._waits:
-            self._waits = wait
-            if self._level:  # else 'none' was asked for: the system's own time is good enough
-                self._db.execute(f'PRAGMA synchronous={"FULL" if wait else "NORMAL"}')
+        written = self._db.total_changes
+        if self._log >= 0 and written != self._synced:
+            os.fdatasync(self._log)
+            self._synced = written
 
     def begin(self) -> None:
         """Begin a transaction: forget what others have changed since the last one."""
@@ -210,6 +221,9 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
 
     def _count_up(self, name: str) -> None:
         self._db.execute('UPDATE meta SET value = value + 1 WHERE name = ?', (name,))
