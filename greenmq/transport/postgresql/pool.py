@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from greenmq import runtime
@@ -22,19 +21,14 @@ class Pool:
         dsn (str): where to.
         most (int): so many at once; who finds none free waits for one.
         prepared (bool): see `connect`.
-        begin (Callable | None): is given each new connection, to set it up.
     Attributes:
         statements (int): how many were run.
     """
 
-    def __init__(
-        self, dsn: str, most: int, prepared: bool = True,
-        begin: Callable[[Line, runtime.Deadline], Any] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, dsn: str, most: int, prepared: bool = True) -> None:
         self.dsn = dsn
         self.prepared = prepared
         self.statements = 0
-        self._begin = begin
         self._free: list[Line] = []
         self._used: set[Line] = set()
         self._turns = runtime.Semaphore(most)
@@ -83,10 +77,7 @@ class Pool:
 
     def connect(self, deadline: runtime.Deadline) -> Line:
         """Make a connection that is the caller's. Switches: yes."""
-        line = connect(self.dsn, deadline, self.prepared, application_name='greenmq')
-        if self._begin is not None:
-            self._begin(line, deadline)
-        return line
+        return connect(self.dsn, deadline, self.prepared, application_name='greenmq')
 
     def drop(self) -> None:
         """Close those that nobody uses now: they are likely lost as well."""
