@@ -105,9 +105,10 @@ class Connection(Outbox):
             raise
         finally:
             self._opened = None
-        self._tasks.append(
-            spawn(self._beat, name=f'amqp10-heartbeat {self.name}', owner=self, on_exit=self._task_ended)
-        )
+        if self.engine.limits.idle_timeout or self.engine.peer_timeout:
+            self._tasks.append(
+                spawn(self._beat, name=f'amqp10-heartbeat {self.name}', owner=self, on_exit=self._task_ended)
+            )
         if self.engine.peer_timeout and isinstance(self.stream, runtime.SharedStream):
             self._ticker = runtime.Ticker(self.engine.peer_timeout / 2, self._beat_from_thread)
 
@@ -278,10 +279,7 @@ class Connection(Outbox):
 
     def _beat(self) -> None:
         heard, said = self.engine.limits.idle_timeout, self.engine.peer_timeout
-        turns = [each for each in (heard / 4, said / 3) if each]
-        if not turns:
-            return
-        turn = min(turns)
+        turn = min(each for each in (heard / 4, said / 3) if each)
         sent_before, due = -1, runtime.monotonic() + turn
         while self.error is None:
             runtime.sleep(max(0.0, due - runtime.monotonic()))
