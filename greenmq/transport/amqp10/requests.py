@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import runtime
+from greenmq.exceptions import ConnectionClosed
 from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.errors import Malformed, SessionEnded
@@ -87,10 +88,17 @@ class Requests:
             self._ready.wait(deadline, f'{self._connection.name}: management was not reached')
 
     def close(self) -> None:
-        """End the links."""
+        """End the links; who waits for an answer is told."""
+        self._end(ConnectionClosed(f'{self._connection.name}: management was closed'))
+
+    def _end(self, error: Exception) -> None:  # no switch
         self._pair = None
-        if self._session is not None and self._connection.error is None:
-            self._session.end()
+        session, self._session = self._session, None
+        if session is not None and self._connection.error is None:
+            session.end()
+        answers, self._answers = self._answers, {}
+        for waiter in [*answers.values(), *self._ready.leave()]:
+            waiter.fail(error)
 
     # ---- what the links tell
 
@@ -102,16 +110,8 @@ class Requests:
 
     def on_detached(self, link: Any, error: Exception | None) -> None:
         """See `Listener`: one ends with the other."""
-        if self._pair is None or link not in self._pair:
-            return
-        self._pair = None
-        session, self._session = self._session, None
-        if session is not None and session.state == 'begun' and self._connection.error is None:
-            session.end()
-        failure = error or SessionEnded(f'{self._connection.name}: management has ended')
-        answers, self._answers = self._answers, {}
-        for waiter in [*answers.values(), *self._ready.leave()]:
-            waiter.fail(failure)
+        if self._pair is not None and link in self._pair:
+            self._end(error or SessionEnded(f'{self._connection.name}: management has ended'))
 
     def on_flow(self, link: Any) -> None:
         """See `Listener`."""

@@ -11,6 +11,7 @@ from greenmq.transport.amqp10.errors import LoginRefused
 from greenmq.transport.amqp10.frames import EMPTY, HEADER, SASL_HEADER, frame
 from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Close, Error, Mechanisms, Open, Outcome, Source, Target
+from greenmq.transport.amqp10.requests import Requests
 from greenmq.transport.amqp10.sasl import Login
 from tests.support import green
 from tests.support.amqp10_proton import ProtonPeer, need_proton
@@ -130,6 +131,25 @@ def test_messages_go_both_ways(world, proton):
     assert all(isinstance(error, ConnectionClosed) for _, error in told.detached)
 
 
+@pytest.mark.parametrize('talk', [scripted(frame(0, Open('peer'))), proton_talk], ids=['links', 'answer'])
+def test_who_asks_a_node_is_told_that_we_close_it(world, proton, talk):
+    """Whatever it waits for, and long before its deadline."""
+    def links(name, listener):
+        return (Sender(f'{name}-out', listener, Source('us'), Target('out')),
+                Receiver(f'{name}-in', listener, Source('empty'), Target('us')))
+
+    def ask():
+        with pytest.raises(ConnectionClosed, match='closed'):
+            requests.call(lambda number, reply_to: b'x', 'something', runtime.Deadline.after(20))
+
+    connection, _ = world.dial(talk)
+    requests = Requests(connection, links, None)
+    task = runtime.spawn(ask, name='asks')
+    green.sleep(0.2)
+    requests.close()
+    assert task.join(5) and task.error is None
+
+
 def test_a_peer_that_says_nothing_is_given_up(world):
     connection, _ = world.dial(scripted(frame(0, Open('peer'))), idle_timeout=0.4)
     until(lambda: world.owner.lost)
@@ -143,6 +163,12 @@ def test_a_peer_is_told_that_we_live(world):
     connection, server = world.dial(scripted(frame(0, Open('peer', idle_time_out=300))), idle_timeout=0)
     until(lambda: server.heard.count(EMPTY) > 3)
     assert connection.error is None
+
+
+def test_nobody_is_lost_where_neither_side_asks_for_heartbeats(world):
+    connection, _ = world.dial(scripted(frame(0, Open('peer'))), idle_timeout=0)
+    green.sleep(0.2)
+    assert connection.error is None and not world.owner.lost
 
 
 def test_heartbeats_of_the_peer_are_enough(world):
