@@ -202,7 +202,8 @@ class Link(Outbox):
         self._idle = idle
         self.error = error
         self._end_wires(error)
-        self.stream.hang_up(last)
+        # RabbitMQ would lose the acks that its channel has not come to if the socket ended before its answer.
+        self.stream.hang_up(last, answered=True)
         if runtime.is_here(hub):
             self._put_away()
         else:
