@@ -272,7 +272,7 @@ def test_connections_ended_by_an_administrator(postgresql, database):
         url, transport_options={**options, 'fetch_ahead': 99}
     ) as other, Rig() as rig:
         bound = declare(connection)
-        load(rig, connection, ledger, bound, 10, 5, running)
+        publishers = load(rig, connection, ledger, bound, 10, 5, running)
         consume(rig, other, ledger, bound)
         for _ in range(ENDINGS):
             green.sleep(0.15)
@@ -282,6 +282,7 @@ def test_connections_ended_by_an_administrator(postgresql, database):
             postgresql.terminate(database)
             wait_until(lambda before=before: len(ledger.acked) > before + 10, 30, 'the consumer to go on')
         running.clear()
+        green.joinall(publishers, raise_error=True)  # what was consumed, they may not have been told yet
         wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
         assert not ledger.late and not ledger.invented
         assert ledger.safe
@@ -295,7 +296,7 @@ def test_a_server_that_is_killed_and_comes_back(postgresql, database):
     other = Connection(url, transport_options={'fetch_ahead': 99})
     with Connection(url) as connection, other, Rig() as rig:
         bound = declare(connection)
-        load(rig, connection, ledger, bound, 10, 8, running)
+        publishers = load(rig, connection, ledger, bound, 10, 8, running)
         consume(rig, other, ledger, bound)
         for _ in range(12 if FACTOR > 1 else 2):
             green.sleep(0.3)
@@ -303,6 +304,7 @@ def test_a_server_that_is_killed_and_comes_back(postgresql, database):
             before = len(ledger.acked)
             wait_until(lambda before=before: len(ledger.acked) > before + 10, 20, 'the consumer to go on')
         running.clear()
+        green.joinall(publishers, raise_error=True)  # what was consumed, they may not have been told yet
         wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
         assert not ledger.invented and ledger.safe
 
