@@ -108,7 +108,7 @@ class TestTheFirstConnect:
     def test_ends_with_the_option(self):
         transport = failing(99, seconds=0.02)
         connection = Connection(transport=transport, connect_timeout=0.01, transport_options=QUICK)
-        connection.transport_options['connect_retries_timeout'] = 0.03
+        connection.transport_options['connect_retries_timeout'] = 0.5
         with pytest.raises(exceptions.OperationalError):
             connection.default_channel  # noqa: B018
         assert transport.attempts >= 2
