@@ -1,14 +1,16 @@
 """What SQL stores bear alike: rows that others lock, silence on the wire, clocks that jump, bursts."""
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 
 from greenmq import Connection, Consumer, Queue, runtime
 from greenmq.exceptions import PublishUnconfirmed
+from tests.faults.stores import wait_get
 from tests.support import green
-from tests.support.process import wait_until
+from tests.support.process import popen, wait_until
 from tests.support.proxy import Proxy
 from tests.support.stores import declare, drained, driver, listens
 
@@ -125,6 +127,51 @@ def test_a_clock_that_jumps_gives_nothing_back(store, monkeypatch):
         assert Queue('q')(there.default_channel).get() is None
         assert held.ack() is not False
         monkeypatch.undo()
+
+
+def test_a_clock_of_the_machine_that_jumps_gives_nothing_back(sqla_sqlite_url, monkeypatch):
+    """A file has no server's clock."""
+    options = {'lease_timeout': 12, 'sweep_interval': 0.2}
+    with (
+        Connection(sqla_sqlite_url, connect_timeout=60, transport_options=options) as here,
+        Connection(
+            sqla_sqlite_url, connect_timeout=60, transport_options={**options, 'fetch_ahead': 7}
+        ) as there,
+    ):
+        bound = declare(here)
+        mine = Queue('mine', exclusive=True)(here.default_channel)
+        mine.declare()
+        here.Producer(routing_key='q').publish('x')
+        held = bound.get()
+        there.connect()
+        real = time.time
+        for jump in (3600, -3600):
+            monkeypatch.setattr(time, 'time', lambda jump=jump: real() + jump)
+            green.sleep(1)
+            assert Queue('q')(there.default_channel).get() is None
+            assert driver(there).has('mine', runtime.Deadline.after(10))
+        monkeypatch.undo()
+        assert held.ack() is not False
+
+
+@pytest.mark.slow
+def test_what_a_dead_process_held_in_a_file_goes_back(sqla_sqlite_url):
+    options = {'lease_timeout': 2, 'sweep_interval': 0.2}
+    with Connection(sqla_sqlite_url, connect_timeout=60, transport_options=options) as connection:
+        bound = declare(connection)
+        connection.Producer(routing_key='q').publish('x')
+        program = (
+            'import sys, time; from greenmq import Connection, Queue\n'
+            "options = {'lease_timeout': 2}\n"
+            'connection = Connection(sys.argv[1], connect_timeout=60, transport_options=options)\n'
+            "print(Queue('q')(connection.default_channel).get().payload, flush=True); time.sleep(60)\n"
+        )
+        child = popen([sys.executable, '-c', program, sqla_sqlite_url], stdout=-1, text=True)
+        assert child.stdout.readline() == 'x\n'
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        assert wait_get(bound).payload == 'x'
 
 
 def test_a_burst_wakes_who_waits_for_each(pgmq_url):
