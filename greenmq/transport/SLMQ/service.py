@@ -101,13 +101,8 @@ class Service:
 
 def _refusal(answer: http.Response, what: str) -> Exception:
     text = f'{what}: {answer.status} {answer.reason}'
-    if answer.status in (429, 503):
-        error = http.Throttled(text, '', answer.status)
-        return http.Refused(error, True, http.retry_after(answer.headers) or 0.0)
-    if answer.status >= 500:
-        return http.Refused(http.ServiceError(text, '', answer.status))
     if answer.status in (401, 403):
         return Denied(f'ACCESS_REFUSED - {text}', None, 'SLMQ', 403)
     if answer.status == 404:
         return QueueNotFound(f'NOT_FOUND - {text}', (50, 10), 'SLMQ', 404)
-    return http.ServiceError(text, '', answer.status)
+    return http.refusal(answer, text)

@@ -155,18 +155,12 @@ def _refusal(answer: http.Response, what: str) -> Exception:
     status = answer.status
     detail = _detail(answer.body)
     text = f'{what}: {status} {detail or answer.reason}'
-    if status in (429, 503):
-        return http.Refused(
-            http.Throttled(text, '', status), True, http.retry_after(answer.headers) or 0.0
-        )
-    if status >= 500:
-        return http.Refused(http.ServiceError(text, '', status))
     if status in (401, 403):
         why = 'it takes the claim Manage, or the role "Azure Service Bus Data Owner"'
         return AccessRefused(f'ACCESS_REFUSED - {text}: {why}', None, 'Azure', 403)
     if status == 404:
         return NotFound(f'NOT_FOUND - {text}', None, 'Azure', 404)
-    return http.ServiceError(text, '', status)
+    return http.refusal(answer, text)
 
 
 def _detail(body: bytes) -> str:

@@ -209,13 +209,8 @@ class Service:
         code = answer.headers.get('x-ms-error-code') or _code_of(answer.body)
         status = answer.status
         text = f'{what}: {status} {code or answer.reason}'
-        if status in (429, 503) or code == 'ServerBusy':
+        if status in (429, 503):
             self.throttles += 1
-            return http.Refused(
-                http.Throttled(text, code, status), True, http.retry_after(answer.headers) or 0.0
-            )
-        if status >= 500:
-            return http.Refused(http.ServiceError(text, code, status))
         if status in (401, 403):
             return _denied(code, text, answer.headers)
         if code in _GONE:
@@ -226,7 +221,7 @@ class Service:
             return InvalidArgument('message', what, 'is more than the 64 KiB that the service takes')
         if status == 412:
             return PreconditionFailed(f'PRECONDITION_FAILED - {text}', (50, 10), 'Azure', 412)
-        return http.ServiceError(text, code, status)
+        return http.refusal(answer, text, code)
 
 
 def _denied(code: str, text: str, headers: Mapping[str, str]) -> AccessDenied:

@@ -13,9 +13,9 @@ from greenmq.transport.http.connection import NoAnswer, NoAnswerInTime, Response
 from greenmq.transport.http.errors import ServiceError, Throttled
 from greenmq.transport.http.pacing import Pace, pause_before, retry_after
 from greenmq.transport.http.parallel import side_by_side
-from greenmq.transport.http.retrying import Refused, call
+from greenmq.transport.http.retrying import call, refusal
 
 __all__ = (
-    'Client', 'NoAnswer', 'NoAnswerInTime', 'Pace', 'Refused', 'Response', 'ServiceError', 'Settings',
-    'Throttled', 'call', 'pause_before', 'retry_after', 'settings_for', 'side_by_side',
+    'Client', 'NoAnswer', 'NoAnswerInTime', 'Pace', 'Response', 'ServiceError', 'Settings', 'Throttled',
+    'call', 'pause_before', 'refusal', 'retry_after', 'settings_for', 'side_by_side',
 )  # fmt: skip

@@ -8,9 +8,10 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import ConnectionLost, TimeoutError
 from greenmq.transport.http.connection import Response
-from greenmq.transport.http.pacing import Pace, pause_before
+from greenmq.transport.http.errors import ServiceError, Throttled
+from greenmq.transport.http.pacing import Pace, pause_before, retry_after
 
-__all__ = ('Refused', 'call')
+__all__ = ('Refused', 'call', 'refusal')
 
 #: Tries of a call whose server can't be reached or gives no answer.
 TRIES = 3
@@ -31,6 +32,15 @@ class Refused(Exception):
         self.error = error
         self.throttled = throttled
         self.pause = pause
+
+
+def refusal(answer: Response, text: str, code: str = '') -> Exception:
+    """What to raise for an answer that is no success and of which the service says nothing in particular."""
+    if answer.status in (429, 503):
+        throttled = Throttled(text, code, answer.status)
+        return Refused(throttled, True, retry_after(answer.headers) or 0.0)
+    error = ServiceError(text, code, answer.status)
+    return Refused(error) if answer.status >= 500 else error
 
 
 def call(
