@@ -20,9 +20,9 @@ __all__ = ('Diagnosis', 'Finding', 'doctor')
 
 #: Packages whose versions matter, by what they are for.
 PACKAGES = {
-    'gevent': '', 'greenlet': '', 'amqp': '', 'redis': '', 'hiredis': 'hiredis', 'msgpack': 'msgpack',
-    'PyYAML': 'yaml', 'brotli': 'brotli', 'zstandard': 'zstd', 'prometheus-client': 'metrics',
-    'opentelemetry-api': 'otel', 'eventlet': 'eventlet',
+    'gevent': '', 'greenlet': '', 'amqp': '', 'redis': '', 'hiredis': 'hiredis', 'msgspec': 'fast',
+    'msgpack': 'msgpack', 'PyYAML': 'yaml', 'brotli': 'brotli', 'zstandard': 'zstd',
+    'prometheus-client': 'metrics', 'opentelemetry-api': 'otel', 'eventlet': 'eventlet',
 }  # fmt: skip
 
 #: Drivers that block the thread they are called in unless the process is patched before they are imported.

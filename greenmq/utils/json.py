@@ -21,6 +21,11 @@ from uuid import UUID
 
 from greenmq.utils.functional import lazy
 
+try:
+    import msgspec
+except ImportError:
+    msgspec = None  # type: ignore[assignment]
+
 T = TypeVar('T')
 EncodedT = TypeVar('EncodedT')
 
@@ -215,7 +220,7 @@ def loads(
 _default_hook = object_hook
 
 
-def decode(s: Any) -> Any:
+def _decode(s: Any) -> Any:
     """Read JSON as `loads` without options does. What the json serializer calls."""
     if s.__class__ is bytes:
         s = str(s, 'utf-8')
@@ -229,6 +234,26 @@ def decode(s: Any) -> Any:
     except StopIteration:
         return decoder.decode(s)  # leading white space, or an error that it words well
     return value if end == len(s) else decoder.decode(s)
+
+
+def _decode_by_msgspec(s: Any) -> Any:
+    """Read JSON as `loads` without options does, by msgspec. What the json serializer calls."""
+    if s.__class__ is str:
+        plain = '__type__' not in s and '\\u00' not in s
+    else:
+        plain = s.__class__ is bytes and b'__type__' not in s and b'\\u00' not in s
+    if not plain:
+        return _decode(s)
+    try:
+        return _read(s)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _decode(s)  # NaN, half a pair of surrogates, a float beyond a double; and errors are ours
+
+
+# msgspec reads what the standard library reads, to the same values, or it refuses. It does not write here: it
+# knows types by itself that travel as marked values.
+decode = _decode if msgspec is None else _decode_by_msgspec
+_read = None if msgspec is None else msgspec.json.Decoder().decode
 
 
 def _utf8(s: Any) -> str:

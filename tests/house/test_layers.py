@@ -52,6 +52,7 @@ DRIVERS = {
     'vine': {'transport.pyamqp'},
     'redis': {'transport.redis'},
     'hiredis': {'transport.redis'},
+    'msgspec': {'utils'},
     'boto3': {'transport.SQS'},
     'botocore': {'transport.SQS'},
     'h11': {'transport.http'},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as stdlib
+import subprocess
 import sys
 import uuid
 from datetime import date, datetime, time, timedelta, timezone
@@ -105,6 +106,51 @@ def test_the_quick_way_writes_what_the_library_does(value):
 @pytest.mark.parametrize('text', [' [1]', '[1] ', '\n{"a": 1}\t', '"x"', '1', 'NaN', '[1]\r\n'])
 def test_the_quick_way_reads_what_the_library_does(text):
     assert repr(json.loads(text)) == repr(stdlib.loads(text))
+
+
+numbers = st.from_regex(r'\A-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,4})?\Z')
+texts = st.one_of(
+    values.map(json.dumps),
+    values.map(lambda value: stdlib.dumps(value, cls=json.JSONEncoder, ensure_ascii=False)),
+    numbers,
+    st.lists(numbers).map(lambda parts: '[' + ', '.join(parts) + ']'),
+    st.text(alphabet='[]{}:,"\\\\/bfnrtu0123456789aeEINdlsy.+- \t\n\x00\x1f\x7fé€😀', max_size=24),
+)
+
+
+def outcome(read, text):
+    try:
+        return repr(read(text))
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+@settings(max_examples=600, deadline=None)
+@given(texts, st.lists(st.tuples(st.integers(0, 99), st.integers(0, 1), st.binary(max_size=1)), max_size=2))
+def test_msgspec_reads_and_refuses_what_the_library_does(text, changes):
+    """Whole, and with a byte put in, taken out or exchanged."""
+    body = bytearray(text.encode())
+    for at, length, new in changes:
+        body[at : at + length] = new
+    for form in (text, bytes(body)):
+        assert outcome(json._decode_by_msgspec, form) == outcome(json._decode, form)
+
+
+@pytest.mark.parametrize(
+    'text', ['"\\ud800"', 'NaN', '[-Infinity]', '1e999', '-0', '-0.0', '18446744073709551616', '[' * 100_000]
+)
+def test_what_msgspec_may_refuse_is_read_as_the_library_reads_it(text):
+    assert outcome(json._decode_by_msgspec, text) == outcome(json._decode, text)
+
+
+def test_without_msgspec_the_library_reads():
+    program = (
+        'import sys; sys.modules["msgspec"] = None\n'
+        'from greenmq.utils import json\n'
+        'assert json.decode is json._decode and json.loads(\'{"a": [1]}\') == {"a": [1]}'
+    )
+    command = [sys.executable, '-W', 'ignore::DeprecationWarning', '-c', program]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def test_an_escaped_marker_counts():
