@@ -195,7 +195,7 @@ def test_heartbeats_of_the_peer_are_enough(world):
      ConnectionLost, 'idle'),
     (scripted(frame(0, Open('peer')), frame(0, Close(Error('amqp:connection:forced', 'no')))), ConnectionLost,
      'forced'),
-], ids=['silent', 'http', 'amqp091', 'hangs up', 'closes, of no size', 'closes'])
+], ids=['silent', 'http', 'amqp091', 'hangs up', 'of no size', 'closes'])
 def test_an_opening_that_fails_says_how_and_leaves_nothing(world, talk, error, said):
     with pytest.raises(error, match=said):
         connection, _ = world.dial(talk, seconds=1)
