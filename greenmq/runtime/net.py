@@ -13,10 +13,9 @@ Conditions that hold throughout:
 from __future__ import annotations
 
 import weakref
-from _socket import SHUT_WR, dup
+from _socket import SHUT_WR
 from _socket import socket as Socket
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from greenmq.exceptions import (
@@ -28,7 +27,6 @@ from greenmq.exceptions import (
 )
 from greenmq.runtime.clock import Deadline, Timeoutish, logger
 from greenmq.runtime.losses import DialError, meaning
-from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.strangers import speaks
 from greenmq.runtime.threadend import at_thread_end
@@ -42,11 +40,7 @@ _CHUNK = 65536
 _TLS_RECORDS = range(20, 25)  # the first byte of everything that TLS sends
 _BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
 
-#: Seconds that an end is held open for the other side to come to it.
-_HOLD = 5.0
-
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-_held: set[Socket] = set()
 
 
 class Stream:
@@ -322,20 +316,15 @@ class Stream:
         """Close the descriptor without another byte, not even an alert. Otherwise as `close`."""
         self._end(ConnectionClosed(f'{self.name}: we abandoned the connection'))
 
-    def hang_up(self, last: bytes, answered: bool = False) -> None:
+    def hang_up(self, last: bytes) -> None:
         """Send the last bytes as far as they go at once, and tell the other side that no more will come.
 
         From any thread, if the one we belong to does not run its hub meanwhile: that one has to close us.
         Where a write is under way, nothing can follow its first half, and the bytes are not sent.
-
-        Arguments:
-            answered (bool): upon these bytes the other side ends the connection by itself, and drops what it
-                has not done yet if ours ends before. So it is held for a moment, also after `close`.
         """
         sock = self._sock
         if sock is None:
             return
-        sent = False
         try:
             if self._writer is None and not self._pending and self._write_error is None:
                 if self._tls is not None:
@@ -343,14 +332,10 @@ class Stream:
                     last = self._tls.outgoing()
                 while last:
                     last = last[sock.send(last) :]
-                sent = True
         except OSError as exc:  # full, or broken: who reads learns of it by the end
             logger.debug('%s: %d last bytes were not sent: %r', self.name, len(last), exc)
         try:
-            if answered and sent:
-                _hold(Socket(fileno=dup(sock.fileno())))
-            else:
-                sock.shutdown(SHUT_WR)
+            sock.shutdown(SHUT_WR)
         except OSError as exc:
             logger.debug('%s: hanging up: %r', self.name, exc)
 
@@ -505,33 +490,6 @@ class Stream:
         return f'<Stream {self.name} {state}{", TLS" if self._tls else ""}>'
 
 
-def _hold(sock: Socket) -> None:
-    # In a thread of its own: the hub that knew the socket may be at its end.
-    _held.add(sock)
-    try:
-        start_thread(partial(_until_its_end, sock))
-    except RuntimeError:  # the interpreter ends, and our socket with it
-        _let_go(sock)
-
-
-def _until_its_end(sock: Socket) -> None:
-    deadline = Deadline.after(_HOLD)
-    try:
-        while (left := deadline.remaining() or 0.0) > 0:
-            sock.settimeout(left)
-            if not sock.recv(_CHUNK):
-                return
-    except OSError as exc:
-        logger.debug('the other side did not end the connection: %r', exc)
-    finally:
-        _let_go(sock)
-
-
-def _let_go(sock: Socket) -> None:
-    _held.discard(sock)
-    sock.close()
-
-
 def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
     """A better error if the handshake failed because no TLS is spoken there."""
     if not heard:
@@ -548,8 +506,6 @@ def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
 def forget_streams() -> None:
     """In a forked child: close all inherited descriptors without a byte; the parent's are untouched."""
     hub = library.peek_hub()
-    for sock in list(_held):
-        _let_go(sock)
     for stream in list(_streams):
         # The waiters are told by the runtime, those of this thread; those of other threads exist no more.
         stream._reader = stream._writer = None

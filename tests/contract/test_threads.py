@@ -255,27 +255,6 @@ def test_what_belongs_to_the_channel_stays_in_its_thread(amqp_url):
             assert isinstance(natively(publish), WrongHub)
 
 
-@pytest.mark.rabbitmq
-def test_a_broker_comes_to_all_that_was_said_before_a_move(rabbitmq, amqp_url):
-    """Of a connection that ends before its answer it would drop the acks that its channels have not read."""
-    said = []
-    with Connection(amqp_url) as connection:
-        target = Queue('moved')(connection.default_channel)
-        target.declare()
-        connection.Producer().publish('here', routing_key='moved')
-        rabbitmq.new_output()
-        for _ in range(10):
-            target.get().requeue()
-            natively(lambda: target.get().requeue())
-
-        def closed():
-            said.append(rabbitmq.new_output())
-            return ''.join(said).count('closing AMQP connection') >= 19
-
-        wait_until(closed, 20, 'the end of the connections')
-    assert 'unexpectedly' not in ''.join(said)
-
-
 def test_a_message_drained_here_may_be_settled_there(connection, channel, target, producer):
     message = target.get()
     natively(message.ack)

@@ -202,8 +202,7 @@ class Link(Outbox):
         self._idle = idle
         self.error = error
         self._end_wires(error)
-        # RabbitMQ would lose the acks that its channel has not come to if the socket ended before its answer.
-        self.stream.hang_up(last, answered=True)
+        self.stream.hang_up(last)
         if runtime.is_here(hub):
             self._put_away()
         else:
