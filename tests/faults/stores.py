@@ -153,4 +153,4 @@ connection.close()
 
 def forks(url):
     """What a program prints that forks three times with a connection open."""
-    return run([sys.executable, '-W', 'ignore::DeprecationWarning', '-c', FORKING, url], 60)
+    return run([sys.executable, '-W', 'ignore::DeprecationWarning', *green.QUIET, '-c', FORKING, url], 60)
