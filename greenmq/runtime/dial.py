@@ -34,6 +34,7 @@ _BACKLOG_POLL = 0.01  # a unix socket cannot say when its backlog has room again
 # (host, port) → the address that answered last. Tried first, and used when the look-up is slow or fails.
 _good: dict[tuple[str, int], Address] = {}
 
+
 def dial(
     host: str,
     port: int,

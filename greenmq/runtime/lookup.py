@@ -7,6 +7,8 @@ that was forked while a look-up of the parent began would wait for it for ever, 
 from __future__ import annotations
 
 import _socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -15,6 +17,7 @@ from greenmq.runtime.clock import post
 from greenmq.runtime.future import Future
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import library
+from greenmq.runtime.sync import NativeLock
 
 __all__ = ('Address', 'forget_lookups', 'inside_libc', 'look_up')
 
@@ -32,33 +35,35 @@ FORK_WAITS = 1.0
 
 
 class _InsideLibc:
-    # `with` this, a native thread is in libc's resolver; a fork closes the way in and waits for who is there.
+    # Who of the native threads is in libc's resolver; a fork closes the way in and waits for who is there.
 
-    __slots__ = ('_closed', '_entered', '_gates', '_inside')
+    __slots__ = ('_closed', '_gates', '_inside')
 
     def __init__(self) -> None:
         self._gates: dict[str, Any] = {}
         self._closed: Any = None  # the gate that a fork holds
-        self._inside: dict[int, Any] = {}  # ident of the thread → a lock that it holds
-
-    def __enter__(self) -> None:
-        lock = _native_lock()
-        lock.acquire()
-        with self._gate():
-            self._inside[_ident()] = lock
+        self._inside: set[Any] = set()  # a lock for each thread, which that one holds
 
     def __len__(self) -> int:
         return len(self._inside)
 
-    def __exit__(self, *_exc_info: object) -> None:
-        self._inside.pop(_ident()).release()
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        lock = NativeLock()
+        with lock:
+            with self._gate():
+                self._inside.add(lock)
+            try:
+                yield
+            finally:
+                self._inside.discard(lock)
 
     def close(self) -> None:
         gate = self._gate()
         gate.acquire()
         self._closed = gate
         end = monotonic() + FORK_WAITS
-        for lock in list(self._inside.values()):
+        for lock in list(self._inside):
             lock.acquire(timeout=max(0.0, end - monotonic()))
 
     def open(self) -> None:
@@ -72,15 +77,7 @@ class _InsideLibc:
 
     def _gate(self) -> Any:
         # Made at first use, as the library must be chosen. setdefault is atomic: two threads get the same.
-        return self._gates.get('') or self._gates.setdefault('', _native_lock())
-
-
-def _native_lock() -> Any:
-    return library.original('_thread', 'allocate_lock')()
-
-
-def _ident() -> int:
-    return int(library.original('_thread', 'get_ident')())
+        return self._gates.get('') or self._gates.setdefault('', NativeLock())
 
 
 inside_libc = _InsideLibc()
@@ -125,7 +122,7 @@ def _look_up(key: tuple[Any, str, int], encoded: bytes, future: Future) -> None:
     found: list[Address] = []
     error: BaseException | None = None
     try:
-        with inside_libc:
+        with inside_libc.entered():
             answers = getaddrinfo(encoded, port, 0, _socket.SOCK_STREAM)
         for family, _kind, _proto, _name, address in answers:
             if (family, address) not in found:

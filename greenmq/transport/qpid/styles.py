@@ -14,6 +14,7 @@ from greenmq.transport.amqp10.performatives import OUTCOMES, Source, Target
 
 __all__ = ('STYLES', 'Style', 'recognised')
 
+
 class Style(NamedTuple):
     """How to speak to one kind of broker.
 
