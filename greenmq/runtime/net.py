@@ -13,9 +13,10 @@ Conditions that hold throughout:
 from __future__ import annotations
 
 import weakref
-from _socket import SHUT_WR
+from _socket import SHUT_WR, dup
 from _socket import socket as Socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from greenmq.exceptions import (
@@ -27,6 +28,7 @@ from greenmq.exceptions import (
 )
 from greenmq.runtime.clock import Deadline, Timeoutish, logger
 from greenmq.runtime.losses import DialError, meaning
+from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import Watcher, library
 from greenmq.runtime.strangers import speaks
 from greenmq.runtime.threadend import at_thread_end
@@ -40,7 +42,12 @@ _CHUNK = 65536
 _TLS_RECORDS = range(20, 25)  # the first byte of everything that TLS sends
 _BURST = 32  # reads without a wait before others get a turn: a fast peer must not own the hub
 
+#: Seconds that we wait for the answer to our last bytes before the connection ends.
+_ANSWER_SECONDS = 5.0
+
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+# Of streams that hung up, until the other side has answered.
+_hung_up: set[Socket] = set()
 
 
 class Stream:
@@ -316,15 +323,21 @@ class Stream:
         """Close the descriptor without another byte, not even an alert. Otherwise as `close`."""
         self._end(ConnectionClosed(f'{self.name}: we abandoned the connection'))
 
-    def hang_up(self, last: bytes) -> None:
+    def hang_up(self, last: bytes, answer: bytes = b'') -> None:
         """Send the last bytes as far as they go at once, and tell the other side that no more will come.
 
         From any thread, if the one we belong to does not run its hub meanwhile: that one has to close us.
         Where a write is under way, nothing can follow its first half, and the bytes are not sent.
+
+        Arguments:
+            answer (bytes): what the other side says last when it has come to the end of ours. It drops the
+                rest when it sees our end before, so the socket stays open until the answer, for 5 s at most;
+                nothing can be read here any more.
         """
         sock = self._sock
         if sock is None:
             return
+        sent = False
         try:
             if self._writer is None and not self._pending and self._write_error is None:
                 if self._tls is not None:
@@ -332,10 +345,15 @@ class Stream:
                     last = self._tls.outgoing()
                 while last:
                     last = last[sock.send(last) :]
+                sent = True
         except OSError as exc:  # full, or broken: who reads learns of it by the end
             logger.debug('%s: %d last bytes were not sent: %r', self.name, len(last), exc)
         try:
-            sock.shutdown(SHUT_WR)
+            if sent and answer:
+                self._error = self._write_error = ConnectionClosed(f'{self.name}: we hung up')
+                _close_when_answered(Socket(fileno=dup(sock.fileno())), self._tls, answer)
+            else:
+                sock.shutdown(SHUT_WR)
         except OSError as exc:
             logger.debug('%s: hanging up: %r', self.name, exc)
 
@@ -463,7 +481,7 @@ class Stream:
 
     def _check_open(self) -> Socket:
         sock = self._sock
-        if sock is None:
+        if sock is None or self._error is not None:
             raise self._error or ConnectionClosed(f'{self.name}: closed')
         return sock
 
@@ -490,6 +508,42 @@ class Stream:
         return f'<Stream {self.name} {state}{", TLS" if self._tls else ""}>'
 
 
+def _close_when_answered(sock: Socket, tls: TLSCodec | None, answer: bytes) -> None:
+    # In a thread of its own: the hub that knew the socket may be at its end.
+    _hung_up.add(sock)
+    try:
+        start_thread(partial(_hear_answer, sock, tls, answer))
+    except RuntimeError:  # the interpreter ends, and our socket with it
+        _let_go(sock)
+
+
+def _hear_answer(sock: Socket, tls: TLSCodec | None, answer: bytes) -> None:
+    deadline = Deadline.after(_ANSWER_SECONDS)
+    heard = b''
+    try:
+        while not heard.endswith(answer) and (left := deadline.remaining() or 0.0) > 0:
+            sock.settimeout(left)
+            data = sock.recv(_CHUNK)
+            if not data:
+                return
+            if tls is None:
+                heard += data
+            else:
+                tls.feed(data)
+                while plain := tls.decrypt(_CHUNK):
+                    heard += plain
+            heard = heard[-len(answer) :]
+    except OSError as exc:
+        logger.debug('our last words were not answered: %r', exc)
+    finally:
+        _let_go(sock)
+
+
+def _let_go(sock: Socket) -> None:
+    _hung_up.discard(sock)
+    sock.close()
+
+
 def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
     """A better error if the handshake failed because no TLS is spoken there."""
     if not heard:
@@ -506,6 +560,8 @@ def _no_tls(error: OSError | ConnectionLost, heard: bytes) -> Exception | None:
 def forget_streams() -> None:
     """In a forked child: close all inherited descriptors without a byte; the parent's are untouched."""
     hub = library.peek_hub()
+    for sock in list(_hung_up):
+        _let_go(sock)
     for stream in list(_streams):
         # The waiters are told by the runtime, those of this thread; those of other threads exist no more.
         stream._reader = stream._writer = None

@@ -4,6 +4,7 @@ nobody patched: what another thread publishes goes out, whatever the connection'
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -253,6 +254,29 @@ def test_what_belongs_to_the_channel_stays_in_its_thread(amqp_url):
             lambda: transacts.publish('there', routing_key='nowhere'),
         ):
             assert isinstance(natively(publish), WrongHub)
+
+
+@pytest.mark.rabbitmq
+def test_a_broker_comes_to_all_that_was_said_before_a_move(rabbitmq, amqp_url):
+    """Of a connection that ends before its answer it would drop the acks that its channels have not read."""
+    said = []
+    with Connection(amqp_url) as connection:
+        target = Queue('moved')(connection.default_channel)
+        target.declare()
+        connection.Producer().publish('here', routing_key='moved')
+        for _ in range(10):
+            target.get().requeue()
+            natively(lambda: target.get().requeue())
+
+        def closed():
+            said.append(rabbitmq.new_output())
+            of_ours = rf"closing AMQP connection .* vhost: '{connection.virtual_host}'.*\)(.?)$"
+            ends = re.findall(of_ours, ''.join(said), re.MULTILINE)
+            return len(ends) >= 19 and ends
+
+        ends = wait_until(closed, 30, 'the end of the connections')
+    assert set(ends) == {''}  # a colon, and the reason, where it ended before the answer
+
 
 
 def test_a_message_drained_here_may_be_settled_there(connection, channel, target, producer):

@@ -54,6 +54,7 @@ PIECES = 256
 #: What a broker has for its answer to the goodbye of a connection that nobody uses any more.
 PARTING_SECONDS = 5.0
 
+_GOODBYE_ANSWERED = frames.method_frame(0, spec.Connection.CloseOk)
 _GOODBYE = frames.method_frame(0, spec.Connection.Close, b'\x00\xc8\x00\x00\x00\x00\x00')
 
 
@@ -202,7 +203,7 @@ class Link(Outbox):
         self._idle = idle
         self.error = error
         self._end_wires(error)
-        self.stream.hang_up(last)
+        self.stream.hang_up(last, _GOODBYE_ANSWERED)
         if runtime.is_here(hub):
             self._put_away()
         else:

@@ -327,6 +327,37 @@ class TestEnding:
         assert theirs.read(1, LONG) == b''
         theirs.close()
 
+    def test_hung_up_without_an_answer_to_wait_for_it_ends_our_side_alone(self, pair):
+        ours, theirs = pair
+        ours.hang_up(b'bye')
+        assert read_all(theirs, 3) == b'bye' and theirs._receive(100, LONG) == b''
+        if not theirs.tls:  # which answers our end by its own
+            theirs.write(b'still heard')
+            assert read_all(ours, 11) == b'still heard'
+
+    def test_hung_up_it_stays_open_until_the_answer_however_soon_we_close(self, pair):
+        ours, theirs = pair
+        reader = start(ours.read)
+        ours.hang_up(b'bye', b'good bye')
+        ours.close()
+        assert reader.join(LONG) and isinstance(reader.error, ConnectionClosed)
+        for call in (ours.read, lambda: ours.write(b'x')):
+            with pytest.raises(ConnectionClosed, match='peer:1: we'):
+                call()
+        assert read_all(theirs, 3) == b'bye'
+        for part in (b'what comes before is heard' * 1000, b'good', b' bye'):
+            with pytest.raises(TimeoutError):
+                theirs.read(1, 0.05)  # no end
+            theirs.write(part, LONG)
+        assert theirs._receive(100, LONG) == b''  # not even an alert
+
+    def test_hung_up_upon_one_that_never_answers_it_ends_all_the_same(self, pair, monkeypatch):
+        monkeypatch.setattr('greenmq.runtime.net._ANSWER_SECONDS', 0.1)
+        ours, theirs = pair
+        ours.hang_up(b'bye', b'good bye')
+        ours.close()
+        assert read_all(theirs, 3) == b'bye' and theirs._receive(100, LONG) == b''
+
     def test_a_descriptor_reused_at_once_is_not_touched(self, pair):
         ours, _theirs = pair
         task = start(ours.read)
