@@ -38,7 +38,7 @@ class Entra:
         self._extra = extra
         self._token = ''
         self._until = 0.0  # seconds since 1970
-        self._once = runtime.Once()
+        self._once = runtime.Once((AccessRefused,))
         self._renewing: Any = None
 
     def token(self, deadline: runtime.Deadline) -> tuple[str, float]:

@@ -38,7 +38,7 @@ class Service:
         self._url = f'{"https" if secure else "http"}://{host}{port}/v1/{account}'
         self._login = {'X-Auth-User': place.userid or '', 'X-Auth-Key': place.password or ''}
         self._token = ''
-        self._once = runtime.Once()
+        self._once = runtime.Once((AccessRefused,))
         self._http = client
         self._pace = http.Pace()
         self.calls = 0

@@ -92,7 +92,7 @@ class Keys:
         self._early = early
         self._source: Any = None
         self._until: datetime | None = None
-        self._once = runtime.Once()
+        self._once = runtime.Once((AccessDeniedQueueException,))
         self._refreshing: Any = None
 
     def load_credentials(self) -> Any:
