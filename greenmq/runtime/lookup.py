@@ -17,7 +17,7 @@ from greenmq.runtime.clock import post
 from greenmq.runtime.future import Future
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import library
-from greenmq.runtime.sync import NativeLock
+from greenmq.runtime.sync import LateLock, NativeLock
 
 __all__ = ('Address', 'forget_lookups', 'inside_libc', 'look_up')
 
@@ -37,10 +37,10 @@ FORK_WAITS = 1.0
 class _InsideLibc:
     # Who of the native threads is in libc's resolver; a fork closes the way in and waits for who is there.
 
-    __slots__ = ('_closed', '_gates', '_inside')
+    __slots__ = ('_closed', '_gate', '_inside')
 
     def __init__(self) -> None:
-        self._gates: dict[str, Any] = {}
+        self._gate = LateLock()
         self._closed: Any = None  # the gate that a fork holds
         self._inside: set[Any] = set()  # a lock for each thread, which that one holds
 
@@ -51,7 +51,7 @@ class _InsideLibc:
     def entered(self) -> Iterator[None]:
         lock = NativeLock()
         with lock:
-            with self._gate():
+            with self._gate.get():
                 self._inside.add(lock)
             try:
                 yield
@@ -59,7 +59,7 @@ class _InsideLibc:
                 self._inside.discard(lock)
 
     def close(self) -> None:
-        gate = self._gate()
+        gate = self._gate.get()
         gate.acquire()
         self._closed = gate
         end = monotonic() + FORK_WAITS
@@ -72,12 +72,8 @@ class _InsideLibc:
             gate.release()
 
     def forget(self) -> None:
-        self._gates.clear()
+        self._gate.forget()
         self._inside.clear()
-
-    def _gate(self) -> Any:
-        # Made at first use, as the library must be chosen. setdefault is atomic: two threads get the same.
-        return self._gates.get('') or self._gates.setdefault('', NativeLock())
 
 
 inside_libc = _InsideLibc()

@@ -16,6 +16,7 @@ from typing import Any
 
 from greenmq.runtime.clock import Timeoutish, post
 from greenmq.runtime.seam import Handle, library
+from greenmq.runtime.sync import LateLock
 from greenmq.runtime.threadend import end_thread
 from greenmq.runtime.waiter import Waiter
 
@@ -94,38 +95,33 @@ class _Abandon:
 class _Pool:
     # Threads are started when a job finds none idle, and end when they were idle for a while.
 
-    __slots__ = ('_jobs', '_locks', 'idle', 'max_threads', 'threads')
+    __slots__ = ('_jobs', '_lock', 'idle', 'max_threads', 'threads')
 
     def __init__(self, max_threads: int = MAX_THREADS) -> None:
         self.max_threads = max_threads
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._locks: dict[str, Any] = {}
+        self._lock = LateLock()
         self.threads = 0
         self.idle = 0
 
     def put(self, job: Callable[[], None]) -> None:
         self._jobs.put(job)
-        with self._lock():
+        with self._lock.get():
             # Counted and not asked: an idle thread may have been promised to the job before.
             if self._jobs.qsize() <= self.idle or self.threads >= self.max_threads:
                 return
             self.threads += 1
         start_thread(self._work)
 
-    def _lock(self) -> Any:
-        # Made at first use, as the library must be chosen. setdefault is atomic: two threads get the same.
-        lock = self._locks.get('')
-        return lock or self._locks.setdefault('', library.original('_thread', 'allocate_lock')())
-
     def _work(self) -> None:
         while True:
-            with self._lock():
+            with self._lock.get():
                 self.idle += 1
             try:
                 job = self._jobs.get(timeout=IDLE_SECONDS)
             except Empty:
                 job = None
-            with self._lock():
+            with self._lock.get():
                 self.idle -= 1
                 if job is None and self._jobs.empty():
                     self.threads -= 1

@@ -17,7 +17,7 @@ from greenmq.runtime.clock import Deadline, Timeoutish
 from greenmq.runtime.seam import library
 from greenmq.runtime.waiter import Waiter, leave, wake_first
 
-__all__ = ('Event', 'Local', 'Lock', 'NativeLock', 'RLock', 'Semaphore')
+__all__ = ('Event', 'LateLock', 'Local', 'Lock', 'NativeLock', 'RLock', 'Semaphore')
 
 
 class Lock:
@@ -207,3 +207,20 @@ def NativeLock() -> Any:
     Source: threading.Lock.
     """
     return library.original('_thread', 'allocate_lock')()
+
+
+class LateLock:
+    """A NativeLock for what is made at import: when it is first used, the library will have been chosen."""
+
+    __slots__ = ('_made',)
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def get(self) -> Any:
+        """Return the lock. From any thread: all get the same."""
+        return self._made.get('') or self._made.setdefault('', NativeLock())  # which is atomic
+
+    def forget(self) -> None:
+        """In a forked child: the thread that held it may not exist there."""
+        self._made.clear()

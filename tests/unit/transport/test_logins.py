@@ -53,10 +53,10 @@ def refusals(log_in):
 
 @pytest.mark.parametrize('kind', ['entra', 'sqs'])
 def test_a_refusal_is_told_to_all_who_waited(kind):
-    service = Refused()
-    log_in = Entra(service, 'scope', 'azure').renew if kind == 'entra' else Keys(Login(), service.assume).renew
-    assert len(refusals(log_in)) == WAITERS and service.asked == 1
-    assert len(refusals(log_in)) == WAITERS and service.asked == 2  # who comes later asks anew
+    given = Refused()
+    log_in = Entra(given, 'scope', 'azure').renew if kind == 'entra' else Keys(Login(), given.assume).renew
+    assert len(refusals(log_in)) == WAITERS and given.asked == 1
+    assert len(refusals(log_in)) == WAITERS and given.asked == 2  # who comes later asks anew
 
 
 def test_a_refusal_of_slmq_is_told_to_all_who_waited():
