@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from greenmq import Connection, Queue
 from tests.faults.stores import survives
 from tests.stress import FACTOR
 from tests.support import green
@@ -98,6 +99,33 @@ def test_rabbitmq_ends_connections(rabbitmq, qpid_url, amqp_vhost):
                 rabbitmq.close_connection(connection['pid'])
 
     check('closed by rabbitmq', qpid_url, close, rounds(20))
+
+
+def test_rabbitmq_does_not_crash_as_consumed_queues_are_deleted(rabbitmq, qpid_url):
+    """Its plugin does where it tells a link of the end of its queue, or hears of a session that has ended."""
+
+    def consume_and_delete(connection, number):
+        channel = connection.channel()
+        bound = [Queue(f'deleted-{number}-{each}')(channel) for each in range(3)]
+        for queue in bound:
+            queue.declare()
+            queue.consume(consumer_tag=queue.name, callback=print, no_ack=True)
+            connection.Producer(channel, routing_key=queue.name).publish('x')
+        for queue in bound:
+            queue.delete()
+        channel.close()
+
+    def crashes():
+        texts = [log.read_text() for log in rabbitmq.logs() if log.exists()]
+        return ''.join(texts).count('** Reason for termination')
+
+    before = crashes()
+    with Connection(qpid_url) as connection:
+        for turn in range(rounds(50)):
+            tasks = [green.spawn(consume_and_delete, connection, f'{turn}-{number}') for number in range(20)]
+            green.joinall(tasks)
+        assert connection.transport.session.epoch == 1
+    assert crashes() == before
 
 
 @pytest.mark.parametrize('server, fixture', SERVERS)

@@ -29,6 +29,11 @@ class BrokerPeer(ProtonPeer):
         if event.link.is_sender:
             self.broker.consumers += 1
 
+    def on_session_remote_close(self, event):
+        green.sleep(self.broker.slow_end)
+        self.broker.ended += 1
+        super().on_session_remote_close(event)
+
     def on_link_flow(self, event):
         self.flowed += 1
         if not self.broker.deaf:
@@ -86,6 +91,7 @@ class Broker:
         queues: name → raw messages. received: what came. outcomes: what became of deliveries.
         credit: what senders are granted; answer: what they are told. refuse: address → condition.
         deaf: no more messages, whatever credit is given; silent: no byte more; mute_attach: no answer to one.
+        slow_end: seconds until the end of a session is answered; ended: sessions of which it was.
     """
 
     def __init__(self):
@@ -95,7 +101,7 @@ class Broker:
         self.received, self.outcomes = [], []
         self.credit, self.answer, self.refuse = 100, proton.Delivery.ACCEPTED if proton else None, {}
         self.deaf = self.silent = self.mute_attach = False
-        self.consumers = self.accepted = 0
+        self.consumers = self.accepted = self.ended = self.slow_end = 0
         self.peers = []
         self.listener = green.socket.socket()
         self.listener.bind(('127.0.0.1', 0))

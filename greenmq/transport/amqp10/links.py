@@ -145,8 +145,13 @@ class Link:
     def detach(self) -> None:
         """End the link. Whatever is under way over it may still come."""
         if self.state in ('attaching', 'attached'):
-            self.state = 'detaching'
+            self.end()
             self.session.send(Detach(self.handle, True))
+
+    def end(self) -> None:
+        """We end its session."""
+        if self.state in ('attaching', 'attached'):
+            self.state = 'detaching'
 
     def ended(self, error: Exception | None) -> None:
         """It has ended, in whatever way."""
@@ -262,6 +267,11 @@ class Receiver(Link):
         if echo or self.answers_all:
             self.owed += 1
         super().flow(drain=drain, echo=echo)
+
+    @property
+    def holds(self) -> bool:
+        """Are there messages of it that nobody has settled? They go back where the link ends."""
+        return any(link is self for link in self.session.unsettled_in.values())
 
     @property
     def partial(self) -> int:

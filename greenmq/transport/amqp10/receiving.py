@@ -7,7 +7,9 @@ that forgot a consumer would leave it deaf for good (P25).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from greenmq import runtime
@@ -32,6 +34,8 @@ LINGER = 5.0
 ROUND_SECONDS = 0.002
 #: Seconds after which a drain that was not answered is asked for again, then twice that.
 AGAIN = 0.1
+#: Seconds for which an address that is not empty is looked into again, where a drain may end too soon.
+HASTE = 1.0
 #: Links for single looks that are kept.
 GETTERS = 16
 
@@ -123,11 +127,13 @@ class Inlet:
         if credit:
             self.heard_at = max(self.heard_at, runtime.monotonic() - PROOF / 2)
         elif self._timer is None:
-            self._timer = runtime.call_later(LINGER, self._linger_ends)
+            self._linger()
 
     def attach(self) -> None:
         """Begin the link."""
         self._stop_timer()
+        if self._receiving.is_away(self.address):
+            return
         try:
             self.link = self._receiving.attach(self.address, self)
         except (ConnectionLost, ConnectionClosed):
@@ -140,9 +146,14 @@ class Inlet:
 
     def _linger_ends(self) -> None:
         self._timer = None
-        if not self.wanted:
+        if self.link is not None and self.link.holds:
+            self._linger()
+        elif not self.wanted:
             self.end()
             self._receiving.forget(self)
+
+    def _linger(self) -> None:
+        self._timer = runtime.call_later(LINGER, self._linger_ends)
 
     def end(self) -> None:
         """End the link."""
@@ -170,6 +181,7 @@ class Inlet:
 
     def on_detached(self, link: Any, error: Exception | None) -> None:
         """See `Listener`."""
+        self._receiving.said.wake()
         if self.link is None or link is not self.link:
             return
         self.link = None
@@ -250,6 +262,11 @@ class Getter:
         self._said = said
         self._news = WaitingLine()
 
+    @property
+    def busy(self) -> bool:
+        """Does somebody look, or hold what was found?"""
+        return self.lock.locked() or (self.link is not None and self.link.holds)
+
     def on_attached(self, link: Any) -> None:
         """See `Listener`."""
         self._news.wake()
@@ -257,6 +274,7 @@ class Getter:
     def on_detached(self, link: Any, error: Exception | None) -> None:
         """See `Listener`."""
         self.error = error or ConnectionClosed('the link was ended')
+        self._said.wake()
         self._news.wake()
 
     def on_flow(self, link: Any) -> None:
@@ -287,23 +305,34 @@ class Getter:
                 raise self.error.with_traceback(None)
             self._news.wait(deadline, what)
 
-    def _drained(self, link: Receiver, deadline: runtime.Deadline, what: str) -> None:
+    def _drain(
+        self, link: Receiver, count: int, left: Callable[[runtime.Deadline], int] | None,
+        deadline: runtime.Deadline, what: str,
+    ) -> None:  # fmt: skip
         # The credit is used up, or taken back. Artemis forgets a drain that it is asked for while it is at
-        # one that a message overtook: it is asked again.
-        pause = AGAIN
-        while link.credit:
-            try:
-                self.wait(lambda: not link.credit, deadline.within(pause), what)
-            except TimeoutError:
-                deadline.check(what)
-                link.flow(drain=True)
-                pause *= 2
+        # one that a message overtook, and ends one although messages wait: it is asked again. What waits may
+        # be another consumer's, or for later: so not for long.
+        pause, haste = AGAIN, deadline.within(HASTE)
+        while True:
+            link.grant(count, drain=True)
+            while link.credit:
+                try:
+                    self.wait(lambda: not link.credit, deadline.within(pause), what)
+                except TimeoutError:
+                    deadline.check(what)
+                    link.flow(drain=True)
+                    pause *= 2
+            if self.taken or left is None or haste.expired() or not left(deadline):
+                return
 
     def look(
-        self, link: Receiver, count: int, way: Way, deadline: runtime.Deadline
-    ) -> list[Delivery]:
+        self, link: Receiver, count: int, way: Way, deadline: runtime.Deadline,
+        left: Callable[[runtime.Deadline], int] | None = None,
+    ) -> list[Delivery]:  # fmt: skip
         """Take up to some messages that are there now.
 
+        Arguments:
+            left (Callable): how many wait, for peers that may end a drain too soon.
         Returns:
             list[Delivery]: none if there are none; 0 for `count` only asks, see `Receiver.available`.
         Switches: yes. Killed: what came goes back.
@@ -314,11 +343,11 @@ class Getter:
         try:
             if not count and not link.answers_all and not echoes:
                 return []  # it cannot be asked
-            link.grant(count, drain=drains and count > 0, echo=not drains or not count)
-            owed = link.owed
             if drains and count:
-                self._drained(link, deadline, what)
+                self._drain(link, count, left, deadline, what)
             else:
+                link.grant(count, echo=True)
+                owed = link.owed
                 self.wait(lambda: link.flows >= owed or len(self.taken) >= count > 0, deadline, what)
             if not drains and count and len(self.taken) < min(count, link.available or 0):
                 brief = runtime.Deadline.after(min(deadline.remaining() or 1.0, 1.0))
@@ -366,9 +395,13 @@ class Receiving:
         self._session: Session | None = None
         self._inlets: dict[str, Inlet] = {}
         self._getters: dict[str, Getter] = {}
+        self._ending: list[Receiver] = []  # links that the peer has not answered yet that they ended
+        self._away: Counter[str] = Counter()  # addresses that are being deleted
 
     def end(self, link: Receiver) -> None:
         """End a link."""
+        self._ending = [each for each in self._ending if each.state != 'detached']
+        self._ending.append(link)
         self.way.end(link, self._session)
 
     def _shared(self) -> Session:
@@ -409,6 +442,36 @@ class Receiving:
         if getter is not None and getter.link is not None:
             self.end(getter.link)
 
+    @contextlib.contextmanager
+    def away(self, address: str, deadline: runtime.Deadline) -> Iterator[None]:
+        """An address is to be deleted: nothing of ours holds it meanwhile, and the peer has answered so.
+
+        Who looks into it waits, and so does who wants its messages; if it was not deleted they come again.
+
+        Arguments:
+            deadline (Deadline): for the answers. A peer that gives none is not waited for any longer.
+        Switches: yes, unless nothing of ours was there.
+        """
+        self._away[address] += 1
+        try:
+            self.gone(address)
+            ending = [link for link in self._ending if link.source.address == address]
+            try:
+                while any(link.state != 'detached' for link in ending):
+                    self.said.wait(deadline, f'{self._connection.name} did not end the link from {address!r}')
+            except TimeoutError as error:
+                logger.debug('%s', error)
+            yield
+            self._inlets.pop(address, None)
+        finally:
+            self._away -= Counter((address,))
+            self.said.wake()
+            self.retry(address)
+
+    def is_away(self, address: str) -> bool:
+        """Is it to be deleted?"""
+        return address in self._away
+
     def forget(self, inlet: Inlet) -> None:
         """Nobody wants its messages any more."""
         if self._inlets.get(inlet.address) is inlet:
@@ -421,21 +484,23 @@ class Receiving:
             inlet.prove(now)
 
     def look(
-        self, address: str, count: int, deadline: runtime.Deadline
-    ) -> tuple[Receiver, list[Delivery]]:
+        self, address: str, count: int, deadline: runtime.Deadline,
+        left: Callable[[runtime.Deadline], int] | None = None,
+    ) -> tuple[Receiver, list[Delivery]]:  # fmt: skip
         """Take up to some messages that wait at an address now.
 
+        Arguments:
+            left (Callable): see `Getter.look`.
         Raises:
             NotFound: there is no such address. TimeoutError: no answer.
         Switches: yes. Killed: what came goes back.
         """
+        while self.is_away(address):
+            self.said.wait(deadline, f'{address} is being deleted')
         getter = self._getters.get(address)
         if getter is None or getter.error is not None:
+            self._end_idle_getters()
             getter = self._getters[address] = Getter(self.said)
-            while len(self._getters) > GETTERS:
-                old = self._getters.pop(next(iter(self._getters)))
-                if old.link is not None and not old.lock.locked():
-                    self.end(old.link)
         if not getter.lock.acquire(deadline):
             raise deadline.error(f'no turn to look into {address}')
         try:
@@ -443,9 +508,16 @@ class Receiving:
                 getter.link = self.attach(address, getter)
             link = getter.link
             getter.wait(lambda: link.state == 'attached', deadline, f'{link.what} was not attached')
-            return link, getter.look(link, count, self.way, deadline)
+            return link, getter.look(link, count, self.way, deadline, left)
         finally:
             getter.lock.release()
+
+    def _end_idle_getters(self) -> None:
+        idle = [address for address, getter in self._getters.items() if not getter.busy]
+        for address in idle[: max(len(self._getters) - GETTERS + 1, 0)]:
+            old = self._getters.pop(address)
+            if old.link is not None:
+                self.end(old.link)
 
     def sync(self, links: set[Receiver], deadline: runtime.Deadline) -> None:
         """Wait until the peer has done what was said over some links: it answers in order.

@@ -81,8 +81,9 @@ class Session:
     # ---- saying
 
     def send(self, body: Any) -> None:
-        """Say something in this session."""
-        self.engine.send(raw_frame(self.channel, pack(body)))
+        """Say something in this session; nothing after its end."""
+        if self.state in ('beginning', 'begun'):
+            self.engine.send(raw_frame(self.channel, pack(body)))
 
     def usable(self) -> bool:
         """May one more link begin in it?"""
@@ -98,6 +99,10 @@ class Session:
             self.send(End())
         if self.state in ('beginning', 'begun'):
             self.state = 'ending'  # said when the peer has agreed to the session: not before it knows of it
+            self.unsettled_in.clear()  # the peer has them again
+            self.held.clear()
+            for link in self.links.values():
+                link.end()
 
     def send_flow(self, **link: Any) -> None:
         """Say how we stand: of the session, and of a link."""
@@ -118,6 +123,8 @@ class Session:
 
     def send_transfer(self, frame: bytes) -> None:
         """Send a frame of a message, as soon as the peer's window has room for it."""
+        if self.state != 'begun':
+            return
         if self.held or self._peer_room <= 0:
             self.held.append(frame)
             return
@@ -134,6 +141,8 @@ class Session:
             int: how many frames it took.
         """
         wanted = sorted(number for number in numbers if self.unsettled_in.pop(number, None) is not None)
+        if self.state != 'begun':
+            return 0  # the peer has them again
         packed, frames, at = pack(state), 0, 0
         while at < len(wanted):
             first = last = wanted[at]
@@ -211,7 +220,7 @@ class Session:
             raise PeerFault(f'{self!r} began twice', 'amqp:illegal-state')
         self._answered = True
         if self.state == 'ending':
-            self.send(End())
+            self.engine.send(raw_frame(self.channel, pack(End())))
             return
         self.state = 'begun'
         self._next_in = begin.next_outgoing_id

@@ -6,6 +6,7 @@ What a broker calls its queues, and how it is told to make one, `styles` and `ma
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -44,8 +45,8 @@ logger = get_logger('greenmq.transport.qpid')
 
 #: Seconds between two looks after links that are silent.
 LOOK = 5.0
-#: Seconds for which a queue that is not empty is looked into again, where brokers are hasty.
-HASTE = 1.0
+#: Seconds that a broker may take to answer that a link has ended, before its queue is deleted all the same.
+PARTING = 2.0
 #: Messages that are taken at once to empty a queue.
 PURGED = 500
 
@@ -291,11 +292,9 @@ class QpidDriver(Driver):
         taken: list[Taken] = []
         for queue in queues:
             if len(taken) < n:
+                left = functools.partial(self.size, queue) if self.style.hasty else None
                 address = self.style.queue_address(queue)
-                link, found = receiving.look(address, n - len(taken), deadline)
-                brief = deadline.within(HASTE)  # what is counted may be another consumer's, or for later
-                while not found and self.style.hasty and not brief.expired() and self.size(queue, deadline):
-                    link, found = receiving.look(address, n - len(taken), deadline)
+                link, found = receiving.look(address, n - len(taken), deadline, left)
                 taken += [self._taken(queue, link, delivery) for delivery in found]
         return taken
 
@@ -388,9 +387,10 @@ class QpidDriver(Driver):
                 (50, 40), 'queue.delete', 530,
             )  # fmt: skip
         address = self.style.queue_address(queue)
-        receiving.gone(address)
         sending.forget(address)
-        self.management.delete_queue(queue, deadline)
+        # RabbitMQ 3 crashes where it tells a link of the end of its queue.
+        with receiving.away(address, deadline.within(PARTING)):
+            self.management.delete_queue(queue, deadline)
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]] | None:
         return self.management.queues(deadline) if self.management is not None else None

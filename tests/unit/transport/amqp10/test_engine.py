@@ -248,6 +248,22 @@ class TestWithProton:
             pair.talk()
         assert not pair.engine.sessions
 
+    def test_nothing_is_said_in_a_session_after_its_end(self):
+        pair = Pair()
+        pair.peer.queues['q'].extend([b'a', b'b'])
+        session = pair.session()
+        sender, receiver = pair.sender(session), pair.receiver(session, 'q')
+        receiver.grant(1)
+        pair.talk()
+        session.end()
+        said = pair.told.out
+        receiver.grant(10)
+        receiver.flow(echo=True)
+        sender.send(b'x')
+        sender.detach()
+        assert session.settle(list(session.unsettled_in), Accepted()) == 0
+        assert pair.told.out == said and not receiver.holds
+
     def test_a_session_may_end_before_the_peer_has_agreed_to_it(self):
         pair = Pair()
         kept = pair.session()

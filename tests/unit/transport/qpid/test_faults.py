@@ -2,7 +2,7 @@
 
 import pytest
 
-from greenmq import Connection
+from greenmq import Connection, runtime
 from greenmq.exceptions import (
     AccessRefused,
     ConnectionBlocked,
@@ -16,6 +16,8 @@ from greenmq.transport.amqp10 import receiving
 from tests.support import green
 from tests.support.amqp10_peer import Broker
 from tests.support.amqp10_proton import need_proton, proton
+from tests.support.http_peer import HTTPPeer, answer
+from tests.support.stores import driver
 
 
 @pytest.fixture
@@ -125,6 +127,69 @@ def test_a_queue_that_is_no_more_is_unroutable_where_somebody_asks(connect, brok
 def test_nobody_deletes_what_the_broker_does_not_let(connect):
     with pytest.raises(NotAllowed, match='cannot be deleted'):
         connect().channel().queue_delete('q')
+
+
+def test_a_queue_is_deleted_when_the_broker_has_answered_that_nobody_consumes_it(connect, broker):
+    """Also while there is still somebody who wants its messages."""
+    ended = []
+
+    def management(asked):
+        if asked.method == 'DELETE':
+            ended.append(broker.ended)
+            green.sleep(0.05)
+        return answer(204)
+
+    with HTTPPeer(management) as http:
+        connection, seen = connect(f'{broker.url}?address_style=rabbitmq3&management_url={http.url}'), []
+        consume(connection, 'q', seen)
+        drain(connection, lambda: broker.consumers == 1)
+        broker.slow_end = 0.2
+        wanting = green.spawn(want_again_and_again, driver(connection), 'q')
+        driver(connection).delete('q', runtime.Deadline.after(10))
+        wanting.kill()
+        assert ended == [1] and broker.consumers == 1
+
+
+def want_again_and_again(driver, queue):
+    while True:
+        driver.want(queue, 10)
+        green.sleep(0.01)
+
+
+def test_what_is_held_stays_held_when_its_consumer_is_cancelled(connect, broker, monkeypatch):
+    monkeypatch.setattr(receiving, 'LINGER', 0.02)
+    connection, held = connect(), []
+    channel = connection.channel()
+    channel.basic_consume(queue='q', no_ack=False, callback=held.append, consumer_tag='t')
+    connect().Producer(serializer='raw').publish(b'x', routing_key='q')
+    drain(connection, lambda: held)
+    channel.basic_cancel('t')
+    green.sleep(0.2)
+    assert not broker.queues['q']
+    held[0].ack()
+    drain(connection, lambda: broker.outcomes == [proton.Delivery.ACCEPTED])
+
+
+def test_what_was_got_from_many_queues_stays_held(connect, broker):
+    connection = connect()
+    producer, channel = connection.Producer(serializer='raw'), connection.channel()
+    held = []
+    for number in range(receiving.GETTERS + 5):
+        producer.publish(b'x', routing_key=f'q{number}')
+        held.append(channel.basic_get(f'q{number}'))
+    for message in held:
+        message.ack()
+    drain(connection, lambda: len(broker.outcomes) == len(held))
+    assert set(broker.outcomes) == {proton.Delivery.ACCEPTED} and not any(broker.queues.values())
+
+
+def test_many_looks_at_once_leave_no_link_behind(connect, broker):
+    channel = connect().channel()
+    looks = [green.spawn(channel.basic_get, f'q{number}') for number in range(3 * receiving.GETTERS)]
+    green.joinall(looks)
+    channel.basic_get('last')
+    links = [link for peer in broker.peers for link in peer.links]
+    assert sum(bool(link.state & proton.Endpoint.REMOTE_ACTIVE) for link in links) <= receiving.GETTERS
 
 
 @pytest.mark.parametrize('fault', ['cut', 'detach', 'close_all'])
