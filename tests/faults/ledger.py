@@ -12,13 +12,18 @@ MARGIN = 2.0
 
 
 class Ledger:
-    """What publishers were told is safe, and what the consumer was told is settled."""
+    """What publishers were told is safe, and what the consumer was told is settled.
+
+    Attributes:
+        resumed: seconds after each fault until more was consumed, where `survives` has measured them.
+    """
 
     def __init__(self):
         self.safe = set()
         self.unknown = set()
         self.acked = []
         self.late = []
+        self.resumed = []
 
     @property
     def lost(self):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 
 from greenmq import Connection, Consumer, Queue, runtime
 from tests.faults.ledger import Ledger, consume, load
@@ -72,8 +73,9 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
         wait_until(lambda: len(ledger.acked) > 10, 20, 'the consumer to begin')
         for _ in range(times):
             break_it()
-            before = len(ledger.acked)
+            before, broken_at = len(ledger.acked), time.monotonic()
             wait_until(lambda before=before: len(ledger.acked) > before + 10, 30, 'the consumer to go on')
+            ledger.resumed.append(time.monotonic() - broken_at)
         running.clear()
         green.joinall(publishers)  # what one is told may come after the message has
         wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')

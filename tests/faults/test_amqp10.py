@@ -5,8 +5,6 @@ happens to brokers of others, behind a proxy. Few of them in every run, 300 in a
 """
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from greenmq import Connection, Queue
@@ -34,34 +32,11 @@ def rounds(of_a_soak):
     return of_a_soak if FACTOR > 1 else max(of_a_soak // 25, 2)
 
 
-class Breaking:
-    """Breaks something when it is called; `resumed`: seconds that it took each time until all went on."""
-
-    def __init__(self, break_it):
-        self._break = break_it
-        self._broken_at = None
-        self.resumed = []
-
-    def __call__(self):
-        self.note()
-        self._break()
-        self._broken_at = time.monotonic()
-
-    def note(self):
-        if self._broken_at is not None:
-            self.resumed.append(time.monotonic() - self._broken_at)
-
-    def report(self, what):
-        longest, middle = max(self.resumed), sorted(self.resumed)[len(self.resumed) // 2]
-        print(f'\n{what}: {len(self.resumed)} times; until 10 more: {middle:.2f} s, at most {longest:.2f} s')
-
-
 def check(what, url, break_it, times, name='q', **options):
-    breaking = Breaking(break_it)
-    ledger = survives(url, breaking, times, {**OPTIONS, **options}, timeout=20, name=name)
-    breaking.note()
-    breaking.report(what)
-    assert len(breaking.resumed) == times and not ledger.lost
+    ledger = survives(url, break_it, times, {**OPTIONS, **options}, timeout=20, name=name)
+    longest, middle = max(ledger.resumed), sorted(ledger.resumed)[times // 2]
+    print(f'\n{what}: {times} times; until 10 more: {middle:.2f} s, at most {longest:.2f} s')
+    assert len(ledger.resumed) == times and not ledger.lost
 
 
 def hole(proxy):

@@ -5,6 +5,8 @@ Queues are made by their use; what is released comes back to the front, what is 
 
 from __future__ import annotations
 
+import contextlib
+
 from greenmq import runtime
 from tests.support import green
 from tests.support.amqp10_proton import ProtonPeer, proton
@@ -20,6 +22,7 @@ class BrokerPeer(ProtonPeer):
         self.answer = broker.answer
         self.refuse = broker.refuse
         self.flowed = 0
+        self.unsaid, self.saying = b'', False
         self.out = {}  # tag → link, queue, message
 
     def on_link_remote_open(self, event):
@@ -64,9 +67,7 @@ class BrokerPeer(ProtonPeer):
                     delivery.settle()
                     if self.credit:
                         link.flow(1)
-                for each in self.links:
-                    if each.is_sender and not self.broker.deaf:
-                        self.pump(each)
+                self.broker.deliver(link.queue, self)
         elif delivery.updated or delivery.settled:
             self.broker.outcomes.append(int(delivery.remote_state))
             _, queue, raw = self.out.pop(delivery.tag, (None, None, None))
@@ -136,8 +137,27 @@ class Broker:
             sock.close()
 
     def say(self, peer, data):
-        if data:
-            peer.sock.sendall(data)
+        peer.unsaid += data
+        if peer.unsaid and not peer.saying:  # else whoever is at it goes on with this
+            peer.saying = True
+            try:
+                while peer.unsaid:
+                    data, peer.unsaid = peer.unsaid, b''
+                    peer.sock.sendall(data)
+            finally:
+                peer.saying = False
+
+    def deliver(self, queue, asking):
+        """A message came to a queue, from a peer that is heard by now: whoever has credit gets it."""
+        if self.deaf:
+            return
+        for peer in self.peers[:]:
+            consuming = [link for link in peer.links if link.is_sender and link.queue == queue]
+            for link in consuming:
+                peer.pump(link)
+            if consuming and peer is not asking:
+                with contextlib.suppress(OSError):  # its own reader sees that
+                    self.say(peer, peer.output())
 
     def cut(self):
         """All connections, now."""
