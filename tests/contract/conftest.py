@@ -54,7 +54,7 @@ if not programs.CURRENT:  # RabbitMQ 4 says that it was released
 DIFFERS |= {
     (row, 'test_a_queue_without_a_name_gets_one'):
         "names with 'amq.' are the broker's own (RabbitMQ queues guide, 'Queue Names')"
-    for row in ('qpid', 'rabbitmq4', 'artemis', 'broker_j')
+    for row in ('qpid', 'rabbitmq4')
 }
 #: As `DIFFERS`, where the broker may also do it like the others, by chance.
 DIFFERS_AT_TIMES: dict[tuple[str, str], str] = {

@@ -100,6 +100,9 @@ class Connection(Outbox):
                 spawn(self._write, name=f'amqp10-writer {self.name}', owner=self, on_exit=self._task_ended),
             ]
             waiter.wait(deadline)
+        except TimeoutError as error:
+            self.abandon()
+            raise (self.engine.fault or error) from None
         except BaseException:
             self.abandon()
             raise

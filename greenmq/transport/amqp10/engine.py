@@ -73,6 +73,7 @@ class Engine:
         limits (Limits), properties (dict): what it is told of us.
     Attributes:
         peer (Open | None): what the peer said of itself.
+        fault (PeerFault | None): what is wrong with that; it may still say a better reason as it closes.
         max_frame_out (int): bytes of a frame that it takes.
         sessions (dict[int, Session]): by our channel.
     """
@@ -91,6 +92,7 @@ class Engine:
         self.limits = limits
         self.container = f'greenmq-{secrets.token_hex(8)}'
         self.peer: Open | None = None
+        self.fault: PeerFault | None = None
         self.max_frame_out = MIN_FRAME
         self.sessions: dict[int, Session] = {}
         self.state = 'new'
@@ -285,8 +287,12 @@ class Engine:
             raise PeerFault(f'{self.name} opened twice', 'amqp:illegal-state')
         self.peer = said
         size = self.limits.max_frame if said.max_frame_size is None else said.max_frame_size
-        # So many bytes each peer must take. Broker-J says 0 where it has to open to say why it closes.
-        self.max_frame_out = min(max(size, MIN_FRAME), 1024 * 1024)
+        if size < MIN_FRAME:
+            # Broker-J says 0 where it has to open to say why it closes: that is the reason then.
+            text = f'{self.name} takes frames of {size} bytes, where each peer must take {MIN_FRAME}'
+            self.fault = self._fault(PeerFault(text, 'amqp:invalid-field'))
+            return
+        self.max_frame_out = min(size, 1024 * 1024)
         self.state = 'open'
         self.owner.on_open()
 
@@ -306,6 +312,8 @@ class Engine:
         error: Exception
         if said.error is not None:
             error = ConnectionLost(str(error_of(said.error, f'{self.name} closed the connection')))
+        elif self.fault is not None:
+            error = self.fault
         elif asked:
             error = ConnectionClosed(f'{self.name} was closed')
         else:

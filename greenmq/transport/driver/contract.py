@@ -227,8 +227,8 @@ class Driver:
     #: Types of exchanges that the broker routes itself: of what is published to one it gets a single `Put`,
     #: with '' for the queue, and it is told of bindings by `bind` and `unbind`. A driver may set it.
     native: frozenset[str] = frozenset()
-    #: What names of queues begin with that are made up here.
-    made_up: ClassVar[str] = 'amq.gen-'
+    #: What names of queues begin with that are made up here. A driver may set it for itself.
+    made_up: str = 'amq.gen-'
     #: What of the Connection's parameters it understands, beyond host, port, user, password, virtual_host and
     #: `connect_timeout`: 'ssl', 'login_method', 'credentials'. Others are refused by name.
     understands: ClassVar[frozenset[str]] = frozenset()

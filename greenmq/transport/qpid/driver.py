@@ -82,7 +82,6 @@ class QpidDriver(Driver):
     take_batch = 1000
     dead_letters = True
     body_encoding = None
-    made_up = 'greenmq.gen-'
     understands = frozenset({'ssl', 'login_method', 'credentials'})
     options = {
         'address_style': Option(
@@ -140,6 +139,7 @@ class QpidDriver(Driver):
     def _begin(self, connection: Connection, user: str | None, password: str | None) -> None:
         product, version = connection.engine.product()
         style = self.style = recognised(self.settings['address_style'], product, version)
+        self.made_up = style.made_up
         largest = self.settings['max_message_bytes']
         way = Way(style.source, style.own_sessions, style.drains, style.echoes, largest)
         self._connection = connection

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from greenmq.exceptions import InvalidArgument
 from greenmq.transport.amqp10.performatives import OUTCOMES, Source, Target
+from greenmq.transport.driver import Driver
 
 __all__ = ('STYLES', 'Style', 'recognised')
 
@@ -33,6 +34,7 @@ class Style(NamedTuple):
             'artemis', 'brokerj', or ''.
         hasty (bool): it may say that it is drained while messages wait: then it is asked how many.
         discards (bool): it lets go of what is rejected, or dead-letters it; else it gives it to the next one.
+        made_up (str): what names of queues begin with that are made up here.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Style(NamedTuple):
     management: str = ''
     hasty: bool = False
     discards: bool = True
+    made_up: str = Driver.made_up
 
     def _named(self, form: str, name: str) -> str:
         return form.format(quote(name, safe='') if self.escaped else name)
@@ -84,15 +87,18 @@ class Style(NamedTuple):
         return Target(address, capabilities=(self.capability,) if self.capability else None)
 
 
+#: RabbitMQ keeps names with "amq." for itself, where it does not make the queue up.
+_NOT_RESERVED = 'greenmq.gen-'
+
 #: Name → style.
 STYLES: dict[str, Style] = {
     style.name: style
     for style in (
         Style('plain'),
         Style('rabbitmq3', '/amq/queue/{}', '/queue/{}', '/exchange/{}', modified=False, own_sessions=True,
-              drains=False, echoes=True, management='http'),
+              drains=False, echoes=True, management='http', made_up=_NOT_RESERVED),
         Style('rabbitmq4', '/queues/{}', to='/exchanges/{}/{}', escaped=True, own_sessions=True, echoes=True,
-              management='amqp'),
+              management='amqp', made_up=_NOT_RESERVED),
         Style('artemis', capability='queue', management='artemis', hasty=True),
         Style('activemq', 'queue://{}'),
         Style('brokerj', exchange='{}/', management='brokerj', discards=False),

@@ -7,7 +7,7 @@ import pytest
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed, ConnectionLost, TimeoutError
 from greenmq.transport.amqp10 import Connection, Limits
-from greenmq.transport.amqp10.errors import LoginRefused
+from greenmq.transport.amqp10.errors import LoginRefused, PeerFault
 from greenmq.transport.amqp10.frames import EMPTY, HEADER, SASL_HEADER, frame
 from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Close, Error, Mechanisms, Open, Outcome, Source, Target
@@ -193,9 +193,11 @@ def test_heartbeats_of_the_peer_are_enough(world):
     # Broker-J says nothing of what it takes then
     (scripted(frame(0, Open('peer', max_frame_size=0)), frame(0, Close(Error('amqp:not-allowed', 'idle')))),
      ConnectionLost, 'idle'),
+    (scripted(frame(0, Open('peer', max_frame_size=511)), frame(0, Close())), PeerFault, '511 bytes'),
+    (scripted(frame(0, Open('peer', max_frame_size=511))), PeerFault, '511 bytes'),
     (scripted(frame(0, Open('peer')), frame(0, Close(Error('amqp:connection:forced', 'no')))), ConnectionLost,
      'forced'),
-], ids=['silent', 'http', 'amqp091', 'hangs up', 'of no size', 'closes'])
+], ids=['silent', 'http', 'amqp091', 'hangs up', 'of no size', 'small', 'small and silent', 'closes'])
 def test_an_opening_that_fails_says_how_and_leaves_nothing(world, talk, error, said):
     with pytest.raises(error, match=said):
         connection, _ = world.dial(talk, seconds=1)
