@@ -6,6 +6,7 @@ import pytest
 from greenmq import Connection, Queue, runtime
 from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport.driver import UNSEEN
+from greenmq.transport.postgresql import connection as connecting
 from greenmq.transport.postgresql import listener as listening
 from tests.faults.ledger import Ledger, consume, load
 from tests.faults.stores import Rig, consuming, forks
@@ -451,6 +452,38 @@ def test_names_that_cannot_be(postgresql_url):
             Queue('q' * 201)(connection.default_channel).declare()
     with pytest.raises(InvalidArgument, match='message_tablename'):
         Connection(postgresql_url, transport_options={'message_tablename': 'a"b'}).connect()
+
+
+def test_texts_in_a_database_of_another_encoding(postgresql):
+    """What is written is UTF-8, whatever the database keeps."""
+    name = postgresql.create_database('template0', "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with Connection(postgresql.url(name)) as connection:
+            bound = declare(connection)
+            connection.Producer(routing_key='q').publish('é', content_type='text/plain')
+            assert bound.get(no_ack=True).payload == 'é'
+        with Connection(postgresql.url(name)) as connection:
+            queue = Queue('é')(connection.default_channel)
+            queue.declare()
+            assert driver(connection).has('é', runtime.Deadline.after(5))
+        assert ('é',) in postgresql.run('SELECT name FROM kombu_queue', database=name)
+    finally:
+        postgresql.drop_database(name)
+
+
+@pytest.mark.parametrize('prepares', [True, False])
+def test_statements_are_prepared_that_are_run_often(postgresql, database, prepares):
+    """And no more of them than a connection remembers, however the types of their values change."""
+    line = connecting.connect(postgresql.url(database), runtime.Deadline.after(5), prepares)
+    try:
+        for at in range(connecting._REMEMBERED + 20):
+            for _ in range(connecting._PREPARE_AFTER + 1):
+                assert line.run(f'SELECT $1::int + {at}', 1) == [(at + 1,)]
+        names = line.run('SELECT name FROM pg_prepared_statements')
+        assert len(names) == (connecting._REMEMBERED if prepares else 0)
+        assert line.run('SELECT $1::int', 70_000) == [(70_000,)]
+    finally:
+        line.discard()
 
 
 def test_two_brokers_in_one_database(postgresql_url):

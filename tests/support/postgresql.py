@@ -107,11 +107,11 @@ class PostgreSQL(Server):
             cursor = client.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self, template='template1'):
+    def create_database(self, template='template1', more=''):
         name = f'test_{uuid.uuid4().hex[:12]}'
         # Without it all pages of the template are written to the log, since version 15.
         quick = ' STRATEGY file_copy' if self.run('SHOW server_version_num')[0][0] >= '150000' else ''
-        self.run(f'CREATE DATABASE {name} TEMPLATE {template}{quick}')
+        self.run(f'CREATE DATABASE {name} TEMPLATE {template}{quick} {more}')
         return name
 
     def pgmq_template(self):

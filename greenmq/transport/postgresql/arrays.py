@@ -9,9 +9,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
 from psycopg import adapt, pq
 
-__all__ = ('Texts', 'register')
+__all__ = ('ADAPTERS', 'Texts')
 
 _TEXT, _TEXTS = 25, 1009  # what PostgreSQL calls the types text and text[]
 
@@ -48,6 +49,6 @@ class _Dumper(adapt.Dumper):
         return b''.join(parts)
 
 
-def register(context: adapt.AdaptersMap) -> None:
-    """Have a connection know how to write them."""
-    context.register_dumper(Texts, _Dumper)
+#: How values are written and read: psycopg's ways, and this one. Texts are UTF-8 on every connection.
+ADAPTERS = adapt.AdaptersMap(psycopg.adapters)
+ADAPTERS.register_dumper(Texts, _Dumper)

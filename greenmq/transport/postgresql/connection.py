@@ -4,6 +4,9 @@ psycopg asks for each wait by a generator that yields what its socket must be re
 blocks: neither a statement nor, with the generator it connects by, the connect. Names are looked up before,
 since libpq would do that in the calling thread.
 
+Statements with values go by libpq's own functions rather than by psycopg's cursors, which spend as much time
+on each as all the rest of a publish. psycopg still says how values are written and read.
+
 A connection that an exception left, the server's or a kill, is in an unknown state: it is closed and never
 used again.
 """
@@ -11,6 +14,7 @@ used again.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -27,13 +31,24 @@ except ImportError as error:
 from psycopg import conninfo as _conninfo
 from psycopg import generators as _generators
 from psycopg import waiting as _waiting
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 
-from greenmq.transport.postgresql.arrays import register
+from greenmq.transport.postgresql.arrays import ADAPTERS
 
 __all__ = ('Line', 'check_dsn', 'connect', 'driver_version', 'dsn_of', 'psycopg')
 
 _READ, _WRITE = _waiting.WAIT_R, _waiting.WAIT_W
 _NONE, _READY_READ, _READY_WRITE = _waiting.READY_NONE, _waiting.READY_R, _waiting.READY_W
+
+_AUTO = PyFormat.AUTO
+_OK, _ROWS = ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK
+
+#: Runs after which a statement is prepared at the server.
+_PREPARE_AFTER = 5
+#: Statements that a connection remembers. Those of the drivers are few, but for the types of their values.
+_REMEMBERED = 100
 
 #: A peer that is gone without a word is noticed by the system, too.
 _KEEPALIVE = {
@@ -52,10 +67,18 @@ class Line(psycopg.Connection[Any]):
     Attributes:
         deadline (Deadline | None): of the statement under way.
         dismissed (bool): did the server say goodbye?
+        prepares (bool): may statements be prepared at the server?
     """
 
     deadline: runtime.Deadline | None = None
     dismissed = False
+    prepares = True
+
+    def __init__(self, pgconn: Any) -> None:
+        super().__init__(pgconn)
+        # Runs of a statement with values of these types, and its name at the server once it is prepared.
+        self._known: OrderedDict[tuple[str, Any], int | bytes] = OrderedDict()
+        self._named = 0
 
     def wait(self, gen: Generator[Any, Any, Any], interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run a generator of psycopg. Switches: yes. Killed, or not in time: the connection is closed."""
@@ -81,14 +104,56 @@ class Line(psycopg.Connection[Any]):
         """
         self.deadline = deadline
         try:
+            if values:
+                return self._ask(statement, values)
             cursor = psycopg.RawCursor(self)
-            cursor.execute(statement, values or None)
+            cursor.execute(statement)
             return cursor.fetchall() if cursor.description is not None else []
         except BaseException:
             self.discard()
             raise
         finally:
             self.deadline = None
+
+    def _ask(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        adapter = Transformer(ADAPTERS)
+        given = adapter.dump_sequence(values, [_AUTO] * len(values))
+        name = self._name_of(statement, adapter.types) if self.prepares else None
+        if name is None:
+            self.pgconn.send_query_params(statement.encode(), given, adapter.types, adapter.formats)
+        else:
+            self.pgconn.send_query_prepared(name, given, adapter.formats)
+        result = self._result()
+        adapter.set_pgresult(result)
+        return adapter.load_rows(0, result.ntuples, tuple)
+
+    def _name_of(self, statement: str, types: Any) -> bytes | None:
+        """Return its name at the server, None while it is run too rarely. Switches: perhaps."""
+        key = statement, types
+        runs = self._known.get(key, 0)
+        if isinstance(runs, bytes):
+            self._known.move_to_end(key)
+            return runs
+        if runs < _PREPARE_AFTER:
+            self._known[key] = runs + 1
+            if len(self._known) > _REMEMBERED:
+                _, name = self._known.popitem(last=False)
+                if isinstance(name, bytes):
+                    self.pgconn.send_query(b'DEALLOCATE ' + name)
+                    self._result()
+            return None
+        self._named += 1
+        name = b'greenmq_%d' % self._named
+        self.pgconn.send_prepare(name, statement.encode(), types)
+        self._result()
+        self._known[key] = name
+        return name
+
+    def _result(self) -> Any:
+        result = self.wait(_generators.execute(self.pgconn))[-1]
+        if result.status not in (_OK, _ROWS):
+            raise error_from_result(result)
+        return result
 
     @property
     def sound(self) -> bool:
@@ -143,7 +208,7 @@ def connect(dsn: str, deadline: runtime.Deadline, prepared: bool = True, **more:
         TimeoutError: not in time. psycopg.OperationalError, DialError: what the last address met.
     Switches: yes. Killed: no connection stays.
     """
-    given = {'gssencmode': 'disable', **_KEEPALIVE, **more, **check_dsn(dsn)}
+    given = {'gssencmode': 'disable', **_KEEPALIVE, **more, **check_dsn(dsn), 'client_encoding': 'UTF8'}
     failure: Exception = ConnectionLost('no host')
     for attempt in _conninfo.conninfo_attempts(given):
         try:
@@ -177,9 +242,9 @@ def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool)
         line = Line(end.value)
     finally:
         steps.close()
-    register(line.adapters)
     line.add_notice_handler(line.noticed)
-    line.prepare_threshold = 5 if prepared else None
+    line.prepare_threshold = None  # of psycopg's cursors
+    line.prepares = prepared
     line.deadline = deadline
     try:
         line.autocommit = True
