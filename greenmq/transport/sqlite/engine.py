@@ -23,7 +23,8 @@ from greenmq.exceptions import ConnectionLost
 from greenmq.log import get_logger
 from greenmq.transport.gate import Gate
 from greenmq.transport.owners import Mark, check_local, gone, wake
-from greenmq.transport.sqlite.store import Store, connect
+from greenmq.transport.sqlite.file import connect, connect_made
+from greenmq.transport.sqlite.store import Store
 
 __all__ = ('Engine', 'Unusable')
 
@@ -59,7 +60,7 @@ class Engine:
 
     Arguments:
         file (str): path of the database; its gate and its owners' marks lie beside it.
-        durability (str): see `store.connect`.
+        durability (str): see `file.connect`.
         told (Callable[[set[str], bool], Any]): is told, in this hub, of queues that got messages in a
             transaction of this process, and whether bindings were changed by anybody.
         wanted (Container[str]): the queues of which it wants to be told; looked at in the engine's thread.
@@ -130,13 +131,16 @@ class Engine:
         job, thread = _Job(fun, abandon, lasting), self._thread
         thread.side.jobs.append(job)
         try:
-            return thread.worker.call(thread.side.perform, job, deadline=deadline)
+            result = thread.worker.call(thread.side.perform, job, deadline=deadline)
         except BaseException:
             job.cancelled = True
             if abandon is not None and job.error is None:
                 thread.side.jobs.append(_Job(lambda store: job.done and abandon(store, job.result), None))
                 thread.worker.tell(thread.side.run)
             raise
+        if thread.side.wants_checkpoint:
+            thread.worker.tell(thread.side.checkpoint)  # after the answers to all who share the transaction
+        return result
 
     def sweep(self, deadline: runtime.Deadline) -> None:
         """Give back what dead owners hold, and delete queues that nobody has used for too long."""
@@ -243,9 +247,15 @@ class _Side:
             folder = path.dirname(self._file)
             os.makedirs(folder, 0o700, exist_ok=True)
             check_local(folder)
+            place = self._file, self._durability, seconds
+            with self._guard:
+                connection = connect_made(*place)
+            if connection is None:
+                with self._gate.entered(), self._guard:
+                    connection = connect(*place)
             with self._guard:
                 log = f'{self._file}-wal' if self._durability == 'disk' else None
-                self._store = Store(connect(self._file, self._durability, seconds), log=log)
+                self._store = Store(connection, log=log)
 
     def perform(self, job: _Job) -> Any:
         # An earlier call may have run it in its own transaction: then only the answer is left.
@@ -306,6 +316,21 @@ class _Side:
             except OSError as exc:
                 raise self._lost(store, exc) from exc
         return result
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        store = self._store
+        return store is not None and store.wants_checkpoint
+
+    def checkpoint(self) -> None:
+        store = self._store
+        if store is None or not store.wants_checkpoint:
+            return  # another job of the same transaction asked for it
+        try:
+            with self._guard:
+                store.checkpoint()
+        except sqlite3.Error as exc:  # the next transaction meets it, and somebody is told
+            logger.warning('%s: the log was not brought into the database: %s', self._file, exc)
 
     def _lost(self, store: Store, exc: Exception) -> Unusable:
         # Opened anew by who recovers: the file may be another one by then.

@@ -8,7 +8,8 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed
-from greenmq.transport.sqlite.store import Store, connect
+from greenmq.transport.sqlite.file import connect
+from greenmq.transport.sqlite.store import Store
 
 __all__ = ('MEMORY', 'MemoryEngine')
 

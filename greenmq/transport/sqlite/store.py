@@ -18,43 +18,16 @@ from collections.abc import Callable, Iterable, Sequence
 from json import dumps, loads
 from typing import Any, NamedTuple
 
-from greenmq.exceptions import InconsistencyError, NotFound, PublishNacked
+from greenmq.exceptions import NotFound, PublishNacked
 from greenmq.transport.limits import QueueLimits
 
-__all__ = ('Queue', 'Row', 'Store', 'connect')
+__all__ = ('Queue', 'Row', 'Store')
 
-#: Of the tables below. A file of a newer version is refused: what it means is not known here.
-VERSION = 1
-
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE owner (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, host TEXT NOT NULL,
-    name TEXT NOT NULL UNIQUE, socket TEXT NOT NULL, since REAL NOT NULL
-);
-CREATE TABLE queue (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, arguments TEXT NOT NULL,
-    owner INTEGER, unused_for REAL, used REAL
-);
-CREATE TABLE binding (
-    exchange TEXT NOT NULL, kind TEXT NOT NULL, routing_key TEXT NOT NULL, queue TEXT NOT NULL,
-    arguments TEXT NOT NULL, PRIMARY KEY (exchange, routing_key, queue, arguments)
-) WITHOUT ROWID;
-CREATE INDEX binding_queue ON binding (queue);
-CREATE TABLE message (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, priority INTEGER NOT NULL, due REAL,
-    expires REAL, put_at REAL NOT NULL, deliveries INTEGER NOT NULL DEFAULT 0, owner INTEGER,
-    payload BLOB NOT NULL
-);
-CREATE INDEX message_ready ON message (queue, priority DESC, id) WHERE owner IS NULL AND due IS NULL;
-CREATE INDEX message_owned ON message (owner) WHERE owner IS NOT NULL;
-CREATE INDEX message_due ON message (due) WHERE due IS NOT NULL;
-CREATE INDEX message_expires ON message (expires) WHERE expires IS NOT NULL;
-INSERT INTO meta VALUES ('version', 1), ('topology', 0), ('owners', 0);
-"""
-
-#: With 'disk' nobody waits in COMMIT, where all other writers would wait as well, but in `Store.sync`.
-_SYNCHRONOUS = {'disk': 'NORMAL', 'process': 'NORMAL', 'none': 'OFF'}
+#: Pages, nearly, that a process writes to the log before it has them brought into the database, outside of
+#: any transaction (`Store.checkpoint`).
+_CHECKPOINT = 1000
+#: Pages, nearly, of a commit, and changes that take one more.
+_COMMIT_PAGES, _CHANGES_PAGE = 4, 4
 
 
 class Queue(NamedTuple):
@@ -86,56 +59,6 @@ class Row(NamedTuple):
     expires: float | None = None
 
 
-def connect(path: str, durability: str, seconds: float) -> sqlite3.Connection:
-    """Open the file, and make the tables if there are none.
-
-    Arguments:
-        path (str): of the file; ':memory:' for none.
-        durability (str): what a commit survives. 'disk': the loss of power, once `Store.sync` has returned.
-            'process': a killed process. 'none': nothing but its own end.
-        seconds (float): how long to wait for somebody who is making the tables.
-    Raises:
-        InconsistencyError: no database, one of a newer version, or a file system that cannot do it.
-        sqlite3.Error: not readable.
-    """
-    connection = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
-    try:
-        mode = connection.execute('PRAGMA journal_mode=WAL').fetchone()[0]
-        if mode not in ('wal', 'memory'):
-            raise InconsistencyError(
-                f'{path}: no write-ahead log (journal_mode is {mode}): is it on a network file system?'
-            )
-        connection.execute(f'PRAGMA synchronous={_SYNCHRONOUS[durability]}')
-        connection.execute('PRAGMA temp_store=MEMORY')
-        connection.execute('PRAGMA cache_size=-16384')
-        _make_tables(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _make_tables(connection: sqlite3.Connection, path: str) -> None:
-    connection.execute('BEGIN IMMEDIATE')
-    try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            if connection.execute('SELECT 1 FROM sqlite_master').fetchone():
-                raise InconsistencyError(f'{path}: a database of something else')
-            for statement in _TABLES.split(';'):
-                if statement.strip():
-                    connection.execute(statement)
-        version = connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()[0]
-        if version > VERSION:
-            raise InconsistencyError(
-                f'{path}: its tables are of version {version}, and this greenmq knows up to {VERSION}'
-            )
-        connection.execute('COMMIT')
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute('ROLLBACK')
-        raise
-
-
 class Store:
     """The tables, and what is remembered of them between two transactions.
 
@@ -158,7 +81,8 @@ class Store:
         # SQLite has locks on the database and its shared memory and none on the log, so that to open it once
         # more and to close that frees nobody's.
         self._log = -1 if log is None else os.open(log, os.O_RDWR | os.O_CLOEXEC)
-        self._synced = connection.total_changes
+        self._synced = self._counted = connection.total_changes
+        self._pages = 0  # written to the log since the last checkpoint of ours, nearly
         self._queues: dict[str, Queue] = {}
         self._names: dict[int, str] = {}
         self.topology = -1
@@ -195,6 +119,25 @@ class Store:
     def commit(self) -> None:
         """End it: from now on it holds."""
         self._db.execute('COMMIT')
+        changes, self._counted = self._db.total_changes - self._counted, self._db.total_changes
+        if changes:
+            self._pages += _COMMIT_PAGES + changes // _CHANGES_PAGE
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Has so much been written that `checkpoint` is due?"""
+        return self._pages >= _CHECKPOINT
+
+    def checkpoint(self) -> None:
+        """Bring what is in the log into the database, as far as nobody reads what was there before.
+
+        Outside of any transaction: nobody waits for it, neither who writes nor who does the same.
+
+        Raises:
+            sqlite3.Error: of the disk. Nothing is lost: all is in the log.
+        """
+        self._pages = 0
+        self._db.execute('PRAGMA wal_checkpoint(PASSIVE)').fetchall()
 
     def begin_step(self) -> None:
         """Begin a part of a transaction that may be undone alone."""

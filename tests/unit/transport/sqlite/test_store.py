@@ -6,7 +6,8 @@ import sqlite3
 import pytest
 
 from greenmq.exceptions import InconsistencyError, NotFound, PublishNacked
-from greenmq.transport.sqlite.store import Store, connect
+from greenmq.transport.sqlite.file import connect, connect_made
+from greenmq.transport.sqlite.store import Store
 
 
 class World:
@@ -236,3 +237,18 @@ def test_a_database_of_something_else_is_left_alone(tmp_path):
         connect(path, 'disk', 1.0)
     assert other.execute('SELECT name FROM sqlite_master').fetchall() == [('theirs',)]
     other.close()
+
+
+def test_opening_what_is_made_waits_for_nobody_who_writes(world):
+    world.store.begin()
+    connection = connect_made(world.path, 'disk', 0.0)
+    assert connection is not None
+    connection.close()
+    world.store.rollback()
+
+
+def test_a_file_without_tables_is_not_made_by_the_way(tmp_path):
+    path = str(tmp_path / 'new.db')
+    assert connect_made(path, 'disk', 0.0) is None
+    connect(path, 'disk', 0.0).close()
+    connect_made(path, 'disk', 0.0).close()
