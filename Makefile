@@ -9,9 +9,11 @@ PATCHED := $(BIN)/python -m gevent.monkey --module pytest
 EVENTLET := $(BIN)/python -m tests.run_eventlet
 ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker tests/unit/runtime tests/unit/transport \
 	$(wildcard tests/unit/test_*.py)
-# Lanes run side by side: each of these is one, the rest of the suite another. The rules of the house are `make check`.
+# Lanes run side by side, the long ones first: each of these is one, the rest of the suite another, and the first once
+# more where all is patched. The rules of the house are `make check`.
 FAULT_LANE := tests/faults tests/worker
-CONTRACT_LANE := tests/alias tests/cancel tests/compat tests/contract tests/azure tests/docs tests/sqs tests/typing
+CONTRACT_LANE := tests/contract
+PROGRAM_LANE := tests/alias tests/cancel tests/compat tests/azure tests/docs tests/sqs tests/typing
 UNIT_LANES := "$(PYTEST) -q -m 'not slow and not stress' tests/unit --ignore tests/unit/transport" \
 	"$(PYTEST) -q -m 'not slow and not stress' tests/unit/transport"
 ON_CURRENT := tests/contract tests/cancel tests/faults
@@ -39,10 +41,12 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 	@.ci/servers
 	@.ci/parts $(BIN)/python
 	$(BIN)/python .ci/lanes \
-		"$(PYTEST) -m 'not stress' $(CONTRACT_LANE)" \
-		"$(PATCHED) -m 'not stress and not own_process and not once' --ignore tests/house" \
 		"$(PYTEST) -m 'not stress' $(FAULT_LANE)" \
-		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(CONTRACT_LANE) tests/house)" \
+		"$(PATCHED) -m 'not stress and not own_process and not once' $(patsubst %,--ignore %,$(FAULT_LANE) tests/house)" \
+		"$(PATCHED) -m 'not stress and not own_process and not once' $(FAULT_LANE)" \
+		"$(PYTEST) -m 'not stress' $(PROGRAM_LANE)" \
+		"$(PYTEST) -m 'not stress' $(CONTRACT_LANE)" \
+		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(PROGRAM_LANE) $(CONTRACT_LANE) tests/house)" \
 		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
 			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
 

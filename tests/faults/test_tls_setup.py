@@ -198,7 +198,7 @@ def test_who_answers_in_another_protocol_is_recognised(scheme, said, meant):
     server = StreamServer(('127.0.0.1', 0), handle)
     server.start()
     try:
-        text = told(f'{scheme}://127.0.0.1:{server.server_port}')
+        text = told(f'{scheme}://127.0.0.1:{server.server_port}', 5)
     finally:
         server.stop()
     assert meant in text, text
