@@ -223,6 +223,17 @@ def test_recover_delivers_again(here, queue):
     held[1].ack()
 
 
+def test_each_first_look_into_a_queue_and_the_next_find_what_waits(here, channel, name):
+    # A broker may take a message out of the queue for a look that ends before it is sent.
+    for number in range(20):
+        queue = f'{name}-{number}'
+        channel.queue_declare(queue)
+        here.put(queue, 'one')
+        here.put(queue, 'two')
+        assert here.get_all(queue) == ['one', 'two']
+        channel.queue_delete(queue)
+
+
 def test_get_from_an_empty_queue_is_none(here, queue):
     assert here.get(queue) is None
 

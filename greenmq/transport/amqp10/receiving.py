@@ -36,6 +36,7 @@ ROUND_SECONDS = 0.002
 AGAIN = 0.1
 #: Seconds for which an address that is not empty is looked into again, where a drain may end too soon.
 HASTE = 1.0
+Left = Callable[[runtime.Deadline], 'tuple[int, int]']
 #: Links for single looks that are kept.
 GETTERS = 16
 
@@ -306,13 +307,14 @@ class Getter:
             self._news.wait(deadline, what)
 
     def _drain(
-        self, link: Receiver, count: int, left: Callable[[runtime.Deadline], int] | None,
-        deadline: runtime.Deadline, what: str,
+        self, link: Receiver, count: int, left: Left | None, deadline: runtime.Deadline, what: str,
     ) -> None:  # fmt: skip
         # The credit is used up, or taken back. Artemis forgets a drain that it is asked for while it is at
         # one that a message overtook, and ends one although messages wait: it is asked again. What waits may
-        # be another consumer's, or for later: so not for long.
-        pause, haste = AGAIN, deadline.within(HASTE)
+        # be another consumer's, or for later: so not for long. And a message that it takes from the queue
+        # while it ends a drain stays with our link, and counts as held, until there is credit again: so once
+        # more where any is held.
+        pause, haste, once_more = AGAIN, deadline.within(HASTE), True
         while True:
             link.grant(count, drain=True)
             while link.credit:
@@ -322,17 +324,23 @@ class Getter:
                     deadline.check(what)
                     link.flow(drain=True)
                     pause *= 2
-            if self.taken or left is None or haste.expired() or not left(deadline):
+            if self.taken or left is None or haste.expired():
                 return
+            waiting, held = left(deadline)
+            if not waiting:
+                if not held or not once_more:
+                    return
+                once_more = False
 
     def look(
         self, link: Receiver, count: int, way: Way, deadline: runtime.Deadline,
-        left: Callable[[runtime.Deadline], int] | None = None,
+        left: Left | None = None,
     ) -> list[Delivery]:  # fmt: skip
         """Take up to some messages that are there now.
 
         Arguments:
-            left (Callable): how many wait, for peers that may end a drain too soon.
+            left (Callable): how many wait, and how many consumers hold, for peers that may end a drain too
+                soon.
         Returns:
             list[Delivery]: none if there are none; 0 for `count` only asks, see `Receiver.available`.
         Switches: yes. Killed: what came goes back.
@@ -485,7 +493,7 @@ class Receiving:
 
     def look(
         self, address: str, count: int, deadline: runtime.Deadline,
-        left: Callable[[runtime.Deadline], int] | None = None,
+        left: Left | None = None,
     ) -> tuple[Receiver, list[Delivery]]:  # fmt: skip
         """Take up to some messages that wait at an address now.
 

@@ -67,16 +67,20 @@ class ArtemisManagement(Management):
         return None
 
     def size(self, queue: str, deadline: runtime.Deadline) -> int:
-        """See `Management`: what consumers hold is not waiting."""
+        """See `Management`."""
+        return self.load(queue, deadline)[0]
+
+    def load(self, queue: str, deadline: runtime.Deadline) -> tuple[int, int]:
+        """See `Management`."""
         resource = f'queue.{queue}'
-        total = self._number(resource, 'countMessages', deadline)
+        total, held = self._number(resource, 'countMessages', deadline), 0
         for _ in range(TRIES):
             # Both fall when an acknowledgement is on the disk; a list of what is held is shorter before that.
             held = self._number(resource, 'getDeliveringCount', deadline) if total else 0
             before, total = total, self._number(resource, 'countMessages', deadline) if held else total
             if total == before:
                 break
-        return max(total - held, 0)
+        return max(total - held, 0), held
 
     def _number(self, resource: str, operation: str, deadline: runtime.Deadline) -> int:
         return int(self.ask(resource, operation, deadline) or 0)

@@ -292,11 +292,18 @@ class QpidDriver(Driver):
         taken: list[Taken] = []
         for queue in queues:
             if len(taken) < n:
-                left = functools.partial(self.size, queue) if self.style.hasty else None
+                left = functools.partial(self._left, queue) if self.style.hasty else None
                 address = self.style.queue_address(queue)
                 link, found = receiving.look(address, n - len(taken), deadline, left)
                 taken += [self._taken(queue, link, delivery) for delivery in found]
         return taken
+
+    def _left(self, queue: str, deadline: runtime.Deadline) -> tuple[int, int]:
+        assert self.management is not None  # as of every broker that is hasty
+        try:
+            return self.management.load(queue, deadline)
+        except NotFound:
+            return 0, 0
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline

@@ -42,6 +42,10 @@ class Management:
         """How many messages wait in a queue. Raises NotFound. Switches: yes."""
         raise NotImplementedError(f'{type(self).__name__}.size')
 
+    def load(self, queue: str, deadline: runtime.Deadline) -> tuple[int, int]:
+        """How many messages wait in a queue, and how many consumers hold. Raises NotFound. Switches: yes."""
+        raise NotImplementedError(f'{type(self).__name__}.load')
+
     def purge(self, queue: str, deadline: runtime.Deadline) -> int:
         """Empty a queue; return how many messages it had, if it tells. Switches: yes."""
         raise NotImplementedError(f'{type(self).__name__}.purge')
