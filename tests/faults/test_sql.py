@@ -174,6 +174,22 @@ def test_what_a_dead_process_held_in_a_file_goes_back(sqla_sqlite_url):
         assert wait_get(bound).payload == 'x'
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('url', ['postgresql_url', 'pgmq_url', 'mariadb_url', 'sqla_sqlite_url', 'file_url'])
+def test_a_queue_on_which_somebody_waits_does_not_expire(request, url, monkeypatch):
+    """Also if it lives for less than the time between two renewals, and the clock of the machine jumps."""
+    url, options = request.getfixturevalue(url), {'sweep_interval': 0.2}
+    with Connection(url, connect_timeout=60, transport_options=options) as connection:
+        Queue('short', expires=1, routing_key='short')(connection.default_channel).declare()
+        with Consumer(connection, [Queue('short')], callbacks=[lambda body, message: message.ack()]):
+            drained(connection, 7)
+            real = time.time
+            monkeypatch.setattr(time, 'time', lambda: real() + 3600)
+            drained(connection, 2)
+            monkeypatch.undo()
+        assert driver(connection).has('short', runtime.Deadline.after(10))
+
+
 def test_a_burst_wakes_who_waits_for_each(pgmq_url):
     """pgmq's own notifications are one in 250 ms; ours come with each publish."""
     with Connection(pgmq_url) as here, Connection(pgmq_url, transport_options={'fetch_ahead': 7}) as there:

@@ -45,7 +45,7 @@ MAY_BUILD_ENTITIES = {'transport.native_delayed_delivery'}
 # What transports share; everything else below `transport` belongs to one of them.
 SHARED_BY_TRANSPORTS = {'', 'amqp10', 'base', 'credentials', 'virtual', 'driver', 'drain', 'entra', 'errors',
                         'eventloop', 'gate', 'http', 'limits', 'numbers', 'options', 'outbox', 'owners',
-                        'pause', 'postgresql', 'waiters'}
+                        'patience', 'pause', 'postgresql', 'waiters'}
 
 DRIVERS = {
     'amqp': {'exceptions', 'transport.pyamqp'},

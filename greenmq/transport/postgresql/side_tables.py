@@ -52,7 +52,9 @@ SELECT id, CASE WHEN $5::boolean THEN pg_notify('{channel}_' || id, 'here')::tex
 """
 
 _EXPIRED = """
-SELECT f.queue FROM "{facts}" f WHERE f.used + f.lives < clock_timestamp() OR (
+SELECT f.queue FROM "{facts}" f WHERE f.used + f.lives < clock_timestamp() AND NOT EXISTS (
+    SELECT 1 FROM "{owner}" o WHERE o.until > clock_timestamp() AND f.queue = ANY(o.queues)
+) OR (
     f.owner IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM "{owner}" o WHERE o.id = f.owner AND o.until > clock_timestamp()
     )

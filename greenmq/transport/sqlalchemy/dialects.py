@@ -20,6 +20,7 @@ from greenmq.transport.driver import REQUEUE, UNSEEN, Binding, Fault, Place, Put
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.gate import Gate
 from greenmq.transport.limits import QueueLimits, arguments_text
+from greenmq.transport.patience import Patience
 from greenmq.transport.sqlalchemy.options import SQLDriver
 from greenmq.transport.sqlalchemy.tables import MAX_NAME, Tables
 from greenmq.transport.waiters import Waiters
@@ -207,7 +208,8 @@ class DialectDriver(SQLDriver):
         self._waiters = Waiters()
         self._transactions = 0
         self._keeper: Any = None
-        self._silent: dict[str, float] = {}  # owners whose lease has passed, and since when we see that
+        self._silent = Patience()  # with owners whose lease has passed
+        self._unused = Patience()  # with queues that expire
 
     # ---- the connection, all of it in the worker's thread
 
@@ -537,9 +539,13 @@ class DialectDriver(SQLDriver):
                 sa.select(column).where(column.is_not(None), column.not_in(alive)).distinct()
             ).scalars()
         }
-        now, patience = runtime.monotonic(), (self.lease_seconds or 30.0) / 2 if self._sqlite else 0.0
-        self._silent = {name: self._silent.get(name, now) for name in silent}
-        return [name for name, since in self._silent.items() if now - since >= patience]
+        self._silent.look(silent)
+        return self._silent.ended(self._renewed_within if self._sqlite else 0.0)
+
+    @property
+    def _renewed_within(self) -> float:
+        # Seconds after which who lives has surely renewed his lease, and what he uses.
+        return (self.lease_seconds or 30.0) / 2
 
     def _sweep(self, db: Any) -> None:
         schema = self._tables
@@ -561,8 +567,10 @@ class DialectDriver(SQLDriver):
         ).scalars().all()  # fmt: skip
         if orphans:
             db.execute(delivery.delete().where(delivery.c.message_id.in_(list(orphans))))
-        over = sa.or_(facts.c.used + facts.c.lives < now, facts.c.owner.in_(gone))
-        for queue in db.execute(sa.select(facts.c.queue).where(over)).scalars().all():
+        unused = sa.select(facts.c.queue).where(facts.c.used + facts.c.lives < now)
+        self._unused.look(db.execute(unused).scalars())
+        ownerless = db.execute(sa.select(facts.c.queue).where(facts.c.owner.in_(gone))).scalars().all()
+        for queue in {*ownerless, *self._unused.ended(self._renewed_within)}:
             self._delete(db, queue)
         if self.settings['purge_delivered']:
             taken = db.execute(

@@ -23,6 +23,7 @@ from greenmq.exceptions import ConnectionLost
 from greenmq.log import get_logger
 from greenmq.transport.gate import Gate
 from greenmq.transport.owners import Mark, check_local, gone, wake
+from greenmq.transport.sqlite.expiry import Expiry
 from greenmq.transport.sqlite.file import connect, connect_made
 from greenmq.transport.sqlite.store import Store
 
@@ -216,6 +217,7 @@ class _Side:
         self._folder = f'{file}.owners'
         self._durability = durability
         self._gate = Gate(file)
+        self._expiry = Expiry(file)
         self._store: Store | None = None
         self._guard = runtime.fork_guard()  # held inside of SQLite: it has locks of its own
         self._topology = -1
@@ -373,15 +375,17 @@ class _Side:
                 if name in dead:
                     logger.warning('%s: a process is gone; what it held goes back to the queues', self._file)
                     store.leave(number)
-            for name in store.expire_queues():
-                logger.info('%s: queue %r was not used for so long that it has expired', self._file, name)
+            self._expiry.work(store)
 
-        if dead or self._has_expired():
-            self._transact(clean)
+        if self._look_at_queues() or dead:
+            self._transact(clean, lasting=False)
 
-    def _has_expired(self) -> bool:
+    def _look_at_queues(self) -> bool:
         with self._guard:
-            return self._store is not None and self._store.has_expired()
+            return self._store is not None and self._expiry.look(self._store, self._waited)
+
+    def _waited(self, queue: str) -> bool:
+        return any(queue in entry.wanted for entry in self._entries)
 
     def leave(self, entry: _Entry) -> None:
         if entry not in self._entries:

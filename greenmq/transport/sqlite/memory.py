@@ -8,6 +8,7 @@ from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import ConnectionClosed
+from greenmq.transport.sqlite.expiry import Expiry
 from greenmq.transport.sqlite.file import connect
 from greenmq.transport.sqlite.store import Store
 
@@ -35,6 +36,7 @@ class MemoryEngine:
         self._told = told
         self._wanted = wanted
         self._store: Store | None = None
+        self._expiry = Expiry(MEMORY, 0.0)
         self.owner = 0
         self.commits = 0
 
@@ -68,8 +70,8 @@ class MemoryEngine:
 
     def sweep(self, deadline: runtime.Deadline) -> None:
         """Delete queues that nobody has used for too long."""
-        if self._store is not None and self._store.has_expired():
-            self.do(lambda store: store.expire_queues(), deadline)
+        if self._store is not None and self._expiry.look(self._store, self._wanted.__contains__):
+            self.do(self._expiry.work, deadline)
 
     def close(self, deadline: runtime.Deadline) -> None:
         """Forget all that it kept."""

@@ -463,6 +463,8 @@ class Store:
             queue = self._find(name)
             if queue is None or len(taken) >= n or room <= 0:
                 continue
+            if queue.limits.expires is not None:
+                self.use(name)
             for number, deliveries, payload, expires in self._db.execute(
                 'SELECT id, deliveries, payload, expires FROM message '
                 'WHERE queue = ? AND owner IS NULL AND due IS NULL ORDER BY priority DESC, id LIMIT ?',
@@ -517,21 +519,17 @@ class Store:
         found = self._db.execute('SELECT min(due) FROM message WHERE due IS NOT NULL').fetchone()[0]
         return None if found is None else float(found)
 
-    def has_expired(self) -> bool:
-        """Tell whether `expire_queues` has anything to do. Needs no transaction."""
-        return self._db.execute(
-            'SELECT 1 FROM queue WHERE unused_for IS NOT NULL AND used + unused_for <= ? LIMIT 1',
-            (self._clock(),),
-        ).fetchone() is not None
+    def unused(self) -> dict[str, float]:
+        """Return for how long nobody has used each queue that expires, in parts of the time that it lives.
 
-    def expire_queues(self) -> list[str]:
-        """Delete the queues that nobody has used for as long as they said; return their names."""
+        One of which somebody holds messages is used. Needs no transaction.
+        """
         found = self._db.execute(
-            'SELECT name FROM queue WHERE unused_for IS NOT NULL AND used + unused_for <= ?', (self._clock(),)
-        ).fetchall()
-        for (name,) in found:
-            self.delete(name)
-        return [name for (name,) in found]
+            'SELECT name, (? - used) / max(unused_for, 0.001) FROM queue q WHERE unused_for IS NOT NULL '
+            'AND NOT EXISTS (SELECT 1 FROM message m WHERE m.owner IS NOT NULL AND m.queue = q.id)',
+            (self._clock(),),
+        )
+        return {name: float(part) for name, part in found}
 
 
 def _dead_letters(arguments: dict[str, Any]) -> str | None:

@@ -5,7 +5,9 @@ import sqlite3
 
 import pytest
 
+from greenmq import runtime
 from greenmq.exceptions import InconsistencyError, NotFound, PublishNacked
+from greenmq.transport.sqlite.expiry import Expiry
 from greenmq.transport.sqlite.file import connect, connect_made
 from greenmq.transport.sqlite.store import Store
 
@@ -25,6 +27,11 @@ class World:
         result = getattr(store, name)(*args)
         store.commit()
         return result
+
+    def do_by(self, fun):
+        self.store.begin()
+        fun(self.store)
+        self.store.commit()
 
     def put(self, queue, *bodies, priority=0, due=None, expires=None):
         return self.do('put', [(queue, priority, due, expires, body) for body in bodies], 1)
@@ -169,16 +176,66 @@ def test_bindings_are_seen_by_others_and_go_with_their_queue(world):
     other.close()
 
 
-def test_a_queue_that_is_not_used_expires(world):
-    world.do('make', 'q', {'x-expires': 5000}, None, 5.0)
+class Looks:
+    """A process that sweeps, with a clock of its own that does not jump."""
+
+    def __init__(self, world, monkeypatch):
+        self.world, self.expiry, self.at, self.waits = world, Expiry('q.db', 5.0), 0.0, False
+        monkeypatch.setattr(runtime, 'monotonic', lambda: self.at)
+
+    def sweep(self, seconds=0.0):
+        self.at += seconds
+        self.world.now += seconds
+        work = self.expiry.look(self.world.store, lambda name: self.waits)
+        if work:
+            self.world.do_by(self.expiry.work)
+        return work
+
+
+@pytest.fixture
+def looks(world, monkeypatch):
+    world.do('make', 'q', {'x-expires': 9000}, None, 9.0)
     world.do('make', 'stays', {})
-    world.now += 4
+    return Looks(world, monkeypatch)
+
+
+def test_a_queue_that_is_not_used_expires(world, looks):
+    assert not any(looks.sweep(2) for _ in range(4))
     world.do('use', 'q')
-    world.now += 4
-    assert not world.store.has_expired()
-    world.now += 2
-    assert world.store.has_expired() and world.do('expire_queues') == ['q']
-    assert world.do('has', 'stays')
+    assert not any(looks.sweep(2) for _ in range(6))
+    assert looks.sweep(4)
+    assert not world.do('has', 'q') and world.do('has', 'stays')
+
+
+def test_a_queue_on_which_somebody_waits_does_not_expire(world, looks):
+    looks.waits = True
+    assert sum(looks.sweep(2) for _ in range(20)) <= 10  # a wait costs no write at each look
+    assert world.do('has', 'q')
+
+
+def test_a_queue_from_which_somebody_takes_does_not_expire(world, looks):
+    for _ in range(8):
+        looks.sweep(4)
+        world.take('q')
+    world.put('q', b'1')
+    world.take('q')  # and holds it for long
+    for _ in range(8):
+        looks.sweep(4)
+    assert world.do('has', 'q')
+
+
+def test_a_clock_that_jumps_expires_no_queue_that_is_used(world, looks):
+    for jump in (3600, -3600):
+        world.now += jump
+        looks.waits = False  # who waits is another process, whose sweep comes a little later
+        looks.sweep()
+        looks.sweep(2)
+        looks.waits = True
+        looks.sweep(1)
+        looks.waits = False
+        assert world.store.unused()['q'] == 0
+        looks.sweep(5)
+        assert world.do('has', 'q')
 
 
 def test_what_others_changed_is_seen_in_the_next_transaction(world):
