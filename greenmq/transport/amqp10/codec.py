@@ -94,6 +94,26 @@ def decode(data: bytes, at: int = 0, depth: int = 0) -> tuple[Any, int]:
         raise Malformed(_SHORT) from None
 
 
+def decode_described(data: bytes, at: int = 0) -> tuple[Any, Any, int]:
+    """Read one described value, as frames and sections are, and do not make a `Described` of it.
+
+    Returns:
+        tuple[object, object, int]: its descriptor, None if it has none; the value; where the next begins.
+    Raises:
+        Malformed: there is none.
+    """
+    try:
+        if data[at] or data[at + 1] != 0x53:
+            value, end = decode(data, at)
+            if not isinstance(value, Described):
+                return None, value, end
+            return value.descriptor, value.value, end
+        value, end = _READERS[data[at + 3]](data, at + 4, 1)
+    except (IndexError, struct.error):
+        raise Malformed(_SHORT) from None
+    return data[at + 2], value, end
+
+
 def _unknown(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     raise Malformed(f'no type has the code {data[at - 1]:#04x}')
 

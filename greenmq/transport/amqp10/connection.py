@@ -8,6 +8,7 @@ an answer waits here. A connection ends once, in `_end`: everybody learns the sa
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from greenmq import runtime
@@ -75,6 +76,7 @@ class Connection(Outbox):
         self._parting: runtime.Timer | None = None
         self._beaten_at = -1
         self._writing = False  # the writer is in the stream
+        self._after: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         state = self.engine.state if self.error is None else f'ended: {self.error}'
@@ -261,13 +263,23 @@ class Connection(Outbox):
                     return
                 self.heard_at = runtime.monotonic()
                 self.bytes_in += len(data)
-                if self.engine.feed(data) and len(data) > 16384:
+                try:
+                    count = self.engine.feed(data)
+                finally:
+                    after, self._after = self._after, []
+                    for function in after:
+                        function()
+                if count and len(data) > 16384:
                     runtime.sleep(0)  # let those work who were handed something
         except PeerFault as error:
             self._last_words()
             self.lose(error)
         except (LoginRefused, OSError, ConnectionError) as error:
             self.lose(error)
+
+    def after_read(self, function: Callable[[], None]) -> None:
+        """Have something called when all that one read brought was heard. It must not switch."""
+        self._after.append(function)
 
     def _last_words(self) -> None:
         # What is queued last says why. The writer would find a closed stream: it leaves from here, if it can.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from greenmq.transport.amqp10.codec import Described, Symbol, Timestamp, decode, encode, encode_as
+from greenmq.transport.amqp10.codec import Symbol, Timestamp, decode_described, encode, encode_as
 from greenmq.transport.amqp10.errors import Malformed
 
 __all__ = ('Sections', 'read', 'write')
@@ -55,13 +55,15 @@ class Sections(NamedTuple):
 
 
 def _listed(code: int, fields: Any, values: Mapping[str, Any]) -> bytes:
-    parts = []
-    last = 0
+    parts: list[bytes] = []
+    last, found = 0, values.get
     for name, kind in fields:
-        value = values.get(name)
+        value = found(name)
+        if value is None:
+            parts.append(b'@')
+            continue
         parts.append(encode(value) if kind is None else encode_as(kind, value))
-        if value is not None:
-            last = len(parts)
+        last = len(parts)
     if not last:
         return b''
     whole = b''.join(parts[:last])
@@ -122,10 +124,9 @@ def read(payload: bytes) -> Sections:
     sequence: list[Any] = []
     kind, at, end = 0, 0, len(payload)
     while at < end:
-        section, at = decode(payload, at)
-        if not isinstance(section, Described):
+        code, value, at = decode_described(payload, at)
+        if code is None:
             raise Malformed('a message holds what is no section')
-        code, value = section
         if isinstance(code, Symbol):
             code = _NAMES.get(code)
         if code == _DATA and isinstance(value, bytes):
@@ -158,9 +159,7 @@ def read(payload: bytes) -> Sections:
 def _named(fields: Any, values: Any) -> dict[str, Any]:
     if not isinstance(values, list) or len(values) > len(fields):
         raise Malformed('a section has no list of its fields')
-    return {
-        name: value for (name, _), value in zip(fields, values, strict=False) if value is not None
-    }
+    return {field[0]: value for field, value in zip(fields, values, strict=False) if value is not None}
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from greenmq.exceptions import EncodeError
-from greenmq.transport.amqp10.codec import Array, Described, Symbol, decode, encode, encode_as
+from greenmq.transport.amqp10.codec import Array, Described, Symbol, decode_described, encode, encode_as
 from greenmq.transport.amqp10.errors import Malformed
 
 __all__ = (
@@ -284,13 +284,19 @@ def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
     Raises:
         Malformed: it is none, or a field has another type than it must have.
     """
-    value, end = decode(data, at)
-    if not isinstance(value, Described):
-        raise Malformed('a frame begins with what is no performative')
-    body = understood(value)
-    if type(body) not in _FIELDS:
-        raise Malformed(f'no performative is {value.descriptor!r:.80}')
-    return body, end
+    descriptor, values, end = decode_described(data, at)
+    cls = _class_of(descriptor)
+    if cls is None:
+        if descriptor is None:
+            raise Malformed('a frame begins with what is no performative')
+        raise Malformed(f'no performative is {descriptor!r:.80}')
+    return _filled(cls, values), end
+
+
+def _class_of(descriptor: Any) -> Any:
+    if isinstance(descriptor, int):
+        return CODES.get(descriptor)
+    return _BY_SYMBOL.get(descriptor) if isinstance(descriptor, Symbol) else None
 
 
 def understood(value: Any) -> Any:
@@ -301,13 +307,11 @@ def understood(value: Any) -> Any:
     """
     if not isinstance(value, Described):
         return value
-    descriptor = value.descriptor
-    cls = CODES.get(descriptor) if isinstance(descriptor, int) else None
-    if cls is None and isinstance(descriptor, Symbol):
-        cls = _BY_SYMBOL.get(descriptor)
-    if cls is None:
-        return value
-    values = value.value
+    cls = _class_of(value.descriptor)
+    return value if cls is None else _filled(cls, value.value)
+
+
+def _filled(cls: Any, values: Any) -> Any:
     fields = _FIELDS[cls]
     if not isinstance(values, list) or len(values) > len(fields):
         raise Malformed(f'{cls.__name__} has no list of its fields')

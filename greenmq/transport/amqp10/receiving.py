@@ -22,9 +22,12 @@ from greenmq.transport.amqp10.performatives import Released, Source, Target
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.waiters import WaitingLine
 
-__all__ = ('Getter', 'Inlet', 'Receiving')
+__all__ = ('Came', 'Getter', 'Inlet', 'Receiving')
 
 logger = get_logger('greenmq.transport.amqp10')
+
+#: Address, link and delivery of a message that came.
+Came = tuple[str, Receiver, Delivery]
 
 #: Seconds without a word after which a link with credit is asked, and seconds that the answer may take.
 PROOF, ANSWER = 30.0, 15.0
@@ -215,7 +218,7 @@ class Inlet:
         self.asked_at = None
         if link is self.link:
             self.wanted = max(self.wanted - 1, 0)
-        self._receiving.arrived(self.address, link, delivery)
+        self._receiving.came(self.address, link, delivery)
 
     def on_outcome(self, link: Any, number: int, state: Any) -> None:
         """See `Listener`: nothing is sent over a receiving link."""
@@ -386,18 +389,19 @@ class Receiving:
 
     Arguments:
         connection (Connection), way (Way): whose they are, and how they are made.
-        arrived (Callable): (address, link, delivery) of each message.
+        arrived (Callable): (address, link, delivery) of all messages that one read brought.
     """
 
     def __init__(
         self,
         connection: Connection,
         way: Way,
-        arrived: Callable[[str, Receiver, Delivery], None],
+        arrived: Callable[[list[Came]], None],
     ) -> None:
         self._connection = connection
         self.way = way
-        self.arrived = arrived
+        self._arrived = arrived
+        self._came: list[Came] = []
         self.closed = False
         self.said = WaitingLine()  # a link said how it stands
         self._session: Session | None = None
@@ -424,6 +428,17 @@ class Receiving:
             ConnectionLost, ConnectionClosed: there is no connection.
         """
         return self.way.attach(self._connection, self._shared(), address, listener)
+
+    def came(self, address: str, link: Receiver, delivery: Delivery) -> None:
+        """A message came."""
+        if not self._came:
+            self._connection.after_read(self._hand_over)
+        self._came.append((address, link, delivery))
+
+    def _hand_over(self) -> None:
+        came, self._came = self._came, []
+        if self._connection.error is None:  # else they are the peer's again
+            self._arrived(came)
 
     def want(self, address: str, credit: int) -> None:
         """So many messages may come from an address from now on."""

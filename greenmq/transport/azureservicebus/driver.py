@@ -21,6 +21,7 @@ from greenmq.log import get_logger
 from greenmq.transport import http
 from greenmq.transport.amqp10.errors import Malformed
 from greenmq.transport.amqp10.links import Delivery, Receiver
+from greenmq.transport.amqp10.receiving import Came
 from greenmq.transport.amqp10.performatives import Accepted
 from greenmq.transport.azureservicebus import envelope, settling
 from greenmq.transport.azureservicebus.account import account_of
@@ -261,8 +262,8 @@ class ServiceBusDriver(Driver):
     def _patience(self) -> float:
         return float(self.settings['operation_timeout'] or 30.0)
 
-    def _arrived(self, entity: str, link: Receiver, delivery: Delivery) -> None:
-        self.owner.arrived([self._taken(entity, link, delivery)])
+    def _arrived(self, came: list[Came]) -> None:
+        self.owner.arrived([self._taken(entity, link, delivery) for entity, link, delivery in came])
 
     def _taken(
         self, entity: str, link: Receiver, delivery: Delivery, session: SessionLink | None = None

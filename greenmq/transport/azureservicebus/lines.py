@@ -13,9 +13,8 @@ from greenmq import runtime
 from greenmq.exceptions import AccessRefused, ConnectionLost, NotFound, OperationalError
 from greenmq.transport.amqp10 import Connection, Limits
 from greenmq.transport.amqp10.codec import Symbol
-from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import OUTCOMES, Released, Source, Target
-from greenmq.transport.amqp10.receiving import Receiving, Way
+from greenmq.transport.amqp10.receiving import Came, Receiving, Way
 from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.sending import Sending
 from greenmq.transport.azureservicebus.account import Account
@@ -45,7 +44,7 @@ class Line:
 
     def __init__(
         self, connection: Connection, way: Way, tokens: Tokens, host: str,
-        arrived: Callable[[str, Receiver, Delivery], None],
+        arrived: Callable[[list[Came]], None],
     ) -> None:  # fmt: skip
         self.connection = connection
         self.way = way
@@ -65,13 +64,13 @@ class Lines:
 
     Arguments:
         account (Account), tokens (Tokens): where to, and what lets us in. settings (Mapping): of the driver.
-        arrived (Callable): (entity, link, delivery) of each message.
+        arrived (Callable): (entity, link, delivery) of all messages that one read brought.
         lost (Callable): (was it the main one, error), when one ended and not by us. Must not switch.
     """
 
     def __init__(
         self, account: Account, tokens: Tokens, settings: Mapping[str, Any],
-        arrived: Callable[[str, Receiver, Delivery], None], lost: Callable[[bool, Exception], None],
+        arrived: Callable[[list[Came]], None], lost: Callable[[bool, Exception], None],
     ) -> None:  # fmt: skip
         self._account = account
         self._tokens = tokens
@@ -133,11 +132,12 @@ class Lines:
         way = Way(_source, False, True, False, largest, BUSY)
         return Line(connection, way, self._tokens, account.host, self._came)
 
-    def _came(self, entity: str, link: Receiver, delivery: Delivery) -> None:
-        if self._closing:
+    def _came(self, came: list[Came]) -> None:
+        if not self._closing:
+            self._arrived(came)
+            return
+        for _, link, delivery in came:
             link.session.settle([delivery.id], Released())
-        else:
-            self._arrived(entity, link, delivery)
 
     def on_connection_lost(self, connection: Connection, error: Exception) -> None:
         """See `amqp10.connection.Lost`."""

@@ -10,6 +10,8 @@ as the broker is, and no longer (P25).
 
 from __future__ import annotations
 
+import itertools
+import operator
 import weakref
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +24,8 @@ from greenmq.transport.driver.poller import Flight, Poller, full_since
 from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Intake',)
+
+_queue_of = operator.attrgetter('queue')
 
 
 class Intake:
@@ -153,13 +157,14 @@ class Intake:
 
     def arrived(self, takens: Iterable[Taken], session: Any) -> None:
         """Delivery 'push': messages came."""
-        for taken in takens:
-            self.taken += 1
-            poller = self._pollers.get(taken.queue)
+        for queue, group in itertools.groupby(takens, _queue_of):
+            found = list(group)
+            self.taken += len(found)
+            poller = self._pollers.get(queue)
             if poller is None:
-                session.give_back([taken])
+                session.give_back(found)
             else:
-                poller.arrived(taken, session)
+                poller.arrived(found, session)
 
     def look(self, deadline: runtime.Deadline) -> None:
         """Look at all queues once more, and wait for the outcome. For delivery 'poll'. Switches: yes."""

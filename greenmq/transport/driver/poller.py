@@ -296,9 +296,9 @@ class Poller:
         self.release()
         self.state = 'full'
 
-    def arrived(self, taken: Taken, session: Any) -> None:
-        """Delivery 'push': a message came."""
-        self._hand_out([taken], session)
+    def arrived(self, takens: list[Taken], session: Any) -> None:
+        """Delivery 'push': messages came."""
+        self._hand_out(takens, session)
         if self._timer is None:
             self.kick()
 

@@ -25,7 +25,7 @@ from greenmq.transport.amqp10.codec import Symbol
 from greenmq.transport.amqp10.errors import error_of
 from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import Accepted, Modified, Rejected, Released
-from greenmq.transport.amqp10.receiving import Receiving, Way
+from greenmq.transport.amqp10.receiving import Came, Receiving, Way
 from greenmq.transport.amqp10.sasl import Login, wanted
 from greenmq.transport.amqp10.sending import Sending, outcome
 from greenmq.transport.credentials import provided
@@ -280,8 +280,11 @@ class QpidDriver(Driver):
             self._queues[address] = queue
             self._receiving.want(address, n)
 
-    def _arrived(self, address: str, link: Receiver, delivery: Delivery) -> None:
-        self.owner.arrived([self._taken(self._queues.get(address, address), link, delivery)])
+    def _arrived(self, came: list[Came]) -> None:
+        queues, taken = self._queues, self._taken
+        self.owner.arrived(
+            [taken(queues.get(address, address), link, delivery) for address, link, delivery in came]
+        )
 
     def _taken(self, queue: str, link: Receiver, delivery: Delivery) -> Taken:
         return Taken(queue, delivery.payload, None if delivery.settled else (link, delivery.id))
