@@ -317,7 +317,7 @@ class Getter:
         # be another consumer's, or for later: so not for long. And a message that it takes from the queue
         # while it ends a drain stays with our link, and counts as held, until there is credit again: so once
         # more where any is held.
-        pause, haste, once_more = AGAIN, deadline.within(HASTE), True
+        pause, haste, once_more = AGAIN, None, True
         while True:
             link.grant(count, drain=True)
             while link.credit:
@@ -327,6 +327,7 @@ class Getter:
                     deadline.check(what)
                     link.flow(drain=True)
                     pause *= 2
+            haste = haste or deadline.within(HASTE)  # from the first answer on
             if self.taken or left is None or haste.expired():
                 return
             waiting, held = left(deadline)

@@ -21,8 +21,8 @@ from greenmq.log import get_logger
 from greenmq.transport import http
 from greenmq.transport.amqp10.errors import Malformed
 from greenmq.transport.amqp10.links import Delivery, Receiver
-from greenmq.transport.amqp10.receiving import Came
 from greenmq.transport.amqp10.performatives import Accepted
+from greenmq.transport.amqp10.receiving import Came
 from greenmq.transport.azureservicebus import envelope, settling
 from greenmq.transport.azureservicebus.account import account_of
 from greenmq.transport.azureservicebus.admin import Admin

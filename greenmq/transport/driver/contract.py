@@ -236,6 +236,8 @@ class Driver:
     errors: ClassVar[Mapping[Any, Any]] = {}
     #: The transport options of this driver, beyond those of `driver.options`.
     options: ClassVar[dict[str, Option]] = {}
+    #: Does `encode` write a form of its own? It gets bodies as they are, bytes too, and no `delivery_tag`.
+    own_envelope: ClassVar[bool] = False
     #: How `encode` writes bodies: 'base64', or None for text as it is.
     body_encoding: str | None = 'base64'
 
@@ -413,7 +415,10 @@ class Driver:
     # ---- the envelope: kombu's JSON unless overridden
 
     def encode(self, message: dict[str, Any]) -> Any:
-        """Return the payload of a message, whose body is text by now. What can't be sent raises here."""
+        """Return the payload of a message, whose body is text by now, but see `own_envelope`.
+
+        What can't be sent raises here.
+        """
         return dumps(message)
 
     def decode(self, taken: Taken) -> dict[str, Any]:

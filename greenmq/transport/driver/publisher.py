@@ -105,8 +105,10 @@ class Publisher:
         properties['delivery_info'] = {
             **(properties.get('delivery_info') or {}), 'exchange': exchange, 'routing_key': key,
         }  # fmt: skip
-        properties['delivery_tag'] = uuid()
-        body, properties['body_encoding'] = self._encoded(message['body'], properties)
+        body, properties['body_encoding'] = message['body'], None
+        if not self._driver.own_envelope:
+            properties['delivery_tag'] = uuid()
+            body, properties['body_encoding'] = self._encoded(body)
         headers = message.get('headers') or {}
         delay = self._delay(headers.get(DELAY_HEADER))
         priority = min(max(int(properties.get('priority') or 0), 0), 9)
@@ -115,7 +117,7 @@ class Publisher:
             self._item(whole, queue, exchange, key, delay, priority, arguments(queue)) for queue in queues
         ]
 
-    def _encoded(self, body: Any, properties: dict[str, Any]) -> tuple[Any, str | None]:
+    def _encoded(self, body: Any) -> tuple[Any, str | None]:
         encoding = self.body_encoding
         if encoding and encoding.lower() == 'base64':
             return _base64.encode(body if body is not None else b''), 'base64'

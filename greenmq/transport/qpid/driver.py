@@ -81,6 +81,7 @@ class QpidDriver(Driver):
     settle_hold = 0.01
     take_batch = 1000
     dead_letters = True
+    own_envelope = True
     body_encoding = None
     understands = frozenset({'ssl', 'login_method', 'credentials'})
     options = {
