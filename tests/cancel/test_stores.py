@@ -31,6 +31,10 @@ ROWS = [
     pytest.param(('mongo_peer', *BROKER), id='mongo_peer', marks=pytest.mark.mongodb),
     pytest.param(('zookeeper_url', *BROKER), id='zookeeper_url', marks=pytest.mark.zookeeper),
     pytest.param(('pyro_url', *BROKER), id='pyro_url'),
+    pytest.param(('qpid_url', *BROKER), id='qpid_url', marks=pytest.mark.rabbitmq),
+    pytest.param(('artemis_url', *BROKER), id='artemis_url', marks=pytest.mark.amqp10),
+    pytest.param(('broker_j_url', *BROKER), id='broker_j_url', marks=pytest.mark.amqp10),
+    pytest.param(('servicebus_url', *BROKER), id='servicebus_url', marks=pytest.mark.servicebus),
 ]
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 
 from greenmq import Connection, Consumer, Queue, runtime
+from greenmq.exceptions import ConnectionLost
 from tests.faults.ledger import Ledger, consume, load
 from tests.support import green
 from tests.support.kombu_process import Kombu
@@ -59,6 +60,13 @@ def drain_until(connection, condition, seconds=20):
     with green.Timeout(seconds):
         while not condition():
             connection.drain_events(timeout=seconds)
+
+
+def drain_over_losses(connection, condition):
+    """As `drain_until`, over connections that are lost meanwhile."""
+    while not condition():
+        with contextlib.suppress(ConnectionLost):
+            drain_until(connection, condition)
 
 
 def survives(url, break_it, times, options, timeout=10, name='q'):

@@ -5,15 +5,19 @@ happens to brokers of others, behind a proxy. Few of them in every run, 300 in a
 """
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from greenmq import Connection, Queue
-from tests.faults.stores import survives
+from greenmq.exceptions import ConnectionLost
+from tests.faults.stores import consuming, drain_over_losses, drain_until, forks, survives
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.amqp10_peer import Broker
 from tests.support.amqp10_proton import need_proton
 from tests.support.proxy import Proxy
+from tests.support.stores import declare
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.green_timeout(1200 if FACTOR > 1 else 120)]
 
@@ -65,6 +69,43 @@ def test_a_broker_that_ends_what_it_likes(fault):
         check(f'{fault} by a peer', broker.url, getattr(broker, fault), rounds(50))
     finally:
         broker.stop()
+
+
+@pytest.mark.own_process
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_a_fork_leaves_the_connection_to_its_parent(request, server, fixture):
+    assert forks(request.getfixturevalue(fixture)) == '3 3\n'
+
+
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_heartbeats_go_on_while_we_compute(request, server, fixture):
+    """And what the kernel holds meanwhile is no silence of the broker."""
+    url = request.getfixturevalue(fixture)
+    with Connection(url, transport_options=OPTIONS) as connection:
+        bound = declare(connection, 'computing')
+        for _ in range(2):
+            end = time.monotonic() + 3 * IDLE
+            while time.monotonic() < end:
+                sum(range(1000))
+            green.sleep(0.1)
+        connection.Producer(routing_key='computing').publish('x')
+        assert bound.get(no_ack=True).payload == 'x'
+        assert connection.transport.session.epoch == 1
+
+
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_a_broker_that_freezes_is_noticed(request, server, fixture):
+    broker = request.getfixturevalue(server)
+    with Connection(request.getfixturevalue(fixture), transport_options=OPTIONS) as connection:
+        with consuming(connection, declare(connection, 'frozen').name) as seen:
+            broker.pause()
+            try:
+                with pytest.raises(ConnectionLost, match='nothing from the peer'):
+                    drain_until(connection, lambda: False)
+            finally:
+                broker.resume()
+            connection.Producer(routing_key='frozen', serializer='json').publish('x', retry=True)
+            drain_over_losses(connection, lambda: seen)
 
 
 def test_rabbitmq_ends_connections(rabbitmq, qpid_url, amqp_vhost):

@@ -7,7 +7,7 @@ import pytest
 
 from greenmq import Connection
 from greenmq.exceptions import ConnectionLost
-from tests.faults.stores import consuming, drain_until
+from tests.faults.stores import consuming, drain_over_losses
 from tests.support.proxy import Proxy
 from tests.support.stores import declare
 
@@ -38,16 +38,8 @@ def test_messages_of_any_size_go_both_ways_and_a_cut_is_recovered_from(connect, 
             for turn in range(3):
                 body = f'{turn}' * (1 + turn * 100_000)
                 producer.publish(body, retry=True)
-                drain_until_seen(connection, seen, body)
+                drain_over_losses(connection, lambda body=body: body in seen)
                 proxy.cut()
-
-
-def drain_until_seen(connection, seen, body):
-    while body not in seen:
-        try:
-            drain_until(connection, lambda: body in seen)
-        except ConnectionLost:
-            continue
 
 
 def test_the_name_in_the_certificate_is_looked_at(connect, certificates):

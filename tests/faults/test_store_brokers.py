@@ -1,5 +1,7 @@
-"""What MongoDB, ZooKeeper and Pyro are asked alike: the commands, the demo, a hub that goes on."""
+"""What MongoDB, ZooKeeper and Pyro are asked alike: the commands, the demo; with AMQP 1.0: a ticker."""
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -15,10 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.own_process]
 #: Fixture of the URL → lines that the demo counts: FerretDB reads all documents for each command.
 LINES = {'mongodb_url': 500, 'zookeeper_url': 5000, 'pyro_url': 5000}
 
-each = pytest.mark.parametrize('fixture', [
+EACH = [
     pytest.param('mongodb_url', marks=pytest.mark.mongodb),
     pytest.param('zookeeper_url', marks=pytest.mark.zookeeper), 'pyro_url',
-])
+]
+each = pytest.mark.parametrize('fixture', EACH)
 
 
 @each
@@ -58,14 +61,28 @@ ORDERS = [order for hub, order in patch_matrix.ORDERS
           if hub == 'gevent' and (FACTOR > 1 or order in ('before import', 'after the drivers'))]
 
 
-@each
+@pytest.mark.parametrize('fixture', [
+    *EACH,
+    pytest.param('qpid_url', marks=pytest.mark.rabbitmq),
+    pytest.param('artemis_url', marks=pytest.mark.amqp10),
+    pytest.param('broker_j_url', marks=pytest.mark.amqp10),
+    pytest.param('servicebus_url', marks=pytest.mark.servicebus),
+])
 @pytest.mark.green_timeout(180)
 @pytest.mark.skipif(green.RUNTIME != 'gevent' or green.PATCHED, reason='run in the unpatched process')
 def test_a_ticker_goes_on(request, fixture):
-    given = {'url': request.getfixturevalue(fixture), 'seconds': 1.0, 'step': 0.05,
-             'actions': ['connect', 'publish', 'consume']}
-    shares = patch_matrix.best_of(('gevent', 'not patched'), given, tries=8)
+    url, actions = request.getfixturevalue(fixture), ['connect', 'publish', 'consume']
+    given = {'url': url, 'seconds': 1.0, 'step': 0.05, 'actions': actions, 'ssl': None}
+    with patch_matrix.Holes() as holes:
+        if url.startswith(('qpid:', 'azureservicebus:')):
+            actions += ['black hole', 'silence']
+            given |= {'hole': elsewhere(url, holes.hole), 'silent': elsewhere(url, holes.silent)}
+        shares = patch_matrix.best_of(('gevent', 'not patched'), given, tries=8)
     assert min(shares.values()) >= patch_matrix.SHARE, shares
+
+
+def elsewhere(url, port):
+    return re.sub(r'@127\.0\.0\.1:\d+', f'@127.0.0.1:{port}', url, count=1)
 
 
 @pytest.mark.mongodb
