@@ -56,10 +56,7 @@ class Mark:
         self._path = path.join(folder, f'{self.name}.lock')
         _own.add(self.name)
         self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode & 0o666)
-        self.socket_path = path.join(folder, f'{self.name}.sock')
-        if len(os.fsencode(self.socket_path)) > _LONGEST_SOCKET_PATH:
-            near = os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()
-            self.socket_path = path.join(near, f'greenmq-{self.name}.sock')
+        self.socket_path = _socket_path(folder, self.name)
         self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,6 +85,14 @@ class Mark:
             self._lock = -1
 
 
+def _socket_path(folder: str, name: str) -> str:
+    here = path.join(folder, f'{name}.sock')
+    if len(os.fsencode(here)) <= _LONGEST_SOCKET_PATH:
+        return here
+    near = os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()
+    return path.join(near, f'greenmq-{name}.sock')
+
+
 def gone(folder: str, name: str) -> bool:
     """Tell whether an owner's process is dead, and if so remove what it left in the folder."""
     if name in _own:
@@ -105,7 +110,7 @@ def gone(folder: str, name: str) -> bool:
         return False
     finally:
         os.close(descriptor)
-    for each in (lock, path.join(folder, f'{name}.sock')):
+    for each in (lock, _socket_path(folder, name)):
         try:
             os.unlink(each)
         except FileNotFoundError:

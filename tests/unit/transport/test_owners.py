@@ -29,8 +29,8 @@ def holder(tmp_path):
     """Start a process that holds a mark; gives it and the mark's name."""
     processes = []
 
-    def holder(*args):
-        process = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path), *args],
+    def holder(*args, folder=tmp_path):
+        process = subprocess.Popen([sys.executable, '-c', HOLD, str(folder), *args],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         return process, process.stdout.readline().strip()
@@ -52,6 +52,18 @@ def test_a_mark_holds_as_long_as_its_process(holder, tmp_path):
     process.wait()
     assert gone(str(tmp_path), name)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_socket_whose_path_would_be_too_long_is_swept_too(holder, tmp_path, monkeypatch):
+    near, folder = tmp_path / 'near', tmp_path / ('f' * 100)
+    near.mkdir()
+    monkeypatch.setenv('XDG_RUNTIME_DIR', str(near))
+    process, name = holder(folder=folder)
+    assert os.listdir(near) == [f'greenmq-{name}.sock']
+    process.kill()
+    process.wait()
+    assert gone(str(folder), name)
+    assert os.listdir(near) == os.listdir(folder) == []
 
 
 def test_a_child_that_lives_on_does_not_hold_it(holder, tmp_path):
