@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -55,15 +56,15 @@ def test_a_mark_holds_as_long_as_its_process(holder, tmp_path):
 
 
 def test_a_socket_whose_path_would_be_too_long_is_swept_too(holder, tmp_path, monkeypatch):
-    near, folder = tmp_path / 'near', tmp_path / ('f' * 100)
-    near.mkdir()
-    monkeypatch.setenv('XDG_RUNTIME_DIR', str(near))
-    process, name = holder(folder=folder)
-    assert os.listdir(near) == [f'greenmq-{name}.sock']
-    process.kill()
-    process.wait()
-    assert gone(str(folder), name)
-    assert os.listdir(near) == os.listdir(folder) == []
+    folder = tmp_path / ('f' * 100)
+    with tempfile.TemporaryDirectory() as near:
+        monkeypatch.setenv('XDG_RUNTIME_DIR', near)
+        process, name = holder(folder=folder)
+        assert os.listdir(near) == [f'greenmq-{name}.sock']
+        process.kill()
+        process.wait()
+        assert gone(str(folder), name)
+        assert os.listdir(near) == os.listdir(folder) == []
 
 
 def test_a_child_that_lives_on_does_not_hold_it(holder, tmp_path):
