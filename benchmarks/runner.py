@@ -103,6 +103,10 @@ def at_most(limit: float) -> Callable[[Row], bool]:
     return lambda row: row.ours.median <= limit
 
 
+def at_least(limit: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours.median >= limit
+
+
 def at_least_ratio(limit: float) -> Callable[[Row], bool]:
     return lambda row: row.ratio >= limit
 

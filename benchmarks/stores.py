@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks import brokers, runner
 from benchmarks.options import parse
 from benchmarks.peers import Peer, pair
-from benchmarks.runner import Figure, Row, at_least_ratio, at_most
+from benchmarks.runner import Figure, Row, at_least, at_least_ratio, at_most
 
 OPTIONS = ('rounds', 'messages', 'quick', 'folder', 'kombu_python')
 
@@ -58,6 +58,12 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         return [row('  statements a message', name, **target)] if place else []
 
     bare = 'INSERT and commit' if place else 'write and fdatasync'
+    crowd = [
+        row('consume + ack, prefetch 1, a second', 'crowd_1_rate'),
+        row('  of 8 processes', 'crowd_8_rate'),
+        row('  8 processes, of one', 'crowd_ratio', target='≥ 4', met=at_least(4)),
+        row('publish while it is declared, ms, p99', 'declared_p99', target='≤ 50', met=at_most(50)),
+    ]
     idle = {'target': '≤ 0.5', 'met': at_most(0.5)}
     return [
         row('publish, 1 greenlet, a second', 'alone_rate', **ratio(goals[0])),
@@ -72,6 +78,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         row('wake-up of a waiting consumer, ms, p50', 'wake_p50', target='≤ 2', met=at_most(2)),
         row('wake-up of a waiting consumer, ms, p99', 'wake_p99', target='≤ 10', met=at_most(10)),
         *([row('statements a second, idle', 'idle_statements', **idle)] if place else []),
+        *(crowd if place else []),
         row(f'a bare loop of {bare}, a second', 'floor_rate'),
     ]
 

@@ -17,6 +17,7 @@ if sys.argv[1:2] == ['kombu']:
 import importlib
 import json
 import os
+import subprocess
 import tempfile
 import time
 import uuid
@@ -25,6 +26,7 @@ import gevent
 
 BODY = {'id': 7, 'name': 'greenlet', 'tags': ['a', 'b'], 'ok': True}
 GREENLETS = 100
+CROWD = 8
 
 
 def place(store, folder):
@@ -99,7 +101,7 @@ class Probe:
     """One package on one store."""
 
     def __init__(self, package, url, options, server=None):
-        self.server = server
+        self.server, self.url, self.options = server, url, options
         self.package = importlib.import_module(package)
         self.connect = lambda: self.package.Connection(url, transport_options=dict(options))
         exchange = self.package.Exchange('bench', type='direct')
@@ -134,8 +136,100 @@ class Probe:
         result.update(self.wakeups(100 if self.package.__name__ == 'greenmq' else 5))
         if self.server:
             result['idle_statements'] = self.idle()
+            share = max(messages // 20, 100)
+            for count in (1, CROWD):
+                result[f'crowd_{count}_rate'] = self.crowd(count, share * (1 if count == 1 else 2))
+            result['crowd_ratio'] = result[f'crowd_{CROWD}_rate'] / result['crowd_1_rate']
+            result['declared_p99'] = self.declared()
             result['floor_rate'] = self.server.floor()
         return result
+
+    def crowd(self, count, messages):
+        """Messages a second of so many processes that consume one queue, one message at a time."""
+        with self.connect() as connection:
+            producer = connection.Producer(serializer='json')
+            self.queue(connection.default_channel).declare()
+            self.many(producer, messages // GREENLETS)
+        children = [self.child('--consume') for _ in range(count)]
+        for child in children:
+            child.stdout.readline()  # it is connected
+        start = time.monotonic()
+        for child in children:
+            child.stdin.write('go\n')
+            child.stdin.flush()
+        answers = [child.communicate()[0].split() for child in children]
+        total = sum(int(seen) for seen, _ in answers)
+        if total < messages // GREENLETS * GREENLETS:
+            raise SystemExit(f'{total} of {messages} messages came')
+        return total / (max(float(last) for _, last in answers) - start)
+
+    def child(self, does):
+        """A process on the same place, which writes a line when it is ready."""
+        command = [sys.executable, '-m', 'benchmarks.probes.stores', self.package.__name__, does, self.url,
+                   json.dumps(self.options)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def consume_alone(self):
+        """As one of a crowd: until nothing comes for a while. Prints how many, and when the last came."""
+        seen, last = 0, 0.0
+
+        def on_message(body, message):
+            nonlocal seen, last
+            message.ack()
+            seen, last = seen + 1, time.monotonic()
+
+        with self.connect() as connection:
+            connection.connect()
+            print('ready', flush=True)
+            sys.stdin.readline()
+            with connection.Consumer([self.queue], callbacks=[on_message], prefetch_count=1):
+                try:
+                    while True:
+                        connection.drain_events(timeout=3)
+                except TimeoutError:
+                    print(seen, last)
+
+    def declared(self, seconds=4, pause=0.01):
+        """Milliseconds of the slowest of a hundred publishes, while the queue and others are declared by new
+        connections, and somebody waits on it."""
+        with self.connect() as connection:
+            producer = connection.Producer(serializer='json')
+            self.queue(connection.default_channel).declare()
+            self.publish(producer, 1)
+            child = self.child('--declare')
+            child.stdout.readline()
+            found, until = [], time.monotonic() + seconds
+            while time.monotonic() < until:
+                start = time.monotonic()
+                self.publish(producer, 1)
+                found.append(1e3 * (time.monotonic() - start))
+                time.sleep(pause)
+            child.communicate('end\n')
+        return sorted(found)[int(len(found) * 0.99)]
+
+    def declare_on(self):
+        """Wait on the queue, and declare it and others, each in a connection of its own."""
+        def wait():
+            with self.connect() as connection, \
+                    connection.Consumer([self.queue], callbacks=[self.on_message]):
+                while True:
+                    self.pass_time(connection, 5)
+
+        def declare():
+            number = 0
+            while True:
+                number += 1
+                with self.connect() as connection:
+                    self.queue(connection.default_channel).declare()
+                    self.package.Queue(f'other{number}')(connection.default_channel).declare()
+                gevent.sleep(0.1)
+
+        gevent.spawn(wait)
+        gevent.sleep(0.5)
+        gevent.spawn(declare)
+        print('ready', flush=True)
+        gevent.get_hub().threadpool.apply(sys.stdin.readline)
+        os._exit(0)
 
     def idle(self, seconds=4):
         """Statements a second of a consumer to whom nobody sends, which is what is left after a while."""
@@ -204,6 +298,10 @@ class Probe:
 
 def main(arguments):
     package, store, messages, *url = arguments
+    if store.startswith('--'):
+        probe = Probe(package, messages, json.loads(url[0]))
+        probe.consume_alone() if store == '--consume' else probe.declare_on()
+        return
     if url:
         server = Server(url[0], store)
         try:

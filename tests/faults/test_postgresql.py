@@ -221,7 +221,7 @@ def test_who_heard_nothing_listens_again(postgresql_url, pooler, monkeypatch, ca
         declare(connection)
         wait_until(lambda: 'no notifications' in caplog.text, 10, 'the word that nothing comes')
         pooler.deaf = False
-        monkeypatch.setattr(listening, 'ECHO', 1.0)
+        monkeypatch.setattr(listening, 'ECHO', 5.0)
         listens(connection)
 
 

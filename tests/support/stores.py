@@ -17,7 +17,8 @@ def statements(connection):
 
 
 def listens(connection):
-    wait_until(lambda: driver(connection).stats()['notified'], 10, 'notifications')
+    # On a busy machine the first word may come too late to be believed; half a minute later is another.
+    wait_until(lambda: driver(connection).stats()['notified'], 60, 'notifications')
 
 
 def declare(connection, name='q', **options):
