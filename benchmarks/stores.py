@@ -63,7 +63,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         row('  of 8 processes', 'crowd_8_rate'),
         row('  8 processes, of one', 'crowd_ratio', target='≥ 4', met=at_least(4)),
         row('publish while it is declared, ms, p99', 'declared_p99', target='≤ 50', met=at_most(50)),
-    ]
+    ] if place else []  # fmt: skip
     idle = {'target': '≤ 0.5', 'met': at_most(0.5)}
     return [
         row('publish, 1 greenlet, a second', 'alone_rate', **ratio(goals[0])),
@@ -78,7 +78,7 @@ def rows(peers: tuple[Peer, Peer], stores: Pair, messages: int, count: int, url:
         row('wake-up of a waiting consumer, ms, p50', 'wake_p50', target='≤ 2', met=at_most(2)),
         row('wake-up of a waiting consumer, ms, p99', 'wake_p99', target='≤ 10', met=at_most(10)),
         *([row('statements a second, idle', 'idle_statements', **idle)] if place else []),
-        *(crowd if place else []),
+        *crowd,
         row(f'a bare loop of {bare}, a second', 'floor_rate'),
     ]
 
