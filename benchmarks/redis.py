@@ -46,10 +46,10 @@ def idle(url: str, consumers: int, seconds: float) -> str:
     for number, connection in enumerate(opened):
         connection.connect()
         connection.Consumer([Queue(f'idle{number}')], callbacks=[print]).consume()
-    session = opened[0].transport.session
+    server = opened[0].transport.session.driver.server
 
     def used() -> tuple[float, int]:
-        text = bytes(session.execute(('INFO', 'everything'))).decode()
+        text = bytes(server.execute(('INFO', 'everything'))).decode()
         facts = dict(line.split(':', 1) for line in text.splitlines() if ':' in line)
         cpu = float(facts['used_cpu_user']) + float(facts['used_cpu_sys'])
         return cpu, int(facts['total_commands_processed'])
