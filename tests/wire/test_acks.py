@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from amqp import spec
 
+from greenmq.transport.pyamqp import frames
 from tests.support import green
 from tests.wire.conftest import SOON, Doing
 from tests.wire.test_cuts import start_consumer
@@ -49,6 +50,19 @@ def test_the_last_ack_leaves_at_once_with_those_before_it(patient, ten):
     while told < 10:
         told, multiple = broker.recv(spec.Basic.Ack).read('Lb')
     assert told == 10
+
+
+def test_the_ack_of_what_alone_is_out_is_queued_with_the_call(patient, talk):
+    channel, broker = talk()
+    seen = []
+    start_consumer(channel, broker, seen.append)
+    broker.write(b''.join(deliveries(1)))
+    channel.connection.drain_events(timeout=SOON)
+    link = channel.consuming.wire.link
+    assert link.out_bytes == 0
+    channel.basic_ack(seen[-1].delivery_tag)
+    assert link.out_bytes == len(frames.ack_frame(1, 1, False))
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
 
 
 def test_an_ack_waits_only_a_little(ten):

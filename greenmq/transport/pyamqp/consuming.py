@@ -467,14 +467,15 @@ class Consuming(Settling):
         names = self._places.get(place)
         if names is None:
             names = self._place(place)
+        owner = self.channel
         delivery = Delivery(
-            consumer.tag, number, bool(method[end + 8] & 1), names[0], names[1], content, self.channel
+            consumer.tag, number, bool(method[end + 8] & 1), names[0], names[1], content, owner
         )
         delivery.fault = names[2]
         if not consumer.no_ack:
             self.ledger.add(number, consumer)
         drain = self.connection.drain
-        drain.put(self.channel, (delivery, consumer), len(content.body) + 512)
+        drain.put(owner, (delivery, consumer), len(content.body) + 512)
         if consumer.unlimited and drain.pending_bytes > self.connection.settings.max_waiting_bytes:
             self._pause(channel, consumer)
 

@@ -70,6 +70,9 @@ class Settling:
             if self._spare == 0 and channel is not None:
                 channel.link.hurry()
         elif channel is not None:
+            if not len(self.ledger):
+                self.flush()  # nothing is out that could join it
+                return True
             self._dirty = True
             self._spare = 0 if multiple else self.connection.drain.waiting(self.channel) // 2
             if self._spare:
@@ -135,14 +138,9 @@ class Settling:
 
     def _flush(self, channel: WireChannel) -> None:
         base = channel.base
-        acks = [
-            frames.method_frame(
-                channel.id, spec.Basic.Ack, (tag - base).to_bytes(8, 'big') + bytes((multiple,))
-            )
-            for tag, multiple in self.acks.flush()
-        ]
+        acks = [frames.ack_frame(channel.id, tag - base, multiple) for tag, multiple in self.acks.flush()]
         if acks:
             try:
-                channel.send(b''.join(acks))
+                channel.send(acks[0] if len(acks) == 1 else b''.join(acks))
             except ConnectionError as exc:
                 log.debug('%r: %d acks went with the connection: %s', self.channel, len(acks), exc)

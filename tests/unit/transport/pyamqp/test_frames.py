@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from amqp import spec
 from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, FrameError, FrameSyntaxError, UnexpectedFrame
 from amqp.serialization import dumps
@@ -78,6 +79,13 @@ def test_every_cut_leaves_the_rest_waiting():
         parser.feed(STREAM[:cut], sink)
         parser.feed(STREAM[cut:], sink)
         assert sink.seen == whole, cut
+
+
+@pytest.mark.parametrize('tag', [1, 2**63])
+@pytest.mark.parametrize('multiple', [False, True])
+def test_an_ack_is_the_frame_of_its_method(tag, multiple):
+    frame = frames.method_frame(7, spec.Basic.Ack, dumps('Lb', (tag, multiple)))
+    assert frames.ack_frame(7, tag, multiple) == frame
 
 
 def test_channels_interleave_between_frames_but_not_a_channel_with_itself():
