@@ -9,6 +9,7 @@ again after 10 to 500 ms.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -44,50 +45,61 @@ FETCH_BYTES = 1024 * 1024
 #: What a fetch says in the place of a time, if not all lists were read to their end.
 MORE = -2
 
+#: Turns that a plan keeps: of a few queues all. Of many each is made when it is due, or they would grow with
+#: the square of the queues.
+TURNS = 16
+#: Queues of all plans that are kept: with each consumer that a channel starts there is another plan.
+PLANNED = 1000
+
 #: Queue and step of each list that was asked.
 Pairs = list[tuple[str, int]]
 
 
 class Plan:
-    """What a fetch of some queues asks for; made once for a set of queues."""
+    """What a fetch of some queues asks for; made once for a set of queues, in a time that grows with them."""
 
     def __init__(self, keys: Keys, queues: tuple[str, ...], backwards: bool, rotates: bool) -> None:
         self.queues = queues
         self.rotates = rotates and len(queues) > 1
-        steps = tuple(reversed(keys.steps)) if backwards else keys.steps
-        self.turns = [self._turn(keys, queues, steps)]
-        if self.rotates:
-            self.turns = [
-                self._turn(keys, queues[first:] + queues[:first], steps) for first in range(len(queues))
-            ]
-        self.keys = [key for queue in queues for key in keys.lists(queue)]
-        #: The same lists, those that most messages come to first.
-        self.lists = [keys.list_of(queue, step) for step in keys.steps for queue in queues]
-        self.homes = {keys.home(queue): None for queue in queues}
-        self.keys += [home.delayed for home in self.homes]
+        lists = {step: [keys.list_of(queue, step) for queue in queues] for step in keys.steps}
+        #: All of them, those that most messages come to first.
+        self.lists = list(itertools.chain.from_iterable(lists.values()))
+        homes = {queue: keys.home(queue) for queue in queues}
+        self.homes = dict.fromkeys(homes.values())
+        self.keys = self.lists + [home.delayed for home in self.homes]
         self.next = 0
-
-    @staticmethod
-    def _turn(keys: Any, queues: tuple[str, ...], steps: tuple[int, ...]) -> list[Any]:
-        """For each home: (home, lists, words about them, queue and step of each)."""
-        homes: dict[Home, list[tuple[str, int]]] = {}
-        for step in steps:
-            for queue in queues:
-                homes.setdefault(keys.home(queue), []).append((queue, step))
-        return [
-            (
-                home,
-                [keys.list_of(queue, step) for queue, step in pairs],
-                [word for queue, step in pairs for word in (step, keys.value_end(queue))],
-                pairs,
-            )
-            for home, pairs in homes.items()
+        ends = [keys.value_end(queue) for queue in queues]
+        #: For each step, most urgent first: (home, list, what stands behind its messages, queue and step) of
+        #: each queue.
+        self._steps = [
+            [
+                (homes[queue], key, end, (queue, step))
+                for queue, key, end in zip(queues, lists[step], ends, strict=True)
+            ]
+            for step in (reversed(keys.steps) if backwards else keys.steps)
         ]
+        self._made: dict[int, list[Any]] = {}  # turns, by the place of the first queue
 
     def turn(self) -> list[Any]:
-        """The next turn: the queues in another order. Switches: no."""
-        self.next = (self.next + 1) % len(self.turns)
-        return self.turns[self.next]
+        """The next turn, the queues in another order: (home, lists, words about them, queue and step of each)
+        for each home. Switches: no."""
+        first = self.next = (self.next + 1) % len(self.queues) if self.rotates else 0
+        turn = self._made.get(first)
+        if turn is None:
+            turn = self._turn(first)
+            if len(self._made) < TURNS:
+                self._made[first] = turn
+        return turn
+
+    def _turn(self, first: int) -> list[Any]:
+        homes: dict[Home, tuple[list[str], list[Any], Pairs]] = {}
+        for step in self._steps:
+            for home, key, end, pair in itertools.chain(step[first:], step[:first]):
+                lists, said, pairs = homes.setdefault(home, ([], [], []))
+                lists.append(key)
+                said += (pair[1], end)
+                pairs.append(pair)
+        return [(home, *found) for home, found in homes.items()]
 
 
 class Fetching:
@@ -117,6 +129,7 @@ class Fetching:
         self._max_bytes = settings['max_message_bytes'] or MAX_BYTES
         self._lease_ms = lease_ms
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._planned = 0  # queues of all of them
         self._waiting: dict[Wakeup, list[str]] = {}  # takes under way → the keys that they watch
         self._cut: set[str] = set()  # keys of homes that a fetch was sent to whose caller was killed
 
@@ -135,8 +148,10 @@ class Fetching:
         names = tuple(sorted(queues) if self._order == 'sorted' else queues)
         plan = self._plans.get(names)
         if plan is None:
-            if len(self._plans) > 100:
+            self._planned += len(names)
+            if self._planned > PLANNED:
                 self._plans.clear()
+                self._planned = len(names)
             plan = self._plans[names] = Plan(self._keys, names, self._backwards, self._order == 'round_robin')
         return plan
 
