@@ -35,9 +35,14 @@ original: Callable[[str, str], Any] = monkey.get_original
 _LOOP, _FORMAT = gevent.config.loop, gevent.config.format_context
 
 
+class TaskGreenlet(gevent.Greenlet):  # type: ignore[misc]
+    # A whole gevent.Greenlet and no bare one: who watches gevent's spawning sees our tasks too. They have names:
+    # the ten frames of who spawned each, which gevent notes otherwise, are as large as what the task itself needs.
+    spawning_stack_limit = 0
+
+
 def spawn(run: Callable[[], None], ended: Callable[[], None], name: str) -> Any:
-    # A whole gevent.Greenlet and no bare one: who watches gevent's spawning sees our tasks too.
-    task = gevent.Greenlet(run)
+    task = TaskGreenlet(run)
     task.name = name
     task.rawlink(lambda _task: ended())
     task.start()

@@ -305,7 +305,7 @@ class Handoff:
 
     def __init__(self, what: str = 'nothing came') -> None:
         self.what = what
-        self._line: deque[Waiter] = deque()
+        self._line: deque[Waiter] | None = None  # made by the first who waits: empty it takes 760 bytes
 
     def wait(self, deadline: Timeoutish = None, decline: Callable[[Any], Any] | None = None) -> Any:
         """Wait at the end of the line. Arguments, errors and kills are those of `Waiter.wait`.
@@ -315,13 +315,16 @@ class Handoff:
         Switches: yes.
         """
         waiter = Waiter(self.what)
-        self._line.append(waiter)
+        line = self._line
+        if line is None:
+            line = self._line = deque()
+        line.append(waiter)
         try:
             return waiter.wait(deadline, decline)
         except BaseException:
             # Given to means taken out of the line; everybody else must leave it, or it grows for ever.
             if waiter._state != _WOKEN:
-                leave(self._line, waiter)
+                leave(line, waiter)
             raise
 
     def give(self, value: Any = None) -> bool:
@@ -330,7 +333,7 @@ class Handoff:
         Returns:
             bool: False if nobody waits: the value is still the caller's.
         """
-        return wake_first(self._line, value) is not None
+        return bool(self._line) and wake_first(self._line, value) is not None
 
     def fail_all(self, error: BaseException) -> int:
         """End all the waits with one error.
@@ -338,11 +341,11 @@ class Handoff:
         Returns:
             int: how many there were.
         """
-        line, self._line = self._line, deque()
-        return sum(waiter.fail(error) for waiter in line)
+        line, self._line = self._line, None
+        return sum(waiter.fail(error) for waiter in line or ())
 
     def __len__(self) -> int:
-        return sum(waiter._state == _PENDING for waiter in self._line)
+        return sum(waiter._state == _PENDING for waiter in self._line or ())
 
     def __repr__(self) -> str:
         return f'<Handoff {self.what!r} {len(self)} waiting>'

@@ -105,7 +105,7 @@ class Link(Outbox):
         self._parted = False  # pieces of large messages are among them
         self._room = WaitingLine()
         self._close_ok: runtime.Waiter | None = None
-        self._secrets: deque[runtime.Waiter] = deque()  # for update-secret-ok, in the order of asking
+        self._secrets: list[runtime.Waiter] = []  # for update-secret-ok, in the order of asking
         self._free_ids: deque[int] = deque()
         self._next_id = 1
         self._last_in = runtime.monotonic()
@@ -161,7 +161,7 @@ class Link(Outbox):
         if self._close_ok is not None:
             self._close_ok.wake()
         while self._secrets:
-            self._secrets.popleft().fail(error)
+            self._secrets.pop(0).fail(error)
         owner = self._owner()
         if owner is not None:
             owner.on_link_lost(self, error)
@@ -434,7 +434,7 @@ class Link(Outbox):
 
     def _on_update_secret_ok(self, payload: bytes) -> None:
         if self._secrets:
-            self._secrets.popleft().wake()
+            self._secrets.pop(0).wake()
 
     _connection_methods: ClassVar[dict[tuple[int, int], Callable[[Link, bytes], None]]] = {
         spec.Connection.Close: _on_close,

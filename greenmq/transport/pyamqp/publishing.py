@@ -106,8 +106,8 @@ class Publishing:
         self.wire: WireChannel | None = None
         self._opening = runtime.Lock()
         #: Publishes without waiting that cannot leave yet: (message, exchange, routing key, mandatory,
-        #: future, tries).
-        self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] = deque()
+        #: future, tries). Made by the first of them: an empty one is a quarter of a channel.
+        self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] | None = None
         self._line_bytes = 0
         self._quiet = WaitingLine()  # for who closes: nothing waits for its confirm
 
@@ -122,7 +122,7 @@ class Publishing:
     def outstanding(self) -> int:
         """Publishes that wait for their confirm."""
         wires = (self.wire, self.consuming.wire)
-        return sum(len(each.ledger) for each in wires if each is not None) + len(self._line)
+        return sum(len(each.ledger) for each in wires if each is not None) + len(self._line or ())
 
     @property
     def in_use(self) -> bool:
@@ -208,15 +208,18 @@ class Publishing:
             raise BufferFull(
                 f'{self.channel!r}: {self._line_bytes} bytes wait to be published, at most {mark} may'
             )
-        self._line.append((message, exchange, routing_key, mandatory, future, tries))
+        line = self._line
+        if line is None:
+            line = self._line = deque()
+        line.append((message, exchange, routing_key, mandatory, future, tries))
         self._line_bytes += size
-        if len(self._line) == 1:
+        if len(line) == 1:
             runtime.spawn(
                 self._send_line, name=f'amqp-publisher {self.connection.name}', owner=self.connection
             )
 
     def _send_line(self) -> None:
-        line = self._line
+        line = self._line or deque()
         try:
             while line:
                 message, exchange, routing_key, mandatory, future, tries = line[0]

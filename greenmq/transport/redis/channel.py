@@ -124,8 +124,10 @@ class Channel(base.Channel):
         super().__init__(*args, **kwargs)
         settings = self.session.settings
         for name in self.from_transport_options:
-            if settings.get(name) is not None:
-                setattr(self, name, settings[name])
+            value = settings.get(name)
+            # What the class says already would only make every channel's `__dict__` larger.
+            if value is not None and value != getattr(self, name, None):
+                setattr(self, name, value)
         self.connection_errors = self.connection.connection_errors
         self.handlers: dict[str, Any] = {}  # for programs that look at it
 

@@ -40,6 +40,7 @@ no cluster layout.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -69,6 +70,12 @@ class Home(NamedTuple):
     #: What stands before a consumer's name in the keys of leases and tags.
     lease_of: str
     tags_of: str
+
+
+@functools.lru_cache(maxsize=16)
+def _step_of(steps: tuple[int, ...]) -> list[int]:
+    """The step of each priority: one list of 2 KB for all connections with the same steps."""
+    return [max(step for step in steps if step <= n) for n in range(256)]
 
 
 class Keys:
@@ -112,7 +119,7 @@ class Keys:
         self._home = None if cluster else self._make_home(prefix)
         self._homes: dict[str, Home] = {}
         self.queues = f'{prefix}greenmq.queues'
-        self._step_of: list[int] = [max(step for step in self.steps if step <= n) for n in range(256)]
+        self._step_of = _step_of(self.steps)
         self._bases: dict[str, str] = {}
         self._reserved = {unacked, index, 'unacked_mutex'}
 
