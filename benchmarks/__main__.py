@@ -15,7 +15,7 @@ from benchmarks import page, report, runner
 #: All there are, in this order; `import` can be no module's name.
 SUITES = (
     'clients', 'amqp', 'redis', 'memory', 'stores', 'servers', 'cloud', 'pools', 'worker', 'celery', 'import',
-    'scaling', 'claims',
+    'scaling', 'footprint', 'claims',
 )
 COMMON = ('rounds', 'quick', 'peers', 'amqp_url', 'redis_url', 'kombu_python')
 

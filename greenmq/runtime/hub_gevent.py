@@ -36,8 +36,8 @@ _LOOP, _FORMAT = gevent.config.loop, gevent.config.format_context
 
 
 class TaskGreenlet(gevent.Greenlet):  # type: ignore[misc]
-    # A whole gevent.Greenlet and no bare one: who watches gevent's spawning sees our tasks too. They have names:
-    # the ten frames of who spawned each, which gevent notes otherwise, are as large as what the task itself needs.
+    # A whole gevent.Greenlet and no bare one: who watches gevent's spawning sees our tasks too. They have a
+    # name: the ten frames of who spawned each, which gevent notes otherwise, are 1.1 KB, a third of a task.
     spawning_stack_limit = 0
 
 
