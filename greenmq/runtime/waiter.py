@@ -333,7 +333,8 @@ class Handoff:
         Returns:
             bool: False if nobody waits: the value is still the caller's.
         """
-        return bool(self._line) and wake_first(self._line, value) is not None
+        line = self._line
+        return line is not None and wake_first(line, value) is not None
 
     def fail_all(self, error: BaseException) -> int:
         """End all the waits with one error.
