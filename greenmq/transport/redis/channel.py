@@ -124,10 +124,9 @@ class Channel(base.Channel):
         super().__init__(*args, **kwargs)
         settings = self.session.settings
         for name in self.from_transport_options:
-            value = settings.get(name)
             # What the class says already would only make every channel's `__dict__` larger.
-            if value is not None and value != getattr(self, name, None):
-                setattr(self, name, value)
+            if settings.get(name) not in (None, getattr(self, name, None)):
+                setattr(self, name, settings[name])
         self.connection_errors = self.connection.connection_errors
         self.handlers: dict[str, Any] = {}  # for programs that look at it
 
