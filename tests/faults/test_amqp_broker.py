@@ -76,10 +76,15 @@ def test_the_first_publish_after_a_crash_works_or_raises(rig, rabbitmq):
             while outcome(producer.publish, {'id': f'after {number}'}, timeout=START)[0] is not None:
                 continue
         wait_open(rig.control, seconds=START)
-        wait_until(lambda: rig.messages('first') >= 2 + 2, SOON, 'what was told to be safe')
-        got = taken(rig.control.default_channel, 'first')
-        assert got.count(f'before {number}') == 2 and got.count(f'after {number}') == 2, got
-        assert 'down' not in got
+        got = []
+
+        def told_safe(before=f'before {number}', after=f'after {number}', got=got):
+            got += taken(rig.control.default_channel, 'first')
+            # RabbitMQ 4 has not written what nobody wanted confirmed, when it is killed.
+            return got.count(after) == 2 and got.count(before) >= 1
+
+        wait_until(told_safe, SOON, 'what was told to be safe')
+        assert 'down' not in got and len(got) <= 4, got
 
 
 def taken(channel, name):
