@@ -9,8 +9,8 @@ import argparse
 from greenmq import Connection, Queue, runtime
 from greenmq.mixins import ConsumerMixin
 
-orders = Queue('greenmq-example-orders', durable=False)
-mails = Queue('greenmq-example-mails', durable=False)
+orders = Queue('greenmq-example-orders', queue_arguments={'x-queue-type': 'quorum'})
+mails = Queue('greenmq-example-mails', queue_arguments={'x-queue-type': 'quorum'})
 
 
 class Shop(ConsumerMixin):

@@ -13,10 +13,12 @@ from greenmq.mixins import ConsumerProducerMixin
 
 ATTEMPTS, PAUSE_MS = 3, 100
 
-failed = Queue('greenmq-example-failed', durable=False)
-work = Queue('greenmq-example-work', durable=False, queue_arguments={
+failed = Queue('greenmq-example-failed', queue_arguments={'x-queue-type': 'quorum'})
+work = Queue('greenmq-example-work', queue_arguments={
+    'x-queue-type': 'quorum',
     'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': failed.name})
-waiting = Queue('greenmq-example-waiting', durable=False, queue_arguments={
+waiting = Queue('greenmq-example-waiting', queue_arguments={
+    'x-queue-type': 'quorum',
     'x-message-ttl': PAUSE_MS, 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': work.name})
 
 

@@ -25,7 +25,7 @@ def listen(connection, name, ready):
         heard.append(body)
         message.ack()
 
-    inbox = Queue(f'greenmq-example-news.{name}', news, durable=False, auto_delete=True)
+    inbox = Queue(f'greenmq-example-news.{name}', news, exclusive=True)
     with connection.channel() as channel, connection.Consumer(inbox, channel=channel, callbacks=[on_message]):
         ready.release()
         while not heard:

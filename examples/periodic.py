@@ -10,7 +10,7 @@ from greenmq.mixins import ConsumerMixin
 
 INTERVAL, TICKS = 0.05, 3
 
-ticks = Queue('greenmq-example-ticks', durable=False)
+ticks = Queue('greenmq-example-ticks', queue_arguments={'x-queue-type': 'quorum'})
 
 
 class Listener(ConsumerMixin):

@@ -8,7 +8,7 @@ import argparse
 from greenmq import Connection, Queue, runtime, uuid
 from greenmq.mixins import ConsumerProducerMixin
 
-questions = Queue('greenmq-example-questions', durable=False)
+questions = Queue('greenmq-example-questions', queue_arguments={'x-queue-type': 'quorum'})
 
 
 class Server(ConsumerProducerMixin):
@@ -46,7 +46,7 @@ class Client:
     def ask(self, number):
         ticket = uuid()
         self.channel.Producer().publish(
-            {'number': number}, exchange='', routing_key=questions.name, declare=[questions],
+            {'number': number}, exchange='', routing_key=questions.name,
             reply_to=self.replies.name, correlation_id=ticket)
         while ticket not in self.answers:
             self.connection.drain_events(timeout=5)
@@ -57,6 +57,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser()
     parser.add_argument('--broker', default='memory://')
     with Connection(parser.parse_args().broker) as connection:
+        questions(connection).declare()
         server = Server(connection)
         running = runtime.spawn(server.run, name='rpc-server')
         client = Client(connection)

@@ -15,7 +15,7 @@ JOBS = 100
 parser = argparse.ArgumentParser()
 parser.add_argument('--broker', default='memory://')
 url = parser.parse_args().broker
-jobs = Queue('greenmq-example-jobs', durable=False)
+jobs = Queue('greenmq-example-jobs', queue_arguments={'x-queue-type': 'quorum'})
 
 
 class Worker(ConsumerMixin):
