@@ -701,3 +701,23 @@ def noted():
     yield note
     for subscription in subscriptions:
         subscription.cancel()
+
+
+def test_a_quorum_queue_counts_deliveries_and_puts_aside_what_comes_back_too_often(connect):
+    connection = connect()
+    Queue('aside', queue_arguments={'x-queue-type': 'quorum'})(connection).declare()
+    poison = Queue('poison', queue_arguments={
+        'x-queue-type': 'quorum', 'x-delivery-limit': 2,
+        'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': 'aside',
+    })(connection)  # fmt: skip
+    poison.declare()
+    connection.Producer().publish('again and again', routing_key='poison')
+    counts = []
+    for _ in range(3):
+        message = wait_until(poison.get, 10, 'the message to come back')
+        counts.append(message.headers.get('x-delivery-count', 0))
+        message.requeue()
+    assert counts == [0, 1, 2]
+    message = wait_until(Queue('aside')(connection).get, 10, 'the dead letter')
+    assert message.headers['x-first-death-reason'] == 'delivery_limit'
+    message.ack()
