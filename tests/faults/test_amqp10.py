@@ -5,17 +5,19 @@ happens to brokers of others, behind a proxy. Few of them in every run, 300 in a
 """
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 
-from greenmq import Connection, Queue
+from greenmq import Connection, Exchange, Queue
 from greenmq.exceptions import ConnectionLost
 from tests.faults.stores import consuming, drain_over_losses, drain_until, forks, survives
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.amqp10_peer import Broker
 from tests.support.amqp10_proton import need_proton
+from tests.support.process import run
 from tests.support.proxy import Proxy
 from tests.support.stores import declare
 
@@ -47,6 +49,38 @@ def hole(proxy):
     proxy.blackhole()
     green.sleep(HOLE)
     proxy.heal()
+
+
+ELSEWHERE = """
+import sys
+from greenmq import Connection, Exchange
+with Connection(sys.argv[1]) as connection:
+    for kind in ('fanout', 'direct'):
+        exchange = Exchange(f'shared-{kind}', kind)
+        connection.Producer(exchange=exchange, routing_key='it\\'s').publish(kind, declare=[exchange])
+        connection.Producer(exchange=exchange, routing_key='other').publish('not ' + kind)
+"""
+
+
+@pytest.mark.parametrize('server, fixture', SERVERS)
+def test_what_another_process_publishes_goes_by_the_bindings_that_we_made(request, server, fixture):
+    url = request.getfixturevalue(fixture)
+    with Connection(url) as connection:
+        bound = [Queue(f'shared-{kind}-q', Exchange(f'shared-{kind}', kind), routing_key="it's")(connection)
+                 for kind in ('fanout', 'direct')]
+        for each in bound:
+            each.declare()
+        run([sys.executable, '-c', ELSEWHERE, url])
+        got = [[message.payload for message in iter(lambda each=each: each.get(no_ack=True), None)]
+               for each in bound]
+        assert got == [['fanout', 'not fanout'], ['direct']]
+        bound[1].unbind_from(bound[1].exchange, 'it')  # which it was never bound by
+        bound[0].unbind_from(bound[0].exchange, "it's")
+        run([sys.executable, '-c', ELSEWHERE, url])
+        assert [each.get(no_ack=True) is None for each in bound] == [True, False]
+        for each in bound:
+            each.delete()
+            each.exchange.delete()
 
 
 @pytest.mark.parametrize('fault, times', [('cut', 40), ('hole', 20)])

@@ -1,12 +1,14 @@
 """Apache Artemis, told over AMQP what to make, count and delete: messages to its management address.
 
-A request names a resource and an operation; parameters and results are JSON texts.
+A request names a resource and an operation; parameters and results are JSON texts. It has no exchanges: one
+is an address whose messages go to all who are bound, and a binding is a divert from it to the queue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from greenmq import runtime
 from greenmq.exceptions import ChannelError, NotFound
@@ -14,24 +16,32 @@ from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.requests import Requests
 from greenmq.transport.qpid.management import Management, node
+from greenmq.transport.qpid.styles import STYLES
 from greenmq.utils.json import dumps, loads
 from greenmq.utils.text import printable
 
 __all__ = ('ArtemisManagement',)
 
 _NODE = 'activemq.management'
+_address = STYLES['artemis'].exchange_address
 #: How often a queue is counted that changes meanwhile.
 TRIES = 3
+#: What names of our diverts begin with.
+_DIVERT = 'greenmq'
+#: Code in its texts: there is such an address.
+_THERE = 'AMQ229204'
 #: Codes in its texts: there is no such thing.
-_MISSING = ('AMQ229067', 'AMQ229017')
+_MISSING = ('AMQ229067', 'AMQ229017', 'AMQ229203')
 
 
 class ArtemisManagement(Management):
-    """Queues of Artemis. It has no exchanges."""
+    """Queues of Artemis, and addresses and diverts in the place of exchanges and bindings."""
 
     counts = True
+    routes = frozenset({'direct', 'fanout'})  # a divert knows no patterns
 
     def __init__(self, connection: Connection) -> None:
+        self._kinds: dict[str, str] = {}  # of exchanges
         self._requests = Requests(connection, node(_NODE), _answer)
 
     def ask(self, resource: str, operation: str, deadline: runtime.Deadline, *parameters: Any) -> Any:
@@ -91,10 +101,57 @@ class ArtemisManagement(Management):
 
     def delete_queue(self, queue: str, deadline: runtime.Deadline) -> None:
         """See `Management`."""
+        self._end_diverts(deadline, queue, None)
         try:
             self.ask('broker', 'destroyQueue', deadline, queue, True, True)
         except NotFound:
             return
+
+    def make_exchange(self, exchange: str, kind: str, deadline: runtime.Deadline) -> None:
+        """See `Management`: what is there stays as it is."""
+        try:
+            self.ask('broker', 'createAddress', deadline, _address(exchange), 'MULTICAST')
+        except ChannelError as error:
+            if _THERE not in str(error):
+                raise
+        self._kinds[exchange] = kind
+
+    def delete_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
+        """See `Management`."""
+        self._kinds.pop(exchange, None)
+        self._end_diverts(deadline, None, exchange)
+        try:
+            self.ask('broker', 'deleteAddress', deadline, _address(exchange), True)
+        except NotFound:
+            return
+
+    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+        """See `Management`: one that is there stays."""
+        name = '/'.join(part or '' for part in _parts(queue, exchange, key))
+        settings = {
+            'name': name, 'routing-name': name, 'address': _address(exchange), 'forwarding-address': queue,
+            'exclusive': False, 'routing-type': 'ANYCAST',
+        }  # fmt: skip
+        if self._kinds.get(exchange) != 'fanout':
+            # The subject of a message, by the name that it has in filters.
+            settings['filter-string'] = "JMSType = '" + key.replace("'", "''") + "'"
+        self.ask('broker', 'createDivert', deadline, dumps(settings))
+
+    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+        """See `Management`."""
+        self._end_diverts(deadline, queue, exchange, key)
+
+    def _end_diverts(
+        self, deadline: runtime.Deadline, queue: str | None, exchange: str | None, key: str | None = None
+    ) -> None:
+        # Those of a queue, of an exchange, or one.
+        wanted = _parts(queue, exchange, key)
+        for name in self.ask('broker', 'getDivertNames', deadline) or []:
+            parts = str(name).split('/')
+            if len(parts) == len(wanted) and all(
+                part in (None, found) for part, found in zip(wanted, parts, strict=True)
+            ):
+                self.ask('broker', 'destroyDivert', deadline, name)
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]] | None:
         """See `Management`."""
@@ -104,6 +161,11 @@ class ArtemisManagement(Management):
     def close(self) -> None:
         """See `Management`."""
         self._requests.close()
+
+
+def _parts(*named: str | None) -> list[str | None]:
+    # Of a divert's name, which stand between slashes: ours, queue, exchange, key.
+    return [_DIVERT, *(None if part is None else quote(part, safe='') for part in named)]
 
 
 def _answer(found: sections.Sections) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.performatives import plain
 from greenmq.transport.amqp10.requests import Requests
-from greenmq.transport.qpid.management import Management, node
+from greenmq.transport.qpid.management import ROUTED, Management, node
 from greenmq.utils.json import dumps
 from greenmq.utils.text import printable
 
@@ -37,7 +37,7 @@ class BrokerJManagement(Management):
     """Queues and exchanges of Broker-J."""
 
     counts = True
-    routes = True
+    routes = ROUTED
     purges = False  # its operation takes from consumers what they hold
 
     def __init__(self, connection: Connection) -> None:

@@ -164,8 +164,7 @@ class QpidDriver(Driver):
             raise InvalidArgument('management_url', '...', f'means nothing to a {self.style.name} broker')
         else:
             self.management = None
-        routes = self.management is not None and self.management.routes
-        self.native = frozenset({'direct', 'topic', 'fanout'} if routes else ())
+        self.native = frozenset() if self.management is None else self.management.routes
 
     def _hostname(self) -> str:
         given, vhost = self.settings['hostname'], self.place.virtual_host

@@ -13,7 +13,11 @@ from greenmq import runtime
 from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target
 
-__all__ = ('Management', 'node')
+__all__ = ('ROUTED', 'Management', 'node')
+
+
+#: Types of exchanges that AMQP 0-9-1 and 0-10 have, but for headers exchanges.
+ROUTED = frozenset({'direct', 'topic', 'fanout'})
 
 
 class Management:
@@ -21,12 +25,12 @@ class Management:
 
     Attributes:
         counts (bool): it tells how many messages wait in a queue.
-        routes (bool): it makes exchanges and bindings, which the broker routes by.
+        routes (frozenset[str]): types of exchanges that it makes and binds, and the broker routes by.
         purges (bool): it empties a queue, and leaves what consumers hold.
     """
 
     counts = False
-    routes = False
+    routes: frozenset[str] = frozenset()
     purges = True
 
     def make_queue(self, queue: str, facts: Mapping[str, Any], deadline: runtime.Deadline) -> int | None:

@@ -25,7 +25,7 @@ from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.links import SETTLED, Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target, plain
 from greenmq.transport.amqp10.requests import Requests
-from greenmq.transport.qpid.management import Management
+from greenmq.transport.qpid.management import ROUTED, Management
 from greenmq.utils.json import dumps, loads
 from greenmq.utils.text import printable
 
@@ -52,7 +52,7 @@ def _q(name: str) -> str:
 class RabbitMQManagement(Management):
     """What RabbitMQ is told, over whatever carries `request`."""
 
-    routes = True
+    routes = ROUTED
 
     def request(self, method: str, path: tuple[str, ...], body: Any, deadline: runtime.Deadline) -> Any:
         """Ask something.

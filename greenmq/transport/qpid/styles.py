@@ -26,7 +26,7 @@ class Style(NamedTuple):
         to (str): what a message for an exchange says of where it goes, over a link without an address;
             '' where the link says it, and the subject is the routing key.
         escaped (bool): names stand in addresses percent-encoded.
-        capability (str): of the terminus of a queue.
+        capability (str): of the terminus of a queue. multicast (str): of an exchange's.
         modified (bool): a message that goes back counted is "modified", else "released".
         own_sessions (bool): it ends a whole session for the fault of one link.
         drains (bool): it answers a drain. echoes (bool): and where a link stands, when it is asked.
@@ -44,6 +44,7 @@ class Style(NamedTuple):
     to: str = ''
     escaped: bool = False
     capability: str = ''
+    multicast: str = ''
     modified: bool = True
     own_sessions: bool = False
     drains: bool = True
@@ -84,7 +85,9 @@ class Style(NamedTuple):
         """What a sending link says of its target."""
         if not address:
             return Target()  # each message says it
-        return Target(address, capabilities=(self.capability,) if self.capability else None)
+        prefix = self.exchange.partition('{}')[0] if self.multicast else ''
+        capability = self.multicast if prefix and address.startswith(prefix) else self.capability
+        return Target(address, capabilities=(capability,) if capability else None)
 
 
 #: RabbitMQ keeps names with "amq." for itself, where it does not make the queue up.
@@ -99,7 +102,8 @@ STYLES: dict[str, Style] = {
               drains=False, echoes=True, management='http', made_up=_NOT_RESERVED),
         Style('rabbitmq4', '/queues/{}', to='/exchanges/{}/{}', escaped=True, own_sessions=True, echoes=True,
               management='amqp', made_up=_NOT_RESERVED),
-        Style('artemis', capability='queue', management='artemis', hasty=True),
+        Style('artemis', exchange='greenmq.exchange:{}', capability='queue', multicast='topic',
+              management='artemis', hasty=True),
         Style('activemq', 'queue://{}'),
         Style('brokerj', exchange='{}/', management='brokerj', discards=False),
     )
