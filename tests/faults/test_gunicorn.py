@@ -199,7 +199,7 @@ def test_gunicorn_with_gevent_workers(server, rabbitmq, amqp_url, amqp_vhost):
     assert server.process.returncode == 0, server.log.read_text()
     assert {type(exc) for exc in load.broken} <= {ConnectionRefusedError, ConnectionResetError}
     wait_until(
-        lambda: not [found for found in rabbitmq.list_connections() if found['vhost'] == amqp_vhost], 10,
+        lambda: not [found for found in rabbitmq.list_connections() if found['vhost'] == amqp_vhost], 30,
         'that no connection is left at the broker')
 
     # Then every order that was accepted is there, and every client was answered in time
