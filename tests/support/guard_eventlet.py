@@ -129,6 +129,7 @@ class Spawned:
             eventlet.sleep(wait)
             if wait == 0.05:
                 gc.collect()
+                until = time.monotonic() + grace  # it may have taken seconds, which nobody got
 
 
 def kill(greenlets):

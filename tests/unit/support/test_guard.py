@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 import gevent
 import pytest
@@ -156,6 +157,20 @@ def test_a_greenlet_that_is_about_to_end_is_no_leftover():
         gevent.sleep(0)
         dying.kill(block=False)
     assert spawned.leftover() == []
+
+
+def test_what_a_collection_takes_is_not_taken_from_the_grace(monkeypatch):
+    def collect():
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            pass  # not even a patched sleep lets the hub run
+
+    monkeypatch.setattr('gc.collect', collect)
+    with guard.Spawned() as spawned:
+        ends = gevent.spawn(gevent.sleep, 1000)
+        gevent.spawn_later(0.2, ends.kill, block=False)
+        gevent.sleep(0)
+    assert spawned.leftover(0.4) == []
 
 
 def test_the_in_memory_broker_is_empty_for_each_test(run):

@@ -173,12 +173,12 @@ def test_what_comes_after_the_connection_closed_is_given_back(bench):
 def test_a_publish_ends_with_its_deadline_whatever_the_driver_does(either, retry):
     either.queue()
     either.publish('before', timeout=10)  # what is slow on a busy machine is behind us
-    either.faults.stall('put', 3, times=10)
+    either.faults.stall('put', 60, times=10)
     before = runtime.monotonic()
     with pytest.raises(PublishUnconfirmed) as caught:
         either.publish('x', timeout=0.5, retry=retry)
     assert caught.value.sent == 'unknown'
-    assert runtime.monotonic() - before < 3
+    assert runtime.monotonic() - before < 5
 
 
 def test_a_publish_that_found_no_connection_was_not_sent(either):
