@@ -39,6 +39,7 @@ ROUND_SECONDS = 0.002
 AGAIN = 0.1
 #: Seconds for which an address that is not empty is looked into again, where a drain may end too soon.
 HASTE = 1.0
+#: Tells how many messages wait, and how many consumers hold.
 Left = Callable[[runtime.Deadline], 'tuple[int, int]']
 #: Links for single looks that are kept.
 GETTERS = 16
@@ -343,8 +344,7 @@ class Getter:
         """Take up to some messages that are there now.
 
         Arguments:
-            left (Callable): how many wait, and how many consumers hold, for peers that may end a drain too
-                soon.
+            left (Left): for peers that may end a drain too soon.
         Returns:
             list[Delivery]: none if there are none; 0 for `count` only asks, see `Receiver.available`.
         Switches: yes. Killed: what came goes back.
@@ -514,7 +514,7 @@ class Receiving:
         """Take up to some messages that wait at an address now.
 
         Arguments:
-            left (Callable): see `Getter.look`.
+            left (Left): see `Getter.look`.
         Raises:
             NotFound: there is no such address. TimeoutError: no answer.
         Switches: yes. Killed: what came goes back.

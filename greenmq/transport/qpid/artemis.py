@@ -15,6 +15,7 @@ from greenmq.exceptions import ChannelError, NotFound
 from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.requests import Requests
+from greenmq.transport.driver import Binding
 from greenmq.transport.qpid.management import Management, node
 from greenmq.transport.qpid.styles import STYLES
 from greenmq.utils.json import dumps, loads
@@ -41,7 +42,6 @@ class ArtemisManagement(Management):
     routes = frozenset({'direct', 'fanout'})  # a divert knows no patterns
 
     def __init__(self, connection: Connection) -> None:
-        self._kinds: dict[str, str] = {}  # of exchanges
         self._requests = Requests(connection, node(_NODE), _answer)
 
     def ask(self, resource: str, operation: str, deadline: runtime.Deadline, *parameters: Any) -> Any:
@@ -114,32 +114,31 @@ class ArtemisManagement(Management):
         except ChannelError as error:
             if _THERE not in str(error):
                 raise
-        self._kinds[exchange] = kind
 
     def delete_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        self._kinds.pop(exchange, None)
         self._end_diverts(deadline, None, exchange)
         try:
             self.ask('broker', 'deleteAddress', deadline, _address(exchange), True)
         except NotFound:
             return
 
-    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`: one that is there stays."""
-        name = '/'.join(part or '' for part in _parts(queue, exchange, key))
+        exchange, key = binding.exchange, binding.routing_key
+        name = '/'.join(part or '' for part in _parts(binding.queue, exchange, key))
         settings = {
-            'name': name, 'routing-name': name, 'address': _address(exchange), 'forwarding-address': queue,
-            'exclusive': False, 'routing-type': 'ANYCAST',
+            'name': name, 'routing-name': name, 'address': _address(exchange), 'exclusive': False,
+            'forwarding-address': binding.queue, 'routing-type': 'ANYCAST',
         }  # fmt: skip
-        if self._kinds.get(exchange) != 'fanout':
+        if binding.kind != 'fanout':
             # The subject of a message, by the name that it has in filters.
             settings['filter-string'] = "JMSType = '" + key.replace("'", "''") + "'"
         self.ask('broker', 'createDivert', deadline, dumps(settings))
 
-    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        self._end_diverts(deadline, queue, exchange, key)
+        self._end_diverts(deadline, binding.queue, binding.exchange, binding.routing_key)
 
     def _end_diverts(
         self, deadline: runtime.Deadline, queue: str | None, exchange: str | None, key: str | None = None

@@ -15,6 +15,7 @@ from greenmq.transport.amqp10 import message as sections
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.performatives import plain
 from greenmq.transport.amqp10.requests import Requests
+from greenmq.transport.driver import Binding
 from greenmq.transport.qpid.management import ROUTED, Management, node
 from greenmq.utils.json import dumps
 from greenmq.utils.text import printable
@@ -105,17 +106,21 @@ class BrokerJManagement(Management):
         if not exchange.startswith('amq.'):
             self._drop(_EXCHANGE, exchange, deadline)
 
-    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        said = {'arguments': dumps(dict(arguments))} if arguments else {}
-        self.ask('bind', _EXCHANGE, deadline, destination=queue, bindingKey=key, **said, **_at(exchange))
+        said = {'arguments': dumps(dict(binding.arguments))} if binding.arguments else {}
+        self._change('bind', binding, deadline, **said)
 
-    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
         try:
-            self.ask('unbind', _EXCHANGE, deadline, destination=queue, bindingKey=key, **_at(exchange))
+            self._change('unbind', binding, deadline)
         except NotFound:
             return
+
+    def _change(self, operation: str, binding: Binding, deadline: runtime.Deadline, **said: str) -> None:
+        ends = {'destination': binding.queue, 'bindingKey': binding.routing_key}
+        self.ask(operation, _EXCHANGE, deadline, **ends, **said, **_at(binding.exchange))
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]] | None:
         """See `Management`."""

@@ -416,15 +416,11 @@ class QpidDriver(Driver):
         if binding.exchange not in self._exchanges:
             self.management.make_exchange(binding.exchange, binding.kind, deadline)
             self._exchanges.add(binding.exchange)
-        self.management.bind(
-            binding.exchange, binding.queue, binding.routing_key or '', binding.arguments, deadline
-        )
+        self.management.bind(_keyed(binding), deadline)
 
     def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         if self.management is not None:
-            self.management.unbind(
-                binding.exchange, binding.queue, binding.routing_key or '', binding.arguments, deadline
-            )
+            self.management.unbind(_keyed(binding), deadline)
 
     def drop_exchange(self, exchange: str, deadline: runtime.Deadline) -> None:
         if self.management is not None:
@@ -442,6 +438,10 @@ class QpidDriver(Driver):
             'bytes_in': connection.bytes_in, 'bytes_out': connection.bytes_out,
             'receiving_links': len(self._receiving), 'sending_links': len(self._sending),
         }  # fmt: skip
+
+
+def _keyed(binding: Binding) -> Binding:
+    return binding if binding.routing_key else binding._replace(routing_key='')
 
 
 def _lost(host: str) -> ConnectionLost:

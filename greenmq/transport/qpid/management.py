@@ -12,6 +12,7 @@ from typing import Any
 from greenmq import runtime
 from greenmq.transport.amqp10.links import Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target
+from greenmq.transport.driver import Binding
 
 __all__ = ('ROUTED', 'Management', 'node')
 
@@ -66,11 +67,11 @@ class Management:
         """Delete an exchange; none of that name is fine. Switches: yes."""
         raise NotImplementedError(f'{type(self).__name__}.delete_exchange')
 
-    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """Bind a queue to an exchange. Switches: yes."""
         raise NotImplementedError(f'{type(self).__name__}.bind')
 
-    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """Undo `bind`; no such binding is fine. Switches: yes."""
         raise NotImplementedError(f'{type(self).__name__}.unbind')
 

@@ -25,6 +25,7 @@ from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.links import SETTLED, Receiver, Sender
 from greenmq.transport.amqp10.performatives import Source, Target, plain
 from greenmq.transport.amqp10.requests import Requests
+from greenmq.transport.driver import Binding
 from greenmq.transport.qpid.management import ROUTED, Management
 from greenmq.utils.json import dumps, loads
 from greenmq.utils.text import printable
@@ -133,20 +134,21 @@ class AMQPManagement(RabbitMQManagement):
             raise _refused(status, answer, what)
         return answer
 
-    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
         body = {
-            'source': exchange, 'destination_queue': queue, 'binding_key': key,
-            'arguments': dict(arguments or ()),
+            'source': binding.exchange, 'destination_queue': binding.queue,
+            'binding_key': binding.routing_key, 'arguments': dict(binding.arguments or ()),
         }  # fmt: skip
         self.request('POST', ('bindings',), body, deadline)
 
-    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        query = f'bindings?src={_q(exchange)}&dstq={_q(queue)}&key={_q(key)}'
+        exchange, queue, key = (_q(each) for each in (binding.exchange, binding.queue, binding.routing_key))
+        query = f'bindings?src={exchange}&dstq={queue}&key={key}'
         try:
             for found in list(self.request('GET', (query,), None, deadline) or ()):
-                if not arguments or found.get('arguments') == dict(arguments):
+                if not binding.arguments or found.get('arguments') == dict(binding.arguments):
                     where = str(found['location']).rpartition('/')[2]
                     self.request('DELETE', ('bindings', where), None, deadline)
         except NotFound:
@@ -208,18 +210,18 @@ class HTTPManagement(RabbitMQManagement):
         where = '/'.join((_q(first), _q(self._vhost), *map(_q, rest)))
         return self._send(method, f'/{where}', body, deadline)
 
-    def bind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def bind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        body = {'routing_key': key, 'arguments': dict(arguments or ())}
-        self.request('POST', ('bindings', 'e', exchange, 'q', queue), body, deadline)
+        body = {'routing_key': binding.routing_key, 'arguments': dict(binding.arguments or ())}
+        self.request('POST', ('bindings', 'e', binding.exchange, 'q', binding.queue), body, deadline)
 
-    def unbind(self, exchange: str, queue: str, key: str, arguments: Any, deadline: runtime.Deadline) -> None:
+    def unbind(self, binding: Binding, deadline: runtime.Deadline) -> None:
         """See `Management`."""
-        path = ('bindings', 'e', exchange, 'q', queue)
+        path = ('bindings', 'e', binding.exchange, 'q', binding.queue)
         try:
             for found in self.request('GET', path, None, deadline) or ():
-                same = not arguments or found.get('arguments') == dict(arguments)
-                if found.get('routing_key') == key and same:
+                same = not binding.arguments or found.get('arguments') == dict(binding.arguments)
+                if found.get('routing_key') == binding.routing_key and same:
                     self.request('DELETE', (*path, found['properties_key']), None, deadline)
         except NotFound:
             return
