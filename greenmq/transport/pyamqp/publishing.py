@@ -215,11 +215,10 @@ class Publishing:
         self._line_bytes += size
         if len(line) == 1:
             runtime.spawn(
-                self._send_line, name=f'amqp-publisher {self.connection.name}', owner=self.connection
+                self._send_line, line, name=f'amqp-publisher {self.connection.name}', owner=self.connection
             )
 
-    def _send_line(self) -> None:
-        line = self._line or deque()
+    def _send_line(self, line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]]) -> None:
         try:
             while line:
                 message, exchange, routing_key, mandatory, future, tries = line[0]
