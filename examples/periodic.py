@@ -42,6 +42,8 @@ if __name__ == '__main__':
     parser.add_argument('--broker', default='memory://')
     url = parser.parse_args().broker
     with Connection(url) as connection:
+        # Once, before two use it: RabbitMQ 3.10 fails who uses a new quorum queue while others declare it.
+        ticks(connection).declare()
         publisher = runtime.spawn(publish_ticks, url, name='periodic')
         listener = Listener(connection)
         listener.run()

@@ -42,6 +42,8 @@ def send(number):
 
 
 with Connection(url) as connection:
+    # Once, before many use it: RabbitMQ 3.10 fails those who use a new quorum queue while others declare it.
+    jobs(connection).declare()
     worker = Worker(connection)
     running = gevent.spawn(worker.run)
     gevent.joinall([gevent.spawn(send, number) for number in range(JOBS)], raise_error=True)
