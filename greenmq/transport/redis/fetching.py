@@ -1,16 +1,16 @@
 """How messages are taken: one script takes and registers, and a wait that takes nothing.
 
 The pollers of the session (`driver.poller`) call `Fetching.take`, one of each channel. A fetch that brought
-fewer than it had room for has read the length of every list, so CLIENT TRACKING tells of the next LPUSH by
-anybody: that is what is waited for, without a command. After `health_check_interval` it fetches all the same:
-consuming is proved again, not assumed (P25). Without tracking `blocking` waits for the lists, or it looks
-again after 10 to 500 ms.
+fewer than it had room for has read every list that it asked, so CLIENT TRACKING tells of the next LPUSH by
+anybody: that is what is waited for, without a command, and meanwhile no fetch asks such a list again. After
+`health_check_interval` all are fetched from all the same: consuming is proved again, not assumed (P25).
+Without tracking `blocking` waits for the lists, or it looks again after 10 to 500 ms.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from greenmq.transport.redis.resp import MAX_BYTES
 from greenmq.transport.redis.scripts import FETCH
 from greenmq.transport.redis.server import Server
 from greenmq.transport.redis.settling import OURS, Settler
-from greenmq.transport.redis.watches import Wakeup
+from greenmq.transport.redis.watches import Circle, Wakeup
 
 __all__ = ('Fetching',)
 
@@ -44,6 +44,9 @@ NODE_PATIENCE = 1.0
 FETCH_BYTES = 1024 * 1024
 #: What a fetch says in the place of a time, if not all lists were read to their end.
 MORE = -2
+
+#: Seconds for which the server is believed that a list is empty, where there is no health check.
+BELIEVED = 15.0
 
 #: Turns that a plan keeps: of a few queues all. Of many each is made when it is due, or they would grow with
 #: the square of the queues.
@@ -66,7 +69,8 @@ class Plan:
         self.lists = list(itertools.chain.from_iterable(lists.values()))
         homes = {queue: keys.home(queue) for queue in queues}
         self.homes = dict.fromkeys(homes.values())
-        self.keys = self.lists + [home.delayed for home in self.homes]
+        #: Who waits for one of them, or for a delayed message.
+        self.circle = Circle(self.lists + [home.delayed for home in self.homes])
         self.next = 0
         ends = [keys.value_end(queue) for queue in queues]
         #: For each step, most urgent first: (home, list, what stands behind its messages, queue and step) of
@@ -80,21 +84,31 @@ class Plan:
         ]
         self._made: dict[int, list[Any]] = {}  # turns, by the place of the first queue
 
-    def turn(self) -> list[Any]:
+    def turn(self, quiet: Container[str] = ()) -> list[Any]:
         """The next turn, the queues in another order: (home, lists, words about them, queue and step of each)
-        for each home. Switches: no."""
+        for each home. Switches: no.
+
+        Arguments:
+            quiet (Container[str]): lists to leave out.
+        """
         first = self.next = (self.next + 1) % len(self.queues) if self.rotates else 0
+        if quiet:
+            return self._turn(first, quiet)
         turn = self._made.get(first)
         if turn is None:
-            turn = self._turn(first)
+            turn = self._turn(first, ())
             if len(self._made) < TURNS:
                 self._made[first] = turn
         return turn
 
-    def _turn(self, first: int) -> list[Any]:
+    def _turn(self, first: int, quiet: Container[str]) -> list[Any]:
         homes: dict[Home, tuple[list[str], list[Any], Pairs]] = {}
+        if quiet:  # where nothing is to be taken it is asked for delayed messages all the same
+            homes = {home: ([], [], []) for home in self.homes}
         for step in self._steps:
             for home, key, end, pair in itertools.chain(step[first:], step[:first]):
+                if key in quiet:
+                    continue
                 lists, said, pairs = homes.setdefault(home, ([], [], []))
                 lists.append(key)
                 said += (pair[1], end)
@@ -128,9 +142,12 @@ class Fetching:
         self._backwards = settings['priority_order'] == 'amqp'
         self._max_bytes = settings['max_message_bytes'] or MAX_BYTES
         self._lease_ms = lease_ms
+        #: Seconds for which it is believed that a list is empty because nothing else was told.
+        self._believes = settings['health_check_interval'] or BELIEVED
+        self._believed_until = 0.0
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._planned = 0  # queues of all of them
-        self._waiting: dict[Wakeup, list[str]] = {}  # takes under way → the keys that they watch
+        self._waiting: dict[Wakeup, Circle] = {}  # takes under way → who they watch with
         self._cut: set[str] = set()  # keys of homes that a fetch was sent to whose caller was killed
 
     @property
@@ -141,8 +158,8 @@ class Fetching:
     def leave(self) -> None:
         """The session goes on in another thread: nobody is to wake the takes of this one."""
         waiting, self._waiting = self._waiting, {}
-        for wakeup, keys in waiting.items():
-            self._server.watchers.unwatch(keys, wakeup)
+        for wakeup, circle in waiting.items():
+            circle.watches.discard(wakeup)
 
     def _plan(self, queues: Iterable[str]) -> Plan:
         names = tuple(sorted(queues) if self._order == 'sorted' else queues)
@@ -150,10 +167,16 @@ class Fetching:
         if plan is None:
             self._planned += len(names)
             if self._planned > PLANNED:
-                self._plans.clear()
+                plans, self._plans = self._plans, {}
                 self._planned = len(names)
+                for each in plans.values():
+                    self._drop_unused(each)
             plan = self._plans[names] = Plan(self._keys, names, self._backwards, self._order == 'round_robin')
         return plan
+
+    def _drop_unused(self, plan: Plan) -> None:
+        if not plan.circle.watches:
+            self._server.watchers.dissolve(plan.circle)
 
     def take(self, queues: Iterable[str], n: int, seconds: float) -> list[Taken]:
         """Take up to n messages of some queues, waiting for the first; see `Driver.take`.
@@ -164,11 +187,10 @@ class Fetching:
         """
         plan = self._plan(queues)
         if not seconds:
-            return self._fetch(plan, n)[0]
+            return self._fetch(n, plan.turn())[0]
         wakeup = Wakeup()
-        watchers = self._server.watchers
-        watchers.watch(plan.keys, wakeup)
-        self._waiting[wakeup] = plan.keys
+        self._server.watchers.join(plan.circle, wakeup)
+        self._waiting[wakeup] = plan.circle
         try:
             return self._wait(plan, n, runtime.Deadline.after(seconds), wakeup)
         except ConnectionLost:
@@ -176,7 +198,9 @@ class Fetching:
             return []
         finally:
             self._waiting.pop(wakeup, None)
-            watchers.unwatch(plan.keys, wakeup)
+            plan.circle.watches.discard(wakeup)
+            if self._plans.get(plan.queues) is not plan:
+                self._drop_unused(plan)
 
     def _wait(self, plan: Plan, n: int, deadline: runtime.Deadline, wakeup: Wakeup) -> list[Taken]:
         watchers = self._server.watchers
@@ -185,7 +209,7 @@ class Fetching:
             wakeup.clear()
             takens, due, more = self._fetch_or_hand_on(plan, n)
             if more:
-                watchers.hand_on(plan.keys)
+                watchers.hand_on(plan.circle)
             if takens:
                 return takens
             left = deadline.remaining() or 0.0
@@ -197,9 +221,10 @@ class Fetching:
                 wakeup.wait(max(pause, 0.001))
             except BaseException:
                 if wakeup.happened:
-                    watchers.hand_on(plan.keys)  # we were the one that was told
+                    watchers.hand_on(plan.circle)  # we were the one that was told
                 raise
             if deadline.expired():
+                watchers.quiet.forget(plan.lists)  # consuming is proved again by the next take
                 return []
 
     def cut(self, deadline: runtime.Deadline) -> None:
@@ -216,19 +241,34 @@ class Fetching:
 
     def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Taken], float | None, bool]:
         try:
-            return self._fetch(plan, n)
+            return self._fetch(n, self._loud(plan))
         except BaseException:
-            self._server.watchers.hand_on(plan.keys)  # somebody else looks instead
+            self._server.watchers.hand_on(plan.circle)  # somebody else looks instead
             raise
 
-    def _fetch(self, plan: Plan, n: int) -> tuple[list[Taken], float | None, bool]:
+    def _loud(self, plan: Plan) -> list[Any]:
+        """The next turn, without the lists that are known to be empty: who consumes many queues is woken for
+        one of them, and starts one consumer after the other.
+
+        In a cluster all are asked: of a slot that has moved, the node that it was on tells nothing.
+        """
+        quiet = self._server.watchers.quiet
+        now = runtime.monotonic()
+        if now >= self._believed_until:
+            self._believed_until = now + self._believes
+            quiet.forget_all()
+        return plan.turn(() if self._keys.cluster else quiet)
+
+    def _fetch(self, n: int, turn: list[Any]) -> tuple[list[Taken], float | None, bool]:
         """Ask: the messages, seconds until the next delayed one is due, and whether there may be more."""
+        quiet = self._server.watchers.quiet
         takens: list[Taken] = []
         due: float | None = None
         more = False
-        for home, lists, words, pairs in plan.turn():
+        for home, lists, words, pairs in turn:
             if n <= len(takens):
                 break
+            begun = quiet.begin()
             try:
                 number, reply = self._fetch_of(home, lists, words, pairs, n - len(takens))
             except (ConnectionLost, TimeoutError):
@@ -245,7 +285,10 @@ class Fetching:
             if reply[1]:
                 tell_of_strangers(home.delayed, reply[1])
             takens += tagged(reply, pairs, self._keys, number)
-            more = more or reply[0] == MORE
+            if reply[0] == MORE:
+                more = True
+            elif self._server.tracks:
+                quiet.found_empty(lists, begun)
         return takens, due, more
 
     def _fetch_of(

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 
-__all__ = ('Wakeup', 'Watch', 'Watchers')
+__all__ = ('Circle', 'QuietKeys', 'Wakeup', 'Watch', 'Watchers')
+
+#: Changed keys that are remembered for fetches under way; then none of those under way marks anything quiet.
+REMEMBERED = 10_000
 
 
 class Watch:
@@ -73,11 +76,93 @@ class Wakeup(Watch):
         return True
 
 
-class Watchers:
-    """Who watches which keys. Holds them weakly."""
+class QuietKeys:
+    """Keys that were read, held nothing, and have not changed since: the server would have told.
+
+    The reader hears of a change before the task whose read it follows has its turn: so a read counts for a
+    key only if nothing was told of that key since before the read was sent.
+    """
 
     def __init__(self) -> None:
+        self._quiet: set[str] = set()
+        self._changed: dict[str, int] = {}  # keys → which change was the last
+        self._changes = 0
+        self._forgot = 0  # up to which change they are not remembered
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._quiet
+
+    def __len__(self) -> int:
+        return len(self._quiet)
+
+    def begin(self) -> int:
+        """Keys are about to be read: what `found_empty` needs. Switches: no."""
+        return self._changes
+
+    def found_empty(self, keys: Iterable[str], begun: int) -> None:
+        """They held nothing, and the server tells of the next change."""
+        if begun == self._changes:
+            self._quiet.update(keys)
+        elif begun >= self._forgot:
+            changed = self._changed
+            self._quiet.update(key for key in keys if changed.get(key, 0) <= begun)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take them for quiet no more."""
+        self._quiet.difference_update(keys)
+
+    def forget_all(self) -> None:
+        """Take none for quiet any more."""
+        self._quiet.clear()
+
+    def changed(self, keys: Iterable[bytes]) -> None:
+        """The server tells of a change."""
+        self._changes += 1
+        if len(self._changed) >= REMEMBERED:
+            self._changed.clear()
+            self._forgot = self._changes
+        for key in keys:
+            name = key.decode(errors='replace')
+            self._changed[name] = self._changes
+            self._quiet.discard(name)
+
+    def lost(self) -> None:
+        """Any key may have changed."""
+        self._changes += 1
+        self._forgot = self._changes
+        self._changed.clear()
+        self._quiet.clear()
+
+
+class Circle:
+    """Those who watch the same keys: takes from the same queues, which come and go with each message, while
+    the queues stay. Holds them weakly.
+
+    Attributes:
+        keys (list[bytes]): what they watch.
+        known (bool): the watchers know it.
+        watches (WeakSet[Watch]): them.
+    """
+
+    __slots__ = ('keys', 'known', 'watches')
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = [key.encode() for key in keys]
+        self.known = False
+        self.watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+class Watchers:
+    """Who watches which keys. Holds them weakly.
+
+    Attributes:
+        quiet (QuietKeys): those that need not be read again.
+    """
+
+    def __init__(self) -> None:
+        self.quiet = QuietKeys()
         self._watches: dict[bytes, weakref.WeakSet[Watch]] = {}
+        self._circles: dict[bytes, set[Circle]] = {}
 
     def watch(self, keys: Iterable[str], watch: Watch) -> None:
         """Have `watch.hit()` called when one of the keys changes that were read since."""
@@ -94,19 +179,44 @@ class Watchers:
                 if not found:
                     del self._watches[name]
 
+    def join(self, circle: Circle, watch: Watch) -> None:
+        """As `watch`, for the keys of a circle: only the first time takes longer for more of them."""
+        if not circle.known:
+            circle.known = True
+            for key in circle.keys:
+                self._circles.setdefault(key, set()).add(circle)
+        circle.watches.add(watch)
+
+    def dissolve(self, circle: Circle) -> None:
+        """Forget a circle that nobody is in; who joins it makes it known again."""
+        circle.known = False
+        for key in circle.keys:
+            found = self._circles.get(key)
+            if found is not None:
+                found.discard(circle)
+                if not found:
+                    del self._circles[key]
+
+    def _of(self, key: bytes) -> list[Watch]:
+        found = list(self._watches.get(key, ()))
+        for circle in self._circles.get(key, ()):
+            found += circle.watches
+        return found
+
     def is_watched(self, key: str) -> bool:
         """Does anybody watch this key?"""
-        return bool(self._watches.get(key.encode()))
+        return bool(self._of(key.encode()))
 
     def is_waited_for(self, key: str) -> bool:
         """Does anybody wait for a change of this key now?"""
-        return any(watch.waiting_since for watch in self._watches.get(key.encode(), ()))
+        return any(watch.waiting_since for watch in self._of(key.encode()))
 
-    def changed(self, keys: Iterable[bytes]) -> None:
+    def changed(self, keys: list[bytes]) -> None:
         """Hit who watches these keys; of those that wait for a message, one."""
+        self.quiet.changed(keys)
         for key in keys:
             first: Watch | None = None
-            for watch in list(self._watches.get(key, ())):
+            for watch in self._of(key):
                 if not watch.waiting_since:
                     watch.hit()
                 elif first is None or watch.waiting_since < first.waiting_since:
@@ -114,15 +224,17 @@ class Watchers:
             if first is not None:
                 first.hit()
 
-    def hand_on(self, keys: Iterable[str]) -> None:
-        """Hit the next that waits for one of these keys: there may be more than was taken."""
-        waiting = {
-            watch for key in keys for watch in self._watches.get(key.encode(), ()) if watch.waiting_since
-        }
+    def hand_on(self, circle: Circle) -> None:
+        """Hit the next that waits for one of its keys: there may be more than was taken."""
+        circles = {each for key in circle.keys for each in self._circles.get(key, ())}
+        waiting = [watch for each in circles for watch in each.watches if watch.waiting_since]
         if waiting:
             min(waiting, key=since).hit()
 
     def hit_all(self) -> None:
         """Any key may have changed: hit everybody."""
-        for watch in {watch for watches in self._watches.values() for watch in watches}:
+        self.quiet.lost()
+        watches = {watch for watches in self._watches.values() for watch in watches}
+        circles = {circle for circles in self._circles.values() for circle in circles}
+        for watch in watches.union(*(circle.watches for circle in circles)):
             watch.hit()
