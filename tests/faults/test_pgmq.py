@@ -121,6 +121,17 @@ def test_batches_and_never_a_poll_at_the_server(postgresql, pgmq_database, pgmq_
     assert counted['send_batch'] <= 10 and counted['read'] <= 20 and counted['delete'] <= 20, counted
 
 
+def test_a_publisher_that_is_alone_has_its_statement_planned_once(pgmq_url):
+    with Connection(pgmq_url, transport_options={'max_connections': 1}) as connection:
+        declare(connection)
+        producer = connection.Producer(routing_key='q')
+        for _ in range(60):
+            producer.publish('x')
+        asked = 'SELECT sum(custom_plans)::int, sum(generic_plans)::int FROM pg_prepared_statements'
+        (anew, again), = driver(connection).access.run(asked, deadline=runtime.Deadline.after(5))
+        assert anew <= 5 and again >= 45
+
+
 @pytest.mark.slow
 def test_an_idle_consumer_asks_nothing(pgmq_url):
     with Connection(pgmq_url) as connection:

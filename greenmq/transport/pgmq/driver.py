@@ -16,7 +16,6 @@ from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.options import Option, seconds, truth, whole
 from greenmq.transport.pgmq.names import Name, fanout_pattern, is_pattern, name_of, topic_prefix
 from greenmq.transport.pgmq.statements import READS, QueueStatements, Statements, due
-from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.connection import psycopg
 from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
@@ -164,14 +163,12 @@ class PgmqDriver(TableDriver):
             return InvalidArgument('message', '(hidden)', str(error).strip())
 
     def _put(self, items: list[Put], deadline: runtime.Deadline) -> list[Exception | None] | None:
-        delays = [_delay(item) for item in items]
-        rows = self._run(
-            self.sql.put, self.settings['notify'], self.presence.me,
-            Texts([item.queue for item in items]), Texts([self._name(item.queue).name for item in items]),
-            Texts([item.payload for item in items]), Texts([_headers(item) for item in items]), delays,
-            deadline=deadline,
+        columns = (
+            [item.queue for item in items], [self._name(item.queue).name for item in items],
+            [item.payload for item in items], [_headers(item) for item in items],
+            [str(_delay(item)) for item in items],
         )  # fmt: skip
-        return self._stored(items, rows)
+        return self._stored(items, self._insert(columns, deadline))
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from greenmq.transport.pgmq.names import Name
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, puts, tell
 
 __all__ = ('READS', 'QueueStatements', 'Statements', 'due')
 
@@ -35,11 +35,11 @@ FROM unnest(ARRAY['{NAME}', '{OWNER}', '{FACTS}', '{BINDING}']) t
 _TOLD = tell(OWNER, CHANNEL)
 
 #: $3 to $7: queues, their names in pgmq, messages, headers, seconds of delay.
-_PUT = f"""
+_PUT, _PUT_ONE = (
+    f"""
 WITH given AS (
-    SELECT g.queue, m.queue_name AS known, g.message, g.headers, g.delay, g.n
-    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::float8[]) WITH ORDINALITY
-    AS g(queue, name, message, headers, delay, n)
+    SELECT g.queue, m.queue_name AS known, g.message, g.headers, g.delay::float8, g.n
+    FROM {given} AS g(queue, name, message, headers, delay, n)
     LEFT JOIN pgmq.meta m ON m.queue_name = g.name
 ), stored AS (
     SELECT s FROM (
@@ -55,6 +55,8 @@ WITH given AS (
 SELECT n::int FROM given WHERE known IS NULL
 UNION ALL SELECT -({_TOLD})::int UNION ALL SELECT -count(*)::int FROM stored
 """
+    for given in puts(5)
+)
 
 #: $1 to $4: queues, their names in pgmq, messages at most, seconds of the lease. Each queue is read for the
 #: room that those before it left. Nobody waits for the disk: a read that a crash of the server undoes is made
@@ -144,6 +146,7 @@ class Statements(NamedTuple):
     extension: str = 'CREATE EXTENSION IF NOT EXISTS pgmq CASCADE'
     leave: str = f'DELETE FROM "{OWNER}" WHERE id = $1'
     put: str = _PUT
+    put_one: str = _PUT_ONE
     called: str = _CALLED
     call: str = _CALL
     create_queue: str = 'SELECT pgmq.create($1::text)'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greenmq import runtime
@@ -11,6 +11,7 @@ from greenmq.transport.driver import UNSEEN, Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import arguments_text
 from greenmq.transport.postgresql.access import Access
+from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.claims import Claims
 from greenmq.transport.postgresql.connection import driver_version
 from greenmq.transport.postgresql.errors import ERRORS
@@ -81,6 +82,16 @@ class TableDriver(Driver):
         return self.access.stats()
 
     # ---- messages
+
+    def _insert(self, columns: Sequence[list[Any]], deadline: runtime.Deadline) -> list[Any]:
+        # What is put, by column: texts, and None for NULL.
+        if len(columns[0]) == 1:
+            statement, values = self.sql.put_one, [column[0] for column in columns]
+        else:
+            statement, values = self.sql.put, [Texts(column) for column in columns]
+        return self._run(
+            statement, self.settings['notify'], self.presence.me, *values, deadline=deadline
+        )
 
     def _stored(self, items: list[Put], rows: list[Any]) -> list[Exception | None] | None:
         # What became of each, by the numbers of those that have no queue.

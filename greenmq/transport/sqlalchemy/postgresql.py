@@ -12,7 +12,6 @@ from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits, arguments_text
-from greenmq.transport.postgresql.arrays import Texts
 from greenmq.transport.postgresql.connection import psycopg
 from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
@@ -79,11 +78,8 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
     # ---- messages
 
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None] | None:
-        rows = self._run(
-            self.sql.put, self.settings['notify'], self.presence.me,
-            Texts([item.queue for item in items]), Texts([item.payload for item in items]), deadline=deadline,
-        )  # fmt: skip
-        return self._stored(items, rows)
+        columns = [item.queue for item in items], [item.payload for item in items]
+        return self._stored(items, self._insert(columns, deadline))
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(queues, seconds, lambda: self._take(queues, n, max_bytes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, puts, tell
 from greenmq.transport.sqlalchemy.tables import Tables
 
 __all__ = ('Statements',)
@@ -56,20 +56,22 @@ CREATE TRIGGER greenmq_tell AFTER INSERT ON "{message}" REFERENCING NEW TABLE AS
 FOR EACH STATEMENT EXECUTE PROCEDURE "{message}_greenmq_tell"()
 """
 
-_PUT = """
+_PUT, _PUT_ONE = (
+    f"""
 WITH given AS (
     SELECT g.name, g.payload, g.n, q.id AS queue_id
-    FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS g(name, payload, n)
-    LEFT JOIN "{queue}" q ON q.name = g.name
+    FROM {given} AS g(name, payload, n) LEFT JOIN "{{queue}}" q ON q.name = g.name
 ), stored AS (
-    INSERT INTO "{message}" (id, visible, payload, version, queue_id)
+    INSERT INTO "{{message}}" (id, visible, payload, version, queue_id)
     SELECT nextval('message_id_sequence'), true, o.payload, 1, o.queue_id
     FROM (SELECT * FROM given WHERE queue_id IS NOT NULL ORDER BY n) o RETURNING queue_id
 ), named AS (
     SELECT g.name FROM given g WHERE g.queue_id IS NOT NULL
 )
-SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({tell})::int
+SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({{tell}})::int
 """
+    for given in puts(2)
+)
 
 # Nobody waits for the disk: a claim that a crash of the server undoes is made again, and what it took is
 # delivered twice, as it may be anyway. An ack waits, and with it all that was written before.
@@ -257,6 +259,7 @@ class Statements(NamedTuple):
     trigger: str
     leave: str
     put: str
+    put_one: str
     take: str
     done: str
     back: str
@@ -282,8 +285,8 @@ class Statements(NamedTuple):
 
         return cls(
             *map(written, (
-                _THERE, f'{_CREATE};{side_tables.CREATE}', _INDEX, _TRIGGER, _LEAVE, _PUT, _TAKE, _DONE,
-                _BACK, _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _PURGE_DELIVERED, _MAKE,
+                _THERE, f'{_CREATE};{side_tables.CREATE}', _INDEX, _TRIGGER, _LEAVE, _PUT, _PUT_ONE, _TAKE,
+                _DONE, _BACK, _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _PURGE_DELIVERED, _MAKE,
                 'SELECT 1 FROM "{queue}" WHERE name = $1::text',
                 _DELETE, _PURGE, _SIZE, _QUEUES,
             )),
