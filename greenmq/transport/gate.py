@@ -1,8 +1,9 @@
 """Turns at a file that several processes write: who asks first comes first, nearly.
 
 One lock is not enough: who frees it and wants it again has it before the one that was woken for it runs. So
-there are two. Who holds the *turn* is the next one, and waits alone for the *gate*; all others wait for the
-turn, in the order in which they came, as Linux has it. Who leaves the gate stands behind them.
+there are two. Who holds the *turn* is the next one, and waits alone for the *gate*: nobody passes it, nor
+does who leaves the gate. All others wait for the turn. Linux wakes all of them, in the order in which they
+came, and the first to run has it.
 
 The kernel frees both when a process dies.
 """

@@ -44,15 +44,18 @@ def waits(process):
     return any('->' in line and f' {process.pid} ' in line for line in lines)
 
 
-def test_who_asked_first_comes_first_and_who_left_comes_last(tmp_path, processes):
+def test_nobody_passes_who_is_next_and_all_come_in(tmp_path, processes):
     file, book = tmp_path / 'file', tmp_path / 'book'
     gate = Gate(str(file))
     with gate.entered():
-        for name in 'abc':
-            processes(file, book, name)
-    # Then who frees it, and wants it again before anybody else runs, stands behind them
+        others = [processes(file, book, name) for name in 'abc']
+    # Who frees it, and wants it again before anybody else runs, comes after the next one. The two behind that
+    # one are woken with us, and who runs first is first.
     with gate.entered():
-        assert book.read_text() == 'abc'
+        assert book.read_text().startswith('a')
+    for other in others:
+        assert other.wait(20) == 0
+    assert sorted(book.read_text()) == ['a', 'b', 'c']
     gate.close()
 
 
