@@ -18,6 +18,12 @@ from tests.support.process import wait_until
 from tests.support.stores import declare, drained, driver, listens, statements
 
 ENDINGS = 100 if FACTOR > 1 else 12
+#: Makes so many rows as kombu leaves them when it has delivered a message.
+DEAD = (
+    'INSERT INTO kombu_message (id, visible, timestamp, payload, version, queue_id) '
+    "SELECT nextval('message_id_sequence'), false, now(), '{{}}', 2, q.id "
+    "FROM kombu_queue q, generate_series(1, {}) WHERE q.name = 'q'"
+)
 
 
 # ------------------------------------------------------------------------------------------ what it costs
@@ -108,11 +114,7 @@ def test_a_claim_reads_no_dead_rows(postgresql, database):
     dead = 1_000_000 if FACTOR > 1 else 20_000
     with Connection(postgresql.url(database)) as connection:
         declare(connection)
-        postgresql.run(
-            "INSERT INTO kombu_message (id, visible, timestamp, payload, version, queue_id) SELECT "
-            "nextval('message_id_sequence'), false, now(), '{}', 2, q.id "
-            f"FROM kombu_queue q, generate_series(1, {dead}) WHERE q.name = 'q'", database=database,
-        )
+        postgresql.run(DEAD.format(dead), database=database)
         producer = connection.Producer(routing_key='q', serializer='json')
         for n in range(20):
             producer.publish(n)
@@ -123,6 +125,31 @@ def test_a_claim_reads_no_dead_rows(postgresql, database):
         (plan,), = postgresql.run(f'EXPLAIN (ANALYZE, FORMAT JSON) {sql}', database=database)
         reads = list(_rows_read(plan[0]['Plan'], 'kombu_message'))
         assert reads and max(reads) <= 20, reads  # what waits, and none of the dead
+
+
+def test_a_plan_made_for_an_empty_table_is_not_kept(postgresql, database):
+    """Who waited where nothing was reads what it takes, too, although the server has not counted yet."""
+    deadline = runtime.Deadline.after(60)
+    with Connection(postgresql.url(database), transport_options={'max_connections': 1}) as connection:
+        declare(connection)
+        mine = driver(connection)
+
+        def ask(statement):
+            return mine.access.run(statement, deadline=deadline)
+
+        for table in ('kombu_message', 'kombu_queue', 'greenmq_delivery'):
+            postgresql.run(f'VACUUM ANALYZE {table}', database=database)
+        for _ in range(24):
+            connection.Producer(routing_key='q').publish('x')
+            mine.settle(mine.take(['q'], 1, 1 << 20, 0.0), [], deadline)
+        postgresql.run(DEAD.format(20_000), database=database)
+        connection.Producer(routing_key='q').publish('x')
+        green.sleep(connecting._PLAN_AGE + 0.1)
+        assert not mine.take(['none'], 10, 1 << 20, 0.0)  # any statement has them all planned anew
+        (name,), = ask("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%found AS (%'")
+        (plan,), = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} (ARRAY['q'], 1, 1000000, 1, 1)")
+        reads = list(_rows_read(plan[0]['Plan'], 'kombu_message'))
+        assert reads and max(reads) <= 20, reads
 
 
 def test_a_table_in_use_gets_no_index_and_nobody_waits_for_it(postgresql, database):

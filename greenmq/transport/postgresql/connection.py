@@ -47,6 +47,9 @@ _OK, _ROWS = ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK
 
 #: Runs after which a statement is prepared at the server.
 _PREPARE_AFTER = 5
+#: Seconds for which the server may keep to a plan. It may have made it while a table was empty, and by it
+#: would read all of the million rows that came since, until it counts them, a minute or so later.
+_PLAN_AGE = 1.0
 #: Statements that a connection remembers. Those of the drivers are few, but for the types of their values.
 _REMEMBERED = 100
 
@@ -79,6 +82,7 @@ class Line(psycopg.Connection[Any]):
         # Runs of a statement with values of these types, and its name at the server once it is prepared.
         self._known: OrderedDict[tuple[str, Any], int | bytes] = OrderedDict()
         self._named = 0
+        self._planned = 0.0  # `runtime.monotonic()` when the oldest plan may have been made
 
     def wait(self, gen: Generator[Any, Any, Any], interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run a generator of psycopg. Switches: yes. Killed, or not in time: the connection is closed."""
@@ -133,6 +137,7 @@ class Line(psycopg.Connection[Any]):
         runs = self._known.get(key, 0)
         if isinstance(runs, bytes):
             self._known.move_to_end(key)
+            self._renew_plans()
             return runs
         if runs < _PREPARE_AFTER:
             self._known[key] = runs + 1
@@ -148,6 +153,14 @@ class Line(psycopg.Connection[Any]):
         self._result()
         self._known[key] = name
         return name
+
+    def _renew_plans(self) -> None:
+        # Those of all statements; they stay prepared. Switches: perhaps.
+        now = runtime.monotonic()
+        if now - self._planned > _PLAN_AGE:
+            self.pgconn.send_query(b'DISCARD PLANS')
+            self._result()
+            self._planned = now
 
     def _result(self) -> Any:
         result = self.wait(_generators.execute(self.pgconn))[-1]
