@@ -11,6 +11,7 @@ import time
 import pytest
 
 from greenmq import Connection, Exchange, Queue
+from greenmq.cli.commands import run as main
 from greenmq.exceptions import ConnectionLost
 from tests.faults.stores import consuming, drain_over_losses, drain_until, forks, survives
 from tests.stress import FACTOR
@@ -81,6 +82,22 @@ def test_what_another_process_publishes_goes_by_the_bindings_that_we_made(reques
         for each in bound:
             each.delete()
             each.exchange.delete()
+
+
+@pytest.mark.parametrize('server, fixture', SERVERS[1:])
+def test_queues_for_answers_are_not_listed(request, server, fixture, capfd):
+    url = request.getfixturevalue(fixture)
+
+    def listed():
+        assert main(['queues', '--broker', url]) == 0
+        return {line.split()[0] for line in capfd.readouterr().out.splitlines()}
+
+    before = listed()
+    with Connection(url) as connection:
+        bound = Queue('listed')(connection)
+        bound.declare()  # the broker answers it into a queue that it made for us
+        assert listed() - before == {'listed'}
+        bound.delete()
 
 
 @pytest.mark.parametrize('fault, times', [('cut', 40), ('hole', 20)])

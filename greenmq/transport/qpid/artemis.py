@@ -27,6 +27,11 @@ _NODE = 'activemq.management'
 _address = STYLES['artemis'].exchange_address
 #: How often a queue is counted that changes meanwhile.
 TRIES = 3
+#: Queues that are listed at once.
+PAGE = 100
+#: A filter that takes all of them, and what those have that are no program's.
+_ALL = dumps({'field': '', 'operation': '', 'value': '', 'sortOrder': 'asc', 'sortColumn': 'id'})
+_PASSING = ('temporary', 'internalQueue')
 #: What names of our diverts begin with.
 _DIVERT = 'greenmq'
 #: Code in its texts: there is such an address.
@@ -153,9 +158,20 @@ class ArtemisManagement(Management):
                 self.ask('broker', 'destroyDivert', deadline, name)
 
     def queues(self, deadline: runtime.Deadline) -> list[dict[str, Any]] | None:
-        """See `Management`."""
-        names = self.ask('broker', 'getQueueNames', deadline, 'ANYCAST') or []
-        return [{'name': str(name)} for name in names]
+        """See `Management`: those for answers, as ours for these, and the broker's own are not named."""
+        found: list[dict[str, Any]] = []
+        while True:
+            number = len(found) // PAGE + 1
+            page = self.ask('broker', 'listQueues', deadline, _ALL, number, PAGE)
+            listed = loads(page or '{}').get('data') or []
+            found += listed
+            if len(listed) < PAGE:
+                break
+        return [
+            {'name': queue['name'], 'unacked': int(queue.get('deliveringCount') or 0)}
+            for queue in found
+            if queue.get('routingType') == 'ANYCAST' and 'true' not in map(queue.get, _PASSING)
+        ]
 
     def close(self) -> None:
         """See `Management`."""
