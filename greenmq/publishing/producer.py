@@ -339,8 +339,8 @@ class Producer:
         if client is None:
             client = getattr(getattr(self._channel, 'connection', None), 'client', None)
         options = getattr(client, 'transport_options', None)
-        if options and options.__class__ is dict:
-            return runtime.Deadline.of(_seconds(options.get('publish_timeout', PUBLISH_TIMEOUT)))
+        if options and options.__class__ is dict and 'publish_timeout' in options:
+            return runtime.Deadline.of(_seconds(options['publish_timeout']))
         return _deadline_after(PUBLISH_TIMEOUT)
 
     def _arguments(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ __all__ = ('Array', 'Described', 'Sized', 'Symbol', 'Timestamp', 'decode', 'enco
 
 #: How deep values may nest.
 DEPTH = 32
+_TOO_DEEP = f'values nest deeper than {DEPTH}'
 #: Elements of an array whose elements take no bytes.
 EMPTY_ELEMENTS = 1024
 
@@ -75,6 +77,7 @@ class Sized(NamedTuple):
 _Reader = Callable[[bytes, int, int], 'tuple[Any, int]']
 
 _U2, _U4, _U8 = struct.Struct('>H'), struct.Struct('>I'), struct.Struct('>Q')
+_uint_at = _U4.unpack_from
 _SHORT = 'the value is cut short'
 
 
@@ -108,7 +111,10 @@ def decode_described(data: bytes, at: int = 0) -> tuple[Any, Any, int]:
             if not isinstance(value, Described):
                 return None, value, end
             return value.descriptor, value.value, end
-        value, end = _READERS[data[at + 3]](data, at + 4, 1)
+        if data[at + 3] == 0xC0:
+            value, end = _sequence(data, at + 4, 1, False)
+        else:
+            value, end = _READERS[data[at + 3]](data, at + 4, 1)
     except (IndexError, struct.error):
         raise Malformed(_SHORT) from None
     return data[at + 2], value, end
@@ -202,7 +208,7 @@ def _variable(wide: bool, make: Callable[[bytes], Any]) -> _Reader:
 def _head(data: bytes, at: int, depth: int, wide: bool) -> tuple[int, int, int]:
     # Of a compound: the number of its elements, where they begin, where it ends.
     if depth >= DEPTH:
-        raise Malformed(f'values nest deeper than {DEPTH}')
+        raise Malformed(_TOO_DEEP)
     if wide:
         size, count, start = _U4.unpack_from(data, at)[0], _U4.unpack_from(data, at + 4)[0], at + 8
         end = at + 4 + size
@@ -215,20 +221,35 @@ def _head(data: bytes, at: int, depth: int, wide: bool) -> tuple[int, int, int]:
 
 
 def _sequence(data: bytes, at: int, depth: int, wide: bool) -> tuple[list[Any], int]:
-    count, at, end = _head(data, at, depth, wide)
+    if wide or depth >= DEPTH:
+        count, at, end = _head(data, at, depth, wide)
+    else:  # as there, without a call
+        count, end, at = data[at + 1], at + 1 + data[at], at + 2
+        if end > len(data) or at > end:
+            raise Malformed(_SHORT)
     if count > end - at:
         raise Malformed(f'{count} values in {end - at} bytes')
     values: list[Any] = []
     add = values.append
-    readers, constants, depth = _READERS, _CONSTANTS, depth + 1
+    readers, constants, texts, depth = _READERS, _CONSTANTS, _TEXTS, depth + 1
     for _ in range(count):
         code = data[at]
-        if code in constants:  # most fields of most frames
+        # What most fields are is read here, without a call.
+        if code in constants:
             add(constants[code])
             at += 1
         elif code == 0x52:
             add(data[at + 1])
             at += 2
+        elif code in texts:
+            stop = at + 2 + data[at + 1]
+            if stop > end:
+                raise Malformed(_SHORT)
+            add(texts[code](data[at + 2 : stop]))
+            at = stop
+        elif code == 0x70:
+            add(_uint_at(data, at + 1)[0])
+            at += 5
         else:
             value, at = readers[code](data, at + 1, depth)
             add(value)
@@ -285,12 +306,14 @@ def _array(wide: bool) -> _Reader:
 
 def _described(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if depth >= DEPTH:
-        raise Malformed(f'values nest deeper than {DEPTH}')
+        raise Malformed(_TOO_DEEP)
     descriptor, at = _READERS[data[at]](data, at + 1, depth + 1)
     value, at = _READERS[data[at]](data, at + 1, depth + 1)
     return Described(descriptor, value), at
 
 
+#: Texts and bytes with a size of one byte.
+_TEXTS: dict[int, Callable[[bytes], Any]] = {0xA0: bytes, 0xA1: _text, 0xA3: _symbol}
 #: What takes no bytes beside its code.
 _CONSTANTS: dict[int, Any] = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}
 _READERS: list[_Reader] = [_unknown] * 256
@@ -359,24 +382,28 @@ def _long(value: int) -> bytes:
     return struct.pack('>Bb', 0x55, value) if -128 <= value < 128 else struct.pack('>Bq', 0x81, value)
 
 
-def _sized(short: bytes, wide: bytes, raw: bytes) -> bytes:
-    size = len(raw)
-    return short + bytes((size,)) + raw if size < 256 else wide + _U4.pack(size) + raw
+def _binary(value: Any, depth: int = 0) -> bytes:
+    size = len(raw := bytes(value))
+    return _BINARY[size] + raw if size < 256 else b'\xb0' + _U4.pack(size) + raw
 
 
-def _binary(value: Any) -> bytes:
-    return _sized(b'\xa0', b'\xb0', bytes(value))
+def _string(value: str, depth: int = 0) -> bytes:
+    size = len(raw := value.encode('utf-8'))
+    return _STRING[size] + raw if size < 256 else b'\xb1' + _U4.pack(size) + raw
 
 
-def _string(value: str) -> bytes:
-    return _sized(b'\xa1', b'\xb1', value.encode('utf-8'))
+def _symbol_out(value: str, depth: int = 0) -> bytes:
+    size = len(raw := value.encode('ascii'))
+    return _SYMBOL[size] + raw if size < 256 else b'\xb3' + _U4.pack(size) + raw
 
 
-def _symbol_out(value: str) -> bytes:
-    return _sized(b'\xa3', b'\xb3', value.encode('ascii'))
+#: Code and size of what is shorter than 256 bytes.
+_BINARY, _STRING, _SYMBOL = (
+    [code + bytes((size,)) for size in range(256)] for code in (b'\xa0', b'\xa1', b'\xa3')
+)
 
 
-def _boolean(value: Any) -> bytes:
+def _boolean(value: Any, depth: int = 0) -> bytes:
     return b'A' if value else b'B'
 
 
@@ -393,11 +420,22 @@ def _list(values: Any, depth: int = 0) -> bytes:
     return _compound(b'\xc0', b'\xd0', parts) if parts else b'E'
 
 
+#: Names in maps are few, and written again and again.
+_name = functools.lru_cache(1024)(_string)
+_LONG_NAME = 64
+
+
 def _map_out(value: Mapping[Any, Any], depth: int = 0) -> bytes:
     parts = []
+    known, depth = _BY_CLASS.get, depth + 1
+    if depth > DEPTH and value:
+        raise EncodeError(_TOO_DEEP)
     for key, each in value.items():
-        parts.append(encode(key, depth + 1))
-        parts.append(encode(each, depth + 1))
+        # As `encode` does, without a call where it can be: most of what is written are such maps.
+        short = type(key) is str and len(key) <= _LONG_NAME
+        parts.append(_name(key) if short else encode(key, depth))
+        write = known(type(each))
+        parts.append(encode(each, depth) if write is None else write(each, depth))
     return _compound(b'\xc1', b'\xd1', parts)
 
 
@@ -437,6 +475,9 @@ def _moment(value: datetime.datetime) -> bytes:
 
 _TIMESTAMP = _packer(b'\x83', 'q')
 
+#: What a writer raises for a value that is not of its type.
+UNWRITABLE = (UnicodeEncodeError, struct.error, OverflowError, AttributeError, TypeError)
+
 #: Type by its name in the specification → what writes a value so.
 WRITERS: dict[str, Callable[[Any], bytes]] = {
     'boolean': _boolean, 'ubyte': _packer(b'\x50', 'B'), 'ushort': _packer(b'\x60', 'H'), 'uint': uint,
@@ -465,14 +506,14 @@ def _put_described(value: Described, depth: int) -> bytes:
 #: Type of Python → what writes it. Found by the class itself, then by its bases.
 _BY_CLASS: dict[type, Callable[[Any, int], bytes]] = {
     type(None): lambda value, depth: b'@',
-    bool: lambda value, depth: _boolean(value),
+    bool: _boolean,
     int: _integer,
     float: lambda value, depth: WRITERS['double'](value),
-    str: lambda value, depth: _string(value),
-    bytes: lambda value, depth: _binary(value),
-    bytearray: lambda value, depth: _binary(value),
-    memoryview: lambda value, depth: _binary(value),
-    Symbol: lambda value, depth: _symbol_out(value),
+    str: _string,
+    bytes: _binary,
+    bytearray: _binary,
+    memoryview: _binary,
+    Symbol: _symbol_out,
     Timestamp: lambda value, depth: _TIMESTAMP(value),
     UUID: lambda value, depth: WRITERS['uuid'](value),
     datetime.datetime: lambda value, depth: _moment(value),
@@ -493,7 +534,7 @@ def encode(value: Any, depth: int = 0) -> bytes:
         EncodeError: AMQP has no type for it, or its number is too large; or it nests without an end.
     """
     if depth > DEPTH:
-        raise EncodeError(f'values nest deeper than {DEPTH}')
+        raise EncodeError(_TOO_DEEP)
     write = _BY_CLASS.get(type(value))
     if write is None:
         for cls in type(value).__mro__[1:]:
@@ -507,7 +548,7 @@ def encode(value: Any, depth: int = 0) -> bytes:
     except UnicodeEncodeError as error:
         raise EncodeError(f'a text cannot be written: {error}') from None
     except struct.error as error:
-        raise EncodeError(f'{value!r} is out of range: {error}') from None
+        raise EncodeError(f'{value!r:.80} is out of range: {error}') from None
 
 
 def encode_as(kind: str, value: Any) -> bytes:
@@ -520,5 +561,5 @@ def encode_as(kind: str, value: Any) -> bytes:
         return b'@'
     try:
         return WRITERS[kind](value)
-    except (UnicodeEncodeError, struct.error, OverflowError, AttributeError, TypeError) as error:
+    except UNWRITABLE as error:
         raise EncodeError(f'{value!r:.80} is no {kind}: {error}') from None

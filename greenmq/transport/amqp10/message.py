@@ -5,13 +5,23 @@ Nothing here switches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from greenmq.transport.amqp10.codec import Symbol, Timestamp, decode_described, encode, encode_as
+from greenmq.exceptions import EncodeError
+from greenmq.transport.amqp10.codec import (
+    UNWRITABLE,
+    WRITERS,
+    Symbol,
+    Timestamp,
+    decode_described,
+    encode,
+)
 from greenmq.transport.amqp10.errors import Malformed
 
-__all__ = ('Sections', 'read', 'write')
+__all__ = ('Sections', 'front', 'read', 'recurring_front', 'write', 'write_after', 'write_value')
 
 #: Fields of the header section, with their types.
 HEADER = (
@@ -33,7 +43,10 @@ _NAMES = {
     'amqp:application-properties:map': _PROGRAM, 'amqp:data:binary': _DATA,
     'amqp:amqp-sequence:list': _SEQUENCE, 'amqp:amqp-value:*': _VALUE, 'amqp:footer:map': _FOOTER,
 }  # fmt: skip
+#: How they begin, where they are short.
+_SHORT_HEADER, _SHORT_PROPERTIES = b'\x00\x53\x70\xc0', b'\x00\x53\x73\xc0'
 _EMPTY: dict[str, Any] = {}
+_new = tuple.__new__
 
 
 class Sections(NamedTuple):
@@ -54,16 +67,26 @@ class Sections(NamedTuple):
     is_data: bool
 
 
-def _listed(code: int, fields: Any, values: Mapping[str, Any]) -> bytes:
+#: Section → what writes each of its fields.
+_FIELDS = {
+    code: [(kind, encode if kind is None else WRITERS[kind]) for _, kind in fields]
+    for code, fields in ((_HEADER, HEADER), (_PROPERTIES, PROPERTIES))
+}
+
+
+def _listed(code: int, values: Iterable[Any]) -> bytes:
     parts: list[bytes] = []
-    last, found = 0, values.get
-    for name, kind in fields:
-        value = found(name)
-        if value is None:
-            parts.append(b'@')
-            continue
-        parts.append(encode(value) if kind is None else encode_as(kind, value))
-        last = len(parts)
+    last = 0
+    try:
+        for (_, put), value in zip(_FIELDS[code], values, strict=False):
+            if value is None:
+                parts.append(b'@')
+            else:
+                parts.append(put(value))
+                last = len(parts)
+    except UNWRITABLE as error:
+        kind, _ = _FIELDS[code][len(parts)]
+        raise EncodeError(f'{value!r:.80} is no {kind}: {error}') from None
     if not last:
         return b''
     whole = b''.join(parts[:last])
@@ -71,6 +94,23 @@ def _listed(code: int, fields: Any, values: Mapping[str, Any]) -> bytes:
     if len(whole) < 255:
         return head + b'\xc0' + bytes((len(whole) + 1, last)) + whole
     return head + b'\xd0' + (len(whole) + 4).to_bytes(4, 'big') + last.to_bytes(4, 'big') + whole
+
+
+def _in_order(fields: Any, values: Mapping[str, Any]) -> Iterable[Any]:
+    return [values.get(name) for name, _ in fields]
+
+
+def front(header: Iterable[Any], properties: Iterable[Any]) -> bytes:
+    """The first sections of a message: header and properties, by the order of their fields.
+
+    Raises:
+        EncodeError: AMQP has no type for a value.
+    """
+    return _listed(_HEADER, header) + _listed(_PROPERTIES, properties)
+
+
+#: The same, remembered: for tuples of values that the next message has as well.
+recurring_front = functools.lru_cache(512)(front)
 
 
 def write(
@@ -85,21 +125,26 @@ def write(
     Raises:
         EncodeError: AMQP has no type for a value.
     """
-    parts = [_listed(_HEADER, HEADER, header)] if header else []
+    first = _listed(_HEADER, _in_order(HEADER, header)) if header else b''
     if annotations:
         named = {Symbol(name): value for name, value in annotations.items()}
-        parts.append(b'\x00\x53\x72' + encode(named))
+        first += b'\x00\x53\x72' + encode(named)
     if properties:
-        parts.append(_listed(_PROPERTIES, PROPERTIES, properties))
+        first += _listed(_PROPERTIES, _in_order(PROPERTIES, properties))
+    return write_after(first, body, program)
+
+
+def write_after(first: bytes, body: bytes, program: Mapping[str, Any] = _EMPTY) -> bytes:
+    """Put a message together of its first sections, see `front`, and its body as one data section.
+
+    Raises:
+        EncodeError: AMQP has no type for a value.
+    """
     if program:
-        parts.append(b'\x00\x53\x74' + encode(program))
+        first += b'\x00\x53\x74' + encode(program)
     size = len(body)
-    if size < 256:
-        parts.append(b'\x00\x53\x75\xa0' + bytes((size,)))
-    else:
-        parts.append(b'\x00\x53\x75\xb0' + size.to_bytes(4, 'big'))
-    parts.append(body)
-    return b''.join(parts)
+    kind, width = (b'\x00\x53\x75\xa0', 1) if size < 256 else (b'\x00\x53\x75\xb0', 4)
+    return b''.join((first, kind, size.to_bytes(width, 'big'), body))
 
 
 def write_value(value: Any, properties: Mapping[str, Any], program: Mapping[str, Any] = _EMPTY) -> bytes:
@@ -109,7 +154,8 @@ def write_value(value: Any, properties: Mapping[str, Any], program: Mapping[str,
         EncodeError: AMQP has no type for a value.
     """
     named = b'\x00\x53\x74' + encode(program) if program else b''
-    return _listed(_PROPERTIES, PROPERTIES, properties) + named + b'\x00\x53\x77' + encode(value)
+    first = _listed(_PROPERTIES, _in_order(PROPERTIES, properties))
+    return first + named + b'\x00\x53\x77' + encode(value)
 
 
 def read(payload: bytes) -> Sections:
@@ -118,12 +164,24 @@ def read(payload: bytes) -> Sections:
     Raises:
         Malformed: it is none.
     """
-    header = annotations = properties = program = _EMPTY
+    header: Mapping[str, Any] = _EMPTY
+    properties: Mapping[str, Any] = _EMPTY
+    annotations = program = _EMPTY
     body: Any = None
     data: list[bytes] = []
     sequence: list[Any] = []
     kind, at, end = 0, 0, len(payload)
     while at < end:
+        # What recurs from message to message: the header, and properties that begin with no name.
+        head = payload[at : at + 4]
+        if head == _SHORT_HEADER or (head == _SHORT_PROPERTIES and payload[at + 6 : at + 7] == b'@'):
+            stop = at + 5 + payload[at + 4] if at + 4 < end else end
+            if head == _SHORT_HEADER:
+                header = _recurring(payload[at:stop])
+            else:
+                properties = _recurring(payload[at:stop])
+            at = stop
+            continue
         code, value, at = decode_described(payload, at)
         if code is None:
             raise Malformed('a message holds what is no section')
@@ -153,7 +211,14 @@ def read(payload: bytes) -> Sections:
         body = sequence
     elif not kind and not payload:
         raise Malformed('a message of no bytes')
-    return Sections(header, annotations, properties, program, body, kind == _DATA)
+    return _new(Sections, (header, annotations, properties, program, body, kind == _DATA))
+
+
+@functools.lru_cache(512)
+def _recurring(section: bytes) -> Mapping[str, Any]:
+    # Of many messages: nobody may change it.
+    code, values, _ = decode_described(section)
+    return MappingProxyType(_named(HEADER if code == _HEADER else PROPERTIES, values))
 
 
 def _named(fields: Any, values: Any) -> dict[str, Any]:

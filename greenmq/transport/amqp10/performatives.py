@@ -226,6 +226,9 @@ class _Field(NamedTuple):
     top: int
 
 
+_new = tuple.__new__
+
+
 def _fields(cls: Any) -> tuple[_Field, ...]:
     found = []
     for name, annotation in cls.__annotations__.items():
@@ -237,6 +240,14 @@ def _fields(cls: Any) -> tuple[_Field, ...]:
 
 
 _FIELDS: dict[Any, tuple[_Field, ...]] = {cls: _fields(cls) for cls in CODES.values()}
+#: What each field of a body is looked at for; how many fields it must have; and what it has none of.
+_LOOKS: dict[Any, tuple[Any, int, list[None]]] = {
+    cls: (
+        [(field.needed, field.exact, field.top) for field in fields],
+        max((at for at, field in enumerate(fields, 1) if field.needed), default=0), [None] * len(fields),
+    )
+    for cls, fields in _FIELDS.items()
+}  # fmt: skip
 _HEADS: dict[Any, bytes] = {cls: b'\x00\x53' + bytes((code,)) for code, cls in CODES.items()}
 
 def pack(body: Any) -> bytes:
@@ -285,7 +296,7 @@ def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
         Malformed: it is none, or a field has another type than it must have.
     """
     descriptor, values, end = decode_described(data, at)
-    cls = _class_of(descriptor)
+    cls = CODES.get(descriptor) if descriptor.__class__ is int else _class_of(descriptor)
     if cls is None:
         if descriptor is None:
             raise Malformed('a frame begins with what is no performative')
@@ -312,20 +323,22 @@ def understood(value: Any) -> Any:
 
 
 def _filled(cls: Any, values: Any) -> Any:
-    fields = _FIELDS[cls]
-    if not isinstance(values, list) or len(values) > len(fields):
+    looks, least, absent = _LOOKS[cls]
+    if not isinstance(values, list) or len(values) > len(looks):
         raise Malformed(f'{cls.__name__} has no list of its fields')
-    for at, each in enumerate(values):
-        field = fields[at]
+    if len(values) < least:
+        raise Malformed(f'{cls.__name__} lacks a field that it must have')
+    at = 0
+    for (needed, exact, top), each in zip(looks, values, strict=False):
         if each is None:
-            if field.needed:
-                raise Malformed(f'{cls.__name__} lacks {field.name}')
-        elif type(each) is not field.exact or (field.top and not 0 <= each < field.top):
-            values[at] = _checked(cls, field, each)
-    try:
-        return cls(*values)
-    except TypeError:
-        raise Malformed(f'{cls.__name__} lacks a field that it must have') from None
+            if needed:
+                raise Malformed(f'{cls.__name__} lacks {_FIELDS[cls][at].name}')
+        elif type(each) is not exact or (top and not 0 <= each < top):
+            values[at] = _checked(cls, _FIELDS[cls][at], each)
+        at += 1
+    values += absent[at:]
+    # Made as a tuple is: a NamedTuple's own constructor is one more call for each frame.
+    return _new(cls, values)
 
 
 def _checked(cls: Any, field: _Field, value: Any) -> Any:

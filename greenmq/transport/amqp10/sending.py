@@ -15,7 +15,7 @@ from greenmq.exceptions import ConnectionBlocked, ConnectionLost, PublishUnconfi
 from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.errors import SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Sender
-from greenmq.transport.amqp10.performatives import OUTCOMES, Source, Target
+from greenmq.transport.amqp10.performatives import OUTCOMES, Accepted, Source, Target
 from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.waiters import WaitingLine
@@ -37,6 +37,7 @@ class Outlet:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._unconfirmed = f'{name}: a message was not confirmed'
         self.link: Sender | None = None
         self.error: Exception | None = None
         self._line = WaitingLine()
@@ -88,8 +89,10 @@ class Outlet:
             Exception: why there is no such link.
         Switches: only without credit. Killed: nothing was sent.
         """
-        link = self._wait_credit(deadline)
-        waiter = runtime.Waiter(f'{self.name}: a message was not confirmed')
+        link = self.link
+        if link is None or link.credit <= 0 or link.state != 'attached' or len(self._line):
+            link = self._wait_credit(deadline)
+        waiter = runtime.Waiter(self._unconfirmed)
         self._outcomes[link.send(payload)] = waiter
         return waiter
 
@@ -133,12 +136,15 @@ class Outlet:
 def outcome(waiter: runtime.Waiter, deadline: runtime.Deadline) -> Any:
     """Wait for what became of a message.
 
+    Returns:
+        Rejected | Released | Modified | None: None if it was accepted.
     Raises:
         PublishUnconfirmed: the broker did not say in time, or the link ended before it.
     Switches: yes. Killed: the message is where it is.
     """
     try:
-        return waiter.wait(deadline)
+        state = waiter.wait(deadline)
+        return None if state.__class__ is Accepted else state
     except TimeoutError as error:
         if waiter.expired:
             raise PublishUnconfirmed(str(error), sent='unknown') from None

@@ -173,12 +173,13 @@ def wrapped(item: Put, sessionful: bool, keeps_expired: bool) -> bytes:
         InvalidArgument: an id or a session that the service does not take.
     """
     properties = item.message['properties']
-    named: dict[str, Any] = {'message_id': _short('message_id', message_id(item))}
+    name = _short('message_id', message_id(item))
     session = properties.get('session_id') or properties.get('group_id')
     if session is None and sessionful:
         session = NO_SESSION
     if session is None and not item.delay and item.expires is None:
-        return _quick(named['message_id'], item.payload)
+        return _quick(name, item.payload)
+    named: dict[str, Any] = {'message_id': name}
     if session is not None:
         named['group_id'] = _short('session_id', str(session))
     header: dict[str, Any] = {}
@@ -201,13 +202,10 @@ def _short(name: str, value: str) -> str:
 def _quick(name: str, body: bytes) -> bytes:
     # A section of properties with the id alone, and one of data: what most messages are.
     raw = name.encode()
-    size, width = len(body), len(raw)
+    width = len(raw)
     if width > 250:
         return sections.write(body, properties={'message_id': name})
-    head = b'\x00\x53\x73\xc0' + bytes((width + 3, 1, 0xA1, width)) + raw
-    if size < 256:
-        return head + b'\x00\x53\x75\xa0' + bytes((size,)) + body
-    return head + b'\x00\x53\x75\xb0' + size.to_bytes(4, 'big') + body
+    return sections.write_after(b'\x00\x53\x73\xc0' + bytes((width + 3, 1, 0xA1, width)) + raw, body)
 
 
 def glance(raw: bytes) -> tuple[int, bytes | None]:

@@ -179,7 +179,7 @@ class Lines:
         Switches: if it must be dialled.
         """
         if not apart:
-            return self.main()
+            return self._main or self.main()
         while self._out is None:
             self._dialling.do('out', lambda: self._open_out(deadline), 'no connection to publish', deadline)
         return self._out

@@ -16,7 +16,7 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
 )
 from greenmq.transport.amqp10.errors import error_of
-from greenmq.transport.amqp10.performatives import Accepted, Rejected
+from greenmq.transport.amqp10.performatives import Rejected
 from greenmq.transport.amqp10.sending import outcome, unsent
 from greenmq.transport.azureservicebus import envelope
 from greenmq.transport.azureservicebus.known import Known
@@ -46,15 +46,17 @@ class Publishing:
 
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None]:
         """See `Driver.put`."""
-        started: list[Any] = []
+        found: list[Any] = []
         for item in items:
             try:
-                started.append(self._start(item, deadline))
+                found.append(self._start(item, deadline))
             except Exception as error:  # that one's, and not the others'
-                started.append(error)
-        return [
-            self._outcome(item, each, deadline) for item, each in zip(items, started, strict=True)
-        ]
+                found.append(error)
+        for at, each in enumerate(found):
+            if each.__class__ is runtime.Waiter:
+                each = self._judge(items[at], each, deadline)
+            found[at] = None if each is None else self._outcome(items[at], each, deadline)
+        return found
 
     def _start(self, item: Put, deadline: runtime.Deadline) -> runtime.Waiter:
         known, queue = self._known, item.queue
@@ -87,11 +89,9 @@ class Publishing:
             line.admission.show(entity, deadline)
             return line.sending.start(entity, payload, deadline)
 
-    def _outcome(self, item: Put, started: Any, deadline: runtime.Deadline) -> Exception | None:
+    def _outcome(self, item: Put, error: Exception, deadline: runtime.Deadline) -> Exception | None:
+        # What a failed message comes to: some are sent again.
         while True:
-            error = started if isinstance(started, Exception) else self._judge(item, started, deadline)
-            if error is None:
-                return None
             pause = self._pause_after(item, error)
             if pause is None:
                 return error
@@ -102,9 +102,12 @@ class Publishing:
                 return error
             runtime.sleep(pause)
             try:
-                started = self._start(item, deadline)
+                result = self._judge(item, self._start(item, deadline), deadline)
             except Exception as failure:  # judged in the next round
-                started = failure
+                result = failure
+            if result is None:
+                return None
+            error = result
 
     def _pause_after(self, item: Put, error: Exception) -> float | None:
         """Seconds after which a message is sent again; None if it is not."""
@@ -119,7 +122,7 @@ class Publishing:
             state = outcome(waiter, deadline)
         except Exception as error:  # told to whoever published it
             return error
-        if state is None or isinstance(state, Accepted):
+        if state is None:
             return None
         what = f'{self._host} refused a message for {item.queue or item.exchange!r}'
         if isinstance(state, Rejected):

@@ -53,7 +53,9 @@ class Arrival:
             properties = message['properties']
             headers = message['headers'] = dict(message.get('headers') or ())
             expires_at = properties.get(EXPIRES_AT)
-            count = max(taken.deliveries or 0, delivery_count(headers))
+            count = taken.deliveries or 0
+            if DELIVERY_COUNT in headers:
+                count = max(count, delivery_count(headers))
         except Exception as error:  # whatever a driver's decode trips over is this message's fault
             self.refuse(session, self._bury_payload, taken, error)
             return None

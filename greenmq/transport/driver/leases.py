@@ -50,7 +50,7 @@ class Leases:
     def hold(self, taken: Taken, session: Any) -> None:
         """A lease to keep, from now on."""
         self._held[id(taken)] = taken
-        seconds = self.seconds
+        seconds = self._driver.lease_seconds
         if seconds is None:
             return
         if self._keeper is not None and not self._keeper.done:

@@ -247,7 +247,8 @@ class Router:
 
     def arguments(self, queue: str) -> dict[str, Any]:
         """The arguments a queue was declared with in this process."""
-        return self.facts(queue).get('arguments') or {}
+        facts = self.state.queues.get(queue) or self._learned.get(queue)
+        return (facts.get('arguments') if facts else None) or {}
 
     # ---- bindings
 

@@ -109,6 +109,7 @@ class QpidDriver(Driver):
         self._connection: Connection | None = None
         self._sending: Sending | None = None
         self._receiving: Receiving | None = None
+        self._address: Callable[[str], str] = self.style.queue_address
         self._queues: dict[str, str] = {}  # address → queue, of those that are consumed
         self._exchanges: set[str] = set()  # that the broker has, as far as this connection knows
         self._prover: Any = None
@@ -141,6 +142,7 @@ class QpidDriver(Driver):
         product, version = connection.engine.product()
         style = self.style = recognised(self.settings['address_style'], product, version)
         self.made_up = style.made_up
+        self._address = functools.lru_cache(1024)(style.queue_address)
         largest = self.settings['max_message_bytes']
         way = Way(style.source, style.own_sessions, style.drains, style.echoes, largest)
         self._connection = connection
@@ -232,36 +234,32 @@ class QpidDriver(Driver):
 
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None]:
         _, sending, _ = self._parts()
-        started: list[Any] = []
+        found: list[Any] = []
         for item in items:
             if item.queue:
-                address = self.style.queue_address(item.queue)
+                address = self._address(item.queue)
             else:
                 address = self.style.exchange_address(item.exchange)
             try:
-                started.append(sending.start(address, item.payload, deadline))
+                found.append(sending.start(address, item.payload, deadline))
             except NotFound as error:
-                started.append(self._missing(item, error))
+                found.append(self._missing(item, error))
             except Exception as error:  # that one's, and not the others'
-                started.append(error)
-        return [
-            each if isinstance(each, Exception) else self._outcome(item, each, deadline)
-            for item, each in zip(items, started, strict=True)
-        ]
+                found.append(error)
+        for at, started in enumerate(found):
+            if started.__class__ is runtime.Waiter:
+                try:
+                    state = outcome(started, deadline)
+                    found[at] = None if state is None else self._refusal(items[at], state)
+                except Exception as error:  # told to whoever published it
+                    found[at] = error
+        return found
 
     def _missing(self, item: Put, error: Exception) -> Exception:
         # Nobody is bound to an exchange that the broker does not have.
         return error if item.queue else _unroutable(item)
 
-    def _outcome(
-        self, item: Put, waiter: runtime.Waiter, deadline: runtime.Deadline
-    ) -> Exception | None:
-        try:
-            state = outcome(waiter, deadline)
-        except Exception as error:  # told to whoever published it
-            return error
-        if state is None or isinstance(state, Accepted):
-            return None
+    def _refusal(self, item: Put, state: Any) -> Exception:
         if isinstance(state, Released):
             if not item.queue:
                 return _unroutable(item)
@@ -276,7 +274,7 @@ class QpidDriver(Driver):
 
     def want(self, queue: str, n: int) -> None:
         if self._receiving is not None:
-            address = self.style.queue_address(queue)
+            address = self._address(queue)
             self._queues[address] = queue
             self._receiving.want(address, n)
 
@@ -296,7 +294,7 @@ class QpidDriver(Driver):
         for queue in queues:
             if len(taken) < n:
                 left = functools.partial(self._left, queue) if self.style.hasty else None
-                address = self.style.queue_address(queue)
+                address = self._address(queue)
                 link, found = receiving.look(address, n - len(taken), deadline, left)
                 taken += [self._taken(queue, link, delivery) for delivery in found]
         return taken
@@ -346,7 +344,7 @@ class QpidDriver(Driver):
             declares = self.style.declaring_address(queue)
             if declares:
                 self._touch(declares, deadline)
-        receiving.retry(self.style.queue_address(queue))
+        receiving.retry(self._address(queue))
         return size
 
     def _touch(self, address: str, deadline: runtime.Deadline) -> None:
@@ -366,7 +364,7 @@ class QpidDriver(Driver):
         if self.management is not None and self.management.counts:
             return self.management.size(queue, deadline)
         _, _, receiving = self._parts()
-        link, _ = receiving.look(self.style.queue_address(queue), 0, deadline)
+        link, _ = receiving.look(self._address(queue), 0, deadline)
         return link.available or 0
 
     def size(self, queue: str, deadline: runtime.Deadline) -> int:
@@ -380,7 +378,7 @@ class QpidDriver(Driver):
             count = 0 if self.management.counts else self.size(queue, deadline)
             return max(self.management.purge(queue, deadline), count)
         _, _, receiving = self._parts()
-        address, removed = self.style.queue_address(queue), 0
+        address, removed = self._address(queue), 0
         while True:
             link, found = receiving.look(address, PURGED, deadline)
             if not found:
@@ -396,7 +394,7 @@ class QpidDriver(Driver):
                 f'{", see the option management_url" if self.style.management == "http" else ""}',
                 (50, 40), 'queue.delete', 530,
             )  # fmt: skip
-        address = self.style.queue_address(queue)
+        address = self._address(queue)
         sending.forget(address)
         # RabbitMQ 3 crashes where it tells a link of the end of its queue.
         with receiving.away(address, deadline.within(PARTING)):

@@ -26,10 +26,8 @@ __all__ = ('JSON', 'decode', 'encode')
 #: Application property: what has no other place.
 JSON = 'greenmq-json'
 
-#: Of ours → of AMQP.
-_NAMES = {
-    'message_id': 'message_id', 'correlation_id': 'correlation_id', 'reply_to': 'reply_to',
-}  # fmt: skip
+#: Properties that both have, and that may be other than text.
+_NAMES = ('message_id', 'correlation_id', 'reply_to')
 #: Properties that are said elsewhere, or mean nothing to the next one.
 _SAID = frozenset(
     ('body_encoding', 'delivery_info', 'delivery_mode', 'delivery_tag', 'priority', 'expiration', *_NAMES)
@@ -37,6 +35,8 @@ _SAID = frozenset(
 #: Annotations in which brokers tell where a message was published.
 _EXCHANGES = ('x-exchange',)
 _KEYS = ('x-routing-key',)
+_PLAIN = frozenset((str, bytes, float, bool, type(None)))
+_TEXT = frozenset((str, type(None)))
 _SIMPLE = (str, bytes, float, UUID, datetime.datetime)
 _MOST = (1 << 63) - 1
 
@@ -70,42 +70,45 @@ def encode(message: dict[str, Any], to: Callable[[str, str], str | None] | None 
     """
     properties = message['properties']
     info = properties.get('delivery_info') or {}
-    header: dict[str, Any] = {
-        'durable': properties.get('delivery_mode', 2) != 1,
-        # Said always: one that is not said is 4 to AMQP, so that 1 would come after what has none.
-        'priority': min(max(int(properties.get('priority') or 0), 0), 255),
-    }
-    ttl = properties.get('expiration')
-    if ttl is not None:
-        milliseconds = int(ttl)
-        if not 0 <= milliseconds < 1 << 32:
-            raise InvalidArgument('expiration', ttl, 'is more than AMQP can say: 49 days')
-        header['ttl'] = milliseconds
-    named: dict[str, Any] = {
-        'subject': info.get('routing_key') or '', 'content_type': message.get('content-type'),
-        'content_encoding': message.get('content-encoding'),
-    }  # fmt: skip
-    if to is not None:
-        named['to'] = to(info.get('exchange') or '', info.get('routing_key') or '')
-    for ours, theirs in _NAMES.items():
-        value = properties.get(ours)
-        if value is not None:
-            named[theirs] = value if isinstance(value, (str, bytes, UUID)) else str(value)
+    exchange, key = info.get('exchange') or '', info.get('routing_key') or ''
+    # Said always: one that is not said is 4 to AMQP, so that 1 would come after what has none.
+    priority = min(max(int(properties.get('priority') or 0), 0), 255)
+    header = (properties.get('delivery_mode', 2) != 1, priority, _milliseconds(properties.get('expiration')))
+    name, answers = _name(properties.get('message_id')), _name(properties.get('correlation_id'))
+    reply_to = _name(properties.get('reply_to'))
+    kind, charset = message.get('content-type'), message.get('content-encoding')
+    named = (name, None, to and to(exchange, key), key, reply_to, answers, kind, charset)
+    # Names are new in each message. Without one it begins as the last one did.
+    recurs = name is answers is reply_to is None and type(kind) in _TEXT and type(charset) in _TEXT
+    first = sections.recurring_front(header, named) if recurs else sections.front(header, named)
     program: dict[str, Any] = {}
     rest: dict[str, dict[str, Any]] = {}
-    for name, value in (message.get('headers') or {}).items():
-        if isinstance(name, str) and _fits(value):
-            program[name] = value
+    for each, value in (message.get('headers') or {}).items():
+        if isinstance(each, str) and (type(value) in _PLAIN or _fits(value)):
+            program[each] = value
         else:
-            rest.setdefault('headers', {})[str(name)] = value
-    for name, value in properties.items():
-        if name not in _SAID and value is not None:
-            rest.setdefault('properties', {})[name] = value
-    if info.get('exchange'):
-        rest.setdefault('properties', {})['exchange'] = info['exchange']
+            rest.setdefault('headers', {})[str(each)] = value
+    for each, value in properties.items():
+        if each not in _SAID and value is not None:
+            rest.setdefault('properties', {})[each] = value
+    if exchange:
+        rest.setdefault('properties', {})['exchange'] = exchange
     if rest:
         program[JSON] = dumps(rest)
-    return sections.write(_raw(message.get('body'), properties.get('body_encoding')), header, named, program)
+    return sections.write_after(first, _raw(message.get('body'), properties.get('body_encoding')), program)
+
+
+def _milliseconds(ttl: Any) -> int | None:
+    if ttl is None:
+        return None
+    milliseconds = int(ttl)
+    if not 0 <= milliseconds < 1 << 32:
+        raise InvalidArgument('expiration', ttl, 'is more than AMQP can say: 49 days')
+    return milliseconds
+
+
+def _name(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, bytes, UUID)) else str(value)
 
 
 def decode(payload: bytes, queue: str) -> dict[str, Any]:
@@ -118,21 +121,25 @@ def decode(payload: bytes, queue: str) -> dict[str, Any]:
     if not found.is_data and isinstance(found.body, dict) and 'properties' in found.body:
         return _of_kombu(found.body)
     header, named = found.header, found.properties
-    headers = {
-        name: _pythonic(value) for name, value in found.program.items()
-        if isinstance(name, str) and name != JSON
-    }  # fmt: skip
-    rest = _rest(found.program.get(JSON))
-    headers.update(rest.get('headers') or {})
-    properties: dict[str, Any] = dict(rest.get('properties') or {})
-    for ours, theirs in _NAMES.items():
-        value = named.get(theirs)
+    headers: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    if found.program:
+        headers = {
+            name: value if type(value) in _PLAIN else _pythonic(value)
+            for name, value in found.program.items() if isinstance(name, str) and name != JSON
+        }  # fmt: skip
+        rest = _rest(found.program.get(JSON))
+        headers.update(rest.get('headers') or {})
+        properties.update(rest.get('properties') or {})
+    for name in _NAMES:
+        value = named.get(name)
         if value is not None:
-            properties[ours] = plain(value)
+            properties[name] = value if type(value) is str else plain(value)
     properties['delivery_mode'] = 2 if header.get('durable') else 1
     properties['priority'] = header.get('priority', 0)
-    exchange = properties.pop('exchange', None) or _first(found.annotations, _EXCHANGES) or ''
-    key = named.get('subject') or _first(found.annotations, _KEYS) or queue
+    annotations = found.annotations
+    exchange = properties.pop('exchange', None) or (annotations and _first(annotations, _EXCHANGES)) or ''
+    key = named.get('subject') or (annotations and _first(annotations, _KEYS)) or queue
     properties['delivery_info'] = {'exchange': exchange, 'routing_key': key}
     body, kind, charset = found.body, named.get('content_type'), named.get('content_encoding')
     if not found.is_data:

@@ -38,7 +38,7 @@ def test_we_read_what_proton_writes(body, program, subject):
     need_proton()
     theirs = proton.Message(body=body, properties=program or None, subject=subject, durable=True)
     theirs.inferred = True
-    found = message.read(theirs.encode())
+    found = message.read(bytes(theirs.encode()))
     assert found.is_data and found.body == body
     assert found.header['durable'] is True and found.properties['subject'] == subject
     assert dict(found.program) == program
@@ -61,3 +61,36 @@ def test_several_data_sections_are_one_body():
 def test_what_is_no_message_is_refused(data):
     with pytest.raises(Malformed):
         message.read(data)
+
+
+@given(st.booleans(), st.integers(0, 255), st.none() | st.integers(0, 2 ** 32 - 1), names, st.none() | names)
+@QUICK
+def test_what_recurs_is_written_and_read_as_anything_else(durable, priority, ttl, subject, kind):
+    header, named = (durable, priority, ttl), (None, None, None, subject, None, None, kind)
+    for _ in range(2):  # the second is remembered
+        data = message.write_after(message.recurring_front(header, named), b'x')
+        assert data == message.write(
+            b'x', {'durable': durable, 'priority': priority, 'ttl': ttl},
+            {'subject': subject, 'content_type': kind})
+        found = message.read(data)
+        assert (found.header['durable'], found.header['priority'], found.header.get('ttl')) == header
+        assert (found.properties['subject'], found.properties.get('content_type')) == (subject, kind)
+        with pytest.raises(TypeError):
+            found.properties['subject'] = 'x'  # another message has it as well
+    named = {'message_id': 'm', 'subject': subject}
+    assert dict(message.read(message.write(b'x', {'priority': priority}, named)).properties) == named
+
+
+def test_a_message_that_is_cut_in_a_section_is_refused():
+    sections = [
+        message.write_after(message.front((True, 3), (name, None, None, 'subject')), b'x', {'a': 1})
+        for name in (None, 'name')]
+    for whole in sections:
+        read = []
+        for cut in range(1, len(whole)):
+            try:
+                message.read(whole[:cut])
+            except Malformed:
+                continue
+            read.append(cut)
+        assert len(read) == 3, read  # after the header, the properties, the program's own
