@@ -27,6 +27,8 @@ import gevent
 BODY = {'id': 7, 'name': 'greenlet', 'tags': ['a', 'b'], 'ok': True}
 GREENLETS = 100
 CROWD = 8
+#: Seconds between two messages for which somebody waits.
+PAUSE = 0.02
 
 
 def place(store, folder):
@@ -43,14 +45,34 @@ def place(store, folder):
     return {'file': f'file://{folder}', 'sqlite': f'sqla+sqlite:///{folder}/broker.db'}[store], {}
 
 
-def floor(folder, count=300):
-    """Writes a second of a bare loop: one page appended, and brought to the disk."""
+def floor(folder):
+    """What it takes to append one page to a file and bring it to the disk."""
     with open(f'{folder}/floor', 'wb', buffering=0) as file:
-        start = time.perf_counter()
-        for _ in range(count):
+        def write():
             file.write(bytes(4096))
             os.fdatasync(file.fileno())
-        return count / (time.perf_counter() - start)
+
+        return bare(write)
+
+
+def bare(write, count=300, woken=100):
+    """How many such writes a loop does in a second, and the ms of one with the pauses of `Probe.wakeups`."""
+    start = time.perf_counter()
+    for _ in range(count):
+        write()
+    rate, times = count / (time.perf_counter() - start), []
+    for _ in range(woken):
+        time.sleep(PAUSE)
+        start = time.perf_counter()
+        write()
+        times.append(time.perf_counter() - start)
+    return {'floor_rate': rate, **percentiles('floor', times)}
+
+
+def percentiles(name, seconds):
+    """The middle and the 99th of a hundred, in ms."""
+    ordered = sorted(1e3 * each for each in seconds)
+    return {f'{name}_p50': ordered[len(ordered) // 2], f'{name}_p99': ordered[int(len(ordered) * 0.99)]}
 
 
 class Server:
@@ -81,16 +103,14 @@ class Server:
             '(SELECT oid FROM pg_database WHERE datname = %s)', [self.name]
         ).fetchone()[0]
 
-    def floor(self, count=300):
-        """Commits a second of a bare loop: one INSERT of a text as long as a message, and nothing else."""
+    def floor(self):
+        """What it takes to INSERT and commit a text as long as a message, and nothing else."""
         import psycopg
 
         with psycopg.connect(f'{self.base}/{self.name}', autocommit=True) as client:
             client.execute('CREATE TABLE bare (id BIGSERIAL PRIMARY KEY, payload TEXT)')
-            start = time.perf_counter()
-            for _ in range(count):
-                client.execute('INSERT INTO bare (payload) VALUES (%s)', ['x' * 600], prepare=True)
-            return count / (time.perf_counter() - start)
+            insert = 'INSERT INTO bare (payload) VALUES (%s)'
+            return bare(lambda: client.execute(insert, ['x' * 600], prepare=True))
 
     def close(self):
         self.client.execute(f'DROP DATABASE {self.name} WITH (FORCE)')
@@ -106,7 +126,7 @@ class Probe:
         self.connect = lambda: self.package.Connection(url, transport_options=dict(options))
         exchange = self.package.Exchange('bench', type='direct')
         self.queue = self.package.Queue('bench', exchange, routing_key='bench')
-        self.latencies = []
+        self.woken = {}  # when each message came for which somebody waited, by when it was sent
         self.seen = 0
 
     def timed(self, name, count, function):
@@ -141,7 +161,7 @@ class Probe:
                 result[f'crowd_{count}_rate'] = self.crowd(count, share * (1 if count == 1 else 2))
             result['crowd_ratio'] = result[f'crowd_{CROWD}_rate'] / result['crowd_1_rate']
             result['declared_p99'] = self.declared()
-            result['floor_rate'] = self.server.floor()
+            result.update(self.server.floor())
         return result
 
     def crowd(self, count, messages):
@@ -273,27 +293,31 @@ class Probe:
             return self.timed('consume', expected, drain)
 
     def on_waking(self, body, message):
-        self.latencies.append(time.perf_counter() - body['sent'])
+        self.woken[body['sent']] = time.perf_counter()
         message.ack()
 
     def wakeups(self, count):
+        published = {}
         with self.connect() as connection, self.connect() as other:
             producer = other.Producer(serializer='json')
             self.queue(other.default_channel).declare()  # kombu's SQL tables have no bindings
 
             def publish():
                 for _ in range(count):
-                    gevent.sleep(0.02)
+                    gevent.sleep(PAUSE)
                     body = {'sent': time.perf_counter()}
                     producer.publish(body, exchange=self.queue.exchange, routing_key='bench')
+                    published[body['sent']] = time.perf_counter()
 
             with connection.Consumer([self.queue], callbacks=[self.on_waking]):
                 feeder = gevent.spawn(publish)
-                while len(self.latencies) < count:
+                while len(self.woken) < count:
                     connection.drain_events(timeout=30)
                 feeder.join()
-        ordered = sorted(1e3 * latency for latency in self.latencies)
-        return {'wake_p50': ordered[count // 2], 'wake_p99': ordered[int(count * 0.99)]}
+        return {
+            **percentiles('wake', [at - sent for sent, at in self.woken.items()]),
+            **percentiles('after', [at - published[sent] for sent, at in self.woken.items()]),
+        }
 
 
 def main(arguments):
@@ -311,7 +335,7 @@ def main(arguments):
         return
     with tempfile.TemporaryDirectory(prefix='greenmq-bench-') as folder:
         result = Probe(package, *place(store, folder)).run(int(messages))
-        print(json.dumps({**result, 'floor_rate': floor(folder)}))
+        print(json.dumps({**result, **floor(folder)}))
 
 
 if __name__ == '__main__':
