@@ -156,7 +156,7 @@ class Content:
         self.header = b''
         self.size = 0
         self.missing = -1
-        self.parts: list[bytes] | None = None
+        self.parts: list[bytes | memoryview] | None = None  # views of what was read: joined once
         self.body = b''
 
 
@@ -197,7 +197,8 @@ class Parser:
         self._contents.pop(channel_id, None)
 
     def feed(self, data: bytes, sink: Sink) -> int:
-        """Parse all whole frames of what is there; returns how many.
+        """Parse all whole frames of what is there; returns how many, without those after which more of a
+        large body is to come: of these nobody hears.
 
         Raises:
             FrameError: a frame is larger than negotiated, or does not end where it should.
@@ -209,8 +210,8 @@ class Parser:
             if end < self._due:
                 self._stream(buffer)
                 return 0
-            count, position = 1, self._due
-            self._end_streamed(buffer, sink)
+            position = self._due
+            count = self._end_streamed(buffer, sink)
         unpack = _frame_head.unpack_from
         try:
             while end - position >= FRAME_OVERHEAD:
@@ -219,7 +220,7 @@ class Parser:
                 if stop >= end:
                     self._check_head(kind, size)
                     if kind == BODY and size > STREAMED_BYTES:
-                        self._begin_streamed(channel_id, size, buffer[position + 7 :])
+                        self._begin_streamed(channel_id, size, memoryview(buffer)[position + 7 :])
                         position = end
                     break
                 if size > self.limit or buffer[stop] != FRAME_END:
@@ -339,7 +340,7 @@ class Parser:
             raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
         return content
 
-    def _begin_streamed(self, channel_id: int, size: int, beginning: bytes) -> None:
+    def _begin_streamed(self, channel_id: int, size: int, beginning: bytes | memoryview) -> None:
         content = self._expect_body(channel_id, size)
         if content.parts is None:
             content.parts = []
@@ -349,25 +350,28 @@ class Parser:
         self._due, self._taken = size + 1, FRAME_OVERHEAD - 1
         self._stream(beginning)
 
-    def _stream(self, data: bytes) -> None:
+    def _stream(self, data: bytes | memoryview) -> None:
         content = self._streamed
         assert content is not None and content.parts is not None
         self._due -= len(data)
         self._taken += len(data)
         if len(data) < STREAMED_BYTES and len(content.parts[-1]) < STREAMED_BYTES:
-            content.parts[-1] += data  # of many small pieces each would cost more than it holds
+            # Of many small pieces each would cost more than it holds.
+            content.parts[-1] = b''.join((content.parts[-1], data))
         else:
             content.parts.append(data)
 
-    def _end_streamed(self, buffer: bytes, sink: Sink) -> None:
+    def _end_streamed(self, buffer: bytes, sink: Sink) -> bool:
         content, due = self._streamed, self._due
         assert content is not None and content.parts is not None
         if buffer[due - 1] != FRAME_END:
             raise FrameError(f'frame ends with {buffer[due - 1]:#04x} where 0xce is due')
         self._streamed = None
-        content.parts.append(buffer[: due - 1])
-        if not content.missing:
-            content.body = b''.join(content.parts)
-            content.parts = None
-            if self._contents.pop(self._channel_id, None) is content:  # or the channel was closed
-                sink.on_content(self._channel_id, content)
+        content.parts.append(memoryview(buffer)[: due - 1])
+        if content.missing:
+            return False
+        content.body = b''.join(content.parts)
+        content.parts = None
+        if self._contents.pop(self._channel_id, None) is content:  # or the channel was closed
+            sink.on_content(self._channel_id, content)
+        return True

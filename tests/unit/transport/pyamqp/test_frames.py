@@ -177,6 +177,13 @@ def test_a_large_frame_on_its_way_counts_and_small_pieces_are_joined():
     assert [event[-1] for event in sink.seen] == [b'next'] and parser.pending == 0
 
 
+def test_a_part_of_a_large_body_is_nothing_that_anybody_hears_of():
+    parser, sink = frames.Parser(4096), Recorder()
+    body = bytes(range(256)) * 40
+    counts = [parser.feed(piece, sink) for piece in pieces(delivery(1, body), 3000)]
+    assert counts == [2, 0, 0, 1] and [event[-1] for event in sink.seen] == [body]
+
+
 @pytest.mark.parametrize('size', [0, 1, 4087, 4088, 4089, 20_000])
 def test_the_pieces_of_a_message_are_its_frames(size):
     body = bytes(range(256)) * (size // 256 + 1)
