@@ -396,10 +396,9 @@ class Server:
         if push[0] == b'invalidate':
             keys = push[1] if len(push) == 2 else ()
             if keys.__class__ is list:
-                try:
-                    self.watchers.changed(keys)
-                except TypeError:  # a key that is a list itself
-                    raise WrongReply(f'redis {self.name}: an invalidation of what is no key') from None
+                if any(key.__class__ is not bytes for key in keys):
+                    raise WrongReply(f'redis {self.name}: an invalidation of what is no key')
+                self.watchers.changed(keys)
                 return
             expect(keys, None, self.name)
             self.watchers.hit_all()  # the whole database was emptied
