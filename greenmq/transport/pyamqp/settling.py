@@ -57,6 +57,18 @@ class Settling:
         The broker is told at once if it could be waiting for that, and a little later, with the acks that
         follow, while more deliveries wait here for their callbacks than were acked.
         """
+        ledger, channel = self.ledger, self.wire
+        if (
+            not self._dirty and not multiple and channel is not None and channel.error is None
+            and len(ledger) == 1
+        ):
+            # Nothing else is out that could join it: so it is for each message of who takes one at a time.
+            try:
+                ledger.pop(tag)
+            except KeyError:
+                return self._unknown(tag)
+            channel.link.send(frames.ack_frame(channel.id, tag - channel.base, False))
+            return True
         try:
             if multiple:
                 self.acks.ack_multiple(tag)
@@ -64,13 +76,12 @@ class Settling:
                 self.acks.ack(tag)
         except KeyError:
             return self._unknown(tag)
-        channel = self.wire
         if self._dirty:
             self._spare -= 1
             if self._spare == 0 and channel is not None:
                 channel.link.hurry()
         elif channel is not None:
-            if not len(self.ledger):
+            if not len(ledger):
                 self.flush()  # nothing is out that could join it
                 return True
             self._dirty = True
