@@ -16,6 +16,7 @@ from greenmq.transport.limits import QueueLimits, arguments_text
 from greenmq.transport.options import Option, seconds, truth, whole
 from greenmq.transport.pgmq.names import Name, fanout_pattern, is_pattern, name_of, topic_prefix
 from greenmq.transport.pgmq.statements import READS, QueueStatements, Statements, due
+from greenmq.transport.postgresql.arrays import Numbers, Texts
 from greenmq.transport.postgresql.connection import psycopg
 from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
@@ -182,7 +183,7 @@ class PgmqDriver(TableDriver):
         lease = self._lease()
 
         def claim(deadline: runtime.Deadline) -> list[Taken]:
-            rows = self._run(self.sql.take, queues, names, room, lease, deadline=deadline)
+            rows = self._run(self.sql.take, Texts(queues), Texts(names), room, lease, deadline=deadline)
             if rows:
                 self._size = (self._size + sum(len(row[4]) for row in rows) / len(rows)) / 2
             return [
@@ -235,8 +236,8 @@ class PgmqDriver(TableDriver):
         reads = [taken.receipt[1] for taken in takens]
         try:
             rows = self._run(
-                statement, self.settings['notify'], self.presence.me, queue, ids, reads, *more,
-                deadline=deadline,
+                statement, self.settings['notify'], self.presence.me, queue, Numbers(ids), Numbers(reads),
+                *more, deadline=deadline,
             )  # fmt: skip
         except psycopg.errors.UndefinedTable:
             return takens if what == 'extend' else []  # deleted, and they with it

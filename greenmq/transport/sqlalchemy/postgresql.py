@@ -12,6 +12,7 @@ from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
 from greenmq.transport.limits import QueueLimits, arguments_text
+from greenmq.transport.postgresql.arrays import Numbers, Texts
 from greenmq.transport.postgresql.connection import psycopg
 from greenmq.transport.postgresql.driver import TableDriver
 from greenmq.transport.postgresql.pool import Pool
@@ -90,7 +91,7 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
 
         def claim(deadline: runtime.Deadline) -> list[Taken]:
             rows = self._run(
-                self.sql.take, queues, n, max_bytes, self.presence.me, number, deadline=deadline
+                self.sql.take, Texts(queues), n, max_bytes, self.presence.me, number, deadline=deadline
             )
             return [Taken(name, payload, receipt, deliveries) for name, receipt, payload, deliveries in rows]
 
@@ -105,7 +106,7 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
         now = runtime.monotonic()
         claims = list(self._lost)
         me = self.presence.me
-        names = self._run(self.sql.unknown, self.settings['notify'], me, claims, deadline=deadline)
+        names = self._run(self.sql.unknown, self.settings['notify'], me, Numbers(claims), deadline=deadline)
         for claim in claims:
             if now - self._lost.get(claim, now) > _SETTLED:
                 del self._lost[claim]
@@ -117,11 +118,12 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
         gone: set[int] = set()
         me = self.presence.me
         if done:
-            ids = [taken.receipt for taken in done]
+            ids = Numbers([taken.receipt for taken in done])
             gone.update(number for (number,) in self._run(self.sql.done, me, ids, deadline=deadline))
         if back:
             rows = self._run(
-                self.sql.back, self.settings['notify'], me, [taken.receipt for taken, _ in back],
+                self.sql.back, self.settings['notify'], me,
+                Numbers([taken.receipt for taken, _ in back]),
                 [int(fate == REQUEUE) for _, fate in back], deadline=deadline,
             )  # fmt: skip
             gone.update(number for number, _ in rows if number > 0)
@@ -130,8 +132,9 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
 
     def extend(self, takens: list[Taken], seconds: float, deadline: runtime.Deadline) -> Iterable[Taken]:
         rows = self._run(
-            self.sql.extend, self.presence.me, seconds, [taken.receipt for taken in takens], deadline=deadline
-        )
+            self.sql.extend, self.presence.me, seconds, Numbers([taken.receipt for taken in takens]),
+            deadline=deadline,
+        )  # fmt: skip
         gone = {number for (number,) in rows}
         return [taken for taken in takens if taken.receipt in gone]
 
