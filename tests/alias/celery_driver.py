@@ -13,6 +13,7 @@ from celery import chord, group
 from tasks import app, charge, mail, price, ship, total
 
 SENDERS, PAUSE = 4, 0.03
+AFTERWARDS = 20  # orders that are sent after a kill at least, however slow the machine
 
 
 def say(**facts):
@@ -61,7 +62,10 @@ def under_kills(rounds):
         time.sleep(moment())
         say(kill=number)
         sys.stdin.readline()  # it is back
+        enough = len(sent) + AFTERWARDS
         time.sleep(moment())
+        while len(sent) < enough and not failed:  # each sends, or fails, in a minute
+            time.sleep(PAUSE)
     stop.set()
     for thread in threads:
         thread.join()
