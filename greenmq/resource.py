@@ -194,7 +194,7 @@ class Resource(Generic[T]):
         return None
 
     def _claim(self) -> Any:
-        """A free resource or _ROOM, counted as opening; None if all are in use."""
+        """The lease of a free resource or _ROOM, counted as opening; None if all are in use."""
         # no switch
         free = self._resource.queue
         while free:
@@ -203,18 +203,19 @@ class Resource(Generic[T]):
                 self._reaper.taken(resource)
             if self.is_alive(resource):
                 self._opening += 1
-                return resource
+                return Lease(self, resource)
             self._throw_away(resource, 'dead')
-        limit = self._ceiling()
-        if limit and self.size >= limit:
-            self._reap()
-            if self.size >= limit:
-                return None
+        limit = self._limit
+        if not limit or self.size < limit:
+            limit = self._ceiling()  # never above the limit, so nobody who waits need ask
+        if limit and self.size >= limit and not (self._reap() and self.size < limit):
+            return None
         self._opening += 1
         return _ROOM
 
-    def _reap(self) -> None:
-        """Take back the places of leases that are worth nothing any more, if there can be such."""
+    def _reap(self) -> bool:
+        """Take back the places of leases that are worth nothing any more; False if there can be no such."""
+        return False
 
     def _wait(self, timeout: float | None, deadline: runtime.Deadline) -> Any:
         if deadline.expired():
@@ -231,13 +232,12 @@ class Resource(Generic[T]):
         # no switch
         if grant is _ROOM:
             return grant
-        if self._dirty.pop(id(grant), None) is None:
-            # force_close_all() took it out of our hands before we ran
-            self._enter()
-            found = self._claim()
-            return self._wait(timeout, deadline) if found is None else found
-        self._opening += 1
-        return grant
+        lease = self._dirty.pop(id(grant), None)
+        if lease is not None:
+            self._opening += 1
+            return lease
+        self._enter()  # force_close_all() took it out of our hands before we ran
+        return self._claim() or self._wait(timeout, deadline)
 
     def _decline(self, grant: Any) -> None:
         # the waiter died after it had accepted; must not switch
@@ -248,7 +248,7 @@ class Resource(Generic[T]):
             self._put_back(grant)
 
     def _hand_out(self, grant: Any) -> T:
-        resource = None if grant is _ROOM else grant
+        resource = None if grant is _ROOM else grant.resource
         try:
             if grant is _ROOM:
                 resource = self._make()
@@ -268,7 +268,7 @@ class Resource(Generic[T]):
         if self._reaper is not None and made is not resource:
             self._reaper.opened(made)  # of a `lazy`
         self._opening -= 1
-        lease = self._dirty[id(made)] = Lease(self, made)
+        lease = self._dirty[id(made)] = Lease(self, made) if grant is _ROOM or made is not resource else grant
         lease.taken()
         try:
             made.release = lease

@@ -135,10 +135,11 @@ class ChannelPool(Resource['Channel']):
         """True if it is open, and of the connection as it is now."""
         return not is_closed(resource) and self.connection.opener.owns(resource)
 
-    def _reap(self) -> None:
+    def _reap(self) -> bool:
         # ``with pool.acquire() as channel`` closes the channel and gives nothing back
         for lease in [lease for lease in self._dirty.values() if is_closed(lease.resource)]:
             self.replace(lease.resource)
+        return True
 
     @property
     def label(self) -> str:

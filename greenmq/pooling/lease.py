@@ -105,6 +105,7 @@ class Lease:
         """Note that the running task has it, from now on."""
         if self._holdings is not None:
             self._holdings.pop(id(self), None)
+        self.since = runtime.monotonic()
         task = runtime.current()
         try:
             holdings = task.greenmq_holdings

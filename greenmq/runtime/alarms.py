@@ -37,13 +37,15 @@ class Alarms:
         self._due = 0
         self._timer: Handle | None = None
 
-    def set(self, hub: Any, who: Any, at: float) -> None:
-        """Call ``who.expire()`` from the hub after a point in time, unless `drop` comes first.
+    def set(self, hub: Any, who: Any, at: float) -> dict[Any, None]:
+        """Call ``who.expire()`` from the hub after a point in time.
 
         Arguments:
             hub (object): of this thread, whose alarms these are.
             who (Waiter): one alarm each.
             at (float): on the clock of `monotonic`.
+        Returns:
+            dict: take `who` out of it, and nothing happens; call `emptied` if nobody else is in it then.
         """
         number = int(at / GRAIN) + 1
         ring = self._rings.get(number)
@@ -52,17 +54,15 @@ class Alarms:
             if self._timer is None or number < self._due:
                 self._start(hub, number)
         ring[who] = None
+        return ring
 
-    def drop(self, who: Any, at: float) -> None:
-        """Forget an alarm that was set for `at`; nothing happens if it has rung."""
+    def emptied(self, ring: dict[Any, None], at: float) -> None:
+        """Nobody is left in what `set` returned for `at`."""
         number = int(at / GRAIN) + 1
-        ring = self._rings.get(number)
-        if ring is not None:
-            ring.pop(who, None)
-            if not ring:
-                del self._rings[number]
-                if not self._rings:
-                    self._stop()
+        if self._rings.get(number) is ring:  # or it has rung
+            del self._rings[number]
+            if not self._rings:
+                self._stop()
 
     def _start(self, hub: Any, number: int) -> None:
         self._stop()

@@ -139,7 +139,7 @@ class Waiter:
             raise WouldBlock('this call', 'spawn')
         if self.task is not None:
             raise RuntimeError(f'{self!r} is waited for by another task already')
-        timer = alarms = None
+        timer = ring = None
         if timeout is not None:
             at = (timeout if timeout.__class__ is Deadline else Deadline.of(timeout)).at
             left = at - monotonic()
@@ -150,12 +150,12 @@ class Waiter:
                     alarms = hub.greenmq_alarms
                 except AttributeError:
                     alarms = hub.greenmq_alarms = Alarms()
-                alarms.set(hub, self, at)
+                ring = alarms.set(hub, self, at)
         self.task = task
         epoch = forks.count
         _parked.add(self)
         # Where nothing else is alive, gevent calls it a deadlock.
-        held = hold and timer is None and alarms is None and _hold(hub)
+        held = hold and timer is None and ring is None and _hold(hub)
         try:
             hub.switch()
             if forks.count != epoch:
@@ -175,8 +175,10 @@ class Waiter:
         finally:
             self.task = None
             _parked.discard(self)
-            if alarms is not None:
-                alarms.drop(self, at)
+            if ring is not None:
+                ring.pop(self, None)
+                if not ring:
+                    alarms.emptied(ring, at)
             elif timer is not None:
                 timer.close()
             elif held:
