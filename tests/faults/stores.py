@@ -8,6 +8,7 @@ import time
 from greenmq import Connection, Consumer, Queue, runtime
 from greenmq.exceptions import ConnectionLost
 from tests.faults.ledger import Ledger, consume, load
+from tests.stress import FACTOR
 from tests.support import green
 from tests.support.kombu_process import Kombu
 from tests.support.process import run, wait_until
@@ -89,6 +90,18 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
         wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')
         assert not ledger.invented and ledger.safe
     return ledger
+
+
+def survives_endings(server, database, url, options):
+    """Nobody goes deaf, nothing is lost, and no publish is late, while PostgreSQL ends all connections."""
+
+    def end():
+        green.sleep(0.15)
+        # Ended while it asks, each would be before the next is open, and none ever be in use
+        wait_until(lambda: server.sessions(database) >= 2, 10, 'connections to end')
+        server.terminate(database)
+
+    assert not survives(url, end, 100 if FACTOR > 1 else 12, options, 5).late
 
 
 def shares_queues_with_kombu(url):

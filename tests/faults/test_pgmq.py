@@ -9,6 +9,8 @@ from greenmq import Connection, Consumer, Exchange, Queue, runtime
 from greenmq.exceptions import InvalidArgument, NotFound
 from greenmq.transport.driver import Put
 from greenmq.transport.pgmq.names import LONGEST, fanout_pattern, is_pattern, name_of, topic_prefix
+from tests.faults.stores import survives, survives_endings
+from tests.stress import FACTOR
 from tests.support import green
 from tests.support.kombu_process import Kombu
 from tests.support.process import wait_until
@@ -344,3 +346,18 @@ def test_who_tells_by_pgmqs_trigger_wakes_us(postgresql, pgmq_database, pgmq_url
             postgresql.run('SELECT pgmq.send(%s, %s)', 'q', payload, database=pgmq_database)
             connection.drain_events(timeout=10)
             assert seen == ['hello'] and statements(connection) - before <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(300)
+def test_connections_ended_by_an_administrator(postgresql, pgmq_database, pgmq_url):
+    # A read whose answer was lost costs the lease.
+    survives_endings(postgresql, pgmq_database, pgmq_url, {'lease_timeout': 3})
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.green_timeout(300)
+def test_a_server_that_is_killed_and_comes_back(postgresql, pgmq_url):
+    survives(pgmq_url, postgresql.restart, 12 if FACTOR > 1 else 2, {'lease_timeout': 3})

@@ -8,8 +8,7 @@ from greenmq.exceptions import AccessRefused, InvalidArgument, NotFound
 from greenmq.transport.driver import UNSEEN
 from greenmq.transport.postgresql import connection as connecting
 from greenmq.transport.postgresql import listener as listening
-from tests.faults.ledger import Ledger, consume, load
-from tests.faults.stores import Rig, consuming, forks
+from tests.faults.stores import consuming, forks, survives, survives_endings
 from tests.stress import FACTOR
 from tests.support import green
 from tests.support.kombu_process import Kombu
@@ -17,7 +16,6 @@ from tests.support.postgresql import PostgreSQL
 from tests.support.process import wait_until
 from tests.support.stores import declare, drained, driver, listens, statements
 
-ENDINGS = 100 if FACTOR > 1 else 12
 #: Makes so many rows as kombu leaves them when it has delivered a message.
 DEAD = (
     'INSERT INTO kombu_message (id, visible, timestamp, payload, version, queue_id) '
@@ -294,47 +292,14 @@ def _arrives(producer, there):
 @pytest.mark.faults
 @pytest.mark.green_timeout(300)
 def test_connections_ended_by_an_administrator(postgresql, database):
-    """Nobody goes deaf, nothing is lost, and no publish is late."""
-    url, options, ledger, running = postgresql.url(database), {'sweep_interval': 0.5}, Ledger(), [True]
-    with Connection(url, transport_options=options) as connection, Connection(
-        url, transport_options={**options, 'fetch_ahead': 99}
-    ) as other, Rig() as rig:
-        bound = declare(connection)
-        publishers = load(rig, connection, ledger, bound, 10, 5, running)
-        consume(rig, other, ledger, bound)
-        for _ in range(ENDINGS):
-            green.sleep(0.15)
-            before = len(ledger.acked)
-            # Ended while it asks, each would be before the next is open, and none ever be in use
-            wait_until(lambda: postgresql.sessions(database) >= 2, 10, 'connections to end')
-            postgresql.terminate(database)
-            wait_until(lambda before=before: len(ledger.acked) > before + 10, 30, 'the consumer to go on')
-        running.clear()
-        green.joinall(publishers, raise_error=True)  # what was consumed, they may not have been told yet
-        wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
-        assert not ledger.late and not ledger.invented
-        assert ledger.safe
+    survives_endings(postgresql, database, postgresql.url(database), {'sweep_interval': 0.5})
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.green_timeout(300)
 def test_a_server_that_is_killed_and_comes_back(postgresql, database):
-    url, ledger, running = postgresql.url(database), Ledger(), [True]
-    other = Connection(url, transport_options={'fetch_ahead': 99})
-    with Connection(url) as connection, other, Rig() as rig:
-        bound = declare(connection)
-        publishers = load(rig, connection, ledger, bound, 10, 8, running)
-        consume(rig, other, ledger, bound)
-        for _ in range(12 if FACTOR > 1 else 2):
-            green.sleep(0.3)
-            postgresql.restart()
-            before = len(ledger.acked)
-            wait_until(lambda before=before: len(ledger.acked) > before + 10, 20, 'the consumer to go on')
-        running.clear()
-        green.joinall(publishers, raise_error=True)  # what was consumed, they may not have been told yet
-        wait_until(lambda: not ledger.lost, 20, 'all that was confirmed')
-        assert not ledger.invented and ledger.safe
+    survives(postgresql.url(database), postgresql.restart, 12 if FACTOR > 1 else 2, {})
 
 
 @pytest.mark.faults
