@@ -12,14 +12,17 @@ import itertools
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from greenmq import runtime
 from greenmq.exceptions import InvalidArgument
 
-__all__ = ('NAMES', 'QUEUE_LIMIT', 'Event', 'Subscription', 'counters', 'emit', 'subscribe', 'wanted')
+__all__ = (
+    'NAMES', 'QUEUE_LIMIT', 'Event', 'Subscription', 'counters', 'emit', 'listeners', 'subscribe', 'wanted',
+)  # fmt: skip
 
 logger = logging.getLogger('greenmq.events')
 
@@ -178,6 +181,11 @@ def wanted(name: str) -> bool:
     An event that is not emitted because nobody wants it is not counted either.
     """
     return bool(_subscriptions[name])
+
+
+def listeners(name: str) -> Mapping[int, Subscription]:
+    """Who listens, now and later: true while anybody does. As `wanted`, for who asks with each message."""
+    return MappingProxyType(_subscriptions[name])
 
 
 def emit(name: str, /, source: Any = None, **facts: Any) -> None:

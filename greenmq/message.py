@@ -42,7 +42,7 @@ _UNDECODED: Any = object()
 
 _SHORT = Repr()  # for what a sender made as long as he liked
 
-_wanted = events.wanted  # looked up once: it is called for every message
+_settle_listeners = events.listeners('settle')
 
 
 class _Errors:
@@ -214,7 +214,7 @@ class Message:
             raise
         if sent is False:
             return self._unsettle()
-        if _wanted('settle'):
+        if _settle_listeners:
             events.emit('settle', source=channel, message=self, state=self._state)
         return None
 
@@ -254,7 +254,7 @@ class Message:
             raise
         if sent is False:
             return self._unsettle()
-        if _wanted('settle'):
+        if _settle_listeners:
             events.emit('settle', source=channel, message=self, state=self._state)
         return None
 

@@ -30,7 +30,7 @@ logger = get_logger('greenmq.messaging')
 
 _ConsumerT = TypeVar('_ConsumerT', bound='Consumer')
 
-_wanted = events.wanted  # looked up once: it is called for every message
+_deliver_listeners = events.listeners('deliver')
 
 
 class Consumer:
@@ -414,7 +414,7 @@ class Consumer:
         accept = self.accept
         if accept is not None:
             message.accept = accept
-        if _wanted('deliver'):
+        if _deliver_listeners:
             events.emit('deliver', source=self.channel, message=message)
         runner = self.runner
         return self.process_message(message) if runner is None else runner(self, message)

@@ -156,7 +156,7 @@ class AckBuffer(Generic[Item]):
         Raises:
             KeyError: the tag is not outstanding; nothing was buffered.
         """
-        item = self._ledger.pop(tag)
+        item = self._ledger._items.pop(tag)  # without the call of `pop`: this is on the way of every message
         self._acked.append(tag)
         return item
 

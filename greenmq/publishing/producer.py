@@ -62,7 +62,7 @@ _ProducerT = TypeVar('_ProducerT', bound='Producer')
 # Looked up once: these are called for every message.
 _deadline_after = runtime.Deadline.after
 _in_hub = runtime.in_hub
-_wanted = events.wanted
+_publish_listeners = events.listeners('publish')
 _new = tuple.__new__
 
 
@@ -330,7 +330,7 @@ class Producer:
             args.body, args.priority, args.content_type, args.content_encoding, args.headers, args.properties
         )
         name, key = args.exchange, args.routing_key
-        if _wanted('publish'):
+        if _publish_listeners:
             events.emit('publish', source=channel, exchange=name, routing_key=key, size=len(args.body))
         return send(message, exchange=name, routing_key=key, mandatory=mandatory, immediate=immediate)
 
@@ -455,7 +455,7 @@ class Producer:
             if getattr(exc, 'reply_code', None) in _DECLARATION_LOST:
                 forget_declared(channel, declare, exchange)
             raise
-        if _wanted('publish'):
+        if _publish_listeners:
             events.emit('publish', source=channel, exchange=exchange, routing_key=routing_key, size=len(body))
         return result
 

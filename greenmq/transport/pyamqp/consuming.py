@@ -467,7 +467,7 @@ class Consuming(Settling):
         names = self._places.get(place)
         if names is None:
             names = self._place(place)
-        owner = self.channel
+        owner = self._channel() or self.channel  # the property, without a call for each message
         delivery = Delivery(
             consumer.tag, number, bool(method[end + 8] & 1), names[0], names[1], content, owner
         )

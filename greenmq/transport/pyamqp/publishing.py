@@ -43,6 +43,9 @@ __all__ = ['Pending', 'Publishing']
 #: How often a publish is sent again after its wire went down over a message that the broker did not name.
 MAX_TRIES = 3
 
+_confirmed_listeners = events.listeners('confirmed')
+
+
 class SentAgain(Exception):
     """The wire went down for another publish's fault: this one is to be sent again."""
 
@@ -72,7 +75,7 @@ class Pending:
         self.future = future
         self.tries = tries  # how often it was sent before
         self.waiter = runtime.Waiter() if future is None else None
-        self.queued_at = runtime.monotonic() if events.wanted('confirmed') else None
+        self.queued_at = runtime.monotonic() if _confirmed_listeners else None
 
     def settle(self, error: BaseException | None) -> None:
         """Tell whoever published. No switch."""
