@@ -10,7 +10,7 @@ from benchmarks.options import parse
 from benchmarks.peers import Peer, amqp_clients, environment
 from benchmarks.runner import Figure
 
-OPTIONS = ('rounds', 'messages', 'quick', 'amqp_url')
+OPTIONS = ('rounds', 'messages', 'quick', 'amqp_url', 'redis_url')
 
 PROBE = 'benchmarks.probes.scaling'
 
@@ -22,17 +22,18 @@ class Growth:
     what: str
     memory: Sequence[int] = ()
     amqp: Sequence[int] = ()
+    redis: Sequence[int] = ()
 
     def numbers(self, scheme: str) -> Sequence[int]:
-        return self.amqp if scheme == 'amqp' else self.memory
+        return {'memory': self.memory, 'amqp': self.amqp, 'redis': self.redis}[scheme]
 
 
 GROWTHS = (
     Growth('greenlets', (1, 10, 100, 1000), (1, 10, 100, 1000)),
     Growth('connections', (1, 10, 100), (1, 10, 100)),
-    Growth('queues', (1, 10, 100, 1000), (1, 10, 100, 1000)),
+    Growth('queues', (1, 10, 100, 1000), (1, 10, 100, 1000), (1, 10, 100, 1000)),
     Growth('bindings', (1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)),
-    Growth('consumers', (1, 10, 100, 1000), (1, 10, 100, 1000)),
+    Growth('consumers', (1, 10, 100, 1000), (1, 10, 100, 1000), (1, 10, 100, 1000)),
     Growth('outstanding', (1000, 10_000, 100_000, 1_000_000), (1000, 10_000, 100_000)),
 )
 #: From here on the set-up alone takes longer than the figure is worth in a quick run.
@@ -87,10 +88,11 @@ def confirms(url: str, count: int, messages: int) -> None:
 
 def main(arguments: list[str]) -> int:
     options = parse('scaling', __doc__, OPTIONS, arguments, messages=5000)
-    with brokers.amqp(options.amqp_url) as url:
+    with brokers.amqp(options.amqp_url) as url, brokers.redis(options.redis_url) as redis:
         confirms(url, options.rounds, options.messages)
         for growth in GROWTHS:
-            grow(growth, {'memory': 'memory://', 'amqp': url}, options.rounds, options.quick)
+            urls = {'memory': 'memory://', 'amqp': url, 'redis': redis}
+            grow(growth, urls, options.rounds, options.quick)
     return 0
 
 
