@@ -47,6 +47,8 @@ class Intake:
         self.unwanted: Counter[str] = Counter()
         # A poller of an uncut driver stays while its last take flies, and goes on if somebody consumes again.
         self._pollers: dict[Any, Poller] = {}
+        #: Pollers that found no room, and perhaps such as have some again.
+        self.full: set[Poller] = set()
         self._looking = WaitingLine()
         self._by_queue = driver.groups == 'each' or driver.delivery == 'push'
 
@@ -151,7 +153,10 @@ class Intake:
 
     def kick_others(self, poller: Poller) -> None:
         """Room was given back: those that had none come before who had it."""
-        others = [other for other in self._pollers.values() if other.state == 'full' and other is not poller]
+        # Of those alone that were full: there may be thousands of pollers, and a take for each message.
+        known = self._pollers.get
+        self.full = {each for each in self.full if each.state == 'full' and known(each.key) is each}
+        others = [other for other in self.full if other is not poller]
         for other in sorted(others, key=full_since) if len(others) > 1 else others:
             other.kick()
 

@@ -198,7 +198,7 @@ class Poller:
                 return  # delivery 'push': what was asked for may still come
             self.release()
             if self.state != 'full':
-                self.state = 'full'
+                self._fill(intake)
                 self.full_since = next(_turns)
             if session.driver.delivery != 'push' or not self._take_over(intake, session):
                 return
@@ -265,7 +265,7 @@ class Poller:
         self._asked = self.left
         intake.driver.want(self.key, self._asked)
         if not self._asked:
-            self.state = 'full'
+            self._fill(intake)
             self.full_since = next(_turns)
             self._stop_timer()
             self._timer = runtime.call_later(CROWDED, _yield_turn, weakref.ref(self))
@@ -292,9 +292,13 @@ class Poller:
         intake = self._intake()
         if intake is not None:
             intake.driver.want(self.key, 0)
+            self._fill(intake)
         self._asked = 0
         self.release()
+
+    def _fill(self, intake: Any) -> None:
         self.state = 'full'
+        intake.full.add(self)
 
     def arrived(self, takens: list[Taken], session: Any) -> None:
         """Delivery 'push': messages came."""
