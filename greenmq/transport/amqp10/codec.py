@@ -93,8 +93,8 @@ def decode(data: bytes, at: int = 0, depth: int = 0) -> tuple[Any, int]:
     """
     try:
         return _READERS[data[at]](data, at + 1, depth)
-    except (IndexError, struct.error):
-        raise Malformed(_SHORT) from None
+    except _UNREADABLE as error:
+        raise _malformed(error) from None
 
 
 def decode_described(data: bytes, at: int = 0) -> tuple[Any, Any, int]:
@@ -115,9 +115,17 @@ def decode_described(data: bytes, at: int = 0) -> tuple[Any, Any, int]:
             value, end = _sequence(data, at + 4, 1, False)
         else:
             value, end = _READERS[data[at + 3]](data, at + 4, 1)
-    except (IndexError, struct.error):
-        raise Malformed(_SHORT) from None
+    except _UNREADABLE as error:
+        raise _malformed(error) from None
     return data[at + 2], value, end
+
+
+#: What readers meet where a peer's bytes are wrong, beside what they look for.
+_UNREADABLE = (IndexError, struct.error, UnicodeDecodeError)
+
+
+def _malformed(error: Exception) -> Malformed:
+    return Malformed(f'a text is none: {error}' if isinstance(error, UnicodeDecodeError) else _SHORT)
 
 
 def _unknown(data: bytes, at: int, depth: int) -> tuple[Any, int]:
@@ -176,17 +184,11 @@ def _decimal_width(size: int) -> _Reader:
 
 
 def _text(raw: bytes) -> str:
-    try:
-        return str(raw, 'utf-8')
-    except UnicodeDecodeError as error:
-        raise Malformed(f'a string is no UTF-8: {error}') from None
+    return str(raw, 'utf-8')
 
 
 def _symbol(raw: bytes) -> Symbol:
-    try:
-        return Symbol(str(raw, 'ascii'))
-    except UnicodeDecodeError as error:
-        raise Malformed(f'a symbol is no ASCII: {error}') from None
+    return Symbol(str(raw, 'ascii'))
 
 
 def _variable(wide: bool, make: Callable[[bytes], Any]) -> _Reader:
@@ -241,6 +243,12 @@ def _sequence(data: bytes, at: int, depth: int, wide: bool) -> tuple[list[Any], 
         elif code == 0x52:
             add(data[at + 1])
             at += 2
+        elif code == 0xA1:
+            stop = at + 2 + data[at + 1]
+            if stop > end:
+                raise Malformed(_SHORT)
+            add(str(data[at + 2 : stop], 'utf-8'))
+            at = stop
         elif code in texts:
             stop = at + 2 + data[at + 1]
             if stop > end:
@@ -272,7 +280,8 @@ def _map(wide: bool) -> _Reader:
         if len(values) % 2:
             raise Malformed('a map has a key without a value')
         try:
-            return dict(zip(values[::2], values[1::2], strict=True)), end
+            pairs = iter(values)
+            return dict(zip(pairs, pairs, strict=True)), end
         except TypeError:
             raise Malformed('a map has a key that is a list, a map or an array') from None
 
@@ -312,8 +321,8 @@ def _described(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     return Described(descriptor, value), at
 
 
-#: Texts and bytes with a size of one byte.
-_TEXTS: dict[int, Callable[[bytes], Any]] = {0xA0: bytes, 0xA1: _text, 0xA3: _symbol}
+#: Bytes and symbols with a size of one byte.
+_TEXTS: dict[int, Callable[[bytes], Any]] = {0xA0: bytes, 0xA3: _symbol}
 #: What takes no bytes beside its code.
 _CONSTANTS: dict[int, Any] = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}
 _READERS: list[_Reader] = [_unknown] * 256

@@ -240,11 +240,12 @@ def _fields(cls: Any) -> tuple[_Field, ...]:
 
 
 _FIELDS: dict[Any, tuple[_Field, ...]] = {cls: _fields(cls) for cls in CODES.values()}
-#: What each field of a body is looked at for; how many fields it must have; and what it has none of.
-_LOOKS: dict[Any, tuple[Any, int, list[None]]] = {
+#: What each field of a body is looked at for; how many fields it must have; and one without any.
+_LOOKS: dict[Any, tuple[Any, int, Any]] = {
     cls: (
         [(field.needed, field.exact, field.top) for field in fields],
-        max((at for at, field in enumerate(fields, 1) if field.needed), default=0), [None] * len(fields),
+        max((at for at, field in enumerate(fields, 1) if field.needed), default=0),
+        _new(cls, [None] * len(fields)),
     )
     for cls, fields in _FIELDS.items()
 }  # fmt: skip
@@ -323,11 +324,13 @@ def understood(value: Any) -> Any:
 
 
 def _filled(cls: Any, values: Any) -> Any:
-    looks, least, absent = _LOOKS[cls]
+    looks, least, empty = _LOOKS[cls]
     if not isinstance(values, list) or len(values) > len(looks):
         raise Malformed(f'{cls.__name__} has no list of its fields')
     if len(values) < least:
         raise Malformed(f'{cls.__name__} lacks a field that it must have')
+    if not values:
+        return empty  # as what becomes of most messages
     at = 0
     for (needed, exact, top), each in zip(looks, values, strict=False):
         if each is None:
@@ -336,7 +339,7 @@ def _filled(cls: Any, values: Any) -> Any:
         elif type(each) is not exact or (top and not 0 <= each < top):
             values[at] = _checked(cls, _FIELDS[cls][at], each)
         at += 1
-    values += absent[at:]
+    values += empty[at:]
     # Made as a tuple is: a NamedTuple's own constructor is one more call for each frame.
     return _new(cls, values)
 

@@ -23,6 +23,7 @@ from greenmq.transport.amqp10.performatives import plain
 from greenmq.transport.driver import Put, strangers
 from greenmq.utils.encoding import bytes_to_str
 from greenmq.utils.json import dumps, loads
+from greenmq.utils.json import encode as to_json
 
 __all__ = ('AzureMessage', 'decode', 'encode', 'glance', 'message_id', 'wrapped')
 
@@ -153,7 +154,7 @@ def encode(message: dict[str, Any]) -> bytes:
     if info and OURS[0] in info:  # of a delivery, on its way to the dead letters
         info = {name: value for name, value in info.items() if name not in OURS}
         message = {**message, 'properties': {**message['properties'], 'delivery_info': info}}
-    return dumps(message).encode()
+    return to_json(message).encode()
 
 
 def message_id(item: Put) -> str:
