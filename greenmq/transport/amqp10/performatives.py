@@ -6,6 +6,8 @@ missing. So one line a field is all there is, and what comes from a peer has the
 
 from __future__ import annotations
 
+import functools
+import struct
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -296,6 +298,10 @@ def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
     Raises:
         Malformed: it is none, or a field has another type than it must have.
     """
+    if not at and data[:4] == _SHORT_TRANSFER:
+        transfer = _usual_transfer(data)
+        if transfer is not None:
+            return transfer, 5 + data[4]
     descriptor, values, end = decode_described(data, at)
     cls = CODES.get(descriptor) if descriptor.__class__ is int else _class_of(descriptor)
     if cls is None:
@@ -303,6 +309,44 @@ def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
             raise Malformed('a frame begins with what is no performative')
         raise Malformed(f'no performative is {descriptor!r:.80}')
     return _filled(cls, values), end
+
+
+#: How a transfer begins, where it is short.
+_SHORT_TRANSFER = b'\x00\x53\x14\xc0'
+_uint = struct.Struct('>I').unpack_from
+
+
+def _usual_transfer(data: bytes) -> Transfer | None:
+    # As peers write it: a handle, a number and a tag, which vary, and then what recurs. None: it is not so,
+    # and read field by field, which also tells what is wrong with it.
+    if len(data) < 16:
+        return None
+    end, count, at = 5 + data[4], data[5], 7
+    handle = 0
+    if data[6] == 0x52:
+        handle, at = data[7], 8
+    elif data[6] != 0x43:
+        return None
+    if data[at] == 0x70:
+        number, at = _uint(data, at + 1)[0], at + 5
+    elif data[at] == 0x52:
+        number, at = data[at + 1], at + 2
+    else:
+        return None
+    if end > len(data) or at + 2 > end or data[at] != 0xA0:
+        return None
+    stop = at + 2 + data[at + 1]
+    if stop > end:
+        return None
+    return _new(Transfer, (handle, number, data[at + 2 : stop], *_transfer_ends(count, data[stop:end])))
+
+
+@functools.lru_cache(64)
+def _transfer_ends(count: int, fields: bytes) -> tuple[Any, ...]:
+    # What follows the tag, read with another handle, number and tag before it.
+    whole = b'%b%c%cCC\xa0\x00%b' % (_SHORT_TRANSFER, len(fields) + 5, count, fields)
+    descriptor, values, _ = decode_described(whole)
+    return tuple(_filled(CODES[descriptor], values)[3:])
 
 
 def _class_of(descriptor: Any) -> Any:
