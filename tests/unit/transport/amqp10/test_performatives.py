@@ -12,10 +12,10 @@ pytestmark = pytest.mark.once
 numbers = st.integers(0, 2 ** 32 - 1)
 small = st.integers(0, 300)
 maybe = st.none() | st.booleans()
+choice = st.none() | st.integers(0, 1)
 transfers = st.builds(
     Transfer, small | numbers, st.none() | small | numbers, st.none() | st.binary(max_size=40),
-    st.none() | small, maybe, maybe, st.none() | st.integers(0, 1), st.sampled_from([None, Accepted()]), maybe,
-    maybe, maybe)
+    st.none() | small, maybe, maybe, choice, st.sampled_from([None, Accepted()]), maybe, maybe, maybe)
 
 
 def outcome(data, at):
