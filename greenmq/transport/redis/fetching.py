@@ -103,16 +103,18 @@ class Plan:
 
     def _turn(self, first: int, quiet: Container[str]) -> list[Any]:
         homes: dict[Home, tuple[list[str], list[Any], Pairs]] = {}
-        if quiet:  # where nothing is to be taken it is asked for delayed messages all the same
-            homes = {home: ([], [], []) for home in self.homes}
+        only = None
+        if len(self.homes) == 1:
+            # Without a look-up for each list, which takes long. And it is asked for delayed messages although
+            # nothing may be there to take.
+            only = homes[next(iter(self.homes))] = ([], [], [])
         for step in self._steps:
             for home, key, end, pair in itertools.chain(step[first:], step[:first]):
-                if key in quiet:
-                    continue
-                lists, said, pairs = homes.setdefault(home, ([], [], []))
-                lists.append(key)
-                said += (pair[1], end)
-                pairs.append(pair)
+                if key not in quiet:
+                    lists, said, pairs = only or homes.setdefault(home, ([], [], []))
+                    lists.append(key)
+                    said += (pair[1], end)
+                    pairs.append(pair)
         return [(home, *found) for home, found in homes.items()]
 
 
@@ -257,7 +259,7 @@ class Fetching:
         if now >= self._believed_until:
             self._believed_until = now + self._believes
             quiet.forget_all()
-        return plan.turn(() if self._keys.cluster else quiet)
+        return plan.turn(() if self._keys.cluster else quiet.keys)
 
     def _fetch(self, n: int, turn: list[Any]) -> tuple[list[Taken], float | None, bool]:
         """Ask: the messages, seconds until the next delayed one is due, and whether there may be more."""

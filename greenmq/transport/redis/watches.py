@@ -81,19 +81,16 @@ class QuietKeys:
 
     The reader hears of a change before the task whose read it follows has its turn: so a read counts for a
     key only if nothing was told of that key since before the read was sent.
+
+    Attributes:
+        keys (set[str]): they. Only to be looked at.
     """
 
     def __init__(self) -> None:
-        self._quiet: set[str] = set()
+        self.keys: set[str] = set()
         self._changed: dict[str, int] = {}  # keys → which change was the last
         self._changes = 0
         self._forgot = 0  # up to which change they are not remembered
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._quiet
-
-    def __len__(self) -> int:
-        return len(self._quiet)
 
     def begin(self) -> int:
         """Keys are about to be read: what `found_empty` needs. Switches: no."""
@@ -102,18 +99,18 @@ class QuietKeys:
     def found_empty(self, keys: Iterable[str], begun: int) -> None:
         """They held nothing, and the server tells of the next change."""
         if begun == self._changes:
-            self._quiet.update(keys)
+            self.keys.update(keys)
         elif begun >= self._forgot:
             changed = self._changed
-            self._quiet.update(key for key in keys if changed.get(key, 0) <= begun)
+            self.keys.update(key for key in keys if changed.get(key, 0) <= begun)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Take them for quiet no more."""
-        self._quiet.difference_update(keys)
+        self.keys.difference_update(keys)
 
     def forget_all(self) -> None:
         """Take none for quiet any more."""
-        self._quiet.clear()
+        self.keys.clear()
 
     def changed(self, keys: Iterable[bytes]) -> None:
         """The server tells of a change."""
@@ -124,14 +121,14 @@ class QuietKeys:
         for key in keys:
             name = key.decode(errors='replace')
             self._changed[name] = self._changes
-            self._quiet.discard(name)
+            self.keys.discard(name)
 
     def lost(self) -> None:
         """Any key may have changed."""
         self._changes += 1
         self._forgot = self._changes
         self._changed.clear()
-        self._quiet.clear()
+        self.keys.clear()
 
 
 class Circle:
