@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from greenmq.transport.pgmq.names import Name
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, puts, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, tell
 
 __all__ = ('READS', 'QueueStatements', 'Statements', 'due')
 
@@ -35,11 +35,11 @@ FROM unnest(ARRAY['{NAME}', '{OWNER}', '{FACTS}', '{BINDING}']) t
 _TOLD = tell(OWNER, CHANNEL)
 
 #: $3 to $7: queues, their names in pgmq, messages, headers, seconds of delay.
-_PUT, _PUT_ONE = (
-    f"""
+_PUT = f"""
 WITH given AS (
     SELECT g.queue, m.queue_name AS known, g.message, g.headers, g.delay::float8, g.n
-    FROM {given} AS g(queue, name, message, headers, delay, n)
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) WITH ORDINALITY
+    AS g(queue, name, message, headers, delay, n)
     LEFT JOIN pgmq.meta m ON m.queue_name = g.name
 ), stored AS (
     SELECT s FROM (
@@ -55,8 +55,18 @@ WITH given AS (
 SELECT n::int FROM given WHERE known IS NULL
 UNION ALL SELECT -({_TOLD})::int UNION ALL SELECT -count(*)::int FROM stored
 """
-    for given in puts(5)
+
+# A message that is alone: to make a batch of it takes the server longer than to send it.
+_PUT_ONE = f"""
+WITH stored AS (
+    SELECT pgmq.send(
+        m.queue_name, $5::jsonb, $6::jsonb, clock_timestamp() + make_interval(secs => $7::text::float8)
+    ) FROM pgmq.meta m WHERE m.queue_name = $4::text
+), named AS (
+    SELECT $3::text AS name FROM stored
 )
+SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM stored) UNION ALL SELECT -({_TOLD})::int
+"""
 
 #: $1 to $4: queues, their names in pgmq, messages at most, seconds of the lease. Each queue is read for the
 #: room that those before it left. Nobody waits for the disk: a read that a crash of the server undoes is made

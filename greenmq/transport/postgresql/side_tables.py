@@ -85,19 +85,6 @@ def tell(owner: str, channel: str, source: str = 'named') -> str:
     return _TELL.format(owner=owner, channel=channel, source=source)
 
 
-def puts(columns: int, first: int = 3) -> tuple[str, str]:
-    """Return the SQL of what is put, from $`first` on, with the number of each row in one more column.
-
-    Many rows are given by an array of texts for each column, a single one by texts alone. What it does with
-    arrays the server may plan anew each time, by how long they are, which takes it longer than to put one
-    message; what it does with texts is planned once.
-    """
-    numbers = range(first, first + columns)
-    many = ', '.join(f'${n}::text[]' for n in numbers)
-    one = ', '.join(f'${n}::text' for n in numbers)
-    return f'unnest({many}) WITH ORDINALITY', f'(VALUES ({one}, 1))'
-
-
 class SideStatements(NamedTuple):
     """The statements for some tables; $1 and so on are their values."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, puts, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, tell
 from greenmq.transport.sqlalchemy.tables import Tables
 
 __all__ = ('Statements',)
@@ -56,6 +56,8 @@ CREATE TRIGGER greenmq_tell AFTER INSERT ON "{message}" REFERENCING NEW TABLE AS
 FOR EACH STATEMENT EXECUTE PROCEDURE "{message}_greenmq_tell"()
 """
 
+# Of many messages, by an array of texts for each column, or of one that is alone. What it does with arrays
+# the server may plan anew each time, by how long they are; the other is planned once.
 _PUT, _PUT_ONE = (
     f"""
 WITH given AS (
@@ -70,7 +72,7 @@ WITH given AS (
 )
 SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({{tell}})::int
 """
-    for given in puts(2)
+    for given in ('unnest($3::text[], $4::text[]) WITH ORDINALITY', '(VALUES ($3::text, $4::text, 1))')
 )
 
 # Nobody waits for the disk: a claim that a crash of the server undoes is made again, and what it took is
