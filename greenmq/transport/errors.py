@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from greenmq.exceptions import RecoverableConnectionError
 
-__all__ = ('Fault', 'is_loss', 'meaning')
+__all__ = ('Fault', 'forget_traces', 'is_loss', 'meaning')
 
 
 class Fault(NamedTuple):
@@ -43,3 +43,16 @@ def meaning(table: Mapping[Any, Any], error: Exception) -> Fault | None:
 def is_loss(error: BaseException) -> bool:
     """Does it mean that the connection is gone?"""
     return isinstance(error, RecoverableConnectionError)
+
+
+def forget_traces(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error that is kept by what it ended, and of its causes.
+
+    They refer to frames, these to the connection and its stream, and those keep the error: only the collector
+    would ever free them.
+    """
+    for _ in range(10):  # no chain is longer; one that leads back to itself must not hold us
+        if error is None:
+            return
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -19,6 +19,7 @@ from greenmq.transport.amqp10.errors import LoginRefused, PeerFault
 from greenmq.transport.amqp10.frames import EMPTY
 from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.errors import forget_traces
 from greenmq.transport.outbox import Outbox
 
 __all__ = ('Connection', 'Lost')
@@ -136,12 +137,12 @@ class Connection(Outbox):
 
     def lose(self, error: BaseException) -> None:
         """End it because the other side or the network did."""
+        forget_traces(error)
         if self.error is None:
             if not isinstance(error, (ConnectionError, LoginRefused)):
                 lost = ConnectionLost(f'{self.name}: {error}')
                 lost.__cause__ = error
                 error = lost
-            error.__traceback__ = None
             self._end(error)
 
     def _end(self, error: Exception) -> None:  # no switch

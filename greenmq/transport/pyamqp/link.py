@@ -28,6 +28,7 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
     TimeoutError,
 )
+from greenmq.transport.errors import forget_traces
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.waiters import WaitingLine
 from greenmq.utils.text import printable
@@ -143,7 +144,7 @@ class Link(Outbox):
 
     def lose(self, error: BaseException) -> None:
         """End the link because the other side or the network did. No switch."""
-        _forget_traces(error)
+        forget_traces(error)
         if self.error is None:
             if not isinstance(error, (ConnectionError, AMQPError)):
                 lost = ConnectionLost(f'{self.name}: {error}')
@@ -521,16 +522,6 @@ class Link(Outbox):
             'heartbeat': self.heartbeat,
             'blocked': self.blocked,
         }
-
-
-def _forget_traces(error: BaseException | None) -> None:
-    # They refer to frames, these to the link and its stream, and those keep the error: only the collector
-    # would ever free them.
-    for _ in range(10):  # no chain is longer; one that leads back to itself must not hold us
-        if error is None:
-            return
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def _orphaned(link: weakref.ref[Link], hub: weakref.ref[Any]) -> Callable[[object], None]:
