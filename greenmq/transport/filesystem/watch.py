@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import sys
@@ -78,8 +79,13 @@ def start() -> Watch | None:
     """Return a watch of no folder yet; None if the system has no inotify, or none left."""
     if not sys.platform.startswith('linux'):
         return None
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     if not hasattr(library, 'inotify_init1'):
         return None
     descriptor = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     return Watch(library, descriptor) if descriptor >= 0 else None
+
+
+@functools.cache  # each is in cycles with its functions, so one for each watch would wait for the collector
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
