@@ -14,8 +14,10 @@ used again.
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 from greenmq import runtime
@@ -184,10 +186,6 @@ class Line(psycopg.Connection[Any]):
             self.discard()
         return not self.closed
 
-    def noticed(self, what: Any) -> None:
-        """The server says something while it is asked nothing."""
-        self.dismissed = self.dismissed or what.severity_nonlocalized in ('FATAL', 'PANIC')
-
     def discard(self) -> None:
         """Close it without a word that could wait."""
         self._closed = True
@@ -255,7 +253,7 @@ def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool)
         line = Line(end.value)
     finally:
         steps.close()
-    line.add_notice_handler(line.noticed)
+    line.add_notice_handler(partial(_noticed, weakref.ref(line)))  # which the line keeps
     line.prepare_threshold = None  # of psycopg's cursors
     line.prepares = prepared
     line.deadline = deadline
@@ -266,6 +264,13 @@ def _connect(params: dict[str, Any], deadline: runtime.Deadline, prepared: bool)
         raise
     line.deadline = None
     return line
+
+
+def _noticed(ref: Callable[[], Line | None], what: Any) -> None:
+    # The server says something while it is asked nothing.
+    line = ref()
+    if line is not None and what.severity_nonlocalized in ('FATAL', 'PANIC'):
+        line.dismissed = True
 
 
 def driver_version() -> str:

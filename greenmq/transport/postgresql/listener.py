@@ -41,6 +41,7 @@ class Listener:
     Attributes:
         live (bool): do notifications arrive?
         connects (int): how often it began to listen.
+        closed (bool): it listens no more.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Listener:
         self.live = False
         self.connects = 0
         self._deaf_told = False
+        self.closed = False
         self._task = runtime.spawn(_listen, weakref.ref(self), name='postgresql-listener', owner=self)
 
     def add(self, channel: str) -> None:
@@ -129,7 +131,7 @@ class Listener:
             self._pool.run('SELECT pg_notify($1, $2)', self._own, 'hello', deadline=deadline)
         except BaseException:
             line.discard()
-            self._line = None
+            self.ended()
             raise
         return line
 
@@ -142,6 +144,7 @@ class Listener:
 
     def close(self) -> None:
         """Listen no more."""
+        self.closed = True  # its task may run on until it is killed, and find the pool closed
         self._task.kill()  # which closes its connection
         self.ended()
         self.live = False
@@ -170,7 +173,7 @@ def _listen(ref: Callable[[], Listener | None], pause: float = 0.0) -> None:
             _hear(ref, line)
         except Exception as error:  # told, and tried again
             listener = ref()
-            if listener is None:
+            if listener is None or listener.closed:
                 return
             listener.went_deaf(str(error).strip() or type(error).__name__)
         finally:
