@@ -8,6 +8,7 @@ botocore's event `before-send` hands the exchange over.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -227,6 +228,22 @@ def _send(request: Any, **kwargs: Any) -> Any:
     return AWSResponse(request.url, answer.status, answer.headers, _Raw(answer.body))
 
 
+@functools.cache
+def _parser(protocol: str) -> Any:
+    from botocore.parsers import create_parser
+
+    return create_parser(protocol)
+
+
+class _Parsers:
+    """What reads answers, kept: botocore makes one for each error, which only the collector could free.
+
+    Source: botocore.parsers.ResponseParserFactory.
+    """
+
+    create_parser = staticmethod(_parser)
+
+
 def _make(
     service: str, region: str | None, endpoint: str | None, config: Mapping[str, Any], keys: Keys
 ) -> Any:  # fmt: skip
@@ -237,6 +254,7 @@ def _make(
 
     session = botocore.session.Session()
     session.register_component('credential_provider', keys)
+    session.register_component('response_parser_factory', _Parsers())
     settings = Config(
         **{
             'retries': {'total_max_attempts': 1, 'mode': 'standard'},
