@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from greenmq.exceptions import InvalidArgument
 from greenmq.runtime.clock import Timer, call_later, monotonic
@@ -24,22 +25,30 @@ __all__ = ('Ticker', 'Watchdog')
 class Ticker:
     """Call something at an interval in a native thread, whatever the hub does.
 
-    The thread ends with `stop`, with the object whose method it calls, and in a forked child.
+    The thread ends at `stop`; it ends at its next turn when this, or the object whose method it calls, is
+    gone; and it is not in a forked child.
 
     Arguments:
         interval (float): seconds.
         work (Callable): a bound method, held weakly; must not touch the hub but by `post`.
     """
 
-    __slots__ = ('__weakref__', '_stopped')
+    __slots__ = ('__weakref__', '_running', '_stopped')
 
     def __init__(self, interval: float, work: Callable[[], None]) -> None:
         self._stopped = False
-        start_thread(_Beat(weakref.ref(self), weakref.WeakMethod(work), interval, forks.count))
+        # Held until `stop`. A thread that slept instead would outlive it by an interval, one for each
+        # connection that was closed meanwhile.
+        self._running = library.original('_thread', 'allocate_lock')()
+        self._running.acquire()
+        beat = _Beat(weakref.ref(self), weakref.WeakMethod(work), interval, forks.count, self._running)
+        start_thread(beat)
 
     def stop(self) -> None:
-        """End the thread at its next turn."""
-        self._stopped = True
+        """End the thread. It is not waited for."""
+        if not self._stopped:
+            self._stopped = True
+            self._running.release()
 
     @property
     def stopped(self) -> bool:
@@ -48,7 +57,7 @@ class Ticker:
 
 
 class _Beat:
-    __slots__ = ('_epoch', '_interval', '_ticker', '_work')
+    __slots__ = ('_epoch', '_interval', '_running', '_ticker', '_work')
 
     def __init__(
         self,
@@ -56,16 +65,16 @@ class _Beat:
         work: weakref.WeakMethod[Callable[[], None]],
         interval: float,
         epoch: int,
+        running: Any,
     ) -> None:
+        self._running = running
         self._ticker = ticker
         self._work = work
         self._interval = interval
         self._epoch = epoch
 
     def __call__(self) -> None:
-        pause = library.original('time', 'sleep')
-        while True:
-            pause(self._interval)
+        while not self._running.acquire(timeout=self._interval):
             ticker, work = self._ticker(), self._work()
             if ticker is None or work is None or ticker.stopped or self._epoch != forks.count:
                 return

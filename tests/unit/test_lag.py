@@ -10,6 +10,8 @@ import pytest
 from greenmq import events, runtime
 from greenmq.exceptions import InvalidArgument
 from greenmq.lag import watch_lag
+from tests.support import census
+from tests.support.process import wait_until
 
 
 def burn(seconds):
@@ -51,6 +53,14 @@ def test_a_hub_that_runs_is_left_in_peace(caplog):
     runtime.sleep(0.01)
     watchdog.cancel()
     assert seen == []
+
+
+def test_a_cancelled_watch_ends_its_thread_and_does_not_wait_for_its_next_look():
+    before = census.threads()
+    watchdog = runtime.Watchdog(4000.0, print)
+    watchdog.cancel()
+    watchdog.cancel()
+    wait_until(lambda: census.threads() <= before, 10, 'the end of the thread')
 
 
 def test_a_cancelled_watch_tells_nothing():
