@@ -159,9 +159,10 @@ class Connection(Outbox):
         for task in self._tasks[2:]:
             task.kill()
         self.engine.ended(error)
-        for waiter in (self._opened, self._closed):
-            if waiter is not None:
-                waiter.fail(error)
+        if self._opened is not None:
+            self._opened.fail(error)
+        if self._closed is not None:
+            self._closed.wake()  # not with the error, which would learn of us by its traceback
         owner = self._owner()
         if owner is not None and not opening and not isinstance(error, ConnectionClosed):
             owner.on_connection_lost(self, error)
@@ -193,9 +194,8 @@ class Connection(Outbox):
         try:
             self.engine.close()
             self._closed.wait(deadline)
-        except (ConnectionError, TimeoutError) as error:
-            if not isinstance(error, ConnectionClosed):
-                logger.debug('%s: %s; the socket is closed all the same', self.name, error)
+        except TimeoutError as error:
+            logger.debug('%s: %s; the socket is closed all the same', self.name, error)
         finally:
             self._closed = None
             self._end(ConnectionClosed(f'{self.name} was closed'))

@@ -64,11 +64,27 @@ class Owner(Protocol):
         """The connection has ended: by us, or as the peer said."""
 
 
+class _Nobody:
+    # The owner of an engine that has ended: the real one holds the engine, and the two would keep each other.
+
+    def send(self, data: bytes) -> None:
+        pass
+
+    def on_open(self) -> None:
+        pass
+
+    def on_close(self, error: Exception) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Engine:
     """The books of one connection.
 
     Arguments:
-        name (str): for texts. owner (Owner). login (Login): as whom.
+        name (str): for texts. owner (Owner): until the end. login (Login): as whom.
         hostname (str): what the peer is told of where we want to go.
         limits (Limits), properties (dict): what it is told of us.
     Attributes:
@@ -88,7 +104,7 @@ class Engine:
         properties: dict[Any, Any] | None = None,
     ) -> None:
         self.name = name
-        self.owner = owner
+        self.owner: Owner = owner
         self.limits = limits
         self.container = f'greenmq-{secrets.token_hex(8)}'
         self.peer: Open | None = None
@@ -318,8 +334,9 @@ class Engine:
             error = ConnectionClosed(f'{self.name} was closed')
         else:
             error = ConnectionLost(f'{self.name} closed the connection')
+        owner = self.owner
         self.ended(error)
-        self.owner.on_close(error)
+        owner.on_close(error)
 
     def session_ended(self, session: Session, error: Exception | None) -> None:
         """A session has ended."""
@@ -338,6 +355,8 @@ class Engine:
         self._remote.clear()
         for session in sessions:
             session.ended(error)
+        self.owner = _NOBODY
+        self.send = _NOBODY.send
 
     _handlers: ClassVar[dict[type, Callable[[Engine, int, Any], None]]] = {
         Open: _on_open, Begin: _on_begin, Close: _on_close,

@@ -68,10 +68,33 @@ class Listener(Protocol):
         """A sender: what became of a message."""
 
 
+class _Nobody:
+    # The listener of a link that has ended: the real one holds the link, and the two would keep each other.
+
+    def on_attached(self, link: Any) -> None:
+        pass
+
+    def on_detached(self, link: Any, error: Exception | None) -> None:
+        pass
+
+    def on_flow(self, link: Any) -> None:
+        pass
+
+    def on_message(self, link: Any, delivery: Delivery) -> None:
+        pass
+
+    def on_outcome(self, link: Any, delivery_id: int, state: Any) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Link:
     """One end of a link.
 
     Attributes:
+        listener (Listener): until its end.
         session (Session): None until it is attached there.
         name (str): its own in the connection.
         source (Source), target (Target): as asked for.
@@ -95,7 +118,7 @@ class Link:
         properties: dict[Any, Any] | None = None,
     ) -> None:
         self.name = name
-        self.listener = listener
+        self.listener: Listener = listener
         self.source = source
         self.target = target
         self.snd_settle_mode = snd_settle_mode
@@ -161,7 +184,8 @@ class Link:
         if self.state != 'detached':
             self.state = 'detached'
             self.credit = 0
-            self.listener.on_detached(self, error)
+            listener, self.listener = self.listener, _NOBODY
+            listener.on_detached(self, error)
 
     def on_detach(self, detach: Detach) -> None:
         """The peer ends the link, or agrees to its end."""
