@@ -59,7 +59,8 @@ class SLMQDriver(Driver):
             place.ssl, settings['max_connections'] or 50, settings.get('connect_timeout') or 5.0
         ))
         self._service = Service(self._http, place, settings['secure'])
-        self._looker = Looker(self._look, self._give_back, settings['polling_interval'] or 0.0, LOOK, 1.0)
+        longest = settings['polling_interval'] or 0.0
+        self._looker = Looker(self, SLMQDriver._look, SLMQDriver._give_back, longest, LOOK, 1.0)
         # Nothing renews it: the base ends what has lasted so long.
         self.lease_seconds = self.lease_limit = float(settings['visibility_timeout'] or 1800)
 

@@ -148,7 +148,7 @@ class ServiceBusDriver(Driver):
         self._account = account
         tokens = Tokens(account, credential, settings['token_lifetime'] or 3600.0)
         self._admin = Admin(self._http, account.management, account.host, tokens)
-        self._lines = Lines(account, tokens, settings, self._arrived, self._line_lost)
+        self._lines = Lines(account, tokens, settings, self)
         self._publishing = Publishing(self._lines, self._known, account.host)
 
     # ---- the connection
@@ -164,7 +164,8 @@ class ServiceBusDriver(Driver):
         self._queues.clear()
         self._wanted = {}
 
-    def _line_lost(self, main: bool, error: Exception) -> None:
+    def on_line_lost(self, main: bool, error: Exception) -> None:
+        """See `lines.LinesOwner`."""
         if main:
             self._end_sessions()
             self.owner.lost(error)
@@ -262,7 +263,8 @@ class ServiceBusDriver(Driver):
     def _patience(self) -> float:
         return float(self.settings['operation_timeout'] or 30.0)
 
-    def _arrived(self, came: list[Came]) -> None:
+    def on_arrived(self, came: list[Came]) -> None:
+        """See `lines.LinesOwner`."""
         self.owner.arrived([self._taken(entity, link, delivery) for entity, link, delivery in came])
 
     def _taken(

@@ -6,8 +6,9 @@ So a publisher that the service holds up never holds up a settlement. Who publis
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from greenmq import runtime
 from greenmq.exceptions import AccessRefused, ConnectionLost, NotFound, OperationalError
@@ -21,7 +22,7 @@ from greenmq.transport.azureservicebus.account import Account
 from greenmq.transport.azureservicebus.locks import Locks
 from greenmq.transport.azureservicebus.tokens import Admission, Tokens
 
-__all__ = ('BUSY', 'Line', 'Lines')
+__all__ = ('BUSY', 'Line', 'Lines', 'LinesOwner')
 
 #: What the service says when it wants to be left alone, and for how many seconds at least.
 BUSY = {'com.microsoft:server-busy': 4.0, 'com.microsoft:timeout': 2.0}
@@ -59,24 +60,31 @@ class Line:
         self.admission.close()
 
 
+class LinesOwner(Protocol):
+    """Who is told what happens to the connections. Nothing here may switch."""
+
+    def on_arrived(self, came: list[Came]) -> None:
+        """Entity, link and delivery of all messages that one read brought."""
+
+    def on_line_lost(self, main: bool, error: Exception) -> None:
+        """One ended and not by us: the main one, or that for what is published."""
+
+
 class Lines:
     """The connections to one namespace.
 
     Arguments:
         account (Account), tokens (Tokens): where to, and what lets us in. settings (Mapping): of the driver.
-        arrived (Callable): (entity, link, delivery) of all messages that one read brought.
-        lost (Callable): (was it the main one, error), when one ended and not by us. Must not switch.
+        owner (LinesOwner): held weakly: it holds us.
     """
 
     def __init__(
-        self, account: Account, tokens: Tokens, settings: Mapping[str, Any],
-        arrived: Callable[[list[Came]], None], lost: Callable[[bool, Exception], None],
-    ) -> None:  # fmt: skip
+        self, account: Account, tokens: Tokens, settings: Mapping[str, Any], owner: LinesOwner
+    ) -> None:
         self._account = account
         self._tokens = tokens
         self._settings = settings
-        self._arrived = arrived
-        self._lost = lost
+        self._owner = weakref.ref(owner)
         self._main: Line | None = None
         self._out: Line | None = None
         self._tls: Any = None
@@ -133,8 +141,9 @@ class Lines:
         return Line(connection, way, self._tokens, account.host, self._came)
 
     def _came(self, came: list[Came]) -> None:
-        if not self._closing:
-            self._arrived(came)
+        owner = self._owner()
+        if owner is not None and not self._closing:
+            owner.on_arrived(came)
             return
         for _, link, delivery in came:
             link.session.settle([delivery.id], Released())
@@ -149,7 +158,9 @@ class Lines:
                     self._main = None
                 else:
                     self._out = None
-                self._lost(main, error)
+                owner = self._owner()
+                if owner is not None:
+                    owner.on_line_lost(main, error)
 
     # ---- which
 

@@ -116,7 +116,9 @@ class StorageDriver(Driver):
         ))
         self._service = self._service_of(place)
         self._names = Names(settings['queue_name_prefix'] or '')
-        self._looker = Looker(self._look, self._give_back, settings['polling_interval'] or 0.0, LOOK)
+        self._looker = Looker(
+            self, StorageDriver._look, StorageDriver._give_back, settings['polling_interval'] or 0.0, LOOK
+        )
         self._unseen = Unseen()
 
     def _service_of(self, place: Place) -> Service:

@@ -7,7 +7,9 @@ lease, so it ends alone, and what nobody wants goes back.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from greenmq import runtime
 from greenmq.log import get_logger
@@ -17,6 +19,9 @@ from greenmq.transport.driver.errors import bounded
 __all__ = ('Looker',)
 
 logger = get_logger('greenmq.transport.driver')
+
+D = TypeVar('D')
+
 
 class _Pauses:
     """When a queue is looked at."""
@@ -36,21 +41,23 @@ class _Pauses:
         self.due = runtime.monotonic() + self.pause
 
 
-class Looker:
+class Looker(Generic[D]):
     """The looks of one driver.
 
     Arguments:
-        look (Callable): `look(queue, n)` returns the messages that are there.
-        give_back (Callable): `give_back(takens)` shows them to others again.
+        driver (object): held weakly: it holds us. So the next two must not be methods of it.
+        look (Callable): `look(driver, queue, n)` returns the messages that are there.
+        give_back (Callable): `give_back(driver, takens)` shows them to others again.
         longest (float): seconds of the longest pause.
         seconds (float): in which a look ends by itself.
         first (float): seconds of the first pause; the next ones are twice as long each.
     """
 
     def __init__(
-        self, look: Callable[[str, int], list[Taken]], give_back: Callable[[list[Taken]], object],
-        longest: float, seconds: float, first: float = 0.1,
+        self, driver: D, look: Callable[[D, str, int], list[Taken]],
+        give_back: Callable[[D, list[Taken]], object], longest: float, seconds: float, first: float = 0.1,
     ) -> None:  # fmt: skip
+        self._driver = weakref.ref(driver)
         self._ask = look
         self._give_back = give_back
         self._first = first
@@ -98,7 +105,8 @@ class Looker:
     def _fly(self, queue: str, n: int) -> list[Taken]:
         me = self._took_off()
         try:
-            return self._ask(queue, n)
+            driver = self._driver()
+            return [] if driver is None else self._ask(driver, queue, n)
         finally:
             self._land(me)
 
@@ -108,7 +116,9 @@ class Looker:
 
     def _late(self, takens: list[Taken], me: object) -> None:
         try:
-            self._give_back(takens)
+            driver = self._driver()
+            if driver is not None:  # else their leases end
+                self._give_back(driver, takens)
         except Exception as error:  # their leases end
             logger.warning('%d messages that came too late could not be given back: %s', len(takens), error)
         finally:
