@@ -20,6 +20,7 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, CollectionInvalid, OperationFailure
 
 from greenmq.log import get_logger
+from greenmq.transport.errors import forget_traces
 from greenmq.transport.mongodb.store import DUPLICATE, Store
 
 __all__ = ('BROADCAST', 'Broadcasts', 'Collected')
@@ -52,12 +53,10 @@ class Broadcasts:
 
     Arguments:
         size (int): bytes of the collection, if it is made here.
-        copy (Callable[[str, Any], dict | None]): queue, payload → a document for it; None without that queue.
     """
 
-    def __init__(self, size: int, copy: Callable[[str, Any], dict[str, Any] | None]) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._copy = copy
         self._store: Store | None = None
         self._bound: dict[str, dict[str, float]] = {}  # exchange → queue → when it was bound
         self._taken: dict[str, float] = {}
@@ -89,6 +88,7 @@ class Broadcasts:
             try:
                 self._find_the_end()
             except OperationFailure as error:  # no capped collections, or no right to it
+                forget_traces(error)
                 logger.warning("kombu's fanout cannot be followed: %s", error)
                 return
         self._bound.setdefault(exchange, {})[queue] = time.monotonic()
@@ -102,17 +102,21 @@ class Broadcasts:
 
     # ---- copying
 
-    def collect(self, queues: Iterable[str]) -> Collected:
+    def collect(
+        self, queues: Iterable[str], copy: Callable[[str, Any], dict[str, Any] | None]
+    ) -> Collected:
         """Copy what is new.
 
         Arguments:
             queues (Iterable[str]): from which somebody here takes now.
+            copy (Callable): queue, payload → a document for it; None without that queue.
         """
         now = time.monotonic()
         self._taken.update(dict.fromkeys(queues, now))
         try:
             found, missed = self._read()
         except OperationFailure as error:  # the next look tries again
+            forget_traces(error)
             logger.info("kombu's fanout was not read: %s", error)
             return Collected(set(), False)
         copies = []
@@ -120,7 +124,7 @@ class Broadcasts:
             for queue, at in self._bound.get(each.get('queue') or '', {}).items():
                 if now - max(at, self._taken.get(queue, at)) > _FED:
                     continue
-                document = self._copy(queue, each['payload'])
+                document = copy(queue, each['payload'])
                 if document is not None:
                     copies.append({**document, '_id': _named(each['_id'], queue)})
         if copies and self._store is not None:
@@ -129,7 +133,7 @@ class Broadcasts:
             except BulkWriteError as error:  # another consumer of the queue copied it before
                 if any(each.get('code') != DUPLICATE for each in error.details.get('writeErrors') or ()):
                     raise
-        return Collected({copy['queue'] for copy in copies}, missed)
+        return Collected({each['queue'] for each in copies}, missed)
 
     def _read(self) -> tuple[list[dict[str, Any]], bool]:
         if self._cursor is None:
@@ -137,6 +141,7 @@ class Broadcasts:
         try:
             found = self._drain()
         except OperationFailure as error:  # it was idle for too long, or too slow
+            forget_traces(error)
             logger.debug('the cursor of broadcasts ended: %s', error)
             return self._resume()
         return found, False
@@ -176,6 +181,7 @@ class Broadcasts:
         try:
             collection.database.create_collection(collection.name, capped=True, size=self._size)
         except (CollectionInvalid, OperationFailure) as error:
+            forget_traces(error)
             logger.debug('the collection of broadcasts is there: %s', error)
         return collection
 

@@ -24,6 +24,7 @@ from greenmq.exceptions import (
 from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Binding, Driver, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
+from greenmq.transport.errors import forget_traces
 from greenmq.transport.limits import QueueLimits
 from greenmq.transport.mongodb.broadcast import BROADCAST, Broadcasts, Collected
 from greenmq.transport.mongodb.listening import BELIEVED, WAITERS, WAKE, Listener
@@ -108,7 +109,7 @@ class MongoDBDriver(Driver):
         self._known: dict[str, _Known] = {}
         self._heard = (False, 0.0)  # does anybody wait for signals, and when was that asked
         self._commands = 0
-        self._broadcasts = Broadcasts(settings['capped_queue_size'], self._copy)
+        self._broadcasts = Broadcasts(settings['capped_queue_size'])
         self._unread = True  # something may have been broadcast
         self._read_at = 0.0
 
@@ -183,8 +184,8 @@ class MongoDBDriver(Driver):
             with pymongo.timeout(max(left or _OPERATION, 0.05)):
                 return fun()
         except PyMongoError as error:
-            # An error of the client's keeps its whole stack and with it the store alive.
-            raise error.with_traceback(None) from None
+            forget_traces(error)  # the client's frames keep it: they and the store would not go
+            raise error from None
 
     def _told(self, queues: list[str] | None) -> None:
         for key in self._pauses:
@@ -318,7 +319,7 @@ class MongoDBDriver(Driver):
             self._unread or time.monotonic() - self._read_at > (_RARELY if told else _LONGEST_PAUSE)
         ):
             since, self._unread, self._read_at = self._read_at, False, time.monotonic()
-            copied = self._broadcasts.collect(queues)._replace(since=since)
+            copied = self._broadcasts.collect(queues, self._copy)._replace(since=since)
         return self._store.claim(queues, n, max_bytes), copied
 
     def _copied(self, copied: Collected, queues: tuple[str, ...]) -> None:
