@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kazoo.client import KazooClient
 from kazoo.protocol.connection import ConnectionHandler
-from kazoo.protocol.serialization import int_struct, write_string
+from kazoo.protocol.serialization import Create, int_struct, write_string
 from kazoo.retry import KazooRetry
 
 from greenmq import runtime
@@ -68,7 +70,23 @@ class _Watchers(defaultdict[str, Any]):
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]
-    """kazoo's loop, which looks no name up: that would block the hub, and `runtime.dial` does it."""
+    """kazoo's loop, which looks no name up: that would block the hub, and `runtime.dial` does it.
+
+    It holds its client, which holds it, only while it runs: later both are gone without the collector.
+    """
+
+    @property
+    def client(self) -> Any:
+        return self._client()
+
+    @client.setter
+    def client(self, client: Client) -> None:
+        self._client = weakref.ref(client)
+
+    def zk_loop(self) -> None:
+        client = self.client  # not gone before the last line of the loop
+        super().zk_loop()
+        del client
 
     def _expand_client_hosts(self) -> list[tuple[str, str, int]]:
         hosts = [(host, host, port) for host, port in self.client.hosts]
@@ -96,11 +114,29 @@ class Client(KazooClient):  # type: ignore[misc]
             ),
             command_retry=KazooRetry(max_tries=1, sleep_func=self.green.sleep_func), **options,
         )  # fmt: skip
+        self._let_go()
         self._connection = _Connection(self, self._conn_retry.copy(), logger=_log)
+
+    def _let_go(self) -> None:
+        # Of kazoo's recipes, and what they try again by: they hold us, and nobody here uses them.
+        for name, value in list(vars(self).items()):
+            if isinstance(value, partial) and value.args == (self,):
+                delattr(self, name)
+        del self.retry
+        self._conn_retry.interrupt = self._stopped.is_set
 
     def _reset_watchers(self) -> None:
         super()._reset_watchers()
         self._data_watchers = _Watchers(self._heard)
+
+    def create_async(
+        self, path: str, value: bytes = b'', acl: Any = None, ephemeral: bool = False
+    ) -> AsyncResult:  # fmt: skip
+        """Make a node, as kazoo does, but by no functions that hold each other and wait for the collector.
+
+        Source: kazoo.client.KazooClient.create_async.
+        """
+        return self._ask(Create(path, value, acl or self.default_acl, int(ephemeral)))
 
     def watch_all(self, path: str) -> AsyncResult:
         """Hear of every node that is made, changed or deleted at a path and below.

@@ -6,6 +6,7 @@ settlement whose reply was lost with the connection is asked about when the conn
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -44,13 +45,13 @@ class Taking:
     """What one member takes and holds.
 
     Arguments:
-        again (Callable[[Taken, str], bytes]): the payload to put back, as `Driver.again`.
+        again (Callable[[Taken, str], bytes]): the payload to put back; `Driver.again`, held weakly.
     """
 
     def __init__(self, nodes: Nodes, waiting: Waiting, again: Callable[[Taken, str], Any]) -> None:
         self._nodes = nodes
         self._waiting = waiting
-        self._again = again
+        self._again: Callable[[], Any] = weakref.WeakMethod(again)
         self._held: dict[str, Taken] = {}  # by the path of the claim
         self._strays: dict[str, tuple[Claim, bytes]] = {}  # moves that have to be undone, if they happened
         self._unsure: set[str] = set()  # paths of claims that may have been settled already
@@ -195,7 +196,7 @@ class Taking:
         if fate == UNSEEN:
             return bytes(taken.payload)
         try:
-            return bytes(self._again(taken, fate))
+            return bytes(self._again()(taken, fate))
         except Exception as error:  # what is no message goes back as it is
             logger.debug('%r goes back unmarked: %r', taken, error)
             return bytes(taken.payload)
