@@ -28,11 +28,12 @@ from greenmq.utils.json import loads
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy.dialects import mysql
 except ImportError as error:
     raise ImportError(
         'databases other than PostgreSQL need SQLAlchemy: pip install greenmq[sqlalchemy]', name='sqlalchemy'
     ) from error
+
+from greenmq.transport.sqlalchemy.schema import Schema, schema_of
 
 __all__ = ('DialectDriver',)
 
@@ -46,63 +47,6 @@ _FIRST_PAUSE = 0.1
 _BATCH = 1000
 #: Tries of a transaction that the server ended in favour of another.
 _TRIES = 10
-
-
-class _Schema:
-    """The tables, as SQLAlchemy knows them; kombu's as kombu declares them."""
-
-    def __init__(self, tables: Tables) -> None:
-        self.metadata = metadata = sa.MetaData()
-        number = sa.Integer().with_variant(sa.BigInteger, 'mssql')
-        # kombu's TEXT holds 64 KiB in MySQL; a table that is there is left as it is.
-        payload = sa.Text().with_variant(mysql.LONGTEXT, 'mysql', 'mariadb')
-        kept: dict[str, Any] = {'sqlite_autoincrement': True, 'mysql_engine': 'InnoDB'}
-        self.queue = sa.Table(
-            tables.queue, metadata,
-            sa.Column('id', number, sa.Sequence('queue_id_sequence'), primary_key=True, autoincrement=True),
-            sa.Column('name', sa.String(MAX_NAME), unique=True), **kept,
-        )  # fmt: skip
-        self.message = sa.Table(
-            tables.message, metadata,
-            sa.Column('id', number, sa.Sequence('message_id_sequence'), primary_key=True, autoincrement=True),
-            sa.Column('visible', sa.Boolean, index=True),
-            sa.Column('timestamp', sa.DateTime, nullable=True, index=True),
-            sa.Column('payload', payload, nullable=False),
-            sa.Column('version', sa.SmallInteger, nullable=False),
-            sa.Column(
-                'queue_id', number, sa.ForeignKey(f'{tables.queue}.id', name='FK_kombu_message_queue')
-            ),
-            sa.Index(f'ix_{tables.message}_timestamp_id', 'timestamp', 'id'), **kept,
-        )  # fmt: skip
-        columns = self.message.c
-        # A claim reads what it takes and nothing else, however many rows are dead or another queue's.
-        self.ready = sa.Index(
-            f'ix_{tables.message}_greenmq', columns.queue_id, columns.visible, columns.timestamp, columns.id
-        )
-        name, text = sa.String(MAX_NAME), sa.Text
-        self.delivery = sa.Table(
-            tables.delivery, metadata,
-            sa.Column('message_id', sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column('owner', sa.String(64), index=True),
-            sa.Column('deliveries', sa.Integer, nullable=False), mysql_engine='InnoDB',
-        )  # fmt: skip
-        self.owner = sa.Table(
-            tables.owner, metadata, sa.Column('id', sa.String(64), primary_key=True),
-            sa.Column('until', sa.Float(53), nullable=False), mysql_engine='InnoDB',
-        )  # fmt: skip
-        self.facts = sa.Table(
-            tables.facts, metadata, sa.Column('queue', name, primary_key=True),
-            sa.Column('arguments', text, nullable=False), sa.Column('owner', sa.String(64)),
-            sa.Column('lives', sa.Float(53)), sa.Column('used', sa.Float(53), nullable=False),
-            mysql_engine='InnoDB',
-        )  # fmt: skip
-        self.binding = sa.Table(
-            tables.binding, metadata,
-            sa.Column('number', sa.Integer, primary_key=True, autoincrement=True),
-            sa.Column('exchange', name, nullable=False, index=True), sa.Column('kind', sa.String(20)),
-            sa.Column('routing_key', text, nullable=False), sa.Column('queue', name, nullable=False),
-            sa.Column('arguments', text, nullable=False), mysql_engine='InnoDB',
-        )  # fmt: skip
 
 
 def _is_collision(error: Any) -> bool:
@@ -128,7 +72,7 @@ class _Client:
         self._gate: Gate | None = None
         self.transactions = 0
 
-    def connect(self, schema: _Schema, first: Callable[[Any], Any]) -> None:
+    def connect(self, schema: Schema, first: Callable[[Any], Any]) -> None:
         """Make the engine, the tables and the index that are not there, and a first transaction."""
         given = self._options
         if self._url.startswith(('mysql', 'mariadb')):
@@ -184,6 +128,7 @@ class _Client:
         """Close its connections; in a forked child only forget them."""
         if self._engine is not None:
             self._engine.dispose(close=close)
+            self._engine.clear_compiled_cache()  # the engine waits for the collector: they need not
         if self._gate is not None:
             self._gate.close()
 
@@ -200,7 +145,7 @@ class DialectDriver(SQLDriver):
 
     def __init__(self, place: Place, settings: Mapping[str, Any], owner: Owner) -> None:
         super().__init__(place, settings, owner)
-        self._tables = _Schema(Tables.of(settings['queue_tablename'], settings['message_tablename']))
+        self._tables = schema_of(Tables.of(settings['queue_tablename'], settings['message_tablename']))
         self._me = f'{_socket.gethostname()[:20]}:{os.getpid()}:{os.urandom(8).hex()}'
         self._worker: runtime.Worker | None = None
         self._client: _Client | None = None
