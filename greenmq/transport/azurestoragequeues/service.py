@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -28,7 +28,7 @@ from greenmq.transport.azurestoragequeues.exceptions import (
     Gone,
     QueueNotFound,
 )
-from greenmq.transport.azurestoragequeues.signing import Signer, path_of
+from greenmq.transport.azurestoragequeues.signing import Signer
 
 __all__ = ('Got', 'Service')
 
@@ -88,6 +88,7 @@ class Service:
         self.throttles = 0
         self._http = client
         self._pace = http.Pace()
+        self._root = urlsplit(account.url).path
 
     # ---- messages
 
@@ -185,7 +186,7 @@ class Service:
         def once(deadline: runtime.Deadline) -> http.Response:
             nonlocal lost
             url = self.account.url + path
-            query, headers = self.signer.sign(method, path_of(url), params, len(body), deadline)
+            query, headers = self.signer.sign(method, self._root + path, params, len(body), deadline)
             target = f'{url}?{query}' if query else url
             try:
                 # One that is made again here is told of: it may have been done the first time.

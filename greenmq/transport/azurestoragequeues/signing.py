@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from greenmq import runtime
 from greenmq.transport.azurestoragequeues.account import Account
@@ -120,8 +120,3 @@ def signer_of(account: Account, credential: Any) -> Signer:
     if account.kind == 'sas':
         return SharedAccess(account.secret)
     return Bearer(credential if account.kind == 'given' else account.secret)
-
-
-def path_of(url: str) -> str:
-    """Return the path of a URL as it is signed."""
-    return urlsplit(url).path or '/'

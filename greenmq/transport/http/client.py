@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ('Client', 'Settings', 'settings_for')
 
 _PORTS = {'http': 80, 'https': 443}
+#: In a path and query: what does not go on the wire as it stands.
+_SPLIT_WITH_CARE = re.compile(r'[^!-~]|#|\?\Z')
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,13 @@ class Client:
     # where to
 
     def _where(self, url: str) -> tuple[Place, str]:
-        # The place is remembered by scheme and authority: a broker's URLs differ in path and query only.
+        # The place is remembered by scheme and authority: a broker's URLs differ in path and query only. The
+        # library would remember those whole, with receipts and signatures, and is not asked again.
+        scheme, _, rest = url.partition('://')
+        authority, slash, target = rest.partition('/')
+        known = self._places.get((scheme, authority))
+        if known is not None and slash and not _SPLIT_WITH_CARE.search(target):
+            return known, slash + target
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise InvalidArgument('url', _plain(url), 'must begin with http:// or https:// and name a host')

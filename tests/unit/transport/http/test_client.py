@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 import os
+import urllib.parse
 
 import pytest
 
@@ -262,6 +263,26 @@ def test_a_client_that_nobody_holds_is_gone_with_its_connections():
 def test_what_is_no_url(client, url):
     with pytest.raises(InvalidArgument):
         client.request('GET', url)
+
+
+@pytest.mark.parametrize('rest, target', [
+    ('', '/'), ('/', '/'), ('/a/b?c=d', '/a/b?c=d'), ('/a?', '/a'), ('?c=d', '/?c=d'), ('/a#b', '/a'),
+    ('/a?b=/c?d', '/a?b=/c?d'), ('/a\r\nHost:b', '/aHost:b'), ('//a', '//a'),
+])  # fmt: skip
+def test_a_target_is_the_same_whether_its_server_is_known_or_not(client, rest, target):
+    with HTTPPeer(echo) as peer:
+        for _ in range(2):
+            assert client.request('GET', peer.url + rest, deadline=SOON).headers['x-target'] == target
+
+
+def test_urls_of_a_known_server_are_not_given_to_who_keeps_them(client, monkeypatch):
+    with HTTPPeer(echo) as peer:
+        client.request('GET', peer.url, deadline=SOON)
+        split = []
+        monkeypatch.setattr(urllib.parse, 'urlsplit', split.append)
+        monkeypatch.setattr('greenmq.transport.http.client.urlsplit', split.append)
+        client.request('GET', f'{peer.url}/messages/1?sig=secret', deadline=SOON)
+        assert split == []
 
 
 def test_a_secret_in_a_bad_url_is_not_shown(client):
