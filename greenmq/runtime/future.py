@@ -51,7 +51,10 @@ class Future:
         if not self._done and not self._wait(timeout):
             raise Deadline.of(timeout).error('no result')
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del self  # the error's traceback refers to this frame, and we to the error
         return self._value
 
     def exception(self, timeout: Timeoutish = None) -> BaseException | None:

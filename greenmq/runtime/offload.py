@@ -59,8 +59,9 @@ class _Job:
             self._give_up(self._result)
 
     def _deliver(self) -> None:
-        if self._error is not None:
-            self._waiter.fail(self._error)
+        error, self._error = self._error, None  # its traceback refers to the call, and so to us
+        if error is not None:
+            self._waiter.fail(error)
         elif not self._waiter.wake(self._result):
             self.decline(self._result)
 

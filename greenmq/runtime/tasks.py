@@ -119,6 +119,7 @@ class Task:
         finally:
             del fun, args  # on_exit may keep the task: not what it worked on
             self._end()
+            del self  # which keeps its error, whose traceback refers to this frame
 
     def _failed(self, error: BaseException) -> None:
         self.error = error

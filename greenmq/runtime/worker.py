@@ -66,6 +66,7 @@ class _Job:
                 logger.error('a call in a private thread failed: %r', self._fun, exc_info=error)
         elif not post(self._hub, self.deliver, result, error):
             self._give_up(result, error)
+        del error  # its traceback refers to this frame
 
     def deliver(self, result: Any, error: BaseException | None) -> None:
         waiter = self._waiter

@@ -64,7 +64,10 @@ class AsyncResult:
             TimeoutError: not in time. Others: what was set.
         Switches: only if it is not there.
         """
-        return self._future.result(timeout if block else 0)
+        try:
+            return self._future.result(timeout if block else 0)
+        finally:
+            del self  # an error's traceback refers to this frame, and we to the error
 
     def get_nowait(self) -> Any:
         """The value that is there."""
@@ -159,7 +162,7 @@ class _Wire:
                 self._bell.ring()
             self._error = EOFError(f'{self.stream.name}: the server ended the connection')
         except (OSError, AMQPError) as error:  # kazoo's loop meets it when it reads
-            self._error = error
+            self._error = error.with_traceback(None)  # which would lead back to us
         self._bell.ring()
 
     @property
