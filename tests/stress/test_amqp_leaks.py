@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -47,25 +48,30 @@ def test_channels_leave_nothing_behind(amqp_url, rounds):
 
 
 @pytest.mark.parametrize('rounds', [150, pytest.param(50 * FACTOR, marks=pytest.mark.stress)])
-def test_recoveries_leave_nothing_behind(rabbitmq, amqp_vhost, rounds, caplog):
+@pytest.mark.parametrize('broker', ['amqp_url', 'redis_url'])
+def test_recoveries_leave_nothing_behind(request, broker, rounds, caplog):
     caplog.set_level(logging.CRITICAL, 'greenmq')  # pytest keeps all records, and they their errors
-    with Proxy(rabbitmq.port) as proxy:
-        url = f'amqp://guest:guest@127.0.0.1:{proxy.port}/{amqp_vhost}'
+    url = request.getfixturevalue(broker)
+    port = urlsplit(url).port
+    with Proxy(port) as proxy:
         seen = []
 
         def on_message(body, message):
             message.ack()
             seen.append(body)
 
-        with Connection(url, heartbeat=10, transport_options={'close_timeout': 1.0}) as connection:
+        with Connection(
+            url.replace(f':{port}', f':{proxy.port}'), heartbeat=10, transport_options={'close_timeout': 1.0}
+        ) as connection:
             queue = Queue('leaks', durable=False, max_length=10)
             with Consumer(connection, [queue], callbacks=[on_message]):
-                producer, inner = connection.Producer(), connection.connection
+                producer = connection.Producer()
+                inner = getattr(connection.connection, 'session', connection.connection)
 
                 def live():
                     epoch = inner.epoch
                     proxy.cut()
-                    wait_until(lambda: inner.connected and inner.epoch > epoch, 30, 'the recovery')
+                    wait_until(lambda: connection.connected and inner.epoch > epoch, 30, 'the recovery')
                     seen.clear()
                     producer.publish({'id': 1}, routing_key='leaks', retry=True)
                     while not seen:
@@ -75,4 +81,3 @@ def test_recoveries_leave_nothing_behind(rabbitmq, amqp_vhost, rounds, caplog):
                             continue
 
                 check(live, rounds)
-

@@ -207,5 +207,8 @@ def raised(reply: Any, where: str) -> Any:
     """The reply, unless it is an error: then that is raised, in our words."""
     if isinstance(reply, Exception):
         # One error may be told to many: without this its traceback would grow with each of them.
-        raise translate(reply, where).with_traceback(None)
+        try:
+            raise translate(reply, where).with_traceback(None)
+        finally:
+            del reply  # its traceback holds this frame: each would keep the other until the collector comes
     return reply
