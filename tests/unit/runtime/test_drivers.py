@@ -98,11 +98,17 @@ def test_what_a_call_raises_is_raised(worker):
 
 
 def test_a_result_that_comes_too_late_is_abandoned_in_the_thread(worker):
-    abandoned = []
+    home = worker.call(get_ident)  # its thread runs now
+    abandoned, told = [], []
+
+    def late():
+        while not told:
+            native_sleep(0.01)
+        return 'late'
+
     with pytest.raises(TimeoutError):
-        worker.call(lambda: native_sleep(0.1) or 'late', deadline=0.02,
-                    abandon=lambda result: abandoned.append((result, get_ident())))
-    home = worker.call(get_ident)
+        worker.call(late, deadline=0.5, abandon=lambda result: abandoned.append((result, get_ident())))
+    told.append(True)
     wait_until(lambda: abandoned, 5, 'the result to be abandoned')
     assert abandoned == [('late', home)]
 

@@ -33,8 +33,10 @@ def test_it_does_not_end_before_the_shortest_one_is_over():
 
 def test_another_thread_leaves_it_alone():
     pause = Pause()
-    pausing = green.spawn(pause.make, SHORTEST * 4)
+    pausing = green.spawn(pause.make, 60)
     green.sleep(SHORTEST * 2)
     green.in_thread(pause.end)
+    green.sleep(SHORTEST * 2)
     assert not pausing.ready()
+    pause.end()
     pausing.get(timeout=10)
