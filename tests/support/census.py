@@ -72,11 +72,11 @@ class Growth:
         return f'{self.objects_per_round:+.3f} objects and {self.rss_per_round:+.0f} bytes a round: {worst}'
 
 
-def growth(action, rounds, warm_up=None):
+def growth(action, rounds, warm_up=None, rest=lambda: None):
     """Call the action again and again with the collector switched off, and say what stays (P47).
 
     A cycle that only the collector could free counts as left behind: programs that create connections at a
-    high rate do not wait for it.
+    high rate do not wait for it. `rest()` lets tasks and threads end that are about to.
     """
     for _ in range(warm_up if warm_up is not None else max(10, rounds // 10)):
         action()
@@ -86,6 +86,7 @@ def growth(action, rounds, warm_up=None):
         types, objects, rss = object_types(), len(gc.get_objects()), rss_bytes()
         for _ in range(rounds):
             action()
+        rest()
         return Growth(len(gc.get_objects()) - objects, rss_bytes() - rss, rounds, object_types() - types)
     finally:
         gc.enable()
