@@ -94,6 +94,7 @@ class SharedAttempt(Generic[T]):
             else:
                 while self._waiters.give(failure):
                     pass  # each give tells one
+                failure = None  # its traceback knows this frame
 
     def pause(self, seconds: float, deadline: runtime.Deadline) -> bool:
         """Wait before the next attempt; less if somebody else's attempt succeeds.

@@ -105,9 +105,13 @@ class Connection(Outbox):
             waiter.wait(deadline)
         except TimeoutError as error:
             self.abandon()
-            raise (self.engine.fault or error) from None
-        except BaseException:
+            raise (self.engine.take_fault() or error) from None
+        except BaseException as error:
             self.abandon()
+            if self.error is error:
+                # Who opens it has it, and its traceback knows us: that circle only the collector would cut.
+                self.error = ConnectionClosed(f'{self.name} was not opened')
+                self.engine.take_fault()
             raise
         finally:
             self._opened = None

@@ -177,6 +177,11 @@ class Engine:
         if self.state == 'open':
             self.send(EMPTY)
 
+    def take_fault(self) -> PeerFault | None:
+        """Return `fault`, and keep it no longer."""
+        fault, self.fault = self.fault, None
+        return fault
+
     @property
     def peer_timeout(self) -> float:
         """Seconds of our silence that the peer bears; 0 for any number."""

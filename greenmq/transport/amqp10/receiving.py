@@ -167,6 +167,11 @@ class Inlet:
         if link is not None:
             self._receiving.end(link)
 
+    def over(self) -> None:
+        """Its connection has ended, or is let go of."""
+        self._stop_timer()
+        self.link = None
+
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
@@ -594,6 +599,15 @@ class Receiving:
         self.quiet()
         for inlet in list(self._inlets.values()):
             inlet.end()
+        self.over()
+
+    def over(self) -> None:
+        """The connection has ended, or is let go of: nothing is said any more."""
+        self.closed = True
+        inlets, self._inlets = self._inlets, {}  # they know us
+        for inlet in inlets.values():
+            inlet.over()
+        self._getters.clear()
 
     def __len__(self) -> int:
         return len(self._inlets)

@@ -56,7 +56,7 @@ class Line:
 
     def over(self) -> None:
         """It has ended, or will."""
-        self.receiving.closed = True
+        self.receiving.over()
         self.admission.close()
 
 

@@ -167,9 +167,12 @@ class Session:
             bounded(f'open {self.name}', deadline, driver.open, deadline)
         except Exception as error:
             ours = translate(driver, error)[0]
-            if ours is error:
-                raise
-            raise ours from error
+            try:
+                if ours is error:
+                    raise
+                raise ours from error
+            finally:
+                del ours  # its traceback knows this frame
         if self.state != 'new':
             close_driver(driver, deadline)
             raise ConnectionClosed(f'{self.name} was closed while it was being opened')

@@ -185,7 +185,7 @@ class QpidDriver(Driver):
 
     def _let_go(self) -> None:
         if self._receiving is not None:
-            self._receiving.closed = True
+            self._receiving.over()
         self._connection = self._sending = self._receiving = None
 
     def close(self, deadline: runtime.Deadline) -> None:
