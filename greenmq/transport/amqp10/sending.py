@@ -16,8 +16,8 @@ from greenmq.transport.amqp10.connection import Connection
 from greenmq.transport.amqp10.errors import SessionEnded
 from greenmq.transport.amqp10.links import Delivery, Sender
 from greenmq.transport.amqp10.performatives import OUTCOMES, Accepted, Source, Target
-from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.amqp10.way import Way
 from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Outlet', 'Sending', 'outcome', 'unsent')

@@ -15,9 +15,10 @@ from greenmq.exceptions import AccessRefused, ConnectionLost, NotFound, Operatio
 from greenmq.transport.amqp10 import Connection, Limits
 from greenmq.transport.amqp10.codec import Symbol
 from greenmq.transport.amqp10.performatives import OUTCOMES, Released, Source, Target
-from greenmq.transport.amqp10.receiving import Came, Receiving, Way
+from greenmq.transport.amqp10.receiving import Came, Receiving
 from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.sending import Sending
+from greenmq.transport.amqp10.way import Way
 from greenmq.transport.azureservicebus.account import Account
 from greenmq.transport.azureservicebus.locks import Locks
 from greenmq.transport.azureservicebus.tokens import Admission, Tokens

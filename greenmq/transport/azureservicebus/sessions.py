@@ -19,8 +19,8 @@ from greenmq.transport.amqp10 import Connection
 from greenmq.transport.amqp10.codec import Described, Sized, Symbol
 from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import Released, Source, Target
-from greenmq.transport.amqp10.receiving import Way
 from greenmq.transport.amqp10.session import Session
+from greenmq.transport.amqp10.way import Way
 
 __all__ = ('SessionLink', 'Sessions')
 

@@ -25,9 +25,10 @@ from greenmq.transport.amqp10.codec import Symbol
 from greenmq.transport.amqp10.errors import error_of
 from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import Accepted, Modified, Rejected, Released
-from greenmq.transport.amqp10.receiving import Came, Receiving, Way
+from greenmq.transport.amqp10.receiving import Came, Receiving
 from greenmq.transport.amqp10.sasl import Login, wanted
 from greenmq.transport.amqp10.sending import Sending, outcome
+from greenmq.transport.amqp10.way import Way
 from greenmq.transport.credentials import provided
 from greenmq.transport.driver import DEAD, REQUEUE, Binding, Driver, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
