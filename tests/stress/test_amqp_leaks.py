@@ -48,7 +48,7 @@ def test_channels_leave_nothing_behind(amqp_url, rounds):
 
 
 @pytest.mark.parametrize('rounds', [150, pytest.param(50 * FACTOR, marks=pytest.mark.stress)])
-@pytest.mark.parametrize('broker', ['amqp_url', 'redis_url'])
+@pytest.mark.parametrize('broker', ['amqp_url', 'redis_url', 'qpid_url'])
 def test_recoveries_leave_nothing_behind(request, broker, rounds, caplog):
     caplog.set_level(logging.CRITICAL, 'greenmq')  # pytest keeps all records, and they their errors
     url = request.getfixturevalue(broker)
