@@ -67,7 +67,10 @@ class SharedAttempt(Generic[T]):
             failure = self._waiters.wait(deadline, decline=self._pass_on)
             if failure is not None:
                 # one error for all: without this its traceback would grow with each of them
-                raise failure.with_traceback(None)
+                try:
+                    raise failure.with_traceback(None)
+                finally:
+                    del failure  # its traceback knows this frame
 
     def _dial(
         self, dial: Callable[[runtime.Deadline], T], deadline: runtime.Deadline, fair: float | None

@@ -233,7 +233,10 @@ def connect(dsn: str, deadline: runtime.Deadline, prepared: bool = True, **more:
                 return _connect(there, deadline, prepared)
             except psycopg.Error as error:
                 failure = error
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # its traceback refers to this frame
 
 
 def _addresses(params: dict[str, Any], deadline: runtime.Deadline) -> Sequence[str | None]:
