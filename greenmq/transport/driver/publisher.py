@@ -236,13 +236,20 @@ class Publisher:
         self.published += len(items)
         for outcome in outcomes:
             if outcome is not None:
-                self._raise_first(items, outcomes, epoch)
+                try:
+                    _raise_any(self._failures(items, outcomes, epoch))
+                finally:
+                    del outcome, outcomes  # their tracebacks will know this frame
 
-    def _raise_first(self, items: list[Put], outcomes: list[Exception | None], epoch: int) -> None:
-        _raise_any([
-            self._failure(outcome, [item], epoch)
-            for item, outcome in zip(items, outcomes, strict=False) if outcome is not None
-        ])  # fmt: skip
+    def _failures(
+        self, items: list[Put], outcomes: list[Exception | None], epoch: int
+    ) -> list[Exception]:
+        failures = []
+        for item, outcome in zip(items, outcomes, strict=False):
+            if outcome is not None:
+                outcome.__traceback__ = None  # the call's, which has the outcomes, too
+                failures.append(self._failure(outcome, [item], epoch))
+        return failures
 
     def _failure(self, error: Exception, items: list[Put], epoch: int) -> Exception:
         ours, sent = translate(self._driver, error)
@@ -290,7 +297,11 @@ class Publisher:
             except BaseException:
                 self._withdraw(jobs)  # killed: what has not left stays here
                 raise
-        _raise_any(failures)
+        if failures:
+            try:
+                _raise_any(failures)
+            finally:
+                del failures, job, jobs  # each knows an error, whose traceback knows this frame
 
     def _line(self, key: str) -> _Line:
         line = self._lines.get(key)
@@ -389,12 +400,15 @@ def _raise_any(failures: list[Exception]) -> None:
     if not failures:
         return
     again: list[_Again] = []
-    for error in failures:
-        if not isinstance(error, _Again):
-            raise error
-        again.append(error)
-    items = [item for error in again for item in error.items]
-    raise _Again(items, again[0].cause, any(error.missing for error in again))
+    try:
+        for error in failures:
+            if not isinstance(error, _Again):
+                raise error
+            again.append(error)
+        items = [item for error in again for item in error.items]
+        raise _Again(items, again[0].cause, any(error.missing for error in again))
+    finally:
+        del failures, again, error  # their tracebacks will know this frame
 
 
 class _Call:
