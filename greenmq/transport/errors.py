@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from greenmq.exceptions import RecoverableConnectionError
 
-__all__ = ('Fault', 'forget_traces', 'is_loss', 'meaning')
+__all__ = ('Fault', 'again', 'forget_traces', 'is_loss', 'meaning')
 
 
 class Fault(NamedTuple):
@@ -56,3 +56,13 @@ def forget_traces(error: BaseException | None) -> None:
             return
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def again(error: Exception) -> Exception:
+    """Return a copy of an error that is kept, to be raised: the one that is kept must not learn of the frames
+    that it is raised through, or they would keep each other until the collector comes.
+    """
+    found = error.__class__.__new__(error.__class__, *error.args)
+    found.__dict__.update(error.__dict__)
+    found.__cause__ = error.__cause__
+    return found

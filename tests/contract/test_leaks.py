@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from greenmq import Connection, Queue
+from greenmq.exceptions import InvalidArgument
 from tests.support import census, green
 
 pytestmark = pytest.mark.slow
@@ -64,5 +65,19 @@ def test_channels_leave_nothing_for_the_collector(request, connection, name, cap
 
     grown = census.growth(live, ROUNDS, rest=rest)
     queue(connection.default_channel).delete()
+    row = request.node.callspec.id
+    assert grown.objects_per_round < KEPT.get(row, OBJECTS), str(grown)
+
+
+def test_errors_keep_nothing_alive(request, connection, name, caplog):
+    caplog.set_level(logging.CRITICAL, 'greenmq')
+
+    def live():
+        with connection.channel() as channel, pytest.raises(connection.channel_errors):
+            Queue(name)(channel).queue_declare(passive=True)
+        with pytest.raises(InvalidArgument):
+            connection.Producer().publish({'id': 1}, routing_key='x' * 300)
+
+    grown = census.growth(live, 5 * ROUNDS, rest=rest)
     row = request.node.callspec.id
     assert grown.objects_per_round < KEPT.get(row, OBJECTS), str(grown)
