@@ -58,7 +58,7 @@ def forget_traces(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def again(error: Exception) -> Exception:
+def again(error: BaseException) -> BaseException:
     """Return a copy of an error that is kept, to be raised: the one that is kept must not learn of the frames
     that it is raised through, or they would keep each other until the collector comes.
     """

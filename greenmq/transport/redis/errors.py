@@ -25,6 +25,7 @@ from greenmq.exceptions import (
     TimeoutError,
 )
 from greenmq.runtime import DialError, DialRefused, speaks
+from greenmq.transport.errors import again
 from greenmq.utils.text import printable
 
 __all__ = (
@@ -206,9 +207,10 @@ channel_errors: tuple[type[BaseException], ...] = (
 def raised(reply: Any, where: str) -> Any:
     """The reply, unless it is an error: then that is raised, in our words."""
     if isinstance(reply, Exception):
-        # One error may be told to many: without this its traceback would grow with each of them.
+        error = translate(reply, where)
         try:
-            raise translate(reply, where).with_traceback(None)
+            # One error may be told to many, whose frames have it.
+            raise again(error) if error is reply else error
         finally:
-            del reply  # its traceback holds this frame: each would keep the other until the collector comes
+            del error  # its traceback holds this frame: each would keep the other until the collector comes
     return reply
