@@ -243,17 +243,12 @@ def _sequence(data: bytes, at: int, depth: int, wide: bool) -> tuple[list[Any], 
         elif code == 0x52:
             add(data[at + 1])
             at += 2
-        elif code == 0xA1:
+        elif code == 0xA1 or code in texts:
             stop = at + 2 + data[at + 1]
             if stop > end:
                 raise Malformed(_SHORT)
-            add(str(data[at + 2 : stop], 'utf-8'))
-            at = stop
-        elif code in texts:
-            stop = at + 2 + data[at + 1]
-            if stop > end:
-                raise Malformed(_SHORT)
-            add(texts[code](data[at + 2 : stop]))
+            raw = data[at + 2 : stop]
+            add(str(raw, 'utf-8') if code == 0xA1 else texts[code](raw))
             at = stop
         elif code == 0x70:
             add(_uint_at(data, at + 1)[0])
