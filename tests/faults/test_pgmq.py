@@ -134,6 +134,26 @@ def test_a_publisher_that_is_alone_has_its_statement_planned_once(pgmq_url):
         assert anew <= 5 and again >= 45
 
 
+def test_reads_and_deletes_of_one_message_are_planned_once(pgmq_url):
+    """Those of ours; what pgmq's functions do is for pgmq."""
+    deadline = runtime.Deadline.after(60)
+    with Connection(pgmq_url, transport_options={'max_connections': 1}) as connection:
+        declare(connection)
+        mine = driver(connection)
+        producer = connection.Producer(routing_key='q')
+        green.joinall([green.spawn(producer.publish, n) for n in range(100)], raise_error=True)
+        for _ in range(60):
+            taken = mine.take(['q'], 1, 1 << 20, 0.0)
+            assert len(taken) == 1
+            assert not mine.settle(taken, [], deadline)
+        asked = """SELECT custom_plans, generic_plans FROM pg_prepared_statements
+            WHERE statement LIKE '%looked(%' OR statement LIKE '%mine AS (%'"""
+        found = mine.access.run(asked, deadline=deadline)
+        assert len(found) == 2
+        for anew, again in found:
+            assert anew <= 5 and again >= 45, found
+
+
 @pytest.mark.slow
 def test_an_idle_consumer_asks_nothing(pgmq_url):
     with Connection(pgmq_url) as connection:

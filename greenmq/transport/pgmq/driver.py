@@ -169,7 +169,7 @@ class PgmqDriver(TableDriver):
             [item.payload for item in items], [_headers(item) for item in items],
             [str(_delay(item)) for item in items],
         )  # fmt: skip
-        return self._stored(items, self._insert(columns, deadline))
+        return self._insert(items, columns, deadline)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(

@@ -1,6 +1,7 @@
 """The statements: each is one transaction and carries a batch.
 
 Those about one queue name its table. A delivery is known by the time of its read, which no later read has.
+Arrays stand as ``(SELECT $1::text[])``: the server would plan anew for each run by how long they are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from greenmq.transport.pgmq.names import Name
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, SideStatements, tell, tell_one
 
 __all__ = ('READS', 'QueueStatements', 'Statements', 'due')
 
@@ -38,8 +39,10 @@ _TOLD = tell(OWNER, CHANNEL)
 _PUT = f"""
 WITH given AS (
     SELECT g.queue, m.queue_name AS known, g.message, g.headers, g.delay::float8, g.n
-    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) WITH ORDINALITY
-    AS g(queue, name, message, headers, delay, n)
+    FROM unnest(
+        (SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::text[]), (SELECT $6::text[]),
+        (SELECT $7::text[])
+    ) WITH ORDINALITY AS g(queue, name, message, headers, delay, n)
     LEFT JOIN pgmq.meta m ON m.queue_name = g.name
 ), stored AS (
     SELECT s FROM (
@@ -56,16 +59,12 @@ SELECT n::int FROM given WHERE known IS NULL
 UNION ALL SELECT -({_TOLD})::int UNION ALL SELECT -count(*)::int FROM stored
 """
 
-# A message that is alone: to make a batch of it takes the server longer than to send it.
+# A message that is alone: a row, if there is its queue. To make a batch of it takes the server longer.
 _PUT_ONE = f"""
-WITH stored AS (
-    SELECT pgmq.send(
-        m.queue_name, $5::jsonb, $6::jsonb, clock_timestamp() + make_interval(secs => $7::text::float8)
-    ) FROM pgmq.meta m WHERE m.queue_name = $4::text
-), named AS (
-    SELECT $3::text AS name FROM stored
-)
-SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM stored) UNION ALL SELECT -({_TOLD})::int
+SELECT pgmq.send(
+    m.queue_name, $5::jsonb, $6::jsonb, clock_timestamp() + make_interval(secs => $7::text::float8)
+), {tell_one(OWNER, CHANNEL)}
+FROM pgmq.meta m WHERE m.queue_name = $4::text
 """
 
 #: $1 to $4: queues, their names in pgmq, messages at most, seconds of the lease. Each queue is read for the
@@ -74,7 +73,7 @@ SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM stored) UNION ALL SELECT -({_TOLD})::in
 _TAKE = """
 WITH RECURSIVE asked AS (
     SELECT g.queue, m.queue_name AS name, row_number() OVER (ORDER BY g.turn) AS turn
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS g(queue, name, turn)
+    FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS g(queue, name, turn)
     JOIN pgmq.meta m ON m.queue_name = g.name
 ), looked(turn, queue, found, room) AS (
     SELECT 0::bigint, ''::text, ARRAY[]::pgmq.message_record[], $3::int
@@ -185,7 +184,7 @@ class Statements(NamedTuple):
 #: Of what is given ($3 the queue, $4 ids, $5 the times of their reads) what is ours.
 _MINE = """
 WITH given AS (
-    SELECT * FROM unnest($4::bigint[], $5::bigint[]) AS g(id, at)
+    SELECT * FROM unnest((SELECT $4::bigint[]), (SELECT $5::bigint[])) AS g(id, at)
 ), mine AS (
     SELECT q.msg_id FROM {table} q JOIN given g ON g.id = q.msg_id
     WHERE (extract(epoch FROM q.last_read_at) * 1000000)::bigint = g.at FOR UPDATE OF q

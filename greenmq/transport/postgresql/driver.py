@@ -83,19 +83,17 @@ class TableDriver(Driver):
 
     # ---- messages
 
-    def _insert(self, columns: Sequence[list[Any]], deadline: runtime.Deadline) -> list[Any]:
-        # What is put, by column: texts, and None for NULL.
-        if len(columns[0]) == 1:
-            statement, values = self.sql.put_one, [column[0] for column in columns]
+    def _insert(
+        self, items: list[Put], columns: Sequence[list[Any]], deadline: runtime.Deadline
+    ) -> list[Exception | None] | None:
+        # Columns are of texts, and None for NULL. Returns what became of each, as `put` does.
+        told = self.settings['notify'], self.presence.me
+        if len(items) == 1:
+            stored = self._run(self.sql.put_one, *told, *(column[0] for column in columns), deadline=deadline)
+            missing = set() if stored else {0}
         else:
-            statement, values = self.sql.put, [Texts(column) for column in columns]
-        return self._run(
-            statement, self.settings['notify'], self.presence.me, *values, deadline=deadline
-        )
-
-    def _stored(self, items: list[Put], rows: list[Any]) -> list[Exception | None] | None:
-        # What became of each, by the numbers of those that have no queue.
-        missing = {n - 1 for (n,) in rows if n > 0}
+            rows = self._run(self.sql.put, *told, *map(Texts, columns), deadline=deadline)
+            missing = {n - 1 for (n,) in rows if n > 0}
         self.presence.waiters.wake({item.queue for item in items})
         if not missing:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ('CREATE', 'UNHURRIED', 'SideStatements', 'tell')
+__all__ = ('CREATE', 'UNHURRIED', 'SideStatements', 'tell', 'tell_one')
 
 #: True, and the transaction ends without waiting for the disk.
 UNHURRIED = "(SELECT set_config('synchronous_commit', 'off', true)) = 'off'"
@@ -29,11 +29,16 @@ CREATE TABLE IF NOT EXISTS "{binding}" (
 """
 
 # Who waits for a queue that got messages is told, and nobody else: NOTIFY makes commits wait for each other.
-_TELL = """
-(SELECT count(pg_notify('{channel}', 'q' || t.name)) FROM (
-    SELECT DISTINCT s.name FROM {source} s WHERE $1::boolean AND EXISTS (
-        SELECT 1 FROM "{owner}" o WHERE o.id <> $2 AND o.until > clock_timestamp() AND s.name = ANY(o.queues)
-    )) t)
+_WAITED = """$1::boolean AND EXISTS (
+    SELECT 1 FROM "{owner}" o WHERE o.id <> $2 AND o.until > clock_timestamp() AND {name} = ANY(o.queues)
+)"""
+_TELL = f"""
+(SELECT count(pg_notify('{{channel}}', 'q' || t.name)) FROM (
+    SELECT DISTINCT s.name FROM {{source}} s WHERE {_WAITED.replace('{name}', 's.name')}
+) t)
+"""
+_TELL_ONE = f"""
+CASE WHEN {_WAITED.replace('{name}', '$3::text')} THEN pg_notify('{{channel}}', 'q' || $3::text)::text END
 """
 
 _ENLIST = """
@@ -83,6 +88,11 @@ def tell(owner: str, channel: str, source: str = 'named') -> str:
     Its $1 says whether to tell at all, its $2 who tells. Braces in it are for no further formatting.
     """
     return _TELL.format(owner=owner, channel=channel, source=source)
+
+
+def tell_one(owner: str, channel: str) -> str:
+    """Return the SQL that tells who waits for the queue $3; see `tell`."""
+    return _TELL_ONE.format(owner=owner, channel=channel)
 
 
 class SideStatements(NamedTuple):

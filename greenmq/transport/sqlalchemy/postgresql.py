@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ _OPERATION = 30.0
 _SETTLED = 120.0
 #: Rows that one statement of a sweep handles, as the statements have it.
 _BATCH = 1000
+#: How many messages a claim takes at most: with fewer numbers there are fewer statements to be prepared.
+_ROOMS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100)
 #: Tries to delete a queue into which others publish.
 _DELETIONS = 5
 
@@ -49,6 +52,7 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
         side = SideStatements.of(tables.owner, tables.facts, tables.binding, channel)
         lease, pause = settings['lease_timeout'] or 30.0, settings['polling_interval'] or 1.0
         super().__init__(place, settings, owner, side, Presence(side, owner, lease, pause))
+        self._takes: dict[int, str] = {}  # by how many they take
         self._numbers = itertools.count(1)
         self._lost: dict[int, float] = {}  # claims without an answer, and when that was
 
@@ -80,7 +84,7 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
 
     def put(self, items: list[Put], deadline: runtime.Deadline) -> Iterable[Exception | None] | None:
         columns = [item.queue for item in items], [item.payload for item in items]
-        return self._stored(items, self._insert(columns, deadline))
+        return self._insert(items, columns, deadline)
 
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         return self.presence.take(queues, seconds, lambda: self._take(queues, n, max_bytes))
@@ -88,11 +92,13 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
     def _take(self, queues: list[str], n: int, max_bytes: int) -> list[Taken]:
         self.presence.renew_if_late()
         number = next(self._numbers)
+        room = _ROOMS[bisect_right(_ROOMS, n) - 1]
+        statement = self._takes.get(room)
+        if statement is None:
+            statement = self._takes[room] = self.sql.take.format(room=room)
 
         def claim(deadline: runtime.Deadline) -> list[Taken]:
-            rows = self._run(
-                self.sql.take, Texts(queues), n, max_bytes, self.presence.me, number, deadline=deadline
-            )
+            rows = self._run(statement, Texts(queues), max_bytes, self.presence.me, number, deadline=deadline)
             return [Taken(name, payload, receipt, deliveries) for name, receipt, payload, deliveries in rows]
 
         return self._claims.make(

@@ -1,11 +1,16 @@
-"""The statements of PostgreSQL. Each is one transaction and carries a batch."""
+"""The statements of PostgreSQL. Each is one transaction and carries a batch.
+
+The server plans a prepared statement anew for each run if the values at hand promise a cheaper plan than any
+would, and that took it longer than all the rest of a claim, or of an ack. So it does not see them: an array
+stands as ``(SELECT $1::text[])``, and how many rows to take is part of the text.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from greenmq.transport.postgresql import side_tables
-from greenmq.transport.postgresql.side_tables import UNHURRIED, tell
+from greenmq.transport.postgresql.side_tables import UNHURRIED, tell, tell_one
 from greenmq.transport.sqlalchemy.tables import Tables
 
 __all__ = ('Statements',)
@@ -56,24 +61,27 @@ CREATE TRIGGER greenmq_tell AFTER INSERT ON "{message}" REFERENCING NEW TABLE AS
 FOR EACH STATEMENT EXECUTE PROCEDURE "{message}_greenmq_tell"()
 """
 
-# Of many messages, by an array of texts for each column, or of one that is alone. What it does with arrays
-# the server may plan anew each time, by how long they are; the other is planned once.
-_PUT, _PUT_ONE = (
-    f"""
+_PUT = """
 WITH given AS (
     SELECT g.name, g.payload, g.n, q.id AS queue_id
-    FROM {given} AS g(name, payload, n) LEFT JOIN "{{queue}}" q ON q.name = g.name
+    FROM unnest((SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS g(name, payload, n)
+    LEFT JOIN "{queue}" q ON q.name = g.name
 ), stored AS (
-    INSERT INTO "{{message}}" (id, visible, payload, version, queue_id)
+    INSERT INTO "{message}" (id, visible, payload, version, queue_id)
     SELECT nextval('message_id_sequence'), true, o.payload, 1, o.queue_id
     FROM (SELECT * FROM given WHERE queue_id IS NOT NULL ORDER BY n) o RETURNING queue_id
 ), named AS (
     SELECT g.name FROM given g WHERE g.queue_id IS NOT NULL
 )
-SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({{tell}})::int
+SELECT n::int FROM given WHERE queue_id IS NULL UNION ALL SELECT -({tell})::int
 """
-    for given in ('unnest($3::text[], $4::text[]) WITH ORDINALITY', '(VALUES ($3::text, $4::text, 1))')
-)
+
+# A message that is alone: a row, if there is its queue.
+_PUT_ONE = """
+INSERT INTO "{message}" (id, visible, payload, version, queue_id)
+SELECT nextval('message_id_sequence'), true, $4::text, 1, q.id FROM "{queue}" q WHERE q.name = $3::text
+RETURNING {tell_one}
+"""
 
 # Nobody waits for the disk: a claim that a crash of the server undoes is made again, and what it took is
 # delivered twice, as it may be anyway. An ack waits, and with it all that was written before.
@@ -81,20 +89,20 @@ _TAKE = """
 WITH found AS (
     SELECT w.name, w.turn, m.id, m.payload, m.place
     FROM (
-        SELECT q.id, q.name, g.turn FROM unnest($1::text[]) WITH ORDINALITY AS g(name, turn)
+        SELECT q.id, q.name, g.turn FROM unnest((SELECT $1::text[])) WITH ORDINALITY AS g(name, turn)
         JOIN "{queue}" q ON q.name = g.name ORDER BY g.turn OFFSET 0
     ) w CROSS JOIN LATERAL (
         SELECT v.id, v.payload, v.timestamp AS place FROM "{message}" v WHERE v.queue_id = w.id AND v.visible
-        ORDER BY v.timestamp, v.id LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) m LIMIT $2
+        ORDER BY v.timestamp, v.id LIMIT {{room}} FOR UPDATE SKIP LOCKED
+    ) m LIMIT {{room}}
 ), sized AS (
     SELECT f.*, sum(octet_length(f.payload)) OVER (ORDER BY f.turn, f.place, f.id)
         - octet_length(f.payload) AS before FROM found f
 ), claimed AS (
     UPDATE "{message}" m SET visible = false, timestamp = localtimestamp, version = m.version % 30000 + 1
-    FROM sized s WHERE m.id = s.id AND s.before < $3 RETURNING m.id
+    FROM sized s WHERE m.id = s.id AND s.before < $2 RETURNING m.id
 ), held AS (
-    INSERT INTO "{delivery}" AS d (message_id, owner, claim) SELECT id, $4::bigint, $5::bigint FROM claimed
+    INSERT INTO "{delivery}" AS d (message_id, owner, claim) SELECT id, $3::bigint, $4::bigint FROM claimed
     ON CONFLICT (message_id) DO UPDATE SET owner = excluded.owner, claim = excluded.claim
     RETURNING d.message_id, d.deliveries
 )
@@ -104,16 +112,18 @@ WHERE {unhurried} ORDER BY s.turn, s.place, s.id
 
 _DONE = """
 WITH mine AS (
-    DELETE FROM "{delivery}" WHERE message_id = ANY($2::bigint[]) AND owner = $1 RETURNING message_id
+    DELETE FROM "{delivery}" WHERE message_id = ANY((SELECT $2::bigint[])::bigint[]) AND owner = $1
+    RETURNING message_id
 ), gone AS (
     DELETE FROM "{message}" WHERE id IN (SELECT message_id FROM mine)
 )
-SELECT m.id FROM "{message}" m WHERE m.id = ANY($2::bigint[]) AND m.id NOT IN (SELECT message_id FROM mine)
+SELECT m.id FROM "{message}" m WHERE m.id = ANY((SELECT $2::bigint[])::bigint[])
+AND m.id NOT IN (SELECT message_id FROM mine)
 """
 
 _BACK = """
 WITH given AS (
-    SELECT * FROM unnest($3::bigint[], $4::int[]) AS g(id, counted)
+    SELECT * FROM unnest((SELECT $3::bigint[]), (SELECT $4::int[])) AS g(id, counted)
 ), mine AS (
     UPDATE "{delivery}" d SET owner = NULL, claim = NULL, deliveries = d.deliveries + g.counted
     FROM given g WHERE d.message_id = g.id AND d.owner = $2 RETURNING d.message_id
@@ -129,7 +139,8 @@ UNION ALL SELECT 0, name FROM named UNION ALL SELECT -({tell})::int, ''
 
 _UNKNOWN = """
 WITH mine AS (
-    UPDATE "{delivery}" SET owner = NULL, claim = NULL WHERE owner = $2 AND claim = ANY($3::bigint[])
+    UPDATE "{delivery}" SET owner = NULL, claim = NULL
+    WHERE owner = $2 AND claim = ANY((SELECT $3::bigint[])::bigint[])
     RETURNING message_id
 ), back AS (
     UPDATE "{message}" m SET visible = true, timestamp = NULL
@@ -185,7 +196,7 @@ _EXTEND = """
 WITH renewed AS (
     UPDATE "{owner}" SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1
 )
-SELECT g.id FROM unnest($3::bigint[]) g(id)
+SELECT g.id FROM unnest((SELECT $3::bigint[])) g(id)
 WHERE NOT EXISTS (SELECT 1 FROM "{delivery}" d WHERE d.message_id = g.id AND d.owner = $1)
 """
 
@@ -253,7 +264,10 @@ DELETE FROM "{owner}" o WHERE o.id = $1 AND NOT EXISTS (SELECT 1 FROM "{delivery
 
 
 class Statements(NamedTuple):
-    """The statements for some tables; $1 and so on are their values, as the driver gives them."""
+    """The statements for some tables; $1 and so on are their values, as the driver gives them.
+
+    `take` is to be formatted with `room`, the messages to take at most.
+    """
 
     there: str
     create: str
@@ -283,7 +297,10 @@ class Statements(NamedTuple):
         names = {**tables._asdict(), 'channel': channel}
 
         def written(statement: str) -> str:
-            return statement.format(**names, tell=tell(tables.owner, channel), unhurried=UNHURRIED)
+            return statement.format(
+                **names, tell=tell(tables.owner, channel), tell_one=tell_one(tables.owner, channel),
+                unhurried=UNHURRIED,
+            )
 
         return cls(
             *map(written, (
