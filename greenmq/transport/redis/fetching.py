@@ -1,17 +1,17 @@
 """How messages are taken: one script takes and registers, and a wait that takes nothing.
 
-The pollers of the session (`driver.poller`) call `Fetching.take`, one of each channel. A fetch that brought
-fewer than it had room for has read every list that it asked, so CLIENT TRACKING tells of the next LPUSH by
-anybody: that is what is waited for, without a command, and meanwhile no fetch asks such a list again. After
-`health_check_interval` all are fetched from all the same: consuming is proved again, not assumed (P25).
-Without tracking `blocking` waits for the lists, or it looks again after 10 to 500 ms.
+The pollers of the session (`driver.poller`) call `Fetching.take`, one of each channel; what they ask for at
+the same time leaves as one, see `gathering`. A fetch that brought fewer than it had room for has read every
+list that it asked, so CLIENT TRACKING tells of the next LPUSH by anybody: that is what is waited for, without
+a command, and meanwhile no fetch asks such a list again. After `health_check_interval` all are fetched from
+all the same: consuming is proved again, not assumed (P25). Without tracking `blocking` waits for the lists,
+or it looks again after 10 to 500 ms.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from greenmq import runtime
@@ -19,12 +19,10 @@ from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, Time
 from greenmq.log import get_logger
 from greenmq.transport.driver.contract import UNSEEN, Taken
 from greenmq.transport.redis.blocking import BlockingWaits
+from greenmq.transport.redis.gathering import Gathering, Pairs
 from greenmq.transport.redis.keys import Home, Keys
-from greenmq.transport.redis.replies import expect
-from greenmq.transport.redis.resp import MAX_BYTES
-from greenmq.transport.redis.scripts import FETCH
 from greenmq.transport.redis.server import Server
-from greenmq.transport.redis.settling import OURS, Settler
+from greenmq.transport.redis.settling import Settler
 from greenmq.transport.redis.watches import Circle, Wakeup
 
 __all__ = ('Fetching',)
@@ -39,12 +37,6 @@ DELAYED_LOOK = 1.0
 #: Seconds that a fetch waits for one node of a cluster, before it asks the next.
 NODE_PATIENCE = 1.0
 
-#: Bytes after which a fetch takes no more messages: what it brings is made into messages in one stretch, and
-#: nobody else on the hub has a turn meanwhile.
-FETCH_BYTES = 1024 * 1024
-#: What a fetch says in the place of a time, if not all lists were read to their end.
-MORE = -2
-
 #: Seconds for which the server is believed that a list is empty, where there is no health check.
 BELIEVED = 15.0
 
@@ -53,10 +45,6 @@ BELIEVED = 15.0
 TURNS = 16
 #: Queues of all plans that are kept: with each consumer that a channel starts there is another plan.
 PLANNED = 1000
-
-#: Queue and step of each list that was asked.
-Pairs = list[tuple[str, int]]
-
 
 class Plan:
     """What a fetch of some queues asks for; made once for a set of queues, in a time that grows with them."""
@@ -70,7 +58,8 @@ class Plan:
         homes = {queue: keys.home(queue) for queue in queues}
         self.homes = dict.fromkeys(homes.values())
         #: Who waits for one of them, or for a delayed message.
-        self.circle = Circle(self.lists + [home.delayed for home in self.homes])
+        self.keys = self.lists + [home.delayed for home in self.homes]
+        self.circle = Circle(self.keys)
         self.next = 0
         ends = [keys.value_end(queue) for queue in queues]
         #: For each step, most urgent first: (home, list, what stands behind its messages, queue and step) of
@@ -127,30 +116,30 @@ class Fetching:
         blocking (BlockingWaits): waits where the server tells of nothing.
         settings (Mapping): `queue_order_strategy`, `priority_order`, `max_message_bytes`, `lease_timeout`.
         lease_ms (int): of a consumer that takes.
-    Attributes:
-        number (int): of the next message that is taken.
     """
 
     def __init__(
         self, server: Server, keys: Keys, settler: Settler, blocking: BlockingWaits,
         settings: Mapping[str, Any], lease_ms: int,
     ) -> None:  # fmt: skip
-        self.number = 1
         self._server = server
         self._keys = keys
         self._settler = settler
+        self._gathering = Gathering(server, keys, settler, settings['max_message_bytes'], lease_ms)
         self._blocking = blocking
         self._order = settings['queue_order_strategy']
         self._backwards = settings['priority_order'] == 'amqp'
-        self._max_bytes = settings['max_message_bytes'] or MAX_BYTES
-        self._lease_ms = lease_ms
         #: Seconds for which it is believed that a list is empty because nothing else was told.
         self._believes = settings['health_check_interval'] or BELIEVED
         self._believed_until = 0.0
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._planned = 0  # queues of all of them
         self._waiting: dict[Wakeup, Circle] = {}  # takes under way → who they watch with
-        self._cut: set[str] = set()  # keys of homes that a fetch was sent to whose caller was killed
+
+    @property
+    def number(self) -> int:
+        """Of the next message that is asked for."""
+        return self._gathering.number
 
     @property
     def waiting(self) -> int:
@@ -159,6 +148,7 @@ class Fetching:
 
     def leave(self) -> None:
         """The session goes on in another thread: nobody is to wake the takes of this one."""
+        self._gathering.leave()
         waiting, self._waiting = self._waiting, {}
         for wakeup, circle in waiting.items():
             circle.watches.discard(wakeup)
@@ -231,7 +221,7 @@ class Fetching:
 
     def cut(self, deadline: runtime.Deadline) -> None:
         """See `Driver.cut`. Switches: if a fetch whose caller was killed is not answered yet."""
-        cut, self._cut = self._cut, set()
+        cut, self._gathering.cut = self._gathering.cut, set()
         for key in cut:
             if not self._server.connected:
                 return
@@ -259,11 +249,14 @@ class Fetching:
         if now >= self._believed_until:
             self._believed_until = now + self._believes
             quiet.forget_all()
-        return plan.turn(() if self._keys.cluster else quiet.keys)
+        if self._keys.cluster:
+            return plan.turn()
+        # It is asked for nothing where there is known to be nothing to take, now or later.
+        return [] if quiet.keys.issuperset(plan.keys) else plan.turn(quiet.keys)
 
     def _fetch(self, n: int, turn: list[Any]) -> tuple[list[Taken], float | None, bool]:
         """Ask: the messages, seconds until the next delayed one is due, and whether there may be more."""
-        quiet = self._server.watchers.quiet
+        quiet, tracks = self._server.watchers.quiet, self._server.tracks
         takens: list[Taken] = []
         due: float | None = None
         more = False
@@ -272,7 +265,7 @@ class Fetching:
                 break
             begun = quiet.begin()
             try:
-                number, reply = self._fetch_of(home, lists, words, pairs, n - len(takens))
+                found = self._gathering.ask(home, lists, words, pairs, n - len(takens))
             except (ConnectionLost, TimeoutError):
                 if not self._keys.cluster:
                     raise
@@ -282,90 +275,13 @@ class Fetching:
                 for taken in takens:
                     self._settler.back(taken, UNSEEN)
                 raise
-            if reply[0] >= 0:
-                due = min(due or 1e9, reply[0] / 1000 + 0.001)
-            if reply[1]:
-                tell_of_strangers(home.delayed, reply[1])
-            takens += tagged(reply, pairs, self._keys, number)
-            if reply[0] == MORE:
+            if found.due >= 0:
+                due = min(due or 1e9, found.due / 1000 + 0.001)
+            elif tracks:
+                quiet.found_empty((home.delayed,), begun)
+            takens += found.takens
+            if found.more:
                 more = True
-            elif self._server.tracks:
+            elif tracks:
                 quiet.found_empty(lists, begun)
         return takens, due, more
-
-    def _fetch_of(
-        self, home: Home, lists: list[str], words: list[Any], pairs: Pairs, room: int
-    ) -> tuple[int, list[Any]]:
-        number, keys = self.number, self._keys
-        self.number += room
-        try:
-            reply: list[Any] = self._server.run(
-                FETCH,
-                (home.unacked, home.times, home.own, home.lease, home.consumers, home.delayed, *lists),
-                (room, number, keys.consumer, self._lease_ms, FETCH_BYTES, self._max_bytes, *words),
-                runtime.Deadline.after(NODE_PATIENCE) if keys.cluster else None,
-                orphan=Orphan(self._settler, keys, pairs, number),
-                shape=partial(is_fetched, len(pairs)),
-            )
-        except Exception:
-            raise
-        except BaseException:  # killed: the answer may still come
-            self._cut.add(home.unacked)
-            raise
-        return number, reply
-
-
-def is_fetched(lists: int, reply: Any) -> bool:
-    """Is it what the script returns for so many lists?"""
-    if reply.__class__ is not list or len(reply) < 3 or set(map(type, reply[:3])) != {int}:
-        return False
-    at = 3 + 2 * reply[2]
-    runs = reply[3:at]
-    if not 3 <= at <= len(reply) or not set(map(type, runs)) <= {int} or min(runs, default=0) < 0:
-        return False
-    if max(runs[::2], default=-1) >= lists:
-        return False
-    return sum(runs[1::2]) == len(reply) - at and set(map(type, reply[at:])) <= {bytes, int}
-
-
-def tagged(reply: list[Any], pairs: Pairs, keys: Keys, number: int) -> list[Taken]:
-    """What was taken, each under its tag.
-
-    Arguments:
-        number (int): of the first message.
-    """
-    found: list[Taken] = []
-    at = 3 + 2 * reply[2]
-    start, now = f'{OURS}{keys.consumer}:', runtime.monotonic()
-    for place in range(3, at, 2):
-        queue, step = pairs[reply[place]]
-        end = at + reply[place + 1]
-        for raw in reply[at:end]:
-            found.append(Taken(queue, raw, f'{start}{number}:{step}', None, now))
-            number += 1
-        at = end
-    return found
-
-
-def tell_of_strangers(key: str, count: int) -> None:
-    """Members of the ZSET of delayed messages were none, and were taken out."""
-    logger.error('%d members of %r are no delayed messages; they are kept in %r', count, key, f'{key}.dead')
-
-
-class Orphan:
-    """What becomes of a fetch's reply that nobody waits for any more: it goes back."""
-
-    __slots__ = ('_keys', '_number', '_pairs', '_settler')
-
-    def __init__(self, settler: Settler, keys: Keys, pairs: Pairs, number: int) -> None:
-        self._settler = settler
-        self._keys = keys
-        self._pairs = pairs
-        self._number = number
-
-    def __call__(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            return  # an error, or the end of the link: nothing was taken, or the lease will tell
-        expect(reply, partial(is_fetched, len(self._pairs)), 'server')
-        for taken in tagged(reply, self._pairs, self._keys, self._number):
-            self._settler.back(taken, UNSEEN)
