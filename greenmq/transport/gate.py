@@ -10,16 +10,16 @@ The kernel frees both when a process dies.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
 
 __all__ = ('Gate',)
 
 
 class Gate:
-    """The two locks of one file, for one native thread at a time; opened at the first turn.
+    """The two locks of one file, for one native thread at a time: `with` it is our turn.
+
+    They are opened at the first one.
 
     Arguments:
         file (str): what is written. The locks lie beside it, as ``<file>.gate`` and ``<file>.turn``.
@@ -29,9 +29,8 @@ class Gate:
         self._file = file
         self._turn = self._gate = -1
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Wait for our turn, and have the file for ourselves meanwhile.
+    def __enter__(self) -> None:
+        """Wait for our turn, and have the file for ourselves until `__exit__`.
 
         Raises:
             OSError: the locks can't be made.
@@ -46,10 +45,10 @@ class Gate:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def __exit__(self, *exc: object) -> None:
+        """Let the next one have it."""
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close them; also in a forked child, where they are the parent's."""

@@ -169,7 +169,7 @@ def test_the_log_is_copied_into_the_database_outside_of_the_gate(file_url, monke
     gate = Gate(file_url.removeprefix('file://') + '/broker.db')
 
     def noted(self):
-        with gate.entered():  # waits for ever, were it ours
+        with gate:  # waits for ever, were it ours
             copies.append(self._pages)
         copy(self)
 

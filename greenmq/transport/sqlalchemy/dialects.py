@@ -110,7 +110,7 @@ class _Client:
             self._engine.dispose()  # and with it the setting
 
     def _turn(self) -> Any:
-        return contextlib.nullcontext() if self._gate is None else self._gate.entered()
+        return contextlib.nullcontext() if self._gate is None else self._gate
 
     def transact(self, fun: Callable[[Any], Any]) -> Any:
         """Return what a function does with a connection, in one transaction."""

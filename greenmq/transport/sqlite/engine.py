@@ -253,7 +253,7 @@ class _Side:
             with self._guard:
                 connection = connect_made(*place)
             if connection is None:
-                with self._gate.entered(), self._guard:
+                with self._gate, self._guard:
                     connection = connect(*place)
             with self._guard:
                 log = f'{self._file}-wal' if self._durability == 'disk' else None
@@ -306,7 +306,7 @@ class _Side:
         if store is None:
             raise Unusable(f'{self._file} is not open')
         try:
-            with self._gate.entered(), self._guard:
+            with self._gate, self._guard:
                 result = self._commit(store, fun)
         except (OSError, sqlite3.Error) as exc:
             raise self._lost(store, exc) from exc

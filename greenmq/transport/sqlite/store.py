@@ -28,6 +28,22 @@ __all__ = ('Queue', 'Row', 'Store')
 _CHECKPOINT = 1000
 #: Pages, nearly, of a commit, and changes that take one more.
 _COMMIT_PAGES, _CHANGES_PAGE = 4, 4
+_COUNTERS = (
+    "SELECT t.value, o.value FROM meta t, meta o WHERE t.name = 'topology' AND o.name = 'owners'"
+)
+#: Messages of one statement: to run one for each costs as much as the message itself, and with each the
+#: thread asks for the interpreter anew. Beyond so many there is no more to gain.
+_TOGETHER = 20
+_FIELDS = 'queue, priority, due, expires, put_at, payload'
+_WIDTH = _FIELDS.count(',') + 1
+#: The statements, by the number of messages.
+_PUT = [
+    f'INSERT INTO message ({_FIELDS}) VALUES {", ".join(["(?, ?, ?, ?, ?, ?)"] * count)}'
+    for count in range(_TOGETHER + 1)
+]
+_TAKE = [
+    f'UPDATE message SET owner = ? WHERE id IN ({", ".join("?" * count)})' for count in range(_TOGETHER + 1)
+]
 
 
 class Queue(NamedTuple):
@@ -110,8 +126,7 @@ class Store:
         topology = self.topology
         self.touched = set()
         self.changed = False
-        for name, value in self._db.execute("SELECT name, value FROM meta WHERE name != 'version'"):
-            setattr(self, name, value)
+        self.topology, self.owners = self._db.execute(_COUNTERS).fetchone()
         if topology != self.topology:
             self._queues.clear()
             self._names.clear()
@@ -370,7 +385,7 @@ class Store:
                 their queue has a place for dead letters. Others that had to go are not told.
         """
         now = self._clock()
-        rows: list[tuple[int, int, float | None, float | None, float, bytes]] = []
+        values: list[Any] = []
         outcomes: list[Exception | None] = []
         room: dict[int, list[float]] = {}
         full: dict[int, Queue] = {}
@@ -387,13 +402,12 @@ class Store:
             if queue.limits.ttl is not None:
                 over = now + queue.limits.ttl
                 expires = over if expires is None else min(expires, over)
-            rows.append((queue.id, priority, due, expires, now, payload))
+            values += queue.id, priority, due, expires, now, payload
             self.touched.add(name)
             outcomes.append(None)
-        self._db.executemany(
-            'INSERT INTO message (queue, priority, due, expires, put_at, payload) VALUES (?, ?, ?, ?, ?, ?)',
-            rows,
-        )
+        for at in range(0, len(values), _TOGETHER * _WIDTH):
+            some = values[at : at + _TOGETHER * _WIDTH]
+            self._db.execute(_PUT[len(some) // _WIDTH], some)
         dropped = [
             row for queue in full.values() if not queue.limits.rejects for row in self._drop(queue, owner)
         ]
@@ -442,9 +456,7 @@ class Store:
                 held -= len(payload)
         if queue.limits.dead_exchange is not None:
             # Not deleted before they are where the dead letters go: whoever does that may die first.
-            self._db.executemany(
-                'UPDATE message SET owner = ? WHERE id = ?', [(owner, row.id) for row in dropped]
-            )
+            self._hold(owner, dropped)
             return dropped
         self._db.executemany('DELETE FROM message WHERE id = ?', [(row.id,) for row in dropped])
         return []
@@ -474,10 +486,13 @@ class Store:
                 room -= len(payload)
                 if room <= 0:
                     break
-        self._db.executemany(
-            'UPDATE message SET owner = ? WHERE id = ?', [(owner, row.id) for row in taken]
-        )
+        self._hold(owner, taken)
         return taken
+
+    def _hold(self, owner: int, rows: Sequence[Row]) -> None:
+        for at in range(0, len(rows), _TOGETHER):
+            some = rows[at : at + _TOGETHER]
+            self._db.execute(_TAKE[len(some)], (owner, *[row.id for row in some]))
 
     def settle(self, owner: int, done: Sequence[int], back: Sequence[tuple[int, bool]]) -> list[int]:
         """Forget messages that are done, and give others back to their old places.

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 WAITS = """
 import sys
 from greenmq.transport.gate import Gate
-with Gate(sys.argv[1]).entered(), open(sys.argv[2], 'a') as book:
+with Gate(sys.argv[1]), open(sys.argv[2], 'a') as book:
     book.write(sys.argv[3])
 """
 
@@ -47,11 +47,11 @@ def waits(process):
 def test_nobody_passes_who_is_next_and_all_come_in(tmp_path, processes):
     file, book = tmp_path / 'file', tmp_path / 'book'
     gate = Gate(str(file))
-    with gate.entered():
+    with gate:
         others = [processes(file, book, name) for name in 'abc']
     # Who frees it, and wants it again before anybody else runs, comes after the next one. The two behind that
     # one are woken with us, and who runs first is first.
-    with gate.entered():
+    with gate:
         assert book.read_text().startswith('a')
     for other in others:
         assert other.wait(20) == 0
@@ -62,9 +62,9 @@ def test_nobody_passes_who_is_next_and_all_come_in(tmp_path, processes):
 def test_the_dead_keep_nobody_waiting(tmp_path, processes):
     file, book = tmp_path / 'file', tmp_path / 'book'
     gate = Gate(str(file))
-    with gate.entered():
+    with gate:
         end(processes(file, book, 'a'))
         processes(file, book, 'b')
-    with gate.entered():
+    with gate:
         assert book.read_text() == 'b'
     gate.close()

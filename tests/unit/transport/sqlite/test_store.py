@@ -59,6 +59,17 @@ def test_messages_come_in_order_and_once(world):
     assert world.take('q') == [] and world.do('size', 'q') == 0
 
 
+def test_more_messages_than_one_statement_takes(world):
+    world.do('make', 'q', {})
+    sent = [b'%d' % number for number in range(50)]
+    items = [('q' if number != 21 else 'nowhere', 0, None, None, each) for number, each in enumerate(sent)]
+    outcomes, _ = world.do('put', items, 1)
+    assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == [21]
+    del sent[21]
+    assert bodies(world.take('q', n=41)) == sent[:41] and world.do('held', 1) == 41
+    assert bodies(world.take('q', owner=2)) == sent[41:] and world.do('held', 2) == 8
+
+
 def test_a_queue_that_is_not_there(world):
     outcomes, _ = world.put('nowhere', b'x')
     assert isinstance(outcomes[0], NotFound)
