@@ -54,7 +54,7 @@ class _Job:
         self.item = item
         self.deadline = deadline
         self.sent = False  # in a call to the driver, or it was
-        self.waiter = runtime.Waiter(f'a message for {item.queue or item.exchange!r} was not confirmed')
+        self.waiter = runtime.Waiter()
 
 
 class _Line:
@@ -314,7 +314,8 @@ class Publisher:
             return error
         self._withdraw([job])
         sent = 'unknown' if any(each.sent for each in jobs) else 'no'
-        return PublishUnconfirmed(str(error), sent=sent)
+        late = job.deadline.error(f'a message for {job.item.queue or job.item.exchange!r} was not confirmed')
+        return PublishUnconfirmed(str(late), sent=sent)
 
     def _withdraw(self, jobs: list[_Job]) -> None:
         for job in jobs:

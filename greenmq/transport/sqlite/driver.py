@@ -53,6 +53,7 @@ class SQLiteDriver(Driver):
     max_delay = None
     max_payload = 512 * 1024 * 1024
     shared_bindings = True
+    own_envelope = True
     body_encoding = None
     options = {
         'durability': Option(
@@ -233,14 +234,17 @@ class SQLiteDriver(Driver):
 
     def encode(self, message: dict[str, Any]) -> bytes:
         body = message['body']
+        if isinstance(body, str):
+            body = body.encode()
         head = dumps({**message, 'body': None}).encode()
-        tail = body.encode() if isinstance(body, str) else body or b''
-        return b'%d\n' % len(head) + head + tail
+        return b'%d\n%b%b' % (len(head), head, body or b'')
 
     def decode(self, taken: Taken) -> dict[str, Any]:
-        length, _, rest = bytes(taken.payload).partition(b'\n')
-        message: dict[str, Any] = loads(rest[: int(length)])
-        message['body'] = rest[int(length) :].decode()
+        payload = bytes(taken.payload)
+        begin = payload.index(b'\n') + 1
+        end = begin + int(payload[:begin])
+        message: dict[str, Any] = loads(payload[begin:end])
+        message['body'] = payload[end:]
         if taken.receipt.expires is not None:
             message['properties'][_EXPIRES_AT] = int(taken.receipt.expires * 1000)
         return message
