@@ -66,11 +66,7 @@ class SharedAttempt(Generic[T]):
                 return self._dial(dial, deadline, fair)
             failure = self._waiters.wait(deadline, decline=self._pass_on)
             if failure is not None:
-                # one error for all: without this its traceback would grow with each of them
-                try:
-                    raise failure.with_traceback(None)
-                finally:
-                    del failure  # its traceback knows this frame
+                raise runtime.again(failure)
 
     def _dial(
         self, dial: Callable[[runtime.Deadline], T], deadline: runtime.Deadline, fair: float | None

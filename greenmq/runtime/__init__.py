@@ -49,6 +49,8 @@ from greenmq.runtime.dial import addresses_of as addresses_of
 from greenmq.runtime.dial import dial as dial
 from greenmq.runtime.dial import dial_unix as dial_unix
 from greenmq.runtime.epoch import fork_epoch as fork_epoch
+from greenmq.runtime.errors import again as again
+from greenmq.runtime.errors import forget_traces as forget_traces
 from greenmq.runtime.exits import at_exit as at_exit
 from greenmq.runtime.fork import after_fork as after_fork
 from greenmq.runtime.fork import fork_guard as fork_guard

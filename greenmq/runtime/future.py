@@ -8,6 +8,7 @@ from typing import Any
 
 from greenmq.exceptions import TimeoutError
 from greenmq.runtime.clock import Deadline, Timeoutish
+from greenmq.runtime.errors import again
 from greenmq.runtime.waiter import Waiter
 
 __all__ = ('Future',)
@@ -51,10 +52,7 @@ class Future:
         if not self._done and not self._wait(timeout):
             raise Deadline.of(timeout).error('no result')
         if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                del self  # the error's traceback refers to this frame, and we to the error
+            raise again(self._error).with_traceback(self._error.__traceback__)
         return self._value
 
     def exception(self, timeout: Timeoutish = None) -> BaseException | None:

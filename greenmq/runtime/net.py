@@ -27,6 +27,7 @@ from greenmq.exceptions import (
     WrongHub,
 )
 from greenmq.runtime.clock import Deadline, Timeoutish, logger
+from greenmq.runtime.errors import again
 from greenmq.runtime.losses import DialError, meaning
 from greenmq.runtime.offload import start_thread
 from greenmq.runtime.seam import Watcher, library
@@ -481,13 +482,15 @@ class Stream:
 
     def _check_open(self) -> Socket:
         sock = self._sock
-        if sock is None or self._error is not None:
-            raise self._error or ConnectionClosed(f'{self.name}: closed')
+        if self._error is not None:
+            raise again(self._error)
+        if sock is None:
+            raise ConnectionClosed(f'{self.name}: closed')
         return sock
 
     def _check_writable(self) -> Socket:
         if self._write_error is not None:
-            raise self._write_error
+            raise again(self._write_error)
         return self._check_open()
 
     def _lost(self, error: OSError) -> ConnectionLost:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from greenmq.runtime.clock import Timeoutish
+from greenmq.runtime.errors import again
 from greenmq.runtime.tasks import current
 from greenmq.runtime.waiter import Waiter
 
@@ -100,8 +101,7 @@ class Once:
                 line.waiting.remove(waiter)
             raise
         if isinstance(outcome, _Refused):
-            # One error told to many: without this its traceback would grow with each of them.
-            raise outcome.error.with_traceback(None)
+            raise again(outcome.error)
         return outcome
 
     def _failed(self, key: Hashable, line: _Line, error: BaseException) -> None:  # no switch

@@ -23,14 +23,13 @@ drains it takes from it. So a consumer with a greenlet of its own waits for nobo
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from queue import Empty
 from typing import Any, Generic, TypeVar
 
 from greenmq import runtime
-from greenmq.exceptions import AMQPError, ConnectionClosed, KombuError, TimeoutError
+from greenmq.exceptions import ConnectionClosed, TimeoutError
 
 __all__ = ('Drain', 'drain_once')
 
@@ -328,10 +327,10 @@ class Drain(Generic[E]):
         deadline = runtime.Deadline.of(timeout)
         while True:
             if self._error is not None:
-                raise self._error.with_traceback(None)
+                raise runtime.again(self._error)
             if lane.notice is not None:
                 error, lane.notice = lane.notice, None
-                raise error.with_traceback(None)
+                raise runtime.again(error)
             if lane.dropped:
                 raise ConnectionClosed(f'{self.name}: the channel was closed')
             if lane.events and (lane.owner is None or lane.owner is me):
@@ -449,10 +448,7 @@ class Drain(Generic[E]):
             if nested:
                 self._nested.pop(me, None)
         if told is not None:
-            try:
-                raise _own(told)
-            finally:
-                del told, waiter  # as in `_raise`; the waiter knows it, too
+            raise runtime.again(told)
 
     def _decline(self, told: BaseException | None) -> None:
         # The killed greenlet had been told something: tell the next one instead.
@@ -478,10 +474,7 @@ class Drain(Generic[E]):
         if error is None:
             error, self._notice = self._notice, None
         if error is not None:
-            try:
-                raise _own(error)
-            finally:
-                del error  # or the frame in its traceback would keep it until the collector comes
+            raise runtime.again(error)
 
     def __len__(self) -> int:
         return self.pending
@@ -489,19 +482,6 @@ class Drain(Generic[E]):
     def __repr__(self) -> str:
         state = f'failed {self._error!r}' if self._error is not None else f'{len(self._waiters)} waiting'
         return f'<Drain {self.name}: {self.pending} events in {len(self._lanes)} channels, {state}>'
-
-
-def _own(error: BaseException) -> BaseException:
-    """What one drain raises of an error that is told to all: its traceback is that of this drain alone.
-
-    A copy, where that can be made: the links that were lost keep the error itself, and with its traceback
-    they would keep the program's frames, and all that their variables hold.
-    """
-    if not isinstance(error, (AMQPError, KombuError)):
-        return error.with_traceback(None)
-    own: BaseException = copy.copy(error)
-    own.__cause__ = error.__cause__
-    return own
 
 
 def drain_once(transport: Any, timeout: float) -> None:

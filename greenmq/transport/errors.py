@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from greenmq.exceptions import RecoverableConnectionError
 
-__all__ = ('Fault', 'again', 'forget_traces', 'is_loss', 'meaning')
+__all__ = ('Fault', 'is_loss', 'meaning')
 
 
 class Fault(NamedTuple):
@@ -43,26 +43,3 @@ def meaning(table: Mapping[Any, Any], error: Exception) -> Fault | None:
 def is_loss(error: BaseException) -> bool:
     """Does it mean that the connection is gone?"""
     return isinstance(error, RecoverableConnectionError)
-
-
-def forget_traces(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error that is kept by what it ended, and of its causes.
-
-    They refer to frames, these to the connection and its stream, and those keep the error: only the collector
-    would ever free them.
-    """
-    for _ in range(10):  # no chain is longer; one that leads back to itself must not hold us
-        if error is None:
-            return
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def again(error: BaseException) -> BaseException:
-    """Return a copy of an error that is kept, to be raised: the one that is kept must not learn of the frames
-    that it is raised through, or they would keep each other until the collector comes.
-    """
-    found = error.__class__.__new__(error.__class__, *error.args)
-    found.__dict__.update(error.__dict__)
-    found.__cause__ = error.__cause__
-    return found

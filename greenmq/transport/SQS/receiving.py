@@ -206,7 +206,7 @@ class Receiving:
             poll.changed.clear()
             poll.changed.wait()
         if poll.error is not None and not groups.ready:
-            raise poll.error
+            raise runtime.again(poll.error)
 
     def _poll_into(self, queue: str, groups: Groups, poll: _Poll, n: int, wait: int, hide: int) -> None:
         try:

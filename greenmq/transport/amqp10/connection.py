@@ -19,7 +19,6 @@ from greenmq.transport.amqp10.errors import LoginRefused, PeerFault
 from greenmq.transport.amqp10.frames import EMPTY
 from greenmq.transport.amqp10.sasl import Login
 from greenmq.transport.amqp10.session import Session
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.outbox import Outbox
 
 __all__ = ('Connection', 'Lost')
@@ -141,7 +140,7 @@ class Connection(Outbox):
 
     def lose(self, error: BaseException) -> None:
         """End it because the other side or the network did."""
-        forget_traces(error)
+        runtime.forget_traces(error)
         if self.error is None:
             if not isinstance(error, (ConnectionError, LoginRefused)):
                 lost = ConnectionLost(f'{self.name}: {error}')
@@ -218,7 +217,7 @@ class Connection(Outbox):
     def check(self) -> None:
         """Raise why the connection ended, if it has."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise runtime.again(self.error)
 
     # ---- out
 

@@ -21,7 +21,6 @@ from greenmq.transport.amqp10.links import Delivery, Receiver
 from greenmq.transport.amqp10.performatives import Released
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.amqp10.way import Way
-from greenmq.transport.errors import again
 from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Came', 'Getter', 'Inlet', 'Receiving')
@@ -257,7 +256,7 @@ class Getter:
         """
         while not condition():
             if self.error is not None:
-                raise again(self.error)
+                raise runtime.again(self.error)
             self._news.wait(deadline, what)
 
     def _drain(

@@ -18,7 +18,6 @@ from greenmq.transport.amqp10.links import Delivery, Sender
 from greenmq.transport.amqp10.performatives import OUTCOMES, Accepted, Source, Target
 from greenmq.transport.amqp10.session import Session
 from greenmq.transport.amqp10.way import Way
-from greenmq.transport.errors import again
 from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Outlet', 'Sending', 'outcome', 'unsent')
@@ -113,8 +112,10 @@ class Outlet:
 
     def _check(self) -> Sender:
         link = self.link
-        if self.error is not None or link is None:
-            raise again(self.error) if self.error is not None else SessionEnded(f'{self.name} was ended')
+        if self.error is not None:
+            raise runtime.again(self.error)
+        if link is None:
+            raise SessionEnded(f'{self.name} was ended')
         return link
 
     def _wait_credit(self, deadline: runtime.Deadline) -> Sender:

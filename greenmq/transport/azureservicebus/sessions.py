@@ -245,7 +245,7 @@ class Sessions:
             return found
         except TimeoutError:
             if self.error is not None and not self.links:
-                raise self.error.with_traceback(None) from None
+                raise runtime.again(self.error) from None
             return None
         finally:
             if waiter in self._looking:

@@ -19,8 +19,8 @@ import pymongo
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, CollectionInvalid, OperationFailure
 
+from greenmq import runtime
 from greenmq.log import get_logger
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.mongodb.store import DUPLICATE, Store
 
 __all__ = ('BROADCAST', 'Broadcasts', 'Collected')
@@ -88,7 +88,7 @@ class Broadcasts:
             try:
                 self._find_the_end()
             except OperationFailure as error:  # no capped collections, or no right to it
-                forget_traces(error)
+                runtime.forget_traces(error)
                 logger.warning("kombu's fanout cannot be followed: %s", error)
                 return
         self._bound.setdefault(exchange, {})[queue] = time.monotonic()
@@ -116,7 +116,7 @@ class Broadcasts:
         try:
             found, missed = self._read()
         except OperationFailure as error:  # the next look tries again
-            forget_traces(error)
+            runtime.forget_traces(error)
             logger.info("kombu's fanout was not read: %s", error)
             return Collected(set(), False)
         copies = []
@@ -141,7 +141,7 @@ class Broadcasts:
         try:
             found = self._drain()
         except OperationFailure as error:  # it was idle for too long, or too slow
-            forget_traces(error)
+            runtime.forget_traces(error)
             logger.debug('the cursor of broadcasts ended: %s', error)
             return self._resume()
         return found, False
@@ -181,7 +181,7 @@ class Broadcasts:
         try:
             collection.database.create_collection(collection.name, capped=True, size=self._size)
         except (CollectionInvalid, OperationFailure) as error:
-            forget_traces(error)
+            runtime.forget_traces(error)
             logger.debug('the collection of broadcasts is there: %s', error)
         return collection
 

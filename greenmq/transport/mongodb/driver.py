@@ -24,7 +24,6 @@ from greenmq.exceptions import (
 from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Binding, Driver, Fault, Place, Put, Taken
 from greenmq.transport.driver.contract import Owner
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.limits import QueueLimits
 from greenmq.transport.mongodb.broadcast import BROADCAST, Broadcasts, Collected
 from greenmq.transport.mongodb.listening import BELIEVED, WAITERS, WAKE, Listener
@@ -184,7 +183,7 @@ class MongoDBDriver(Driver):
             with pymongo.timeout(max(left or _OPERATION, 0.05)):
                 return fun()
         except PyMongoError as error:
-            forget_traces(error)  # the client's frames keep it: they and the store would not go
+            runtime.forget_traces(error)  # the client's frames keep it: they and the store would not go
             raise error from None
 
     def _told(self, queues: list[str] | None) -> None:

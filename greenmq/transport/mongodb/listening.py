@@ -16,7 +16,6 @@ from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailur
 
 from greenmq import runtime
 from greenmq.log import get_logger
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.mongodb.broadcast import BROADCAST
 from greenmq.transport.mongodb.store import LEASED, Settings, Store
 
@@ -65,7 +64,7 @@ class _Ear:
                     [{'$match': {**match, **_WAITS}}, _PARTS], max_await_time_ms=self._milliseconds
                 )
             except OperationFailure as error:
-                forget_traces(error)
+                runtime.forget_traces(error)
                 logger.info('no change stream of %s: %s', what.name, error)
                 continue
             self.hears_broadcasts = bool(match)
@@ -174,7 +173,7 @@ def _listen(reference: Callable[[], Listener | None], worker: runtime.Worker, ea
                     return
                 del listener
         except Exception as error:  # looks go on meanwhile, and find what is not told
-            forget_traces(error)
+            runtime.forget_traces(error)
             logger.info('not told of messages for a while: %s', error)
         listener = reference()
         if listener is None:

@@ -20,7 +20,6 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, 
 
 from greenmq import runtime
 from greenmq.log import get_logger
-from greenmq.transport.errors import forget_traces
 
 __all__ = ('DUPLICATE', 'LEASED', 'Found', 'Settings', 'Store', 'moment', 'stamp')
 
@@ -144,12 +143,12 @@ class Store:
                 messages.create_index([('gmq.by', 1)], name='gmq_by', **options)
                 break
             except OperationFailure as error:  # another server, or made otherwise before
-                forget_traces(error)
+                runtime.forget_traces(error)
                 logger.debug('no index of leases with %r: %s', options, error)
         try:
             messages.create_index([('expire_at', 1)], expireAfterSeconds=0)
         except OperationFailure as error:  # the sweep deletes what has expired
-            forget_traces(error)
+            runtime.forget_traces(error)
             logger.debug('no index of expiries: %s', error)
 
     # ---- putting

@@ -150,7 +150,7 @@ class Connection:
             link.lose(ConnectionLost(f'{self.name}: could not be restored: {exc!r}'))
             raise
         if link.error is not None:
-            raise link.error.with_traceback(None)
+            raise runtime.again(link.error)
         self._ready = True
         self._failed = None
         self._gate.wake()
@@ -212,7 +212,7 @@ class Connection:
         if self.closed:
             raise ConnectionClosed(f'{self.name} was closed')
         if not self.connected and self._failed is not None:
-            raise self._failed.with_traceback(None)  # it is told to many, and would grow with each
+            raise runtime.again(self._failed)
 
     def on_link_lost(self, link: Link, error: BaseException) -> None:  # no switch
         """The present link ended; called once, by the link."""

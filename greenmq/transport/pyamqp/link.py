@@ -28,7 +28,6 @@ from greenmq.exceptions import (
     PublishUnconfirmed,
     TimeoutError,
 )
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.waiters import WaitingLine
 from greenmq.utils.text import printable
@@ -144,7 +143,7 @@ class Link(Outbox):
 
     def lose(self, error: BaseException) -> None:
         """End the link because the other side or the network did. No switch."""
-        forget_traces(error)
+        runtime.forget_traces(error)
         if self.error is None:
             if not isinstance(error, (ConnectionError, AMQPError)):
                 lost = ConnectionLost(f'{self.name}: {error}')
@@ -258,7 +257,7 @@ class Link(Outbox):
             ConnectionLost, ConnectionClosed: the link ended.
         """
         if self.error is not None:
-            raise self.error.with_traceback(None)  # it is told to many, and would grow with each
+            raise runtime.again(self.error)
         self._out.append(frames)
         self.out_bytes += len(frames)
         idle = self._idle
@@ -296,7 +295,7 @@ class Link(Outbox):
                     sent='no',
                 ) from None
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise runtime.again(self.error)
         if self.out_bytes > YIELD_BYTES:
             runtime.sleep(0)
 

@@ -130,7 +130,7 @@ class WireChannel:
 
     def __init__(self, link: Link, owner: WireOwner) -> None:
         if link.error is not None:
-            raise link.error.with_traceback(None)
+            raise runtime.again(link.error)
         self.link = link
         self.id = link.allocate()
         link.wires[self.id] = self
@@ -182,7 +182,7 @@ class WireChannel:
     def send(self, frames: bytes) -> None:
         """Queue whole frames of this channel. Never switches."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise runtime.again(self.error)
         self.link.send(frames)
 
     def method(self, signature: tuple[int, int], arguments: bytes) -> bytes:

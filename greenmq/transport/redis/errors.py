@@ -24,8 +24,7 @@ from greenmq.exceptions import (
     PreconditionFailed,
     TimeoutError,
 )
-from greenmq.runtime import DialError, DialRefused, speaks
-from greenmq.transport.errors import again
+from greenmq.runtime import DialError, DialRefused, again, speaks
 from greenmq.utils.text import printable
 
 __all__ = (

@@ -173,7 +173,7 @@ def _introduce(link: Link, target: Target, deadline: runtime.Deadline) -> None:
         commands += [('SCRIPT', 'LOAD', script.text) for script in (FETCH, SETTLE, RENEW, SWEEP)]
     replies = link.call_many(commands, deadline)
     if link.error is not None:
-        raise link.error.with_traceback(None)
+        raise runtime.again(link.error)
     if tracking:
         refusal = replies[1]
         link.tracks = not isinstance(refusal, Exception)

@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionClosed, WrongHub
 from greenmq.log import get_logger
-from greenmq.transport.errors import forget_traces
 from greenmq.transport.outbox import Outbox
 from greenmq.transport.redis import errors, resp
 from greenmq.transport.redis.replies import expect, short
@@ -135,7 +134,7 @@ class Link(Outbox):
 
     def lose(self, error: BaseException) -> None:
         """End the link because the server or the network did."""
-        forget_traces(error)
+        runtime.forget_traces(error)
         if not isinstance(error, AMQPError):
             lost = errors.LinkLost(f'redis {self.name}: {error}')
             lost.__cause__ = error
@@ -221,7 +220,7 @@ class Link(Outbox):
             ConnectionLost, ConnectionClosed: the link has ended; nothing was queued.
         """
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise runtime.again(self.error)
         if self._dirty:
             self.flush()
         self._out.append(data)

@@ -16,6 +16,8 @@ from typing import Any
 from redis._parsers.base import BaseParser
 from redis.exceptions import InvalidResponse, ResponseError
 
+from greenmq import runtime
+
 try:
     import hiredis
 except ImportError:
@@ -138,7 +140,7 @@ class Parser:
         if self._ready:
             return self._ready.popleft()
         if self.failure is not None:
-            raise self.failure.with_traceback(None)
+            raise runtime.again(self.failure)
         return MORE
 
     def take(self, data: bytes) -> list[Any]:

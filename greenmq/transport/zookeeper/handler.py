@@ -64,10 +64,7 @@ class AsyncResult:
             TimeoutError: not in time. Others: what was set.
         Switches: only if it is not there.
         """
-        try:
-            return self._future.result(timeout if block else 0)
-        finally:
-            del self  # an error's traceback refers to this frame, and we to the error
+        return self._future.result(timeout if block else 0)
 
     def get_nowait(self) -> Any:
         """The value that is there."""

@@ -76,7 +76,8 @@ def test_a_refusal_is_everyones(once, work):
     tasks = asked(once, work)
     work.go.set()
     green.joinall(tasks)
-    assert [task.value for task in tasks] == [work.error] * 5 and work.begun == 1
+    assert [repr(task.value) for task in tasks] == [repr(work.error)] * 5 and work.begun == 1
+    assert len({id(task.value) for task in tasks}) == 5  # each has a traceback of its own
 
 
 def test_after_another_error_the_next_does_it(once, work):
