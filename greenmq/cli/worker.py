@@ -11,7 +11,7 @@ from greenmq.cli.broker import broker_option, checked
 from greenmq.cli.complaint import complain
 from greenmq.worker import logs
 from greenmq.worker.loading import NotAWorker
-from greenmq.worker.serving import MISUSED, Settings, serve
+from greenmq.worker.serving import Settings, serve
 from greenmq.worker.supervision import Supervisor
 
 LEVELS = ('debug', 'info', 'warning', 'error', 'critical')
@@ -63,7 +63,7 @@ def worker(target: str, broker: str, concurrency: int | None, processes: int, dr
         check_ports(health, processes)
     settings = Settings(target, broker, concurrency, drain_timeout, health)
     if processes > 1:
-        return Supervisor(partial(_serve_numbered, settings), processes, drain_timeout).run()
+        return Supervisor(partial(_serve_numbered, settings), processes, drain_timeout, _complain).run()
     try:
         return serve(settings)
     except NotAWorker as exc:
@@ -90,9 +90,8 @@ def check_ports(address: tuple[str, int], processes: int) -> None:
 
 def _serve_numbered(settings: Settings, number: int, supervisor: int) -> int:
     # In the child: it imports the class, so that a new one after SIGHUP has what is on the disk then.
-    try:
-        return serve(settings.numbered(number), supervisor)
-    except NotAWorker as exc:
-        if number == 0:
-            complain('greenmq worker', f'{exc} (see --help)')
-        return MISUSED
+    return serve(settings.numbered(number), supervisor)
+
+
+def _complain(reason: str) -> None:
+    complain('greenmq worker', f'{reason} (see --help)')

@@ -16,13 +16,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
 from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.log import get_logger
+from greenmq.worker.loading import NotAWorker
 from greenmq.worker.serving import LATE, MISUSED, OK
 
 __all__ = ('Supervisor',)
@@ -33,6 +34,8 @@ logger = get_logger('greenmq.worker')
 LOOK = 0.5
 # Seconds that a process lives at least, or its next start is paced as after a failure.
 SOUND = 10.0
+# Bytes of a reason: a pipe takes so many at once or none.
+REASON = 4096
 # Seconds beyond the drain timeout before processes are killed.
 GRACE = 1.5
 
@@ -60,11 +63,24 @@ class Supervisor:
             exit code.
         processes (int): how many.
         drain_timeout (float): seconds that they have to end.
+        complain (Callable[[str], object]): told why they were asked for wrongly, by the first that finds out.
     Source: greenmq's own; the signals are gunicorn's.
     """
 
-    def __init__(self, serve: Callable[[int, int], int], processes: int, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        serve: Callable[[int, int], int],
+        processes: int,
+        drain_timeout: float,
+        complain: Callable[[str], object],
+    ) -> None:
         self._serve = serve
+        self._complain = complain
+        # A pipe from all processes to us: each says its reason before it ends, so that none is lost by who of
+        # them is the first to end.
+        self._reasons, self._reason = os.pipe()
+        os.set_blocking(self._reasons, False)
+        os.set_blocking(self._reason, False)
         self._places = [_Place(number) for number in range(processes)]
         self._drain_timeout = drain_timeout
         self._pauses = RetrySchedule(None, 1, 2, 30)
@@ -92,6 +108,8 @@ class Supervisor:
                     self._bell.wait(LOOK)
             finally:
                 self._signal_all(signal.SIGKILL)
+                os.close(self._reasons)
+                os.close(self._reason)
         return self._code
 
     def _over(self) -> bool:
@@ -160,6 +178,10 @@ class Supervisor:
             for each in (*_ENDING, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
             code = self._serve(number, parent)
+        except NotAWorker as exc:
+            code = MISUSED
+            with suppress(BlockingIOError):  # so many have said it
+                os.write(self._reason, str(exc).encode()[: REASON - 1] + b'\0')
         except BaseException as exc:
             logger.error('process %d could not run: %r', os.getpid(), exc, exc_info=exc)
         finally:
@@ -191,6 +213,7 @@ class Supervisor:
             logger.info('process %d is done', pid)
             return
         if code == MISUSED:
+            self._complain(self._first_reason() or f'process {pid} ended with {code}')
             self._code, self._ending = MISUSED, runtime.Deadline.after(self._drain_timeout + GRACE)
             self._signal_all(signal.SIGTERM)
             return
@@ -199,6 +222,12 @@ class Supervisor:
         pause = self._pauses.delay(place.failures - 1) if place.failures else 0.0
         place.next_start = now + pause
         logger.warning('process %d ended with %d; another is started in %.0f s', pid, code, pause)
+
+    def _first_reason(self) -> str:
+        try:
+            return os.read(self._reasons, REASON).partition(b'\0')[0].decode(errors='replace')
+        except BlockingIOError:
+            return ''  # the program's own code ended the process
 
     def _signal_all(self, signum: int) -> None:
         for place in self._places:

@@ -8,6 +8,14 @@ from greenmq.mixins import ConsumerMixin
 
 NOT_A_WORKER = 42
 
+if 'FIRST_STAYS' in os.environ:  # of several processes, the first to import this gets no further
+    try:
+        os.close(os.open(os.environ['FIRST_STAYS'], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        print('not the first', flush=True)
+    else:
+        time.sleep(60)
+
 
 def note(*words):
     # One write each: lines of several processes do not mix.

@@ -58,6 +58,10 @@ class TestRefused:
         running = worker('--processes', '3', target='Nobody')
         assert running.code() == 2 and running.text().count("has no 'Nobody'") == 1
 
+    def test_any_process_may_be_the_first_to_say_why(self, worker, tmp_path):
+        running = worker('--processes', '2', target='Nobody', FIRST_STAYS=str(tmp_path / 'first'))
+        assert running.code() == 2 and running.text().count("has no 'Nobody'") == 1
+
 
 class TestSignals:
 
