@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 
 from greenmq import Connection, runtime
@@ -81,6 +82,7 @@ class Signals:
         self.worker = worker
         self.drain_timeout = drain_timeout
         self.hit = 0
+        self._hub = runtime.hub_id()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -104,6 +106,12 @@ class Signals:
         # A callback that computes keeps the hub from its timers, but not the interpreter from this one.
         signal.setitimer(signal.ITIMER_REAL, timeout + GRACE)
         ConsumerMixin.stop(self.worker, timeout)
+        runtime.post(self._hub, partial(self._say, signal.Signals(signum).name, timeout))
+
+    @staticmethod
+    def _say(name: str, timeout: float) -> None:
+        # Not by the handler, which may have come while a line is written.
+        logger.info('%s: ending; callbacks that run have %g s', name, timeout)
 
     def too_late(self, signum: int, frame: FrameType | None) -> None:
         """The handler of the alarm that `handle` set."""
