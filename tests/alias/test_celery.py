@@ -14,7 +14,7 @@ import pytest
 
 from tests.alias.celery_app import CELERY, PATH, Worker, environment, shipped
 from tests.alias.child import environ, need_the_pth
-from tests.support.process import end, free_ports, popen, wait_until
+from tests.support.process import end, free_ports, popen, runs, wait_until
 from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.own_process, pytest.mark.slow, pytest.mark.faults]
@@ -168,15 +168,7 @@ def test_detach_and_multi_keep_the_switch(redis_url, tmp_path):
         finally:
             number = int(pid.read_text())
             os.kill(number, signal.SIGTERM)
-            wait_until(lambda number=number: not alive(number), 20, f'{name} to end')
-
-
-def alive(pid):
-    try:
-        with open(f'/proc/{pid}/stat') as stat:
-            return stat.read().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
+            wait_until(lambda number=number: not runs(number), 20, f'{name} to end')
 
 
 def test_celerys_pytest_plugin(tmp_path):

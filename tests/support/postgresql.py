@@ -1,6 +1,7 @@
 """A private PostgreSQL: TCP and unix socket on a free port, a database a test."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import os
@@ -12,7 +13,15 @@ import uuid
 
 import pytest
 
-from tests.support.process import LIBC, PR_SET_PDEATHSIG, Server, free_ports, servers_required
+from tests.support.process import (
+    LIBC,
+    PR_SET_PDEATHSIG,
+    Server,
+    free_ports,
+    runs,
+    servers_required,
+    wait_until,
+)
 
 
 def programs():
@@ -150,12 +159,28 @@ class PostgreSQL(Server):
     def resume(self):
         self._signal_all(signal.SIGCONT)
 
+    def kill(self):
+        """SIGKILL to all of it: no new one starts while a process of the old one has its shared memory."""
+        others = self._processes() if self.running else []
+        super().kill()
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(runs, others)), 10, 'the processes of the server to end')
+
+    def _processes(self):
+        """The first, and its children."""
+        first = self.process.pid
+        return [first, *(pid for pid, fields in _stats() if int(fields[1]) == first)]
+
     def _signal_all(self, number):
-        for path in glob.glob('/proc/[0-9]*/stat'):
-            try:
-                stat = pathlib.Path(path).read_text().rpartition(')')[2].split()
-            except OSError:
-                continue
-            pid = int(path.split('/')[2])
-            if int(stat[1]) == self.process.pid or pid == self.process.pid:
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def _stats():
+    """Each process of the machine: its pid, and the fields of its `stat` from the state on."""
+    for path in glob.glob('/proc/[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            yield int(path.split('/')[2]), pathlib.Path(path).read_text().rpartition(')')[2].split()

@@ -173,6 +173,14 @@ def end(child):
         child.wait()
 
 
+def runs(pid):
+    """Whether a process that need not be our child has not ended; one that nobody has reaped has."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
 class Started:
     """`with` starts it, and stops it also when its start fails."""
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from greenmq import Queue
-from tests.support.process import wait_until
+from tests.support.process import runs, wait_until
 
 #: What chance decides: a few times in every run, often in a soak.
 SEEDS = range(50 if os.environ.get('GREENMQ_SOAK') else 2)
@@ -92,7 +92,8 @@ class TestSignals:
         running = worker('--broker', broker_url, '--drain-timeout', '600')
         running.wait('begin')
         running.send(signal.SIGTERM)
-        running.wait_text('SIGTERM: ending')  # of two signals that wait, Python handles the lower number first
+        # Of two signals that wait, Python handles the lower number first.
+        running.wait_text('SIGTERM: ending')
         running.send(signal.SIGINT)
         assert running.code(seconds=5) == 128 + signal.SIGINT
 
@@ -210,12 +211,4 @@ class TestSupervision:
         pids = [int(pid) for (pid,) in running.wait('ready', 2)]
         running.send(signal.SIGKILL)
         running.code()
-        wait_until(lambda: not any(map(_alive, pids)), 10, 'the children to end')
-
-
-def _alive(pid):
-    try:
-        with open(f'/proc/{pid}/stat') as stat:
-            return stat.read().rpartition(')')[2].split()[0] != 'Z'
-    except FileNotFoundError:
-        return False
+        wait_until(lambda: not any(map(runs, pids)), 10, 'the children to end')
