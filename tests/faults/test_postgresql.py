@@ -107,7 +107,8 @@ def test_acked_rows_are_gone(postgresql, database):
         assert postgresql.run(f'SELECT count(*) FROM {table}', database=database) == [(0,)], table
 
 
-def test_a_claim_reads_no_dead_rows(postgresql, database):
+@pytest.mark.parametrize('queues', ["'q'", "ARRAY['none', 'q']"])
+def test_a_claim_reads_no_dead_rows(postgresql, database, queues):
     """However many kombu left: what a claim reads is what it takes."""
     dead = 1_000_000 if FACTOR > 1 else 20_000
     with Connection(postgresql.url(database)) as connection:
@@ -117,8 +118,9 @@ def test_a_claim_reads_no_dead_rows(postgresql, database):
         for n in range(20):
             producer.publish(n)
         postgresql.run('VACUUM ANALYZE kombu_message', database=database)
-        sql = driver(connection).sql.take.format(room=10)
-        for place, value in (('$1', "ARRAY['q']"), ('$2', '1000000'), ('$3', '1'), ('$4', '1')):
+        sql = driver(connection).sql
+        sql = (sql.take if 'ARRAY' in queues else sql.take_one).format(room=10)
+        for place, value in (('$1', queues), ('$2', '1000000'), ('$3', '1'), ('$4', '1')):
             sql = sql.replace(place, value)
         (plan,), = postgresql.run(f'EXPLAIN (ANALYZE, FORMAT JSON) {sql}', database=database)
         reads = list(_rows_read(plan[0]['Plan'], 'kombu_message'))
@@ -145,12 +147,13 @@ def test_a_plan_made_for_an_empty_table_is_not_kept(postgresql, database):
         green.sleep(connecting._PLAN_AGE + 0.1)
         assert not mine.take(['none'], 1, 1 << 20, 0.0)  # any that is prepared has them all planned anew
         (name,), = ask("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%found AS (%'")
-        (plan,), = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} (ARRAY['q'], 1000000, 1, 1)")
+        (plan,), = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} ('q', 1000000, 1, 1)")
         reads = list(_rows_read(plan[0]['Plan'], 'kombu_message'))
         assert reads and max(reads) <= 20, reads
 
 
-def test_claims_and_acks_are_planned_once_however_many_wait(postgresql, database):
+@pytest.mark.parametrize('queues', [['q'], ['none', 'q']])
+def test_claims_and_acks_are_planned_once_however_many_wait(postgresql, database, queues):
     """One by one, and of a table that the server has counted: to plan each took it longer than to run it."""
     deadline = runtime.Deadline.after(60)
     with Connection(postgresql.url(database), transport_options={'max_connections': 1}) as connection:
@@ -160,7 +163,7 @@ def test_claims_and_acks_are_planned_once_however_many_wait(postgresql, database
         green.joinall([green.spawn(producer.publish, n) for n in range(2000)], raise_error=True)
         postgresql.run('VACUUM ANALYZE kombu_message', database=database)
         for _ in range(60):
-            taken = mine.take(['q'], 1, 1 << 20, 0.0)
+            taken = mine.take(queues, 1, 1 << 20, 0.0)
             assert len(taken) == 1
             assert not mine.settle(taken, [], deadline)
         asked = """SELECT custom_plans, generic_plans FROM pg_prepared_statements

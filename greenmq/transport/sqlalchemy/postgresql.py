@@ -52,7 +52,7 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
         side = SideStatements.of(tables.owner, tables.facts, tables.binding, channel)
         lease, pause = settings['lease_timeout'] or 30.0, settings['polling_interval'] or 1.0
         super().__init__(place, settings, owner, side, Presence(side, owner, lease, pause))
-        self._takes: dict[int, str] = {}  # by how many they take
+        self._takes: dict[tuple[int, bool], str] = {}  # by how many they take, and whether of one queue
         self._numbers = itertools.count(1)
         self._lost: dict[int, float] = {}  # claims without an answer, and when that was
 
@@ -93,12 +93,17 @@ class PostgreSQLDriver(TableDriver, SQLDriver):
         self.presence.renew_if_late()
         number = next(self._numbers)
         room = _ROOMS[bisect_right(_ROOMS, n) - 1]
-        statement = self._takes.get(room)
+        alone = len(queues) == 1
+        statement = self._takes.get((room, alone))
         if statement is None:
-            statement = self._takes[room] = self.sql.take.format(room=room)
+            text = self.sql.take_one if alone else self.sql.take
+            statement = self._takes[room, alone] = text.format(room=room)
 
         def claim(deadline: runtime.Deadline) -> list[Taken]:
-            rows = self._run(statement, Texts(queues), max_bytes, self.presence.me, number, deadline=deadline)
+            rows = self._run(
+                statement, queues[0] if alone else Texts(queues), max_bytes, self.presence.me, number,
+                deadline=deadline,
+            )  # fmt: skip
             return [Taken(name, payload, receipt, deliveries) for name, receipt, payload, deliveries in rows]
 
         return self._claims.make(

@@ -87,14 +87,7 @@ RETURNING {tell_one}
 # delivered twice, as it may be anyway. An ack waits, and with it all that was written before.
 _TAKE = """
 WITH found AS (
-    SELECT w.name, w.turn, m.id, m.payload, m.place
-    FROM (
-        SELECT q.id, q.name, g.turn FROM unnest((SELECT $1::text[])) WITH ORDINALITY AS g(name, turn)
-        JOIN "{queue}" q ON q.name = g.name ORDER BY g.turn OFFSET 0
-    ) w CROSS JOIN LATERAL (
-        SELECT v.id, v.payload, v.timestamp AS place FROM "{message}" v WHERE v.queue_id = w.id AND v.visible
-        ORDER BY v.timestamp, v.id LIMIT {{room}} FOR UPDATE SKIP LOCKED
-    ) m LIMIT {{room}}
+    {found}
 ), sized AS (
     SELECT f.*, sum(octet_length(f.payload)) OVER (ORDER BY f.turn, f.place, f.id)
         - octet_length(f.payload) AS before FROM found f
@@ -109,6 +102,20 @@ WITH found AS (
 SELECT s.name, s.id, s.payload, h.deliveries FROM held h JOIN sized s ON s.id = h.message_id
 WHERE {unhurried} ORDER BY s.turn, s.place, s.id
 """
+
+_FOUND = """SELECT w.name, w.turn, m.id, m.payload, m.place
+    FROM (
+        SELECT q.id, q.name, g.turn FROM unnest((SELECT $1::text[])) WITH ORDINALITY AS g(name, turn)
+        JOIN "{queue}" q ON q.name = g.name ORDER BY g.turn OFFSET 0
+    ) w CROSS JOIN LATERAL (
+        SELECT v.id, v.payload, v.timestamp AS place FROM "{message}" v WHERE v.queue_id = w.id AND v.visible
+        ORDER BY v.timestamp, v.id LIMIT {{room}} FOR UPDATE SKIP LOCKED
+    ) m LIMIT {{room}}"""
+
+# Of one queue, as most consumers have it: that costs the server a quarter less.
+_FOUND_IN_ONE = """SELECT $1::text AS name, 1 AS turn, v.id, v.payload, v.timestamp AS place
+    FROM "{message}" v WHERE v.queue_id = (SELECT q.id FROM "{queue}" q WHERE q.name = $1::text) AND v.visible
+    ORDER BY v.timestamp, v.id LIMIT {{room}} FOR UPDATE SKIP LOCKED"""
 
 _DONE = """
 WITH mine AS (
@@ -266,7 +273,8 @@ DELETE FROM "{owner}" o WHERE o.id = $1 AND NOT EXISTS (SELECT 1 FROM "{delivery
 class Statements(NamedTuple):
     """The statements for some tables; $1 and so on are their values, as the driver gives them.
 
-    `take` is to be formatted with `room`, the messages to take at most.
+    `take`, from some queues, and `take_one`, from one, are to be formatted with `room`, the messages to take
+    at most.
     """
 
     there: str
@@ -277,6 +285,7 @@ class Statements(NamedTuple):
     put: str
     put_one: str
     take: str
+    take_one: str
     done: str
     back: str
     unknown: str
@@ -304,8 +313,9 @@ class Statements(NamedTuple):
 
         return cls(
             *map(written, (
-                _THERE, f'{_CREATE};{side_tables.CREATE}', _INDEX, _TRIGGER, _LEAVE, _PUT, _PUT_ONE, _TAKE,
-                _DONE, _BACK, _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _PURGE_DELIVERED, _MAKE,
+                _THERE, f'{_CREATE};{side_tables.CREATE}', _INDEX, _TRIGGER, _LEAVE, _PUT, _PUT_ONE,
+                _TAKE.replace('{found}', _FOUND), _TAKE.replace('{found}', _FOUND_IN_ONE), _DONE,
+                _BACK, _UNKNOWN, _EXTEND, _SWEEP, _CLEAN, _PURGE_DELIVERED, _MAKE,
                 'SELECT 1 FROM "{queue}" WHERE name = $1::text',
                 _DELETE, _PURGE, _SIZE, _QUEUES,
             )),
