@@ -41,6 +41,11 @@ _PUT = [
     f'INSERT INTO message ({_FIELDS}) VALUES {", ".join(["(?, ?, ?, ?, ?, ?)"] * count)}'
     for count in range(_TOGETHER + 1)
 ]
+#: By their numbers: "+" keeps SQLite from the index of owners, which takes half as long again.
+_DONE = [
+    f'DELETE FROM message WHERE +owner = ? AND id IN ({", ".join("?" * count)})'
+    for count in range(_TOGETHER + 1)
+]
 _TAKE = [
     f'UPDATE message SET owner = ? WHERE id IN ({", ".join("?" * count)})' for count in range(_TOGETHER + 1)
 ]
@@ -503,12 +508,9 @@ class Store:
         Returns:
             list[int]: those that are not the owner's any more.
         """
-        gone = [
-            number for number in done
-            if not self._db.execute(
-                'DELETE FROM message WHERE id = ? AND owner = ?', (number, owner)
-            ).rowcount
-        ]  # fmt: skip
+        gone: list[int] = []
+        for at in range(0, len(done), _TOGETHER):
+            gone += self._forget(owner, done[at : at + _TOGETHER])
         for number, counted in back:
             queue = self._db.execute(
                 'SELECT queue FROM message WHERE id = ? AND owner = ?', (number, owner)
@@ -522,6 +524,19 @@ class Store:
             )
             self._touch(queue[0])
         return gone
+
+    def _forget(self, owner: int, numbers: Sequence[int]) -> list[int]:
+        if len(numbers) > 1:  # nearly always all are there; which are not is found one by one
+            self._db.execute('SAVEPOINT together')
+            all_there = self._db.execute(_DONE[len(numbers)], (owner, *numbers)).rowcount == len(numbers)
+            if not all_there:
+                self._db.execute('ROLLBACK TO together')
+            self._db.execute('RELEASE together')
+            if all_there:
+                return []
+        return [
+            number for number in numbers if not self._db.execute(_DONE[1], (owner, number)).rowcount
+        ]
 
     def _release_due(self) -> None:
         now = self._clock()

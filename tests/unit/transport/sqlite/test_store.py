@@ -70,6 +70,17 @@ def test_more_messages_than_one_statement_takes(world):
     assert bodies(world.take('q', owner=2)) == sent[41:] and world.do('held', 2) == 8
 
 
+def test_of_many_that_are_settled_only_those_are_told_that_were_not_held(world):
+    world.do('make', 'q', {})
+    world.put('q', *[b'%d' % number for number in range(50)])
+    mine = [row.id for row in world.take('q', n=45)]
+    others = [row.id for row in world.take('q', owner=2)]
+    assert world.do('settle', 1, mine[:20], ()) == []
+    stale = [others[0], mine[20], mine[0]]
+    assert world.do('settle', 1, [*mine[20:], *stale], ()) == stale
+    assert world.do('held', 1) == 0 and world.do('held', 2) == 5
+
+
 def test_a_queue_that_is_not_there(world):
     outcomes, _ = world.put('nowhere', b'x')
     assert isinstance(outcomes[0], NotFound)
