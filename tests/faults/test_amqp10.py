@@ -5,6 +5,7 @@ happens to brokers of others, behind a proxy. Few of them in every run, 300 in a
 """
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -12,7 +13,7 @@ import pytest
 
 from greenmq import Connection, Exchange, Queue
 from greenmq.cli.commands import run as main
-from greenmq.exceptions import ConnectionLost
+from greenmq.exceptions import ConnectionLost, PublishUnconfirmed
 from tests.faults.stores import consuming, drain_over_losses, drain_until, forks, survives
 from tests.stress import FACTOR
 from tests.support import green
@@ -177,7 +178,9 @@ def test_rabbitmq_does_not_crash_as_consumed_queues_are_deleted(rabbitmq, qpid_u
         for queue in bound:
             queue.declare()
             queue.consume(consumer_tag=queue.name, callback=print, no_ack=True)
-            connection.Producer(channel, routing_key=queue.name).publish('x')
+            # On a busy machine it may end a session whose channel within is gone too early (541 noproc).
+            with contextlib.suppress(PublishUnconfirmed):
+                connection.Producer(channel, routing_key=queue.name).publish('x')
         for queue in bound:
             queue.delete()
         channel.close()
