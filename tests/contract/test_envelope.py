@@ -15,6 +15,7 @@ import pytest
 from greenmq import Consumer, Producer, Queue, events
 from greenmq.exceptions import ContentDisallowed, SerializationError
 from greenmq.mixins import ConsumerMixin
+from tests.stress import FACTOR
 from tests.support import green
 from tests.support.raw_senders import Insider, sender
 
@@ -84,10 +85,10 @@ def stage(connect, broker_url, name):
     stage.close()
 
 
-def drain_until(stage, case, condition):
+def drain_until(stage, case, condition, seconds=10):
     """Handle events; what is wrong with a message comes as an error of decode, and as no other."""
     faults = 0
-    with green.Timeout(10, AssertionError(f'{case}: the good message behind it did not arrive')):
+    with green.Timeout(seconds, AssertionError(f'{case}: the good message behind it did not arrive')):
         while not condition():
             try:
                 stage.connection.drain_events(timeout=5)
@@ -215,3 +216,31 @@ def test_a_worker(stage):
         running.join()
     assert seen == wanted and not broken
     stage.check_empty()
+
+
+def test_one_of_a_hundred(stage):
+    """Many messages, and each hundredth is one of the bad ones, in turn: all others come."""
+    seen, faults = set(), []
+
+    def received(body, message):
+        message.ack()
+        if isinstance(body, dict) and 'good' in body:
+            seen.add(body['good'])
+
+    def undecodable(message, exc):
+        faults.append(exc)
+        message.ack()
+
+    bad = itertools.cycle(stage.stranger.cases)
+    wanted = set()
+    for n in range(10_000 if FACTOR > 1 else 200):
+        stage.bad(next(bad)) if n % 100 == 50 else wanted.add(stage.good())
+    consumer = Consumer(
+        stage.channel, [stage.queue], accept=['json'], callbacks=[received], on_decode_error=undecodable,
+        auto_declare=False,
+    )  # fmt: skip
+    with consumer:
+        drain_until(stage, 'all', lambda: seen == wanted, 120)
+        drain_until(stage, 'end', lambda: True)
+    stage.check_empty()
+    assert all(isinstance(exc, FAULTS) for exc in faults)
