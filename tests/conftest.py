@@ -156,6 +156,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.zookeeper)
         if names & {'mariadb', 'mariadb_url', 'mariadb_database'}:
             item.add_marker(pytest.mark.mariadb)
+        if item.get_closest_marker('amqp10') is not None:
+            item.add_marker(pytest.mark.once)  # what is ours there runs patched and on eventlet with RabbitMQ
         if item.get_closest_marker('timeout') is None:
             item.add_marker(pytest.mark.timeout(sum(_limit(item, when) for when in PHASES) + LAST_NET))
 
