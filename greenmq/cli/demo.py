@@ -112,7 +112,8 @@ class Demo:
         """
         self._window = runtime.Semaphore(WINDOW)
         self._outcome = runtime.Future()
-        publishing = Connection(self._url)
+        # Not opened before the others were: the broker is known to be there, and may go away now.
+        publishing = Connection(self._url, transport_options={'connect_retries_timeout': BEGINNING})
         tasks = runtime.TaskGroup('greenmq-demo')
         with opened(self._url) as consuming, opened(self._url) as replies:
             try:
