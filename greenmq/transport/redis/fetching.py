@@ -34,9 +34,6 @@ FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 #: The same where a blocking command waits for every list: nothing tells of delayed messages only.
 DELAYED_LOOK = 1.0
 
-#: Seconds that a fetch waits for one node of a cluster, before it asks the next.
-NODE_PATIENCE = 1.0
-
 #: Seconds for which the server is believed that a list is empty, where there is no health check.
 BELIEVED = 15.0
 
@@ -45,6 +42,7 @@ BELIEVED = 15.0
 TURNS = 16
 #: Queues of all plans that are kept: with each consumer that a channel starts there is another plan.
 PLANNED = 1000
+
 
 class Plan:
     """What a fetch of some queues asks for; made once for a set of queues, in a time that grows with them."""
