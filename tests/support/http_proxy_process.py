@@ -13,10 +13,13 @@ import json
 import random
 import re
 import sys
+import time
 from collections import Counter
 from urllib.parse import parse_qsl, urlsplit
 
 LIMIT = 1 << 25
+#: Seconds after which a connection to the server is not used again: it may be ending it (node does after 5).
+IDLE = 1.0
 
 
 def operation(method, target, headers, body):
@@ -122,13 +125,17 @@ class Proxy:
     async def serve(self, reader, writer):
         self.connections += 1
         self.writers.add(writer)
-        server = None
+        server, used = None, 0.0
         try:
             while (request := await read_message(reader)) is not None:
+                if server is not None and time.monotonic() - used > IDLE:
+                    self.drop(server[1])
+                    server = None
                 if server is None:
                     server = await asyncio.open_connection(*self.upstream, limit=LIMIT)
                     self.writers.add(server[1])
                 keeps = await self.exchange(request, writer, server)
+                used = time.monotonic()
                 if keeps is None:
                     return
                 if not keeps:
