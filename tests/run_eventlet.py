@@ -20,7 +20,20 @@ if arguments[:1] == ['--unpatched']:
 else:
     eventlet.monkey_patch()
 
+import logging  # noqa: E402
+
 import pytest  # noqa: E402
+
+threading = eventlet.patcher.original('threading')
+
+
+def create_lock(handler, as_ever=logging.Handler.createLock):
+    """A patched lock for which native threads wait wakes none: eventlet switches to another's greenlet."""
+    as_ever(handler)
+    handler.lock = threading.RLock()
+
+
+logging.Handler.createLock = create_lock
 
 if __name__ == '__main__':
     sys.exit(pytest.main(arguments))
