@@ -39,6 +39,9 @@ MARGIN = 64 * 1024 * 1024
 MAX_ITEMS = 2**20
 #: Aggregates within each other. Redis itself has four.
 MAX_DEPTH = 32
+#: Bytes of a number with its kind and sign: 64 bits have 20 digits at most. What is longer would fit no time
+#: and no float.
+MAX_NUMBER = 22
 #: Bytes of a line: a number, a status, an error.
 MAX_LINE = 64 * 1024
 
@@ -182,7 +185,7 @@ class Parser:
                         self._begin(kind, size, data, at, replies)
                         break
                 elif kind == 58:  # :
-                    value = int(line[1:])
+                    value = _number(line[1:])
                 elif kind in _BULKS:
                     at = self._begin(kind, int(line[1:]), data, at, replies)
                     top = stack[-1] if stack else None
@@ -332,6 +335,12 @@ def _truth(rest: bytes) -> bool:
     return {b't': True, b'f': False}[rest]
 
 
+def _number(rest: bytes) -> int:
+    if len(rest) >= MAX_NUMBER:
+        raise ValueError
+    return int(rest)
+
+
 def _null(rest: bytes) -> None:
     if rest:
         raise ValueError
@@ -344,7 +353,7 @@ _SIMPLE: dict[int, Callable[[bytes], Any]] = {
     95: _null,
     35: _truth,
     44: float,
-    40: int,
+    40: _number,
 }
 #: ! and =, which are read like a text.
 _BULKS = frozenset(b'!=')

@@ -148,6 +148,8 @@ DAMAGED = {
     'a double': b',one\r\n',
     'HTTP': b'HTTP/1.1 400\r\n',
     'TLS': b'\x15\x03\x01\r\n',
+    'a number beyond 64 bits': b':' + b'9' * 400 + b'\r\n',
+    'a big number beyond them': b'(-' + b'1' * 23 + b'\r\n',
     'a stream': b'$?\r\n',
     'no unicode': b'\xff\xfe\r\n',
 }
