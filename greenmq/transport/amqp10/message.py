@@ -214,11 +214,21 @@ def read(payload: bytes) -> Sections:
     return _new(Sections, (header, annotations, properties, program, body, kind == _DATA))
 
 
-@functools.lru_cache(512)
+#: Sections that recurred, or may: what they say by their bytes.
+_RECURRING: dict[bytes, Mapping[str, Any]] = {}
+
+
 def _recurring(section: bytes) -> Mapping[str, Any]:
     # Of many messages: nobody may change it.
-    code, values, _ = decode_described(section)
-    return MappingProxyType(_named(HEADER if code == _HEADER else PROPERTIES, values))
+    found = _RECURRING.get(section)
+    if found is None:
+        code, values, _ = decode_described(section)
+        found = MappingProxyType(_named(HEADER if code == _HEADER else PROPERTIES, values))
+        if 'correlation_id' not in found:  # an answer's, which no other message has
+            if len(_RECURRING) >= 512:
+                _RECURRING.clear()
+            _RECURRING[section] = found
+    return found
 
 
 def _named(fields: Any, values: Any) -> dict[str, Any]:
