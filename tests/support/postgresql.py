@@ -20,6 +20,7 @@ from tests.support.process import (
     free_ports,
     runs,
     servers_required,
+    stat,
     wait_until,
 )
 
@@ -171,16 +172,10 @@ class PostgreSQL(Server):
     def _processes(self):
         """The first, and its children."""
         first = self.process.pid
-        return [first, *(pid for pid, fields in _stats() if int(fields[1]) == first)]
+        found = {int(path.name): stat(path.name) for path in pathlib.Path('/proc').glob('[0-9]*')}
+        return [first, *(pid for pid, fields in found.items() if fields and int(fields[1]) == first)]
 
     def _signal_all(self, number):
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-def _stats():
-    """Each process of the machine: its pid, and the fields of its `stat` from the state on."""
-    for path in glob.glob('/proc/[0-9]*/stat'):
-        with contextlib.suppress(OSError):
-            yield int(path.split('/')[2]), pathlib.Path(path).read_text().rpartition(')')[2].split()

@@ -173,12 +173,18 @@ def end(child):
         child.wait()
 
 
+def stat(pid):
+    """The fields of a process in `/proc/PID/stat`, from its state on; None if there is none."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return None
+
+
 def runs(pid):
     """Whether a process that need not be our child has not ended; one that nobody has reaped has."""
-    try:
-        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
+    fields = stat(pid)
+    return fields is not None and fields[0] != 'Z'
 
 
 class Started:
