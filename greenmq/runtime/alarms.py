@@ -4,8 +4,9 @@ Most waits have a deadline far away that never passes: a publish for its confirm
 `LONG` seconds and more are told up to `GRAIN` seconds late, together; never early. Shorter ones have timers
 of their own, and are exact.
 
-There is a timer only while somebody waits: a program that waits for its hub to have nothing left to do must
-not wait for us.
+While nobody waits, the timer does not keep the hub: a program that waits for its hub to have nothing left
+must not wait for us. It is not stopped then: of a task that waits for one answer after the other, each wait
+would pay for a timer of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenmq.runtime.clock import monotonic
-from greenmq.runtime.seam import Handle, library
+from greenmq.runtime.seam import TimerHandle, library
 
 __all__ = ('LONG', 'Alarms')
 
@@ -35,7 +36,7 @@ class Alarms:
         #: By the number of the grain that ends after their deadline.
         self._rings: dict[int, dict[Any, None]] = {}
         self._due = 0
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
 
     def set(self, hub: Any, who: Any, at: float) -> dict[Any, None]:
         """Call ``who.expire()`` from the hub after a point in time.
@@ -50,9 +51,11 @@ class Alarms:
         number = int(at / GRAIN) + 1
         ring = self._rings.get(number)
         if ring is None:
-            ring = self._rings[number] = {}
             if self._timer is None or number < self._due:
                 self._start(hub, number)
+            elif not self._rings:
+                self._timer.ref = True
+            ring = self._rings[number] = {}
         ring[who] = None
         return ring
 
@@ -61,8 +64,13 @@ class Alarms:
         number = int(at / GRAIN) + 1
         if self._rings.get(number) is ring:  # or it has rung
             del self._rings[number]
-            if not self._rings:
-                self._stop()
+            if not self._rings and self._timer is not None:
+                self._timer.ref = False
+
+    def forget(self) -> None:
+        """Have nobody and no timer: in a forked child, where those who waited are told at once."""
+        self._rings.clear()
+        self._stop()
 
     def _start(self, hub: Any, number: int) -> None:
         self._stop()

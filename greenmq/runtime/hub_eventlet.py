@@ -309,6 +309,8 @@ def _tell(task: Any, callback: Callable[[Any], None]) -> None:
 
 
 class _Timer(timers.Timer):  # type: ignore[misc]
+    ref = True  # it makes no difference: the hub waits for ever
+
     def close(self) -> None:
         self.cancel()
 

@@ -30,9 +30,19 @@ class Hub(Protocol):
 
 
 class Handle(Protocol):
-    """A timer that was started; `close()` stops it for good and may be called twice."""
+    """What was started; `close()` stops it for good and may be called twice."""
 
     def close(self) -> None: ...
+
+
+class TimerHandle(Handle, Protocol):
+    """A timer that was started.
+
+    Attributes:
+        ref (bool): false: the hub does not wait for it when nothing else is left to do. May be set.
+    """
+
+    ref: bool
 
 
 class Watcher(Protocol):
@@ -57,7 +67,7 @@ class Library:
       cannot be had (a bare greenlet).
     * `run_soon(hub, callback, *args)`: calls it from the hub of this thread, in its next round, in order.
     * `post(hub, callback, *args)`: the same from any native thread, and wakes that hub.
-    * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `Handle` and `Watcher`.
+    * `timer(hub, seconds, callback, *args)`, `watch(hub, fd, write)`: see `TimerHandle` and `Watcher`.
     * `hold(hub)`: a `Handle`; until closed, that hub waits for `post` although nothing else can wake it.
       Without it gevent calls such a wait a deadlock.
     * `when_idle(hub, callback, *args)`: in a forked child, and at most once: call it from the hub when
@@ -81,7 +91,7 @@ class Library:
     link: Callable[[Any, Callable[[Any], None]], bool]
     run_soon: Callable[..., None]
     post: Callable[..., None]
-    timer: Callable[..., Handle]
+    timer: Callable[..., TimerHandle]
     watch: Callable[[Any, int, bool], Watcher]
     hold: Callable[[Any], Handle]
     when_idle: Callable[..., None]

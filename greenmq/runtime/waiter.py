@@ -282,6 +282,9 @@ def tell_waiters() -> None:
         if owner is hub:  # the loops of other threads may have been destroyed
             hold.handle.close()
     _holds.clear()
+    alarms = getattr(hub, 'greenmq_alarms', None)
+    if alarms is not None:
+        alarms.forget()
     for waiter in list(_parked):
         if waiter._hub is hub:
             if waiter.task.parent is not None:

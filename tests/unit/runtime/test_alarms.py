@@ -7,29 +7,41 @@ import pytest
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 from greenmq.runtime import alarms, seam
+from tests.support import green
 
 FAR = 20.0
+GEVENT = pytest.mark.skipif(seam.library.NAME != 'gevent', reason='only gevent asks what is left to do')
 
 
 @pytest.fixture
 def timers(monkeypatch):
-    """The timers of the loop that are made, as [seconds, how often closed]."""
+    """The timers of the loop that are made. They begin in a hub that has none."""
     made = []
     real = seam.library.timer
 
     class Counted:
-        def __init__(self, handle, entry):
-            self.handle, self.entry = handle, entry
+        def __init__(self, handle, seconds):
+            self.handle, self.seconds, self.closed = handle, seconds, 0
+
+        @property
+        def ref(self):
+            return self.handle.ref and not self.closed
+
+        @ref.setter
+        def ref(self, ref):
+            self.handle.ref = ref
 
         def close(self):
-            self.entry[1] += 1
+            self.closed += 1
             self.handle.close()
 
     def timer(hub, seconds, *args):
-        entry = [seconds, 0]
-        made.append(entry)
-        return Counted(real(hub, seconds, *args), entry)
+        made.append(Counted(real(hub, seconds, *args), seconds))
+        return made[-1]
 
+    of_hub = getattr(seam.library.get_hub(), 'greenmq_alarms', None)
+    if of_hub is not None:
+        of_hub.forget()
     monkeypatch.setattr(seam.library, 'timer', timer)
     return made
 
@@ -57,26 +69,57 @@ def parked(count, seconds=FAR):
     return waiters, tasks, outcomes
 
 
-def test_many_share_one_timer_which_goes_with_the_last_of_them(timers):
+@GEVENT
+def test_many_share_one_timer_which_keeps_the_hub_while_one_of_them_waits(timers):
     waiters, tasks, outcomes = parked(100)
-    assert len(timers) <= 2 and timers[-1][0] <= FAR + alarms.GRAIN  # two: a grain may end in between
+    assert len(timers) <= 2 and timers[-1].seconds <= FAR + alarms.GRAIN  # two: a grain may end in between
     for waiter in waiters[1:]:
         waiter.wake('x')
     for task in tasks[1:]:
         task.join()
-    assert [closed for _, closed in timers].count(0) == 1
+    assert [timer.ref for timer in timers].count(True) == 1
     waiters[0].wake('x')
     tasks[0].join()
-    assert outcomes == ['x'] * 100 and all(closed for _, closed in timers)
+    assert outcomes == ['x'] * 100 and not any(timer.ref for timer in timers)
 
 
+@GEVENT
 def test_a_kill_leaves_no_alarm(timers):
     waiters, tasks, outcomes = parked(3)
     for task in tasks:
         task.kill()
     for task in tasks:
         task.join()
-    assert all(closed for _, closed in timers) and outcomes == []
+    assert not any(timer.ref for timer in timers) and outcomes == []
+
+
+def test_who_waits_time_after_time_has_one_timer(timers):
+    for _ in range(100):
+        waiter = runtime.Waiter()
+        runtime.run_soon(waiter.wake, 'x')
+        assert waiter.wait(FAR) == 'x'
+    assert len(timers) == 1 and timers[0].closed == 0
+
+
+def test_the_timer_that_is_left_tells_who_waits_by_then(short, timers):
+    waiter = runtime.Waiter()
+    runtime.run_soon(waiter.wake, 'x')
+    assert waiter.wait(0.1) == 'x'
+    _, tasks, outcomes = parked(3, 0.2)
+    for task in tasks:
+        assert task.join(FAR)
+    assert outcomes == ['late'] * 3
+
+
+@GEVENT
+def test_a_hub_with_nothing_left_but_the_timer_has_nothing_left(timers):
+    def work():
+        waiter = runtime.Waiter()
+        runtime.run_soon(waiter.wake, 'x')
+        waiter.wait(FAR)
+        return seam.library.get_hub().join(FAR / 2)
+
+    assert green.in_thread(work)
 
 
 def test_each_is_told_after_its_deadline(short):
@@ -108,7 +151,7 @@ def test_who_was_woken_in_the_moment_of_the_alarm_is_woken(short):
 def test_short_waits_are_exact(timers):
     with pytest.raises(TimeoutError):
         runtime.Waiter().wait(0.01)
-    assert len(timers) == 1 and timers[0][0] <= 0.01
+    assert len(timers) == 1 and timers[0].seconds <= 0.01
 
 
 def test_a_wait_without_end_has_no_timer(timers):
