@@ -111,7 +111,7 @@ NEVER = Deadline.NEVER = Deadline(FOREVER, None)
 def in_hub() -> bool:
     """Tell whether this is the hub greenlet, which runs callbacks and must not block."""
     hub = library.peek_hub()
-    return hub is not None and getcurrent() is library.hub_greenlet(hub)
+    return hub is not None and getcurrent() is (hub if library.HUB_IS_GREENLET else hub.greenlet)
 
 
 def hub_id() -> Any:

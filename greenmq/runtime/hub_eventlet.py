@@ -39,12 +39,13 @@ from greenmq.exceptions import InvalidArgument
 from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
 
 __all__ = (
-    'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
-    'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
+    'HUB_IS_GREENLET', 'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
+    'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
     'timer', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'eventlet'
+HUB_IS_GREENLET = False
 _TURN = 0.005  # seconds of callbacks before descriptors get their turn
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 Kind = str  # READ or WRITE
@@ -75,10 +76,6 @@ def _check(hub: Any) -> None:
 
 def peek_hub() -> Any:
     return getattr(hubs._threadlocal, 'hub', None)
-
-
-def hub_greenlet(hub: Any) -> Any:
-    return hub.greenlet
 
 
 class _Extra:

@@ -18,12 +18,13 @@ from greenlet import GreenletExit, getcurrent
 from greenmq.runtime.seam import CLIENT_SECONDS, MOST_CLIENTS
 
 __all__ = (
-    'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
-    'hub_greenlet', 'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
+    'HUB_IS_GREENLET', 'NAME', 'Event', 'Local', 'Semaphore', 'Timeout', 'end_thread', 'get_hub', 'hold',
+    'link', 'original', 'peek_hub', 'post', 'reinit', 'remember_hub', 'run_soon', 'spawn',
     'timer', 'watch', 'when_idle', 'wsgi_server',
 )  # fmt: skip
 
 NAME = 'gevent'
+HUB_IS_GREENLET = True
 _LAST_ROUND = 0.01  # seconds for what still runs in a hub when its thread ends
 _READ, _WRITE = 1, 2  # libev's and libuv's own numbers
 
@@ -54,10 +55,6 @@ def link(task: Any, callback: Callable[[Any], None]) -> bool:
         return False
     task.rawlink(callback)
     return True
-
-
-def hub_greenlet(hub: Any) -> Any:
-    return hub  # gevent's Hub is the greenlet itself
 
 
 def run_soon(hub: Any, callback: Callable[..., None], *args: Any) -> None:

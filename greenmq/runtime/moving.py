@@ -19,7 +19,7 @@ from typing import Any
 
 from greenmq.exceptions import TimeoutError
 from greenmq.runtime.clock import Deadline, post
-from greenmq.runtime.seam import library
+from greenmq.runtime.seam import hub_greenlet, library
 from greenmq.runtime.waiter import Waiter
 
 __all__ = ('take_over',)
@@ -87,7 +87,7 @@ def take_over(hub: Any, leave: Callable[[], bool]) -> bool:
 def _is_in_loop(hub: Any) -> bool:
     # A thread is in its loop when its main greenlet waits for somebody to switch to it: it has a frame then.
     # The frame of one that runs, or has ended, cannot be seen.
-    main = library.hub_greenlet(hub)
+    main = hub_greenlet(hub)
     while main.parent is not None:
         main = main.parent
     return main.gr_frame is not None

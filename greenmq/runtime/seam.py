@@ -23,6 +23,8 @@ class Hub(Protocol):
     `switch()` parks the running greenlet until another switches back to it. It is what makes a call "switch".
     """
 
+    #: What callbacks run in, if it is not the hub itself; see `hub_greenlet`.
+    greenlet: Any
     #: Ours, kept there so that a wait finds it at once; see `alarms`.
     greenmq_alarms: Any
 
@@ -60,7 +62,8 @@ class Library:
     """Everything that greenmq asks of a hub library. A module `hub_<name>` defines each of these names.
 
     * `get_hub()`: the hub of this thread, made if there is none. `peek_hub()`: the same, or None.
-    * `hub_greenlet(hub)`: the greenlet that callbacks run in.
+    * `HUB_IS_GREENLET`: callbacks run in the hub itself, and not in its attribute `greenlet`; see
+      `hub_greenlet`.
     * `spawn(run, ended, name)`: a greenlet that starts in the next round. `ended` is called after its end,
       also if it was killed before its start, and so never ran.
     * `link(greenlet, callback)`: have `callback(greenlet)` called from the hub after its end; False if this
@@ -84,9 +87,9 @@ class Library:
     """
 
     NAME: str
+    HUB_IS_GREENLET: bool
     get_hub: Callable[[], Hub]
     peek_hub: Callable[[], Hub | None]
-    hub_greenlet: Callable[[Any], Any]
     spawn: Callable[[Callable[[], None], Callable[[], None], str], Any]
     link: Callable[[Any, Callable[[Any], None]], bool]
     run_soon: Callable[..., None]
@@ -118,6 +121,13 @@ class _Undecided(Library):
 
 
 library: Library = _Undecided()
+
+
+def hub_greenlet(hub: Any) -> Any:
+    """The greenlet that the callbacks of a hub run in. What is asked for each message is written out."""
+    return hub if library.HUB_IS_GREENLET else hub.greenlet
+
+
 _wanted: str | None = None
 _when_chosen: list[Callable[[], None]] = []
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from greenlet import getcurrent
 
 from greenmq.runtime.clock import logger
-from greenmq.runtime.seam import library
+from greenmq.runtime.seam import hub_greenlet, library
 from greenmq.runtime.tasks import kill_all
 from greenmq.runtime.waiter import sleep
 
@@ -73,7 +73,7 @@ class _Last:
 
 def _end_tasks(hub: Any) -> None:
     # A greenlet that waits is kept by its own stack, with all that it knows: each is to end.
-    if getcurrent() is not library.hub_greenlet(hub).parent:
+    if getcurrent() is not hub_greenlet(hub).parent:
         return
     for _ in range(_ROUNDS):
         sleep(0)  # who reads or writes what was closed learns of it, and ends by itself

@@ -16,7 +16,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from greenlet import getcurrent
 
@@ -116,10 +116,67 @@ class Waiter:
             Forked: this is a copy of the task in a forked child.
         Switches: only if not woken yet. Killed while waiting: later wakes are refused.
         """
-        if self._state == _PENDING:
-            self._park(deadline, decline, hold)
+        if self._state == _PENDING:  # all of it here: a call of ours more is a tenth of a wait
+            hub = self._hub
+            task = getcurrent()
+            if library.peek_hub() is not hub:
+                raise WrongHub('a waiter')
+            if task is (hub if library.HUB_IS_GREENLET else hub.greenlet):
+                raise WouldBlock('this call', 'spawn')
+            if self.task is not None:
+                raise RuntimeError(f'{self!r} is waited for by another task already')
+            timer = ring = None
+            if deadline is not None:
+                at = (deadline if deadline.__class__ is Deadline else Deadline.of(deadline)).at
+                left = at - monotonic()
+                if left < LONG:
+                    timer = library.timer(hub, left, self._resume, _EXPIRED, None)
+                elif at != FOREVER:
+                    try:
+                        alarms = hub.greenmq_alarms
+                    except AttributeError:
+                        alarms = hub.greenmq_alarms = Alarms()
+                    ring = alarms.set(hub, self, at)
+            self.task = task
+            epoch = forks.count
+            _parked.add(self)
+            # Where nothing else is alive, gevent calls it a deadlock.
+            held = hold and timer is None and ring is None and _hold(hub)
+            try:
+                hub.switch()
+                if forks.count != epoch:
+                    # Also if it was woken just before the fork: that value is the parent's, not ours to use.
+                    raise Forked(self.what)
+                if self._state == _PENDING:
+                    raise RuntimeError(f'{task!r} was switched to by somebody else, it waited in {self!r}')
+            except BaseException as exc:
+                self._leave(decline)
+                if isinstance(exc, Exception) and forks.count != epoch:
+                    # The library found nothing left to run in this child, see `tell_waiters`.
+                    raise Forked(self.what) from exc
+                raise
+            finally:
+                self.task = None
+                _parked.discard(self)
+                if ring is not None:
+                    ring.pop(self, None)
+                    if not ring:
+                        alarms.emptied(ring, at)
+                elif timer is not None:
+                    timer.close()
+                elif held:
+                    _let_go(hub)
         if self._state == _WOKEN:
             return self._value
+        self._raise(deadline)
+
+    def _leave(self, decline: Callable[[Any], Any] | None) -> None:
+        # Accepted but never to be used: without this the slot or message in the value is lost.
+        if self._state == _WOKEN and decline is not None:
+            decline(self._value)
+        self._state = _LEFT
+
+    def _raise(self, deadline: Timeoutish) -> NoReturn:
         if self._state == _FAILED:
             # The traceback refers to this frame, the frame to the waiter: without its part in it the waiter
             # and all that the error knows of are freed at once, not by the collector.
@@ -129,60 +186,6 @@ class Waiter:
             finally:
                 del error
         raise Deadline.of(deadline).error(self.what)
-
-    def _park(self, timeout: Timeoutish, decline: Callable[[Any], Any] | None, hold: bool) -> None:
-        hub = self._hub
-        task = getcurrent()
-        if library.peek_hub() is not hub:
-            raise WrongHub('a waiter')
-        if task is library.hub_greenlet(hub):
-            raise WouldBlock('this call', 'spawn')
-        if self.task is not None:
-            raise RuntimeError(f'{self!r} is waited for by another task already')
-        timer = ring = None
-        if timeout is not None:
-            at = (timeout if timeout.__class__ is Deadline else Deadline.of(timeout)).at
-            left = at - monotonic()
-            if left < LONG:
-                timer = library.timer(hub, left, self._resume, _EXPIRED, None)
-            elif at != FOREVER:
-                try:
-                    alarms = hub.greenmq_alarms
-                except AttributeError:
-                    alarms = hub.greenmq_alarms = Alarms()
-                ring = alarms.set(hub, self, at)
-        self.task = task
-        epoch = forks.count
-        _parked.add(self)
-        # Where nothing else is alive, gevent calls it a deadlock.
-        held = hold and timer is None and ring is None and _hold(hub)
-        try:
-            hub.switch()
-            if forks.count != epoch:
-                # Also if it was woken just before the fork: that value is the parent's, and not ours to use.
-                raise Forked(self.what)
-            if self._state == _PENDING:
-                raise RuntimeError(f'{task!r} was switched to by somebody else while it waited in {self!r}')
-        except BaseException as exc:
-            # Accepted but never to be used: without this the slot or message in the value is lost.
-            if self._state == _WOKEN and decline is not None:
-                decline(self._value)
-            self._state = _LEFT
-            if isinstance(exc, Exception) and forks.count != epoch:
-                # The library found nothing left to run in this child, see `tell_waiters`.
-                raise Forked(self.what) from exc
-            raise
-        finally:
-            self.task = None
-            _parked.discard(self)
-            if ring is not None:
-                ring.pop(self, None)
-                if not ring:
-                    alarms.emptied(ring, at)
-            elif timer is not None:
-                timer.close()
-            elif held:
-                _let_go(hub)
 
     def wake(self, value: Any = None) -> bool:
         """End the wait with a value, before or after it began.

@@ -417,7 +417,11 @@ class Publishing:
             if outcome is True:
                 if pending.queued_at is not None:
                     self._tell_confirmed(pending, pending.queued_at)
-                pending.settle(None)
+                waiter = pending.waiter
+                if waiter is not None:
+                    waiter.wake()
+                else:
+                    pending.settle(None)
             elif outcome is not False:  # it came back before its confirm
                 pending.settle(outcome)
             else:
