@@ -1,6 +1,7 @@
 """AMQP connections, channels and recoveries leave nothing behind, without the collector (P47)."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from urllib.parse import urlsplit
@@ -19,9 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.green_timeout(900)]
 OBJECTS = 0.1
 
 
-def check(action, rounds):
+def check(action, rounds, rest=lambda: None):
     with census.unchanged('fds greenlets'):
-        grown = census.growth(action, rounds)
+        grown = census.growth(action, rounds, rest=rest)
     assert grown.objects_per_round < OBJECTS, str(grown)
 
 
@@ -81,8 +82,15 @@ def test_recoveries_leave_nothing_behind(request, broker, rounds, caplog):
                         except connection.connection_errors:
                             continue
                     seen.clear()
-                    # Its answer comes after the acks have left: lost with the next cut, they would bring back
-                    # their messages, and how many are in hand when the objects are counted is chance.
+                    # Over AMQP 0.9.1 and Redis its answer comes after the acks have left.
                     declared.queue_declare(passive=True)
 
-                check(live, rounds)
+                def rest():
+                    # Acks that were lost with a cut bring back their messages, and how many of those are in
+                    # hand when the objects are counted would be chance.
+                    with contextlib.suppress(TimeoutError):
+                        while True:
+                            connection.drain_events(timeout=0.5)
+                    seen.clear()
+
+                check(live, rounds, rest)

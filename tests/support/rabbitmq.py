@@ -27,7 +27,10 @@ PLUGINS = (
 )
 AMQP_HEADER = b'AMQP\x00\x00\x09\x01'
 
+#: With a name of its own: else it looks up that of the machine for each connection, and a look-up without an
+#: answer holds up all that want to connect for 5 s (a tree whose /etc/hosts does not have it).
 CONF = '''\
+cluster_name = greenmq
 loopback_users = none
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {management}
