@@ -93,6 +93,8 @@ soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minute
 	GREENMQ_SOAK=1 $(PYTEST) -m stress
 
 bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html
+	@.ci/servers
+	@.ci/parts $(BIN)/python
 	$(BIN)/python -m benchmarks --html bench.html --json bench.json
 
 others: $(VENV)/.tested  ## kombu's and Celery's own tests, and programs on kombu, with greenmq in its place: half an hour

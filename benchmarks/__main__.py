@@ -9,8 +9,8 @@ import importlib
 import sys
 from types import ModuleType
 
+from benchmarks import brokers, page, report, runner
 from benchmarks import options as common
-from benchmarks import page, report, runner
 
 #: All there are, in this order; `import` can be no module's name.
 SUITES = (
@@ -43,19 +43,25 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f'no benchmark {", ".join(unknown)}; there are {", ".join(SUITES)}')
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file grows while it is written
-    missed = []
+    missed, absent = [], []
     for name in options.names or SUITES:
         suite = module(name)
-        if suite.main(common.given(options, tuple(each for each in COMMON if each in suite.OPTIONS))):
-            missed.append(name)
+        try:
+            if suite.main(common.given(options, tuple(each for each in COMMON if each in suite.OPTIONS))):
+                missed.append(name)
+        except brokers.Missing as reason:
+            print(f'{name}: {reason}')
+            absent.append(name)
         # After each, so that a run that is broken off has shown what it had.
         if options.json:
             report.write_json(options.json, runner.machine())
         if options.html:
             page.write(options.html, report.REPORT, runner.machine())
+    if absent:
+        print(f'not measured, or not all of it: {", ".join(absent)}')
     if missed:
         print(f'targets missed in: {", ".join(missed)}')
-    return int(options.strict and bool(missed))  # a slow machine is no error
+    return int(options.strict and bool(missed or absent))  # a slow machine is no error
 
 
 if __name__ == '__main__':

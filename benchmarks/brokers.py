@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 
+class Missing(SystemExit):
+    """There is no such broker on this machine: what is measured on it is left out."""
+
+
 @contextlib.contextmanager
 def given(url: str) -> Iterator[str]:
     """A URL that needs nothing started."""
@@ -61,6 +65,24 @@ def redis(url: str | None = None) -> Iterator[str]:
         yield server.url()
 
 
+@contextlib.contextmanager
+def zookeeper() -> Iterator[Callable[[str], str]]:
+    """The URL of a ZooKeeper that runs meanwhile, by package."""
+    from tests.support.zookeeper import ZooKeeper
+
+    with _quietly(), ZooKeeper() as server:  # type: ignore[no-untyped-call]
+        yield server.url
+
+
+@contextlib.contextmanager
+def mongodb() -> Iterator[Callable[[str], str]]:
+    """The URL of a database in a FerretDB that runs meanwhile, by package."""
+    from tests.support.mongodb import FerretDB
+
+    with _quietly(), FerretDB() as server:  # type: ignore[no-untyped-call]
+        yield server.url
+
+
 #: What the probe of cloud queues finds there.
 QUEUES = ('bench', 'bench-0', 'bench-1')
 
@@ -106,10 +128,10 @@ def storage_queues() -> Iterator[tuple[str, Counting]]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    # What starts servers for the tests skips a test if there is none; here that is the end.
+    # What starts servers for the tests skips a test if there is none.
     try:
         yield
     except BaseException as reason:
         if type(reason).__name__ in ('Skipped', 'Failed'):
-            raise SystemExit(f'no broker to measure against: {reason}; give its URL') from None
+            raise Missing(f'no broker to measure against: {reason}') from None
         raise
