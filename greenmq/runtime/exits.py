@@ -93,6 +93,8 @@ def end_all() -> None:
     """
     entries = [entry for entry in _entries.values() if entry.epoch == forks.count]
     _entries.clear()
+    if not (entries or threadend.ending):
+        return  # without a question to the hub library, whose import Ctrl-C may have ended half way
     if in_hub():
         return
     if not entries:

@@ -135,7 +135,7 @@ def test_heartbeats_go_on_while_we_compute(request, server, fixture):
     url = request.getfixturevalue(fixture)
     with Connection(url, transport_options=OPTIONS) as connection:
         bound = declare(connection, 'computing')
-        for _ in range(2):
+        for _ in range(2 if server == 'rabbitmq' else 1):  # each takes all of a processor
             end = time.monotonic() + 3 * IDLE
             while time.monotonic() < end:
                 sum(range(1000))

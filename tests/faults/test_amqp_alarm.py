@@ -28,8 +28,9 @@ def test_an_alarm_ends_publishes_at_their_deadline_and_harms_nobody_else(rig, al
     publishing = rig.connection(heartbeat=1)
     facts = rig.facts('blocked', 'unblocked', 'lost')
     producer = publishing.Producer(exchange=bound.exchange, routing_key='alarm')
-    for number in range(1000):
-        producer.publish_nowait({'id': number})
+    confirms = [producer.publish_nowait({'id': number}) for number in range(1000)]
+    for confirm in confirms:  # what it has not read before the alarm, it does not read until its end
+        confirm.result(timeout=20)
     alarm(True)
     # The broker reads this one, and then no more.
     nudge = rig.spawn(outcome, lambda: producer.publish({'id': -1}, timeout=60))

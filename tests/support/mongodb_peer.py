@@ -172,7 +172,8 @@ class Commands:
         if value not in CURSORS:
             raise Refusal(43, 'CursorNotFound', f'cursor id {value} not found')
         kind, db, name, what, position = CURSORS[value]
-        end = time.monotonic() + command.get('maxTimeMS', 1000) / 1000
+        waits = kind == 'stream' or what.get('awaitData')
+        end = time.monotonic() + (command.get('maxTimeMS', 1000) / 1000 if waits else 0)
         while True:
             if kind == 'stream':
                 fresh, position[0] = CHANGES[position[0]:], len(CHANGES)

@@ -135,9 +135,10 @@ def test_consumers_that_always_find_messages_take_turns(run, publish, concurrenc
 
     run(queues, fleet=Busy, prefetch_count=50, concurrency=concurrency)
     wait_until(lambda: len(order) == 800, 30, 'all')
-    # Then neither is ever further ahead than two windows: its own, and one while the other's is on its way
+    # Then neither is ever further ahead than four of the eight windows: its own, and what is sent while
+    # the other's broker waits for a processor
     ahead = list(itertools.accumulate(1 if key == 'a' else -1 for key in order))
-    assert max(map(abs, ahead)) <= 100, ahead
+    assert max(map(abs, ahead)) <= 200, ahead
 
 
 def test_one_percent_garbage(run, publish, caplog):

@@ -114,6 +114,12 @@ def test_importing_chooses_nothing():
     assert done.stdout.strip() == 'lazy', done.stderr
 
 
+def test_an_exit_chooses_nothing():
+    # Given a hub library that can be imported no more, as when Ctrl-C came in the middle of its import
+    done = run('import sys, greenmq.runtime.exits; sys.modules["gevent"] = None; raise SystemExit(3)')
+    assert (done.returncode, done.stderr) == (3, '')
+
+
 @pytest.mark.parametrize(
     ('program', 'environment'),
     [
