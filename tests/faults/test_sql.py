@@ -175,6 +175,7 @@ def test_what_a_dead_process_held_in_a_file_goes_back(sqla_sqlite_url):
 
 
 @pytest.mark.slow
+@pytest.mark.once  # nine seconds of waiting for each: what it looks at is what the tables say
 @pytest.mark.parametrize('url', ['postgresql_url', 'pgmq_url', 'mariadb_url', 'sqla_sqlite_url', 'file_url'])
 def test_a_queue_on_which_somebody_waits_does_not_expire(request, url, monkeypatch):
     """Also if it lives for less than the time between two renewals, and the clock of the machine jumps."""
