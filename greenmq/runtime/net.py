@@ -17,7 +17,7 @@ from _socket import SHUT_WR, dup
 from _socket import socket as Socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from greenmq.exceptions import (
     ConnectionClosed,
@@ -45,6 +45,8 @@ _BURST = 32  # reads without a wait before others get a turn: a fast peer must n
 
 #: Seconds that we wait for the answer to our last bytes before the connection ends.
 _ANSWER_SECONDS = 5.0
+
+Taken = TypeVar('Taken')  # what a way to receive gives
 
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 # Of streams that hung up, until the other side has answered.
@@ -107,12 +109,23 @@ class Stream:
             is lost.
         """
         if self._tls is None:
-            return self._receive(n, deadline)
+            return self._receive(Socket.recv, n, deadline)
         while True:
             plain = self._decrypt(self._tls, n)
             if plain is not None:
                 return plain
-            self._feed(self._tls, self._receive(_CHUNK, deadline))
+            self._feed(self._tls, self._receive(Socket.recv, _CHUNK, deadline))
+
+    def read_into(self, places: Sequence[memoryview], deadline: Timeoutish = None) -> int:
+        """As `read`, into memory that is there: in this order, each whole before the next; `scatters` says
+        where.
+
+        Arguments:
+            places (Sequence[memoryview]): at most some hundred, with room for a byte at least.
+        Returns:
+            int: how many bytes came, 0 when the other side has ended the stream.
+        """
+        return self._receive(Socket.recvmsg_into, places, deadline)[0]
 
     def _feed(self, tls: TLSCodec, data: bytes) -> None:
         tls.feed(data)
@@ -128,7 +141,7 @@ class Stream:
             self._send_ciphertext(answer)
         return plain
 
-    def _receive(self, n: int, deadline: Timeoutish) -> bytes:
+    def _receive(self, take: Callable[[Socket, Any], Taken], what: Any, deadline: Timeoutish) -> Taken:
         self._burst += 1
         if self._burst > _BURST:
             self._burst = 0
@@ -137,7 +150,7 @@ class Stream:
         while True:
             sock = self._check_open()
             try:
-                return sock.recv(n)
+                return take(sock, what)
             except BlockingIOError:
                 if late:
                     raise Deadline.of(deadline).error(self._read_what) from None
@@ -419,6 +432,11 @@ class Stream:
         """True if it sends pieces from where they are: what TLS encrypts is a copy anyway."""
         return self._tls is None and hasattr(Socket, 'sendmsg')
 
+    @property
+    def scatters(self) -> bool:
+        """True if it reads into places that are there: what TLS decrypts is new memory anyway."""
+        return self._tls is None and hasattr(Socket, 'recvmsg_into')
+
     def start_tls(self, codec: TLSCodec, deadline: Timeoutish = None) -> None:
         """Make the handshake and speak TLS from now on.
 
@@ -432,7 +450,7 @@ class Stream:
         try:
             while not self._handshake_step(codec, deadline):
                 deadline.check(f'{self.name}: the TLS handshake did not end')  # however much there is to read
-                data = self._receive(_CHUNK, deadline)
+                data = self._receive(Socket.recv, _CHUNK, deadline)
                 if not data:
                     raise DialError(f'{self.name}: the other side hung up during the TLS handshake')
                 heard = heard or data

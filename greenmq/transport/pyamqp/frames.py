@@ -8,6 +8,7 @@ never tears the stream, and it refuses what the protocol forbids before it is bu
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from typing import Any, Protocol
 
 from amqp.exceptions import FrameError, FrameSyntaxError, UnexpectedFrame
@@ -44,10 +45,23 @@ MAX_BODY_BYTES = 512 * 1024 * 1024
 #: for small ones a copy is the cheaper way.
 PARTED_BYTES = 32 * 1024
 STREAMED_BYTES = 2048
+#: From so much that is missing of a body on, a read brings that alone, where it belongs: less comes with what
+#: follows it, or many bodies of some kilobytes would take a read each.
+DIRECT_BYTES = 32 * 1024
+#: Room that a body may have beyond what has come of it, or three times that if it is more; `SCANT_BYTES` if
+#: bodies under way have `SPARE_BYTES` together that nothing came for.
+AHEAD_BYTES = 1024 * 1024
+SCANT_BYTES = 8 * 1024
+SPARE_BYTES = 16 * 1024 * 1024
+#: Room for what follows a body: the end of its frame, and method, header and the body's head of the next one.
+AFTER_BYTES = 512
+#: How many more frames of a body one read may bring.
+MOST_FRAMES = 16
 
 _frame_head = struct.Struct('>BHI')
 _header_head = struct.Struct('>HHQ')
 _signature = struct.Struct('>HH')
+_next_head = struct.Struct('>BBHI')  # the end of a frame and the head of the next
 _content_head = struct.Struct('>BHIHHQ')
 _ack = struct.Struct('>BHIHHQ?B')
 
@@ -145,10 +159,42 @@ def read_place(data: bytes, offset: int) -> tuple[str, str, DecodeError | None]:
         )
 
 
+class Gathering:
+    """A body that comes in parts: one buffer, which becomes the body without a copy.
+
+    It grows with what has come: what a peer only announces costs little.
+
+    Attributes:
+        filled (int): bytes that have come.
+        view (memoryview): the buffer, in bytes; of the whole size only at the end.
+    """
+
+    __slots__ = ('_file', '_size', 'filled', 'view')
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._file = BytesIO()
+        self.view = memoryview(bytearray())
+        self.filled = 0
+
+    def grow(self, come: int, ahead: int) -> None:
+        """Make room for `come` bytes in all and for some more, `ahead` or three times that."""
+        # These bytes belong to the file alone, so neither its buffer nor its value is a copy of them.
+        self._file = file = BytesIO(bytes(min(self._size, come + max(3 * come, ahead))))
+        view = file.getbuffer()
+        view[: self.filled] = self.view[: self.filled]
+        self.view = view
+
+    def body(self) -> bytes:
+        """The whole of it. Nobody may have a part of the view any more, or it would be a copy."""
+        self.view.release()
+        return self._file.getvalue()
+
+
 class Content:
     """A message that arrives: its method, and of its content what has come so far."""
 
-    __slots__ = ('body', 'header', 'method', 'missing', 'parts', 'signature', 'size')
+    __slots__ = ('body', 'gathering', 'header', 'method', 'missing', 'signature', 'size')
 
     def __init__(self, signature: tuple[int, int], method: bytes) -> None:
         self.signature = signature
@@ -156,7 +202,7 @@ class Content:
         self.header = b''
         self.size = 0
         self.missing = -1
-        self.parts: list[bytes | memoryview] | None = None  # views of what was read: joined once
+        self.gathering: Gathering | None = None  # if it comes in parts
         self.body = b''
 
 
@@ -175,9 +221,24 @@ class Parser:
         limit (int): the largest payload the peer may send in one frame, in bytes (frame_max − 8).
     """
 
-    # `_streamed`: the message of a large body frame under way, whose bytes go straight into its parts;
-    # `_due` bytes of that frame are still to come, the end octet with them.
-    __slots__ = ('_channel_id', '_contents', '_due', '_streamed', '_taken', '_tail', 'limit', 'max_body')
+    # `_streamed`: the message of a large body frame under way, whose bytes go straight to the others of its
+    # body, `_gathered`; `_due` bytes of that frame are still to come, the end octet with them.
+    # `_places`: what `wanted` gave; `_expected`: the heads of the frames for which it gave room, and how long
+    # they are; `_quick`: the last one to take it filled the first place.
+    __slots__ = (
+        '_channel_id',
+        '_contents',
+        '_due',
+        '_expected',
+        '_gathered',
+        '_places',
+        '_quick',
+        '_streamed',
+        '_tail',
+        '_taken',
+        'limit',
+        'max_body',
+    )  # fmt: skip
 
     def __init__(self, frame_max: int, max_body: int = MAX_BODY_BYTES) -> None:
         self.limit = frame_max - FRAME_OVERHEAD
@@ -185,6 +246,10 @@ class Parser:
         self._tail = b''
         self._contents: dict[int, Content] = {}
         self._streamed: Content | None = None
+        self._gathered = Gathering(0)
+        self._places: list[memoryview] = []
+        self._expected: list[tuple[bytes, int]] = []
+        self._quick = True
         self._due = self._taken = self._channel_id = 0
 
     @property
@@ -214,7 +279,7 @@ class Parser:
             count = self._end_streamed(buffer, sink)
         unpack = _frame_head.unpack_from
         try:
-            while end - position >= FRAME_OVERHEAD:
+            while end - position >= FRAME_OVERHEAD - 1:
                 kind, channel_id, size = unpack(buffer, position)
                 stop = position + 7 + size
                 if stop >= end:
@@ -316,19 +381,16 @@ class Parser:
     def _body(self, channel_id: int, payload: bytes, sink: Sink) -> None:
         size = len(payload)
         content = self._expect_body(channel_id, size)
-        if size == content.size and content.parts is None:  # the whole body in one frame: the common case
+        if size == content.size and content.gathering is None:  # all in one frame: the common case
             content.body = payload
         elif not size:
-            return  # allowed, and kept they would fill the memory without an end
+            return  # allowed
         else:
-            if content.parts is None:
-                content.parts = []
-            content.parts.append(payload)
+            self._add(self._gathering(content), payload)
             content.missing -= size
             if content.missing:
                 return
-            content.body = b''.join(content.parts)
-            content.parts = None
+            self._complete(content)
         del self._contents[channel_id]
         sink.on_content(channel_id, content)
 
@@ -340,38 +402,111 @@ class Parser:
             raise UnexpectedFrame(f'{size - content.missing} bytes more than the header announced')
         return content
 
+    def _gathering(self, content: Content) -> Gathering:
+        if content.gathering is None:
+            content.gathering = Gathering(content.size)
+        return content.gathering
+
+    def _add(self, body: Gathering, data: bytes | memoryview) -> None:
+        come = body.filled + len(data)
+        if come > len(body.view):
+            body.grow(come, self._ahead())
+        body.view[body.filled : come] = data
+        body.filled = come
+
+    def _ahead(self) -> int:
+        bodies = [each.gathering for each in self._contents.values() if each.gathering is not None]
+        spare = sum([len(body.view) - body.filled for body in bodies])
+        return AHEAD_BYTES if spare < SPARE_BYTES else SCANT_BYTES
+
+    def _complete(self, content: Content) -> None:
+        assert content.gathering is not None
+        content.body = content.gathering.body()
+        content.gathering = None
+
+    # ---- large body frames, which are taken as they come
+
     def _begin_streamed(self, channel_id: int, size: int, beginning: bytes | memoryview) -> None:
         content = self._expect_body(channel_id, size)
-        if content.parts is None:
-            content.parts = []
-        content.parts.append(b'')  # no piece of another frame may be added to
         content.missing -= size
+        self._gathered = self._gathering(content)
         self._streamed, self._channel_id = content, channel_id
         self._due, self._taken = size + 1, FRAME_OVERHEAD - 1
         self._stream(beginning)
 
     def _stream(self, data: bytes | memoryview) -> None:
-        content = self._streamed
-        assert content is not None and content.parts is not None
+        self._add(self._gathered, data)
         self._due -= len(data)
         self._taken += len(data)
-        if len(data) < STREAMED_BYTES and len(content.parts[-1]) < STREAMED_BYTES:
-            # Of many small pieces each would cost more than it holds.
-            content.parts[-1] = b''.join((content.parts[-1], data))
-        else:
-            content.parts.append(data)
 
     def _end_streamed(self, buffer: bytes, sink: Sink) -> bool:
         content, due = self._streamed, self._due
-        assert content is not None and content.parts is not None
+        assert content is not None
         if buffer[due - 1] != FRAME_END:
             raise FrameError(f'frame ends with {buffer[due - 1]:#04x} where 0xce is due')
+        if due > 1:
+            self._add(self._gathered, memoryview(buffer)[: due - 1])
         self._streamed = None
-        content.parts.append(memoryview(buffer)[: due - 1])
         if content.missing:
             return False
-        content.body = b''.join(content.parts)
-        content.parts = None
+        self._complete(content)
         if self._contents.pop(self._channel_id, None) is content:  # or the channel was closed
             sink.on_content(self._channel_id, content)
         return True
+
+    def wanted(self) -> list[memoryview] | None:
+        """Where the bytes that come next belong, if they do so somewhere: to be filled in this order, as far
+        as there are some, and told by `filled`. None: have them anywhere, and `feed` them.
+
+        It is the rest of a body, with the heads of its frames between if the next ones are as long as this.
+        Where they are not, what was read is put where it belongs all the same, for a copy more.
+        """
+        content = self._streamed
+        if content is None or self._due + content.missing < DIRECT_BYTES:
+            return None
+        body = self._gathered
+        if body.filled == len(body.view):
+            body.grow(body.filled, self._ahead())
+        room, size, missing = body.view[body.filled :], self._due - 1, content.missing
+        frame = self._taken + size - (FRAME_OVERHEAD - 1)
+        places = self._places = [room[:size]]
+        expected = self._expected = list[tuple[bytes, int]]()
+        # For a peer that sends a little at a time, room for many frames would cost more than what comes.
+        most = MOST_FRAMES if self._quick or not size else 0
+        while len(room) > size and len(expected) < most:
+            room = room[size:]
+            size = min(frame, missing)
+            missing -= size
+            expected.append((_next_head.pack(FRAME_END, BODY, self._channel_id, size), size))
+            places += (memoryview(bytearray(_next_head.size)), room[:size])
+        if len(room) == size and not missing:
+            places.append(memoryview(bytearray(AFTER_BYTES)))
+        return places
+
+    def filled(self, size: int, sink: Sink) -> int:
+        """`size` bytes came to where they were `wanted`. Returns and raises as `feed`."""
+        content, places = self._streamed, self._places
+        assert content is not None
+        self._quick = size >= len(places[0])
+        came = took = min(size, len(places[0]))
+        due, taken = self._due - took, self._taken + took
+        size -= took
+        position = 1
+        for head, length in self._expected:
+            if size < len(head) or places[position] != head:
+                break
+            if self._contents.get(self._channel_id) is not content:
+                break  # its channel was closed
+            content.missing -= length
+            took = min(size - len(head), len(places[position + 1]))
+            due, taken = length + 1 - took, FRAME_OVERHEAD - 1 + took
+            came += took
+            size -= len(head) + took
+            position += 2
+        self._gathered.filled += came
+        self._due, self._taken = due, taken
+        rest = b''.join(places[position:])[:size] if size else b''
+        for place in places:
+            place.release()
+        self._places = []
+        return self.feed(rest, sink) if rest else 0

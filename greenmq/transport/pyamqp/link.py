@@ -42,8 +42,8 @@ __all__ = ['Link', 'LinkOwner']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
-#: Bytes asked for in one read. Above 128 KiB an allocator may map fresh pages for each, near it while a large
-#: body is put together: tried, twice the CPU.
+#: Bytes asked for in one read; a large body under way is read to where it belongs, in any size. Above 128 KiB
+#: an allocator may map fresh pages for each: tried, twice the CPU.
 READ_SIZE = 64 * 1024
 #: After this much was queued without a turn of the writer, a publisher gives it one: the broker works
 #: meanwhile.
@@ -358,16 +358,27 @@ class Link(Outbox):
 
     def _read(self) -> None:
         try:
+            stream, parser = self.stream, self._parser
+            scatters = stream.scatters
             if self.terms.leftover:
-                self._parser.feed(self.terms.leftover, self)
+                parser.feed(self.terms.leftover, self)
             while self.error is None:
-                data = self.stream.read(READ_SIZE)
-                if not data:
+                wanted = parser.wanted() if scatters else None
+                if wanted is None:
+                    data = stream.read(READ_SIZE)
+                    size = len(data)
+                else:
+                    size = stream.read_into(wanted)
+                if not size:
                     self.lose(ConnectionLost(f'{self.name}: the broker closed the connection'))
                     return
                 self._last_in = runtime.monotonic()
-                self.bytes_in += len(data)
-                if self._parser.feed(data, self) and len(data) > 16384:
+                self.bytes_in += size
+                if wanted is None:
+                    count = parser.feed(data, self)
+                else:
+                    count = parser.filled(size, self)
+                if count and size > 16384:
                     # A full socket would keep the reader busy for ever: let those work who were handed
                     # something.
                     runtime.sleep(0)

@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import ssl
+from _socket import socket as Socket
 
 import pytest
 
@@ -85,6 +86,29 @@ class TestReading:
         ours, theirs = pair
         theirs.write(b'abcdef')
         assert [ours.read(4, LONG), ours.read(4, LONG)] == [b'abcd', b'ef']
+
+    def test_into_places_in_their_order(self):
+        ours, theirs = plain_pair()
+        assert ours.scatters
+        memory = bytearray(12)
+        places = [memoryview(memory)[:5], memoryview(memory)[5:5], memoryview(memory)[5:]]
+        with pytest.raises(TimeoutError, match='nothing to read'):
+            ours.read_into(places, 0.001)
+        task = start(lambda: ours.read_into(places))
+        runtime.sleep(0)
+        task.kill()
+        assert task.join(LONG)
+        theirs.write(b'0123456789')
+        assert ours.read_into(places, LONG) == 10 and memory == b'0123456789\0\0'
+        theirs.close()
+        assert ours.read_into(places, LONG) == 0
+        ours.close()
+
+    def test_tls_reads_into_new_memory(self, certificates):
+        ours, theirs = tls_pair(certificates)
+        assert not ours.scatters
+        ours.abandon()
+        theirs.abandon()
 
     def test_a_timeout_loses_nothing(self, pair):
         ours, theirs = pair
@@ -314,7 +338,7 @@ class TestEnding:
             with pytest.raises(TimeoutError):
                 ours.read(1, 0)  # takes the session tickets: a close with unread bytes would be a reset
             getattr(ours, how)()
-            assert bool(theirs._receive(100, LONG)) is expected
+            assert bool(theirs._receive(Socket.recv, 100, LONG)) is expected
             theirs.abandon()
 
     def test_dropped_it_closes_its_descriptor(self):
@@ -330,7 +354,7 @@ class TestEnding:
     def test_hung_up_without_an_answer_to_wait_for_it_ends_our_side_alone(self, pair):
         ours, theirs = pair
         ours.hang_up(b'bye')
-        assert read_all(theirs, 3) == b'bye' and theirs._receive(100, LONG) == b''
+        assert read_all(theirs, 3) == b'bye' and theirs._receive(Socket.recv, 100, LONG) == b''
         if not theirs.tls:  # which answers our end by its own
             theirs.write(b'still heard')
             assert read_all(ours, 11) == b'still heard'
@@ -349,14 +373,14 @@ class TestEnding:
             with pytest.raises(TimeoutError):
                 theirs.read(1, 0.05)  # no end
             theirs.write(part, LONG)
-        assert theirs._receive(100, LONG) == b''  # not even an alert
+        assert theirs._receive(Socket.recv, 100, LONG) == b''  # not even an alert
 
     def test_hung_up_upon_one_that_never_answers_it_ends_all_the_same(self, pair, monkeypatch):
         monkeypatch.setattr('greenmq.runtime.net._ANSWER_SECONDS', 0.1)
         ours, theirs = pair
         ours.hang_up(b'bye', b'good bye')
         ours.close()
-        assert read_all(theirs, 3) == b'bye' and theirs._receive(100, LONG) == b''
+        assert read_all(theirs, 3) == b'bye' and theirs._receive(Socket.recv, 100, LONG) == b''
 
     def test_a_descriptor_reused_at_once_is_not_touched(self, pair):
         ours, _theirs = pair

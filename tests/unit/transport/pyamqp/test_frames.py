@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tracemalloc
 
 import pytest
 from amqp import spec
@@ -171,10 +172,161 @@ def test_a_large_frame_on_its_way_counts_and_small_pieces_are_joined():
     for piece in pieces(sent[:-2], 1):
         parser.feed(piece, sink)
     assert parser.pending == 100_000 + 6
-    assert len(parser._streamed.parts) < 100
+    assert len(parser._gathered.view) <= 100_000 + 1024 * 1024
     parser.forget(1)  # its channel is closed: the rest of the frame is nobody's
     parser.feed(sent[-2:] + delivery(2, b'next'), sink)
     assert [event[-1] for event in sink.seen] == [b'next'] and parser.pending == 0
+
+
+def receive(parser, sink, data, sizes):
+    """As a link does: what the parser wants somewhere is put there, a read of each of the sizes in turns.
+
+    Returns the number of reads, and how many bytes they brought at places that the parser gave.
+    """
+    position = reads = placed = 0
+    while position < len(data):
+        size = sizes[reads % len(sizes)]
+        places = parser.wanted()
+        if places is None:
+            parser.feed(data[position : position + size], sink)
+            came = min(size, len(data) - position)
+        else:
+            came = 0
+            for place in places:
+                part = data[position + came : position + min(size, came + len(place))]
+                place[: len(part)] = part
+                came += len(part)
+            assert came, 'a read without room: it would seem to be the end'
+            parser.filled(came, sink)
+            placed += came
+        position += came
+        reads += 1
+    return reads, placed
+
+
+def test_bodies_are_put_in_place_whatever_the_reads_and_whoever_interleaves():
+    def pattern(size):
+        return bytes(range(251)) * (size // 251 + 1)
+
+    first, second = delivery(1, pattern(90_000)), delivery(2, pattern(70_000))
+    between = first.index(b'\xce\x03\x00\x01', 40_000) + 1  # where a frame ends
+    data = first[:between] + second + first[between:] + delivery(3, pattern(50_000), 3000)
+    data += delivery(1, b'small') + delivery(2, pattern(200_000)) + frames.HEARTBEAT
+    whole, in_place = feed([data])[1], 0
+    assert len(whole) == 5
+    for sizes in ([65536], [9000, 1 << 20], [1], [4096], [4095, 1, 8], [7, 100_000], [33_000, 9], [8, 4088]):
+        parser, sink = frames.Parser(FRAME_MAX), Recorder()
+        _, placed = receive(parser, sink, data, sizes)
+        assert sink.seen == whole and parser.pending == 0, sizes
+        in_place += placed
+    assert in_place > 1_000_000
+
+
+def test_every_cut_of_what_is_put_in_place():
+    data = delivery(1, bytes(range(256)) * 200) + delivery(2, b'next')
+    whole = feed([data])[1]
+    for cut in range(1, len(data), 3):
+        parser, sink = frames.Parser(FRAME_MAX), Recorder()
+        receive(parser, sink, data, [6000, cut, 1, 1, 1 << 20])
+        assert sink.seen == whole and parser.pending == 0, cut
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    sizes=st.lists(st.integers(0, 120_000), max_size=5),
+    reads=st.lists(st.integers(1, 70_000), min_size=1, max_size=8),
+    frame_max=st.sampled_from([4096, 5000, 131072]),
+)
+def test_large_bodies_survive_any_reads(sizes, reads, frame_max):
+    bodies = [bytes([number]) * size for number, size in enumerate(sizes)]
+    data = b''.join(delivery(1, body, frame_max) for body in bodies)
+    parser, sink = frames.Parser(131072), Recorder()
+    receive(parser, sink, data, reads)
+    assert [event[-1] for event in sink.seen] == bodies and parser.pending == 0
+
+
+def test_a_damaged_frame_is_noticed_where_it_was_put_in_place():
+    data = bytearray(delivery(1, b'a' * 100_000))
+    data[data.index(b'a\xce', 50_000) + 1] = 0
+    for size in (1000, 4096, 1 << 20):
+        with pytest.raises(FrameError, match='ends with 0x00'):
+            receive(frames.Parser(FRAME_MAX), Recorder(), bytes(data), [size])
+
+
+def test_a_channel_closed_in_the_middle_of_a_body_takes_its_rest_with_it():
+    parser, sink = frames.Parser(131072), Recorder()
+    sent = delivery(1, b'x' * 100_000, 131072)
+    receive(parser, sink, sent[:50_000], [4096])
+    parser.wanted()  # a reader waits
+    parser.forget(1)
+    parser.filled(0, sink)
+    receive(parser, sink, sent[50_000:] + delivery(2, b'next'), [1 << 20])
+    assert [event[-1] for event in sink.seen] == [b'next'] and parser.pending == 0
+
+
+def test_a_megabyte_that_is_there_takes_two_reads():
+    body = bytes(1_000_000)
+    data = delivery(1, body, 131072) * 3
+    sink = Recorder()
+    reads, placed = receive(frames.Parser(131072), sink, data, [65536] + [1 << 21] * 10)
+    assert [event[-1] for event in sink.seen] == [body] * 3
+    # The first ones bring a beginning; what follows comes with the heads that it needs.
+    assert reads <= 4 and placed > 2_900_000
+
+
+def peak_bytes(work):
+    """The most memory that work allocated and held at once, without what was there before."""
+    tracemalloc.start()
+    try:
+        kept = work()
+        return tracemalloc.get_traced_memory()[1], kept
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_body_that_is_announced_and_does_not_come_costs_no_memory():
+    size = frames.MAX_BODY_BYTES
+    frame = frames.method_frame(1, frames.DELIVER, dumps('sLbss', ('tag', 7, False, 'exchange', 'key')))
+    frame += frames.content_frames(1, PROPERTIES, b'', FRAME_MAX)
+    header = frame.replace(bytes(8) + PROPERTIES, size.to_bytes(8, 'big') + PROPERTIES)
+    assert header != frame
+
+    def announce(parser, channel_id, more):
+        own = channel_id.to_bytes(2, 'big')
+        parts = header.split(b'\xce')[:-1]
+        parser.feed(b''.join(part[:1] + own + part[3:] + b'\xce' for part in parts) + more(own), Recorder())
+        parser.wanted()
+        return parser
+
+    def nothing(own):
+        return b''
+
+    def a_beginning(own):
+        return b'\x03' + own + (131064).to_bytes(4, 'big') + b'x' * 100 if own[1] == 1 else b''
+
+    def small_frames(own):
+        return (b'\x03' + own + (100).to_bytes(4, 'big') + b'x' * 100 + b'\xce') * 2
+
+    def on_many(more):
+        parser = frames.Parser(131072)
+        for channel_id in range(200, 0, -1):
+            announce(parser, channel_id, more)
+        return parser
+
+    assert peak_bytes(lambda: on_many(nothing))[0] < 500_000
+    assert peak_bytes(lambda: on_many(a_beginning))[0] < 2_000_000
+    # Each has a little room, as long as all of them have not got much.
+    assert peak_bytes(lambda: on_many(small_frames))[0] < frames.SPARE_BYTES + 6_000_000
+
+
+@pytest.mark.parametrize(('size', 'most'), [(900_000, 1.35), (20_000_000, 2)])
+def test_a_body_is_put_together_without_a_second_one(size, most):
+    # A larger one grows on the way: what has come is copied then, and a third of it at most all in all.
+    data = delivery(1, bytes(size), 131072)
+    sink = Recorder()
+    peak, _ = peak_bytes(lambda: receive(frames.Parser(131072), sink, data, [65536]))
+    assert len(sink.seen[0][-1]) == size
+    assert peak < most * size + 200_000
 
 
 def test_a_part_of_a_large_body_is_nothing_that_anybody_hears_of():
@@ -250,7 +402,7 @@ def test_properties_are_encoded_as_py_amqp_does(names):
 
 
 def test_a_timestamp_may_be_a_datetime():
-    moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     encode = properties.encode_properties
     assert encode({'timestamp': moment}) == encode({'timestamp': 1767312000})
 
