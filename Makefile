@@ -43,11 +43,11 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 	@.ci/parts $(BIN)/python
 	$(BIN)/python .ci/lanes \
 		"$(PYTEST) -m 'not stress' $(FAULT_LANE)" \
-		"$(PATCHED) $(patsubst %,--ignore %,$(FAULT_LANE) tests/house)" \
-		"$(PATCHED) $(FAULT_LANE)" \
-		"$(PYTEST) -m 'not stress' $(PROGRAM_LANE)" \
 		"$(PYTEST) -m 'not stress' $(CONTRACT_LANE)" \
 		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(PROGRAM_LANE) $(CONTRACT_LANE) tests/house)" \
+		"$(PATCHED) $(patsubst %,--ignore %,$(FAULT_LANE) tests/house)" \
+		"$(PYTEST) -m 'not stress' $(PROGRAM_LANE)" \
+		"$(PATCHED) $(FAULT_LANE)" \
 		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
 			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
 
