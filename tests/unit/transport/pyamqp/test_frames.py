@@ -204,6 +204,14 @@ def receive(parser, sink, data, sizes):
     return reads, placed
 
 
+@pytest.fixture(autouse=True, scope='module')
+def smaller_bodies_too():
+    """Those of some ten kilobytes are read to where they belong as well: so many cuts of them cost less."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, 'DIRECT_BYTES', 32 * 1024)
+        yield
+
+
 def test_bodies_are_put_in_place_whatever_the_reads_and_whoever_interleaves():
     def pattern(size):
         return bytes(range(251)) * (size // 251 + 1)
