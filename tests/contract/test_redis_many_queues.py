@@ -61,7 +61,8 @@ def test_a_message_costs_the_same_among_many_queues(slow, raw):
             bench.until(lambda number=number, seen=seen: len(seen) > number)
             idle(bench)
         found.append(pops(raw))
-    assert found[0] == found[1]
+    # The word of a message may come while its queue is being asked, which then is asked once more for it.
+    assert found[1] - found[0] <= 2, found
 
 
 def test_reading_costs_one_command_however_many_lists(slow, raw):
