@@ -62,10 +62,10 @@ class Work:
     """Connected, with a queue; `ready(messages)` gives what is to be measured."""
 
     def __init__(self, url: str, task: str, package: str) -> None:
-        self.library = importlib.import_module(package)
+        self.module = importlib.import_module(package)
         options = {'confirm_publish': task == 'confirm'} if url.startswith('amqp') else {}
-        self.connection = self.library.Connection(url, transport_options=options)
-        self.queue = self.library.Queue('profile', self.library.Exchange('profile'), 'profile')
+        self.connection = self.module.Connection(url, transport_options=options)
+        self.queue = self.module.Queue('profile', self.module.Exchange('profile'), 'profile')
         self.queue = self.queue(self.connection.default_channel)
         self.queue.declare()
         self.producer: Any = self.connection.Producer()

@@ -72,16 +72,16 @@ class Kombu(Client):
     package = 'kombu'
 
     def open(self):
-        self.library = importlib.import_module(self.package)
+        self.module = importlib.import_module(self.package)
         self.connection = self.connect()
         self.channel = self.connection.default_channel
-        self.entity = self.library.Queue(self.queue, durable=False, channel=self.channel)
+        self.entity = self.module.Queue(self.queue, durable=False, channel=self.channel)
         self.entity.queue_declare()
         self.producer = self.connection.Producer()
         self.producers, self.others = [self.producer], []
 
     def connect(self):
-        return self.library.Connection(self.url, transport_options={'confirm_publish': self.confirm})
+        return self.module.Connection(self.url, transport_options={'confirm_publish': self.confirm})
 
     def publish(self, producer=None):
         producer = producer or self.producer
@@ -144,7 +144,7 @@ class Greenmq(Kombu):
         return self.producer
 
     def start(self, function, *arguments):
-        return self.library.runtime.spawn(function, *arguments, name='bench').join
+        return self.module.runtime.spawn(function, *arguments, name='bench').join
 
     def open(self):
         importlib.import_module('greenmq.runtime')

@@ -31,8 +31,8 @@ def traced():
 
 class Footprint:
     def __init__(self, package, url):
-        self.library, self.url = importlib.import_module(package), url
-        self.base = self.library.Connection(url)
+        self.module, self.url = importlib.import_module(package), url
+        self.base = self.module.Connection(url)
         self.base.connect()
         self.channel = self.base.default_channel
         self.names = map(f'{uuid.uuid4().hex[:8]}.{{}}'.format, itertools.count())
@@ -40,7 +40,7 @@ class Footprint:
 
     def connection(self):
         """Connected, without a channel."""
-        found = self.library.Connection(self.url)
+        found = self.module.Connection(self.url)
         found.connect()
         return found
 
@@ -49,8 +49,8 @@ class Footprint:
 
     def consumer(self):
         """Of a queue of its own, all on one channel."""
-        queue = self.library.Queue(next(self.names), exclusive=True, durable=False)
-        consumer = self.library.Consumer(self.channel, [queue], callbacks=[print])
+        queue = self.module.Queue(next(self.names), exclusive=True, durable=False)
+        consumer = self.module.Consumer(self.channel, [queue], callbacks=[print])
         consumer.consume()
         return consumer
 
@@ -84,7 +84,7 @@ class Footprint:
             return self.waiting(lambda: gevent.sleep(0.2), number, look)
         if what == 'publish':
             queue = next(self.names)
-            self.library.Queue(queue, exclusive=True, durable=False)(self.channel).declare()
+            self.module.Queue(queue, exclusive=True, durable=False)(self.channel).declare()
             producer = self.base.Producer(routing_key=queue)
             producer.publish(1)
             return self.waiting(lambda: producer.publish(1), number, look)

@@ -20,8 +20,8 @@ BATCH = 500
 
 class Scaling:
     def __init__(self, package, url):
-        self.library, self.url = importlib.import_module(package), url
-        self.connection = self.library.Connection(url)
+        self.module, self.url = importlib.import_module(package), url
+        self.connection = self.module.Connection(url)
         self.channel = self.connection.default_channel
         self.producer = self.connection.Producer()
         self.prefix = uuid.uuid4().hex[:8]
@@ -30,8 +30,8 @@ class Scaling:
 
     def queue(self, name, exchange=None, key=None):
         name = f'{self.prefix}.{name}'
-        exchange = exchange or self.library.Exchange(f'{self.prefix}.direct', durable=False)
-        queue = self.library.Queue(name, exchange, key or name, durable=False, channel=self.channel)
+        exchange = exchange or self.module.Exchange(f'{self.prefix}.direct', durable=False)
+        queue = self.module.Queue(name, exchange, key or name, durable=False, channel=self.channel)
         queue.declare()
         return queue
 
@@ -76,13 +76,13 @@ class Scaling:
         """A consumer on a channel of its own for each queue."""
         queues = [self.queue(f'q{at}') for at in range(number)]
         for queue in queues:
-            self.library.Consumer(self.connection.channel(), [queue], on_message=self.on_message,
+            self.module.Consumer(self.connection.channel(), [queue], on_message=self.on_message,
                                   prefetch_count=BATCH).consume()
         return self.over(queues)
 
     def bindings(self, number):
         """As many topic bindings, of one queue that every message reaches by the last of them."""
-        exchange = self.library.Exchange(f'{self.prefix}.topic', 'topic', durable=False)
+        exchange = self.module.Exchange(f'{self.prefix}.topic', 'topic', durable=False)
         queue = self.queue('bound', exchange, 'last.*.#')
         for at in range(number - 1):
             queue.bind_to(exchange, f'part{at % 100}.*.item{at}.#')
@@ -129,7 +129,7 @@ class Scaling:
         """A publish on each of them in turn."""
         queue = self.queue('connections')
         key, exchange = queue.routing_key, queue.exchange.name
-        opened = [self.library.Connection(self.url) for _ in range(number)]
+        opened = [self.module.Connection(self.url) for _ in range(number)]
         producers = [connection.Producer() for connection in opened]
         self.messages = MESSAGES // 5
         for producer in producers:

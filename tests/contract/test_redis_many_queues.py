@@ -55,14 +55,18 @@ def test_a_message_costs_the_same_among_many_queues(slow, raw):
         for number in range(count):
             consume(bench, f'{count}-{number}', seen)
         idle(bench)
-        raw.config_resetstat()
-        for number in range(2):
-            bench.put(f'{count}-{number}', number)
-            bench.until(lambda number=number, seen=seen: len(seen) > number)
-            idle(bench)
-        found.append(pops(raw))
-    # The word of a message may come while its queue is being asked, which then is asked once more for it.
-    assert found[1] - found[0] <= 2, found
+        turns = []
+        for _ in range(3):
+            raw.config_resetstat()
+            seen.clear()
+            for number in range(2):
+                bench.put(f'{count}-{number}', number)
+                bench.until(lambda number=number, seen=seen: len(seen) > number)
+                idle(bench)
+            turns.append(pops(raw))
+        # The word of a message may come while its queue is being asked, which then is asked once more for it.
+        found.append(min(turns))
+    assert found[0] == found[1]
 
 
 def test_reading_costs_one_command_however_many_lists(slow, raw):

@@ -417,11 +417,7 @@ class Publishing:
             if outcome is True:
                 if pending.queued_at is not None:
                     self._tell_confirmed(pending, pending.queued_at)
-                waiter = pending.waiter
-                if waiter is not None:
-                    waiter.wake()
-                else:
-                    pending.settle(None)
+                pending.settle(None)
             elif outcome is not False:  # it came back before its confirm
                 pending.settle(outcome)
             else:
