@@ -242,7 +242,7 @@ def test_a_delayed_message_is_due_and_wakes_a_waiting_consumer(here, raw):
     seen = []
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
     until(lambda: fetches(here))
-    here.put('q', 'later', headers={'x-delay': 200})
+    here.put('q', 'later', headers={'x-delay': 1000})
     here.put('q', 'now')
     here.until(lambda: seen)
     assert seen == ['now'] and raw.zcard('greenmq.delayed') == 1

@@ -292,7 +292,7 @@ def test_a_delayed_message_wakes_who_waits(file_url):
     with Connection(file_url) as connection:
         producer = connection.Producer(routing_key='q')
         with Consumer(connection, [Queue('q')], callbacks=[lambda body, message: note(seen, body, message)]):
-            producer.publish('later', headers={'x-delay': 200})
+            producer.publish('later', headers={'x-delay': 1000})
             with pytest.raises(TimeoutError):
                 connection.drain_events(timeout=0.1)
             connection.drain_events(timeout=5)

@@ -99,7 +99,7 @@ def test_a_daemon_without_a_store_keeps_what_it_is_told_for_as_long_as_it_lives(
             producer.publish('low')
             producer.publish('high', priority=9)
             producer.publish('over', expiration=0.01)
-            producer.publish('late', headers={'x-delay': 300})
+            producer.publish('late', headers={'x-delay': 2000})
             green.sleep(0.05)
             assert [bound.get().payload for _ in range(2)] == ['high', 'low']
             assert bound.get() is None
