@@ -437,12 +437,12 @@ def test_consuming_is_proved_and_not_assumed(open_connection, caplog):
     here.consume('q', lambda message: (seen.append(text(message)), message.ack()))
     until(lambda: fetches(here))
     poller = here.channel.session.intake.poller_of(here.channel, 'q')
-    task = poller.flight.task
+    flight = poller.flight
     poller.overdue()  # as its timer does
     assert 'could not fetch' in caplog.text
     with pytest.raises(TimeoutError, match='not answered in time'):
         connection.drain_events(timeout=5)
-    until(lambda: poller.flight is not None and poller.flight.task is not task)
+    until(lambda: poller.flight is not None and poller.flight is not flight)
     here.put('q', 'x')
     here.until(lambda: seen)
 

@@ -85,7 +85,7 @@ def test_a_message_for_one_that_waits_takes_one_fetch(crowd, fetches_sent, raw):
 def test_more_than_one_script_may_take_comes_all_the_same(crowd, raw, monkeypatch):
     bench, seen = crowd
     driver = bench.channel.session.driver
-    monkeypatch.setattr(driver.fetching._gathering, '_limits', (60_000, 1024 * 1024, 3, 1024 * 1024))
+    monkeypatch.setattr(driver.fetching.gathering, '_limits', (60_000, 1024 * 1024, 3, 1024 * 1024))
     publish(raw, *seen, *seen)
     bench.until(lambda: all(len(got) == 2 for got in seen.values()))
     assert seen == {queue: [queue] * 2 for queue in seen}

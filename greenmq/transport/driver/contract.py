@@ -16,7 +16,7 @@ The page "Write a transport" of the manual has a whole one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from greenmq import runtime
@@ -290,6 +290,21 @@ class Driver:
             Iterable[Taken]: in the order of their queues; none if none came.
         """
         raise NotImplementedError(f'{type(self).__name__}.take')
+
+    def begin(
+        self, queues: list[str], n: int, max_bytes: int, seconds: float,
+        done: Callable[[list[Taken], Exception | None], bool],
+    ) -> Any:  # fmt: skip
+        """As `take`, without a task that waits for it: for clients that are called back. Must not switch.
+
+        Arguments:
+            done (Callable): to be called once, later, with what was taken and what it met; never switches.
+                If it returns False nobody wants the messages any more, and they go back.
+        Returns:
+            object: ends it by `kill()`, which must not switch: `done` is not called then, and what was taken
+                goes back. None: have `take` called by a task.
+        """
+        return None
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline

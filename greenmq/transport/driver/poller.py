@@ -36,9 +36,11 @@ Reserved = list[Any]
 
 
 class Flight:
-    """One take under way. Outlives its poller where a take must not be cut."""
+    """One take under way: in a task, or where the driver needs none, see `Driver.begin`. Outlives its poller
+    where a take must not be cut.
+    """
 
-    __slots__ = ('began', 'driver', 'epoch', 'poller', 'task', 'timer')
+    __slots__ = ('_end', 'began', 'driver', 'epoch', 'over', 'poller', 'take', 'task', 'timer')
 
     def __init__(self, poller: Poller, driver: Driver, epoch: int) -> None:
         self.poller: Poller | None = poller
@@ -46,11 +48,58 @@ class Flight:
         self.epoch = epoch
         self.began = runtime.monotonic()
         self.task: Any = None
+        self.take: Any = None
         self.timer: Any = None
+        self.over = False
+        self._end: runtime.Future | None = None
+
+    def landed(self, takens: list[Taken], error: Exception | None) -> bool:
+        """What a take without a task came to: see `Driver.begin`."""
+        wanted = True
+        try:
+            if error is None:
+                wanted = _landed(self, takens)
+            elif self.poller is not None:
+                self.poller.failed(self, error)
+        except Exception:  # whoever reads from the broker goes on
+            logger.exception('what a take brought could not be handed out')
+        finally:
+            _ended(self)
+        return wanted
+
+    def kill(self) -> None:
+        """End it, soon. Switches: no."""
+        take, self.take = self.take, None
+        if take is not None:
+            take.kill()
+            runtime.run_soon(_ended, self)
+        elif self.task is not None:
+            self.task.kill()
+
+    def leave(self) -> None:
+        """As `kill`, from another thread: there is no hub to end it in, and the driver leaves by itself."""
+        self.poller = None
+        if self.task is not None:
+            self.task.kill()
 
     def join(self, deadline: runtime.Deadline | None = None) -> bool:
         """Wait for its end. Switches: yes."""
-        return self.task is None or bool(self.task.join(deadline))
+        if self.task is not None:
+            return bool(self.task.join(deadline))
+        if self.over:
+            return True
+        if self._end is None:
+            self._end = runtime.Future()
+        return self._end.waited(deadline)
+
+    def ended(self) -> None:
+        """It has ended, in whatever way."""
+        self.over = True
+        self.take = None
+        if self.timer is not None:
+            self.timer.cancel()
+        if self._end is not None:
+            self._end.set_result()
 
 
 class Poller:
@@ -312,6 +361,9 @@ class Poller:
         driver: Driver = session.driver
         flight = self.flight = Flight(self, driver, session.epoch)
         queues = self.queues(session)
+        flight.take = driver.begin(queues, n, intake.max_bytes, seconds, flight.landed)
+        if flight.take is not None:
+            return
         flight.task = runtime.spawn(
             _take, flight, queues, n, intake.max_bytes, seconds,
             name=f'greenmq-take {self.key if self._channel is None else "all"}',
@@ -322,14 +374,14 @@ class Poller:
             seconds + GRACE, _overdue, weakref.ref(self), weakref.ref(flight.task)
         )
 
-    def took(self, flight: Flight, takens: list[Taken]) -> None:
-        """A take ended well."""
+    def took(self, flight: Flight, takens: list[Taken]) -> bool:
+        """A take ended well. False if nobody wants what it brought any more: it goes back."""
         intake = self._intake()
         session = intake.session() if intake is not None else None
         if intake is None or session is None or session.state in ('closing', 'closed', 'foreign'):
-            return _give_back(flight.driver, takens)
+            return False
         if session.has_given_back(flight.epoch):
-            return None  # they are for others, or come again
+            return True  # they are for others, or come again
         self._failures = 0
         intake.calls += 1
         intake.taken += len(takens)
@@ -337,13 +389,13 @@ class Poller:
         self.asks = min(self.asks * 4, flight.driver.take_batch) if takens else 1
         if takens:
             self._pause = HASTY
-            return None
+            return True
         if flight.driver.delivery == 'poll' and not self._again:
             self._rest(self._pause)
             self._pause = min(self._pause * 2, max(intake.polling_interval, HASTY))
         elif flight.driver.delivery != 'poll' and runtime.monotonic() - flight.began < HASTY:
             self._rest(HASTY)
-        return None
+        return True
 
     def _hand_out(self, takens: list[Taken], session: Any) -> None:
         hold = session.leases.hold if session.leases.keeps else None
@@ -413,7 +465,7 @@ class Poller:
         flight = self.flight
         if flight is not None:
             self.failed(flight, TimeoutError('a take was not answered in time'))
-            flight.task.kill()
+            flight.kill()
 
     def recovered(self) -> None:
         """There is a connection again."""
@@ -452,7 +504,7 @@ class Poller:
     def restart(self) -> None:
         """The queues have changed: a take for the old ones ends, if it may be cut."""
         if self.flight is not None and not self.flight.driver.uncut and self.flight.driver.delivery != 'poll':
-            self.flight.task.kill()
+            self.flight.kill()
         self._pause = HASTY
         self.kick()
 
@@ -461,8 +513,7 @@ class Poller:
         self.stopped = True
         self.release()
         if self.flight is not None:
-            self.flight.poller = None
-            self.flight.task.kill()
+            self.flight.leave()
 
     def stop(self) -> Flight | None:
         """Fetch no more; the take under way, if there is one."""
@@ -473,7 +524,7 @@ class Poller:
         if intake is not None and intake.driver.delivery == 'push':
             self.let_go()
         if flight is not None and not flight.driver.uncut:
-            flight.task.kill()
+            flight.kill()
         return flight
 
     def go_on(self) -> None:
@@ -494,11 +545,13 @@ def _take(flight: Flight, queues: list[str], n: int, max_bytes: int, seconds: fl
             flight.poller.failed(flight, error)
         return
     # No switch from here on: a kill finds all of them handed out.
-    poller = flight.poller
-    if poller is None or poller.flight is not flight:
+    if not _landed(flight, takens):
         _give_back(driver, takens)
-    else:
-        poller.took(flight, takens)
+
+
+def _landed(flight: Flight, takens: list[Taken]) -> bool:
+    poller = flight.poller
+    return poller is not None and poller.flight is flight and poller.took(flight, takens)
 
 
 def _give_back(driver: Driver, takens: list[Taken]) -> None:
@@ -516,8 +569,7 @@ def full_since(poller: Poller) -> int:
 
 
 def _ended(flight: Flight) -> None:
-    if flight.timer is not None:
-        flight.timer.cancel()
+    flight.ended()
     poller, flight.poller = flight.poller, None
     if poller is not None:
         poller.ended(flight)

@@ -7,7 +7,7 @@ What a Redis session does its own way, because it costs fewer steps there than i
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -207,6 +207,7 @@ class RedisDriver(contract.Driver):
         """End all tasks and links. Idempotent."""
         self.lease.stop()
         self.expiry.stop()
+        self.fetching.close()
         self.blocking.close()
         self.fanout.close()
         self.server.close()
@@ -245,6 +246,13 @@ class RedisDriver(contract.Driver):
     def take(self, queues: list[str], n: int, max_bytes: int, seconds: float) -> list[Taken]:
         """See `Driver.take`."""
         return self.fetching.take(queues, n, seconds)
+
+    def begin(
+        self, queues: list[str], n: int, max_bytes: int, seconds: float,
+        done: Callable[[list[Taken], Exception | None], bool],
+    ) -> Any:  # fmt: skip
+        """See `Driver.begin`."""
+        return self.fetching.begin(queues, n, seconds, done)
 
     def cut(self, deadline: runtime.Deadline) -> None:
         """See `Driver.cut`."""

@@ -1,17 +1,19 @@
 """How messages are taken: one script takes and registers, and a wait that takes nothing.
 
-The pollers of the session (`driver.poller`) call `Fetching.take`, one of each channel; what they ask for at
-the same time leaves as one, see `gathering`. A fetch that brought fewer than it had room for has read every
-list that it asked, so CLIENT TRACKING tells of the next LPUSH by anybody: that is what is waited for, without
-a command, and meanwhile no fetch asks such a list again. After `health_check_interval` all are fetched from
-all the same: consuming is proved again, not assumed (P25). Without tracking `blocking` waits for the lists,
-or it looks again after 10 to 500 ms.
+The pollers of the session (`driver.poller`) begin a take of each channel, see `takes`, or call `take` in a
+task where that has to wait: for the nodes of a cluster, a server that tells of nothing, or one that is away.
+What they ask for at the same time leaves as one, see `gathering`. A fetch that brought fewer than it had room
+for has read every list that it asked, so CLIENT TRACKING tells of the next LPUSH by anybody: that is what is
+waited for, without a command, and meanwhile no fetch asks such a list again. After `health_check_interval`
+all are fetched from all the same: consuming is proved again, not assumed (P25). Without tracking `blocking`
+waits for the lists, or it looks again after 10 to 500 ms.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from greenmq import runtime
@@ -19,10 +21,11 @@ from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, Time
 from greenmq.log import get_logger
 from greenmq.transport.driver.contract import UNSEEN, Taken
 from greenmq.transport.redis.blocking import BlockingWaits
-from greenmq.transport.redis.gathering import Gathering, Pairs
+from greenmq.transport.redis.gathering import Found, Gathering, Pairs
 from greenmq.transport.redis.keys import Home, Keys
 from greenmq.transport.redis.server import Server
 from greenmq.transport.redis.settling import Settler
+from greenmq.transport.redis.takes import Take
 from greenmq.transport.redis.watches import Circle, Wakeup
 
 __all__ = ('Fetching',)
@@ -114,16 +117,18 @@ class Fetching:
         blocking (BlockingWaits): waits where the server tells of nothing.
         settings (Mapping): `queue_order_strategy`, `priority_order`, `max_message_bytes`, `lease_timeout`.
         lease_ms (int): of a consumer that takes.
+    Attributes:
+        server, gathering: for takes.
     """
 
     def __init__(
         self, server: Server, keys: Keys, settler: Settler, blocking: BlockingWaits,
         settings: Mapping[str, Any], lease_ms: int,
     ) -> None:  # fmt: skip
-        self._server = server
+        self.server = server
         self._keys = keys
         self._settler = settler
-        self._gathering = Gathering(server, keys, settler, settings['max_message_bytes'], lease_ms)
+        self.gathering = Gathering(server, keys, settler, settings['max_message_bytes'], lease_ms)
         self._blocking = blocking
         self._order = settings['queue_order_strategy']
         self._backwards = settings['priority_order'] == 'amqp'
@@ -132,24 +137,83 @@ class Fetching:
         self._believed_until = 0.0
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._planned = 0  # queues of all of them
-        self._waiting: dict[Wakeup, Circle] = {}  # takes under way → who they watch with
+        self._waiting: dict[Wakeup, Circle] = {}  # takes under way in tasks → who they watch with
+        self._takes: dict[Take, None] = {}  # those without
+        #: When the next of those is looked at; one timer for all of them.
+        self._timer: runtime.Timer | None = None
+        self._due = 0.0
 
     @property
     def number(self) -> int:
         """Of the next message that is asked for."""
-        return self._gathering.number
+        return self.gathering.number
 
     @property
     def waiting(self) -> int:
         """How many takes wait for a message now."""
-        return sum(1 for wakeup in self._waiting if wakeup.waiting_since)
+        return sum(1 for watch in [*self._waiting, *self._takes] if watch.waiting_since)
 
     def leave(self) -> None:
         """The session goes on in another thread: nobody is to wake the takes of this one."""
-        self._gathering.leave()
+        self.gathering.leave()
         waiting, self._waiting = self._waiting, {}
         for wakeup, circle in waiting.items():
             circle.watches.discard(wakeup)
+        takes, self._takes = self._takes, {}
+        for take in takes:
+            take.leave()
+        self._timer = None  # of the other hub, where it finds nothing to do
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def begin(
+        self, queues: Iterable[str], n: int, seconds: float,
+        done: Callable[[list[Taken], Exception | None], bool],
+    ) -> Take | None:  # fmt: skip
+        """See `Driver.begin`."""
+        server = self.server
+        if not seconds or self._keys.cluster or not (server.tracks and server.connected and server.is_here):
+            return None
+        plan = self._plan(queues)
+        at = runtime.monotonic() + seconds
+        take = Take(self, plan, n, at, done)
+        server.watchers.join(plan.circle, take)
+        self._takes[take] = None
+        if self._timer is None or at < self._due:
+            self._look_at(at)
+        take.ask()
+        return take
+
+    def ended(self, take: Take) -> None:
+        """A take waits no more."""
+        self._takes.pop(take, None)
+        self._leave_circle(take.plan, take)
+
+    def _leave_circle(self, plan: Plan, watch: Any) -> None:
+        plan.circle.watches.discard(watch)
+        if self._plans.get(plan.queues) is not plan:
+            self._drop_unused(plan)
+
+    def _look_at(self, at: float) -> None:
+        self.close()
+        self._due = at
+        pause = max(at - runtime.monotonic(), 0.0)
+        self._timer = runtime.call_later(pause, _look, weakref.ref(self), self._takes)
+
+    def look(self, takes: dict[Take, None]) -> None:
+        """The time of some takes may be over. Switches: no."""
+        if takes is not self._takes:
+            return  # of the thread that was left
+        self._timer = None
+        now = runtime.monotonic()
+        for take in [take for take in takes if take.look_at <= now]:
+            take.look(now)
+        if self._takes:
+            self._look_at(min(take.look_at for take in self._takes))
 
     def _plan(self, queues: Iterable[str]) -> Plan:
         names = tuple(sorted(queues) if self._order == 'sorted' else queues)
@@ -166,7 +230,7 @@ class Fetching:
 
     def _drop_unused(self, plan: Plan) -> None:
         if not plan.circle.watches:
-            self._server.watchers.dissolve(plan.circle)
+            self.server.watchers.dissolve(plan.circle)
 
     def take(self, queues: Iterable[str], n: int, seconds: float) -> list[Taken]:
         """Take up to n messages of some queues, waiting for the first; see `Driver.take`.
@@ -179,7 +243,7 @@ class Fetching:
         if not seconds:
             return self._fetch(n, plan.turn())[0]
         wakeup = Wakeup()
-        self._server.watchers.join(plan.circle, wakeup)
+        self.server.watchers.join(plan.circle, wakeup)
         self._waiting[wakeup] = plan.circle
         try:
             return self._wait(plan, n, runtime.Deadline.after(seconds), wakeup)
@@ -188,12 +252,10 @@ class Fetching:
             return []
         finally:
             self._waiting.pop(wakeup, None)
-            plan.circle.watches.discard(wakeup)
-            if self._plans.get(plan.queues) is not plan:
-                self._drop_unused(plan)
+            self._leave_circle(plan, wakeup)
 
     def _wait(self, plan: Plan, n: int, deadline: runtime.Deadline, wakeup: Wakeup) -> list[Taken]:
-        watchers = self._server.watchers
+        watchers = self.server.watchers
         look = FIRST_LOOK
         while True:
             wakeup.clear()
@@ -204,7 +266,7 @@ class Fetching:
                 return takens
             left = deadline.remaining() or 0.0
             pause = left if due is None else min(left, due)
-            if not self._server.tracks:
+            if not self.server.tracks:
                 covered = self._blocking.arm(plan.lists)
                 pause, look = min(pause, DELAYED_LOOK if covered else look), min(look * 2, LAST_LOOK)
             try:
@@ -219,30 +281,30 @@ class Fetching:
 
     def cut(self, deadline: runtime.Deadline) -> None:
         """See `Driver.cut`. Switches: if a fetch whose caller was killed is not answered yet."""
-        cut, self._gathering.cut = self._gathering.cut, set()
+        cut, self.gathering.cut = self.gathering.cut, set()
         for key in cut:
-            if not self._server.connected:
+            if not self.server.connected:
                 return
             try:
                 # Answered after the fetch: then what that took is known, and goes back in its place.
-                self._server.execute(('EXISTS', key), key, deadline)
+                self.server.execute(('EXISTS', key), key, deadline)
             except (AMQPError, OperationalError, OSError) as error:
-                logger.debug('%s: a fetch was not answered before the end: %s', self._server.name, error)
+                logger.debug('%s: a fetch was not answered before the end: %s', self.server.name, error)
 
     def _fetch_or_hand_on(self, plan: Plan, n: int) -> tuple[list[Taken], float | None, bool]:
         try:
-            return self._fetch(n, self._loud(plan))
+            return self._fetch(n, self.loud(plan))
         except BaseException:
-            self._server.watchers.hand_on(plan.circle)  # somebody else looks instead
+            self.server.watchers.hand_on(plan.circle)  # somebody else looks instead
             raise
 
-    def _loud(self, plan: Plan) -> list[Any]:
+    def loud(self, plan: Plan) -> list[Any]:
         """The next turn, without the lists that are known to be empty: who consumes many queues is woken for
         one of them, and starts one consumer after the other.
 
         In a cluster all are asked: of a slot that has moved, the node that it was on tells nothing.
         """
-        quiet = self._server.watchers.quiet
+        quiet = self.server.watchers.quiet
         now = runtime.monotonic()
         if now >= self._believed_until:
             self._believed_until = now + self._believes
@@ -254,7 +316,7 @@ class Fetching:
 
     def _fetch(self, n: int, turn: list[Any]) -> tuple[list[Taken], float | None, bool]:
         """Ask: the messages, seconds until the next delayed one is due, and whether there may be more."""
-        quiet, tracks = self._server.watchers.quiet, self._server.tracks
+        quiet, tracks = self.server.watchers.quiet, self.server.tracks
         takens: list[Taken] = []
         due: float | None = None
         more = False
@@ -263,7 +325,7 @@ class Fetching:
                 break
             begun = quiet.begin()
             try:
-                found = self._gathering.ask(home, lists, words, pairs, n - len(takens))
+                found = self.gathering.ask(home, lists, words, pairs, n - len(takens))
             except (ConnectionLost, TimeoutError):
                 if not self._keys.cluster:
                     raise
@@ -275,11 +337,22 @@ class Fetching:
                 raise
             if found.due >= 0:
                 due = min(due or 1e9, found.due / 1000 + 0.001)
-            elif tracks:
-                quiet.found_empty((home.delayed,), begun)
             takens += found.takens
-            if found.more:
-                more = True
-            elif tracks:
-                quiet.found_empty(lists, begun)
+            more = more or found.more
+            if tracks:
+                self.learn(home, lists, found, begun)
         return takens, due, more
+
+    def learn(self, home: Home, lists: list[str], found: Found, begun: int) -> None:
+        """What a fetch that began then has shown to be empty is quiet, where the server tells of changes."""
+        quiet = self.server.watchers.quiet
+        if found.due < 0:
+            quiet.found_empty((home.delayed,), begun)
+        if not found.more:
+            quiet.found_empty(lists, begun)
+
+
+def _look(ref: Any, takes: dict[Take, None]) -> None:
+    fetching = ref()
+    if fetching is not None:
+        fetching.look(takes)

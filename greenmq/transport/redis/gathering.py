@@ -24,7 +24,7 @@ from greenmq.transport.redis.scripts import FETCH
 from greenmq.transport.redis.server import Server
 from greenmq.transport.redis.settling import OURS, Settler
 
-__all__ = ('Found', 'Gathering', 'Pairs')
+__all__ = ('Found', 'Gathering', 'Pairs', 'Request', 'tell_of_strangers')
 
 logger = get_logger('greenmq.transport.redis')
 
@@ -64,7 +64,11 @@ class Found:
 
 
 class Request:
-    """What one take asks for: up to n messages of some lists."""
+    """What one take asks for: up to n messages of some lists.
+
+    Arguments:
+        waiter (Waiter): or what has such a `wake`.
+    """
 
     __slots__ = ('lists', 'n', 'pairs', 'sent', 'waiter', 'words')
 
@@ -131,24 +135,33 @@ class Gathering:
             # Others have taken as much as one script may take: our turn has not come yet.
 
     def _ask_with_others(self, home: Home, request: Request) -> Found:
-        group = self._waiting.get(home)
-        if group is None:
-            group = self._waiting[home] = []
-            if len(self._waiting) == 1:
-                runtime.run_soon(self._send_all, self._waiting)
-        group.append(request)
+        self.join(home, request)
         try:
             # The reader keeps the hub.
             found: Found = raised(request.waiter.wait(None, self._give_back, hold=False), self._server.name)
         except Exception:
             raise
         except BaseException:  # killed
-            if request.sent:
-                self.cut.add(home.unacked)  # the answer may still come
-            else:
-                group.remove(request)
+            self.drop(home, request)
             raise
         return found
+
+    def join(self, home: Home, request: Request) -> None:
+        """Have a request leave with this turn. Its waiter is woken with a `Found`, or an error. No switch."""
+        group = self._waiting.get(home)
+        if group is None:
+            group = self._waiting[home] = []
+            if len(self._waiting) == 1:
+                runtime.run_soon(self._send_all, self._waiting)
+        group.append(request)
+
+    def drop(self, home: Home, request: Request) -> None:
+        """Nobody waits for it any more: what it brings goes back. Switches: no."""
+        group = self._waiting.get(home, ())
+        if request.sent:
+            self.cut.add(home.unacked)  # the answer may still come
+        elif request in group:
+            group.remove(request)  # type: ignore[union-attr]
 
     def _ask_alone(self, home: Home, request: Request, deadline: runtime.Deadline | None) -> Found:
         # A node may have moved: `Server.run` follows.

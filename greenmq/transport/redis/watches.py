@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 
-__all__ = ('Circle', 'QuietKeys', 'Wakeup', 'Watch', 'Watchers')
+__all__ = ('Circle', 'QuietKeys', 'Wakeup', 'Watch', 'Watchers', 'next_wait')
 
 #: Changed keys that are remembered for fetches under way; then none of those under way marks anything quiet.
 REMEMBERED = 10_000
@@ -22,13 +22,19 @@ class Watch:
     more.
     """
 
-    #: Does a task wait for the hit now, and since which number of waits? Then one such is hit of many: who
-    #: takes less than there is hands on, see `Watchers.hand_on`.
-    waiting_since = 0
+    __slots__ = ()
+
+    #: Does it wait for the hit now to take a message, and since which number of waits? Then one such is hit
+    #: of many: who takes less than there is hands on, see `Watchers.hand_on`.
+    waiting_since: int = 0
 
     def hit(self) -> None:
         """Called without the key: it may be all of them."""
         raise NotImplementedError
+
+
+#: The number of the next wait.
+next_wait = itertools.count(1).__next__
 
 
 def since(watch: Watch) -> int:
@@ -38,8 +44,6 @@ def since(watch: Watch) -> int:
 
 class Wakeup(Watch):
     """Wakes a task when one of some keys changes. Clear it before they are read."""
-
-    _waits = itertools.count(1)
 
     def __init__(self) -> None:
         self.happened = False
@@ -65,7 +69,7 @@ class Wakeup(Watch):
         """
         if not self.happened:
             waiter = self._waiter = runtime.Waiter()
-            self.waiting_since = next(self._waits)
+            self.waiting_since = next_wait()
             try:
                 waiter.wait(seconds)
             except TimeoutError:
@@ -133,12 +137,12 @@ class QuietKeys:
 
 class Circle:
     """Those who watch the same keys: takes from the same queues, which come and go with each message, while
-    the queues stay. Holds them weakly.
+    the queues stay. Whoever ends leaves it.
 
     Attributes:
         keys (list[bytes]): what they watch.
         known (bool): the watchers know it.
-        watches (WeakSet[Watch]): them.
+        watches (set[Watch]): them.
     """
 
     __slots__ = ('keys', 'known', 'watches')
@@ -146,11 +150,11 @@ class Circle:
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = [key.encode() for key in keys]
         self.known = False
-        self.watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self.watches: set[Watch] = set()
 
 
 class Watchers:
-    """Who watches which keys. Holds them weakly.
+    """Who watches which keys. Holds those weakly that are in no circle.
 
     Attributes:
         quiet (QuietKeys): those that need not be read again.
