@@ -13,13 +13,20 @@ def test_a_settle_before_the_callback_fails_the_suite(bench, connection, channel
     if session is None:
         pytest.skip('its broker settles, and no driver takes')
     driver = session.driver
-    take = driver.take
+    take, begin = driver.take, driver.begin
 
     def settled_at_once(*args):
         taken = take(*args)
         if taken:
             driver.settle(taken, [], runtime.Deadline.after(10))
         return taken
+
+    def settled_before(queues, n, max_bytes, seconds, done):
+        def settled(taken, error):
+            driver.settle(taken, [], runtime.Deadline.after(10))
+            return done(taken, error)
+
+        return begin(queues, n, max_bytes, seconds, settled)
 
     class SettlesAsItComes:
         """The owner of a driver that pushes; what arrives is settled before anyone is called."""
@@ -38,5 +45,6 @@ def test_a_settle_before_the_callback_fails_the_suite(bench, connection, channel
         monkeypatch.setattr(driver, 'owner', SettlesAsItComes(driver.owner))
     else:
         monkeypatch.setattr(driver, 'take', settled_at_once)
+        monkeypatch.setattr(driver, 'begin', settled_before)
     with pytest.raises(AssertionError):
         delivery.test_ack_multiple_settles_all_before(bench(channel), queue)

@@ -11,7 +11,7 @@ import pytest
 
 from greenmq import Connection, Exchange, Queue, events
 from greenmq.exceptions import InvalidArgument
-from greenmq.transport.redis.fetching import Fetching
+from greenmq.transport.driver.poller import Poller
 from tests.contract import test_redis
 from tests.contract.test_redis import until
 
@@ -318,13 +318,12 @@ def test_a_fetch_is_bounded_by_bytes(here, raw, monkeypatch):
     for _ in range(20):
         raw.lpush('q', envelope('a' * 1_000_000))
     sizes = []
-    fetch = Fetching.take
+    took = Poller.took
 
-    def counted(fetching, queues, n, seconds):
-        takens = fetch(fetching, queues, n, seconds)
+    def counted(poller, flight, takens):
         sizes.append(len(takens))
-        return takens
+        return took(poller, flight, takens)
 
-    monkeypatch.setattr(Fetching, 'take', counted)
+    monkeypatch.setattr(Poller, 'took', counted)
     assert [len(body) for body in bodies(here.client, 20)] == [1_000_000] * 20
     assert max(sizes) == 1

@@ -297,12 +297,17 @@ class Driver:
     ) -> Any:  # fmt: skip
         """As `take`, without a task that waits for it: for clients that are called back. Must not switch.
 
+        The driver keeps the time: nobody else notices that `done` is not called.
+
         Arguments:
-            done (Callable): to be called once, later, with what was taken and what it met; never switches.
-                If it returns False nobody wants the messages any more, and they go back.
+            done (Callable): to be called once, after this has returned, with what was taken and what it met;
+                never switches. If it returns False nobody wants the messages any more, and the driver gives
+                them back.
         Returns:
             object: ends it by `kill()`, which must not switch: `done` is not called then, and what was taken
                 goes back. None: have `take` called by a task.
+        Raises:
+            Exception: as `take`, and tried again.
         """
         return None
 

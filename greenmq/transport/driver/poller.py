@@ -361,7 +361,11 @@ class Poller:
         driver: Driver = session.driver
         flight = self.flight = Flight(self, driver, session.epoch)
         queues = self.queues(session)
-        flight.take = driver.begin(queues, n, intake.max_bytes, seconds, flight.landed)
+        try:
+            flight.take = driver.begin(queues, n, intake.max_bytes, seconds, flight.landed)
+        except Exception as error:  # told to the drains and tried again, not to whoever kicked us
+            flight.landed([], error)
+            return
         if flight.take is not None:
             return
         flight.task = runtime.spawn(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from greenmq import runtime
 from greenmq.exceptions import AMQPError, ConnectionLost, OperationalError, TimeoutError
@@ -45,6 +45,16 @@ BELIEVED = 15.0
 TURNS = 16
 #: Queues of all plans that are kept: with each consumer that a channel starts there is another plan.
 PLANNED = 1000
+
+#: Seconds from one look at all takes to the next, at least: of ten thousand each has another time.
+LOOKS = 0.25
+
+
+class Delayed(NamedTuple):
+    """When the next delayed message of a home is due, on the clock of `monotonic`, and what tells then."""
+
+    at: float
+    timer: runtime.Timer
 
 
 class Plan:
@@ -141,7 +151,8 @@ class Fetching:
         self._takes: dict[Take, None] = {}  # those without
         #: When the next of those is looked at; one timer for all of them.
         self._timer: runtime.Timer | None = None
-        self._due = 0.0
+        self._look_at = 0.0
+        self._delayed: dict[Home, Delayed] = {}
 
     @property
     def number(self) -> int:
@@ -162,13 +173,22 @@ class Fetching:
         takes, self._takes = self._takes, {}
         for take in takes:
             take.leave()
-        self._timer = None  # of the other hub, where it finds nothing to do
+        # The timers are of the other hub, and find there that they are no more.
+        self._timer = None
+        self._look_at = 0.0
+        self._delayed = {}
 
     def close(self) -> None:
         """Nobody takes any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
+        delayed, self._delayed = self._delayed, {}
+        for each in delayed.values():
+            each.timer.cancel()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def begin(
         self, queues: Iterable[str], n: int, seconds: float,
@@ -183,8 +203,8 @@ class Fetching:
         take = Take(self, plan, n, at, done)
         server.watchers.join(plan.circle, take)
         self._takes[take] = None
-        if self._timer is None or at < self._due:
-            self._look_at(at)
+        if self._timer is None or at < self._look_at:
+            self._look_later(at)
         take.ask()
         return take
 
@@ -198,22 +218,26 @@ class Fetching:
         if self._plans.get(plan.queues) is not plan:
             self._drop_unused(plan)
 
-    def _look_at(self, at: float) -> None:
-        self.close()
-        self._due = at
-        pause = max(at - runtime.monotonic(), 0.0)
-        self._timer = runtime.call_later(pause, _look, weakref.ref(self), self._takes)
+    def _look_later(self, at: float) -> None:
+        self._stop_timer()
+        self._look_at = at
+        # Not the takes: they know all that a connection is, which would then outlive whoever dropped it.
+        self._timer = runtime.call_later(max(at - runtime.monotonic(), 0.0), _look, weakref.ref(self), at)
 
-    def look(self, takes: dict[Take, None]) -> None:
-        """The time of some takes may be over. Switches: no."""
-        if takes is not self._takes:
+    def look(self, at: float) -> None:
+        """The time of some takes may be over. Switches: no.
+
+        Arguments:
+            at (float): for when this look was meant.
+        """
+        if at != self._look_at:
             return  # of the thread that was left
         self._timer = None
         now = runtime.monotonic()
-        for take in [take for take in takes if take.look_at <= now]:
+        for take in [take for take in self._takes if take.look_at <= now]:
             take.look(now)
         if self._takes:
-            self._look_at(min(take.look_at for take in self._takes))
+            self._look_later(max(min(take.look_at for take in self._takes), now + LOOKS))
 
     def _plan(self, queues: Iterable[str]) -> Plan:
         names = tuple(sorted(queues) if self._order == 'sorted' else queues)
@@ -335,24 +359,57 @@ class Fetching:
                 for taken in takens:
                     self._settler.back(taken, UNSEEN)
                 raise
-            if found.due >= 0:
-                due = min(due or 1e9, found.due / 1000 + 0.001)
             takens += found.takens
             more = more or found.more
             if tracks:
                 self.learn(home, lists, found, begun)
+            elif found.due >= 0:
+                due = min(due or 1e9, found.due / 1000 + 0.001)
         return takens, due, more
 
     def learn(self, home: Home, lists: list[str], found: Found, begun: int) -> None:
-        """What a fetch that began then has shown to be empty is quiet, where the server tells of changes."""
+        """What a fetch that began then has shown to be empty is quiet, where the server tells of changes; and
+        of what becomes due only time tells.
+        """
         quiet = self.server.watchers.quiet
         if found.due < 0:
             quiet.found_empty((home.delayed,), begun)
+        else:
+            self._expect(home, found.due / 1000 + 0.001)
         if not found.more:
             quiet.found_empty(lists, begun)
 
+    def _expect(self, home: Home, seconds: float) -> None:
+        # Once for all takes, whoever asked: that one may be killed, or be busy with another message, and the
+        # others would not know.
+        at = runtime.monotonic() + seconds
+        known = self._delayed.get(home)
+        if known is not None:
+            if known.at <= at + 0.001:
+                return
+            known.timer.cancel()
+        timer = runtime.call_later(seconds, _due, weakref.ref(self), home, at)
+        self._delayed[home] = Delayed(at, timer)
 
-def _look(ref: Any, takes: dict[Take, None]) -> None:
+    def due(self, home: Home, at: float) -> None:
+        """A delayed message is due: one that waits asks for it. If nobody does, the next take does.
+
+        Arguments:
+            at (float): for when this was expected.
+        """
+        known = self._delayed.get(home)
+        if known is not None and known.at == at:  # and not of the thread that was left
+            del self._delayed[home]
+            self.server.watchers.wake_one(home.delayed)
+
+
+def _look(ref: Any, at: float) -> None:
     fetching = ref()
     if fetching is not None:
-        fetching.look(takes)
+        fetching.look(at)
+
+
+def _due(ref: Any, home: Home, at: float) -> None:
+    fetching = ref()
+    if fetching is not None:
+        fetching.due(home, at)

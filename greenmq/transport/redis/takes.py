@@ -7,7 +7,6 @@ All of it runs in whoever tells: the link's reader, or the hub.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +37,8 @@ class Take(Watch):
     """
 
     __slots__ = (
-        '__weakref__', '_at', '_begun', '_changed', '_done', '_fetching', '_home', '_n', '_request', '_timer',
-        'look_at', 'plan', 'waiting_since',
+        '_at', '_begun', '_changed', '_done', '_fetching', '_home', '_n', '_request', 'look_at', 'plan',
+        'waiting_since',
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +55,6 @@ class Take(Watch):
         self._begun = 0  # see `QuietKeys`
         self._changed = False  # since the last request was made
         self._request: Request | None = None  # that is not answered
-        self._timer: runtime.Timer | None = None  # until a delayed message is due
 
     def ask(self) -> None:
         """Ask now. Switches: no."""
@@ -64,7 +62,7 @@ class Take(Watch):
         self._changed = False
         turn = fetching.loud(self.plan)
         if not turn:
-            self._wait(None)
+            self._wait()
             return
         home: Home
         home, lists, words, pairs = turn[0]
@@ -101,7 +99,7 @@ class Take(Watch):
             watchers.hand_on(self.plan.circle)
         if found.takens:
             return self._end(found.takens)
-        self._wait(found.due / 1000 + 0.001 if found.due >= 0 else None)
+        self._wait()
         return True
 
     def hit(self) -> None:
@@ -109,32 +107,21 @@ class Take(Watch):
         if not self.waiting_since:
             self._changed = True
             return
-        self._rise()
+        self.waiting_since = 0
         if self._fetching.server.connected:
             self.ask()
         else:
             self._end([])  # whoever takes goes on when there is another link
 
-    def _wait(self, due: float | None) -> None:
-        server = self._fetching.server
-        if self._changed:
-            self.ask()
-            return
-        left = self._at - runtime.monotonic()
-        if left <= 0:
+    def _wait(self) -> None:
+        if runtime.monotonic() >= self._at:
             self._expire()
-        elif not server.tracks:
+        elif self._changed:
+            self.ask()
+        elif not self._fetching.server.tracks:
             self._end([])  # nothing tells of a change any more
         else:
             self.waiting_since = next_wait()
-            if due is not None and due < left:
-                self._timer = runtime.call_later(due, _hit, weakref.ref(self))
-
-    def _rise(self) -> None:
-        self.waiting_since = 0
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     def look(self, now: float) -> None:
         """Its time is over: it ends, or is waited for a little longer if it has asked."""
@@ -170,25 +157,20 @@ class Take(Watch):
 
     def _end(self, takens: list[Taken], error: Exception | None = None) -> bool:
         done, self._done = self._done, None
-        self._rise()
+        self.waiting_since = 0
         self._fetching.ended(self)
-        return bool(done(takens, error))
+        return done is not None and bool(done(takens, error))
 
     def kill(self) -> None:
         """End it, without a word: see `Driver.begin`."""
         self._done = None
-        self._rise()
+        self.waiting_since = 0
         self._fetching.ended(self)
         self._drop()
 
     def leave(self) -> None:
         """The session goes on in another thread: what is answered there is nobody's."""
-        self._done = self._request = self._timer = None
+        self._done = self._request = None
         self.waiting_since = 0
         self.plan.circle.watches.discard(self)
 
-
-def _hit(ref: Any) -> None:
-    take = ref()
-    if take is not None:
-        take.hit()

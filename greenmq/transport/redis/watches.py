@@ -228,7 +228,14 @@ class Watchers:
     def hand_on(self, circle: Circle) -> None:
         """Hit the next that waits for one of its keys: there may be more than was taken."""
         circles = {each for key in circle.keys for each in self._circles.get(key, ())}
-        waiting = [watch for each in circles for watch in each.watches if watch.waiting_since]
+        self._hit_one(watch for each in circles for watch in each.watches)
+
+    def wake_one(self, key: str) -> None:
+        """Hit the next that waits for this key: there may be something without a change of it."""
+        self._hit_one(self._of(key.encode()))
+
+    def _hit_one(self, watches: Iterable[Watch]) -> None:
+        waiting = [watch for watch in watches if watch.waiting_since]
         if waiting:
             min(waiting, key=since).hit()
 
