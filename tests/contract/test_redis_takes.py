@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 
 import pytest
 
@@ -12,13 +11,13 @@ from greenmq.exceptions import TimeoutError
 from greenmq.transport.redis import takes
 from tests.contract.conftest import Bench, text
 from tests.contract.test_redis import fetches, here, open_connection, raw, until
-from tests.contract.test_redis_many_channels import publish
+from tests.contract.test_redis_many_channels import fetches_sent, publish
 from tests.contract.test_threads import natively
 from tests.support import census, green
 from tests.support.process import exit_codes, fork
 from tests.support.proxy import Proxy
 
-__all__ = ('here', 'open_connection', 'raw')  # the fixtures
+__all__ = ('fetches_sent', 'here', 'open_connection', 'raw')  # the fixtures
 
 #: Nothing is asked again for so many seconds: what comes was told, or this test waits in vain.
 LONG = 60
@@ -98,7 +97,7 @@ def test_the_time_of_many_is_kept_by_few_timers(consume, raw, monkeypatch):
 
 
 @pytest.mark.parametrize('left', [False, True])
-def test_one_that_is_killed_takes_nothing(fetching, here, raw, left):
+def test_one_that_is_killed_takes_nothing(fetching, here, raw, left, fetches_sent):
     publish(raw, 'a', 'b', 'c')
     outcomes = {queue: Outcome() for queue in 'abc'}
     begun = {queue: fetching.begin([queue], 5, 10.0, outcomes[queue]) for queue in 'abc'}
@@ -111,6 +110,7 @@ def test_one_that_is_killed_takes_nothing(fetching, here, raw, left):
     message = here.get('b')
     assert text(message) == 'b' and not message.delivery_info.get('redelivered')
     assert not outcomes['b'].calls and not fetching.waiting and not fetching._takes
+    assert fetches_sent[0] == (3 if left else 2)
 
 
 def test_what_nobody_wants_any_more_goes_back(fetching, here, raw):
@@ -122,17 +122,34 @@ def test_what_nobody_wants_any_more_goes_back(fetching, here, raw):
     assert text(message) == 'q' and not message.delivery_info.get('redelivered')
 
 
-def test_another_looks_if_the_one_that_was_told_is_killed(fetching, here):
+def test_another_looks_if_the_one_that_was_told_is_killed(fetching, raw):
+    """Of those that wait for a list one is told of a message: before it could ask, it is cut."""
     first, second = Outcome(), Outcome()
     take = fetching.begin(['q'], 1, 10.0, first)
     until(lambda: fetching.waiting == 1)
     fetching.begin(['q'], 1, 10.0, second)
     until(lambda: fetching.waiting == 2)
-    take.hit()  # as if told of a message: it has asked now
-    here.put('q', 'x')
-    take.kill()
+    watchers = fetching.server.watchers
+    changed = watchers.changed
+
+    def told(keys):
+        watchers.changed = changed
+        changed(keys)
+        take.kill()
+
+    watchers.changed = told
+    publish(raw, 'q')
     until(lambda: second.calls)
     assert second.calls == [(['q'], None)] and not first.calls
+
+
+def test_a_change_that_is_told_before_the_answer_is_looked_for(fetching, fetches_sent):
+    take = fetching.begin(['q'], 1, 10.0, Outcome())
+    while not take._request.sent:
+        green.sleep(0)
+    fetching.server.watchers.changed([b'q'])
+    until(lambda: fetching.waiting)
+    assert len(fetches_sent) == 2
 
 
 def test_a_consumer_is_cancelled_while_its_take_is_answered(slow, here, raw):
@@ -270,8 +287,9 @@ def test_another_thread_goes_on_with_what_waits(consume, here):
     assert natively(lambda: benches[0].until(lambda: seen)) is None
     assert seen == ['late']
     green.sleep(0.4)  # timers of this hub find that they are no more
-    for take in old:
-        assert take not in driver.fetching._takes and take.hit() is None and take.wake(None) is False
+    for take in old:  # what was said to them is said to nobody
+        assert take not in driver.fetching._takes and take not in take.plan.circle.watches
+        assert not take.waiting_since
     here.put('q1', 'here')
     Bench(client.channel()).until(lambda: len(seen) == 2)
     until(lambda: driver.fetching.waiting == 2)
@@ -280,18 +298,23 @@ def test_another_thread_goes_on_with_what_waits(consume, here):
     assert seen == ['late', 'here', 'again']
 
 
-def test_a_forked_child_leaves_the_takes_to_its_parent(consume, here, redis_server):
+def test_a_forked_child_leaves_the_takes_to_its_parent(consume, here):
     benches, seen = consume(['q0', 'q1'])
     benches[0].channel.session.driver.wait_seconds = 0.2
     here.put('q0', 'x')
     benches[0].until(lambda: seen)
-    known = {client['id'] for client in redis_server.clients()}
-    child = fork(lambda: green.sleep(0.6))  # longer than they wait
-    assert exit_codes([child]) == [0]
-    assert {client['id'] for client in redis_server.clients()} == known
+    session = benches[0].channel.session
+    server = session.driver.server
+    sent = server.link.commands
+
+    def wait():
+        green.sleep(0.6)  # longer than one of them waits
+        assert server.link.commands == sent and server.epoch == 1 and session.intake.flying < 2
+
+    assert exit_codes([fork(wait)]) == [0]
     here.put('q1', 'y')
     benches[0].until(lambda: len(seen) == 2)
-    assert seen == ['x', 'y'] and os.getpid() != child
+    assert seen == ['x', 'y']
 
 
 def test_a_connection_that_is_only_dropped_ends_although_it_consumes(redis_server, here):

@@ -83,10 +83,11 @@ def test_none_is_deaf_after(fault, crowd, proxy, redis_server, open_connection):
 def test_none_is_lost_by(fault, crowd, proxy, redis_server, open_connection):
     """While their takes are under way: asked, answered and cut."""
     publisher = Bench(open_connection(redis_server.port).channel())
-    proxy.latency(0.003)
+    proxy.latency(0.05, 'down')
     for turn in range(5):
         put_to_all(publisher, turn)
-        green.sleep(0.002 * turn)
+        until(lambda: any(take._request for take in crowd.driver.fetching._takes))
+        green.sleep(0.02 * turn)
         strike(fault, proxy, redis_server)
         if fault == 'restart':
             publisher = Bench(open_connection(redis_server.port).channel())
