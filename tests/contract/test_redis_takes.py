@@ -45,9 +45,16 @@ def consume(open_connection):
 
     def consume(names, client=None, work=None):
         client, seen, benches = client or open_connection(health_check_interval=LONG), [], []
+
+        def received(message):
+            seen.append(text(message))
+            message.ack()
+            if work is not None:
+                work(message)
+
         for name in names:
             bench = Bench(client.channel())
-            bench.consume(name, lambda message: (seen.append(text(message)), message.ack(), work and work(message)))
+            bench.consume(name, received)
             benches.append(bench)
         until(lambda: fetches(benches[0]) == len(client.default_channel.session.intake._pollers))
         return benches, seen
