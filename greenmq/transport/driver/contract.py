@@ -165,6 +165,29 @@ class Owner(Protocol):
         """
 
 
+class Begin(Protocol):
+    """Begins a take that needs no task, for clients that are called back."""
+
+    def __call__(
+        self, queues: list[str], n: int, max_bytes: int, seconds: float,
+        done: Callable[[list[Taken], Exception | None], bool],
+    ) -> Any:  # fmt: skip
+        """As `Driver.take`, but it returns at once, and must not switch.
+
+        The driver keeps the time: nobody else notices that `done` is not called.
+
+        Arguments:
+            done (Callable): to be called once, after this has returned, with what was taken and what it met;
+                never switches. If it returns False nobody wants the messages any more, and the driver gives
+                them back.
+        Returns:
+            object: ends it by `kill()`, which must not switch: `done` is not called then, and what was taken
+                goes back. None: have `take` called by a task.
+        Raises:
+            Exception: as `take`, and tried again.
+        """
+
+
 class Driver:
     """One broker, as the base uses it. Subclass it; name the class in `Transport.Driver`.
 
@@ -183,6 +206,7 @@ class Driver:
     groups: ClassVar[str] = 'all'
     #: A `take` on its way must not be killed: it is left to end alone, and what it brings is given back.
     uncut: ClassVar[bool] = False
+    begin: Begin | None = None  # takes without a task, where the client is called back
     #: Seconds that one `take` may wait at the broker.
     wait_seconds: float = 10.0
     #: Messages that one `take` may bring.
@@ -290,26 +314,6 @@ class Driver:
             Iterable[Taken]: in the order of their queues; none if none came.
         """
         raise NotImplementedError(f'{type(self).__name__}.take')
-
-    def begin(
-        self, queues: list[str], n: int, max_bytes: int, seconds: float,
-        done: Callable[[list[Taken], Exception | None], bool],
-    ) -> Any:  # fmt: skip
-        """As `take`, without a task that waits for it: for clients that are called back. Must not switch.
-
-        The driver keeps the time: nobody else notices that `done` is not called.
-
-        Arguments:
-            done (Callable): to be called once, after this has returned, with what was taken and what it met;
-                never switches. If it returns False nobody wants the messages any more, and the driver gives
-                them back.
-        Returns:
-            object: ends it by `kill()`, which must not switch: `done` is not called then, and what was taken
-                goes back. None: have `take` called by a task.
-        Raises:
-            Exception: as `take`, and tried again.
-        """
-        return None
 
     def settle(
         self, done: list[Taken], back: list[tuple[Taken, str]], deadline: runtime.Deadline

@@ -20,7 +20,8 @@ from typing import Any
 from greenmq import runtime
 from greenmq.exceptions import TimeoutError
 from greenmq.transport.driver.contract import Driver, Taken
-from greenmq.transport.driver.poller import Flight, Poller, full_since
+from greenmq.transport.driver.flight import Flight
+from greenmq.transport.driver.poller import Poller, full_since
 from greenmq.transport.waiters import WaitingLine
 
 __all__ = ('Intake',)

@@ -14,10 +14,11 @@ from greenmq import runtime
 from greenmq.core.retry import RetrySchedule
 from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
-from greenmq.transport.driver.contract import UNSEEN, Driver, Taken
-from greenmq.transport.driver.errors import bounded, is_loss, translate
+from greenmq.transport.driver.contract import Driver, Taken
+from greenmq.transport.driver.errors import is_loss, translate
+from greenmq.transport.driver.flight import Flight, run
 
-__all__ = ('Flight', 'Poller', 'full_since')
+__all__ = ('Poller', 'full_since')
 
 logger = get_logger('greenmq.transport.driver')
 
@@ -33,73 +34,6 @@ _turns = itertools.count(1)
 
 #: What keeps a channel in a poller's list without keeping it alive, and the room that is reserved there.
 Reserved = list[Any]
-
-
-class Flight:
-    """One take under way: in a task, or where the driver needs none, see `Driver.begin`. Outlives its poller
-    where a take must not be cut.
-    """
-
-    __slots__ = ('_end', 'began', 'driver', 'epoch', 'over', 'poller', 'take', 'task', 'timer')
-
-    def __init__(self, poller: Poller, driver: Driver, epoch: int) -> None:
-        self.poller: Poller | None = poller
-        self.driver = driver
-        self.epoch = epoch
-        self.began = runtime.monotonic()
-        self.task: Any = None
-        self.take: Any = None
-        self.timer: Any = None
-        self.over = False
-        self._end: runtime.Future | None = None
-
-    def landed(self, takens: list[Taken], error: Exception | None) -> bool:
-        """What a take without a task came to: see `Driver.begin`."""
-        wanted = True
-        try:
-            if error is None:
-                wanted = _landed(self, takens)
-            elif self.poller is not None:
-                self.poller.failed(self, error)
-        except Exception:  # whoever reads from the broker goes on
-            logger.exception('what a take brought could not be handed out')
-        finally:
-            _ended(self)
-        return wanted
-
-    def kill(self) -> None:
-        """End it, soon. Switches: no."""
-        take, self.take = self.take, None
-        if take is not None:
-            take.kill()
-            runtime.run_soon(_ended, self)
-        elif self.task is not None:
-            self.task.kill()
-
-    def leave(self) -> None:
-        """As `kill`, from another thread: there is no hub to end it in, and the driver leaves by itself."""
-        self.poller = None
-        if self.task is not None:
-            self.task.kill()
-
-    def join(self, deadline: runtime.Deadline | None = None) -> bool:
-        """Wait for its end. Switches: yes."""
-        if self.task is not None:
-            return bool(self.task.join(deadline))
-        if self.over:
-            return True
-        if self._end is None:
-            self._end = runtime.Future()
-        return self._end.waited(deadline)
-
-    def ended(self) -> None:
-        """It has ended, in whatever way."""
-        self.over = True
-        self.take = None
-        if self.timer is not None:
-            self.timer.cancel()
-        if self._end is not None:
-            self._end.set_result()
 
 
 class Poller:
@@ -361,18 +295,13 @@ class Poller:
         driver: Driver = session.driver
         flight = self.flight = Flight(self, driver, session.epoch)
         queues = self.queues(session)
-        try:
-            flight.take = driver.begin(queues, n, intake.max_bytes, seconds, flight.landed)
-        except Exception as error:  # told to the drains and tried again, not to whoever kicked us
-            flight.landed([], error)
-            return
-        if flight.take is not None:
+        if driver.begin is not None and flight.begun(driver.begin, queues, n, intake.max_bytes, seconds):
             return
         flight.task = runtime.spawn(
-            _take, flight, queues, n, intake.max_bytes, seconds,
+            run, flight, queues, n, intake.max_bytes, seconds,
             name=f'greenmq-take {self.key if self._channel is None else "all"}',
             owner=None if driver.uncut else session,
-            on_exit=lambda task, error: _ended(flight),
+            on_exit=lambda task, error: flight.ended(),
         )  # fmt: skip
         flight.timer = runtime.call_later(
             seconds + GRACE, _overdue, weakref.ref(self), weakref.ref(flight.task)
@@ -540,43 +469,8 @@ class Poller:
 # What tasks and timers call: none of it keeps a poller or a session alive while it waits.
 
 
-def _take(flight: Flight, queues: list[str], n: int, max_bytes: int, seconds: float) -> None:
-    driver = flight.driver
-    try:
-        takens = list(driver.take(queues, n, max_bytes, seconds) or ())
-    except Exception as error:  # told to the drains, and tried again
-        if flight.poller is not None:
-            flight.poller.failed(flight, error)
-        return
-    # No switch from here on: a kill finds all of them handed out.
-    if not _landed(flight, takens):
-        _give_back(driver, takens)
-
-
-def _landed(flight: Flight, takens: list[Taken]) -> bool:
-    poller = flight.poller
-    return poller is not None and poller.flight is flight and poller.took(flight, takens)
-
-
-def _give_back(driver: Driver, takens: list[Taken]) -> None:
-    if not takens:
-        return
-    deadline = runtime.Deadline.after(30.0)
-    try:
-        bounded('give back', deadline, driver.settle, [], [(taken, UNSEEN) for taken in takens], deadline)
-    except Exception as error:  # the lease will tell
-        logger.warning('%d messages that came too late could not be given back: %r', len(takens), error)
-
-
 def full_since(poller: Poller) -> int:
     return poller.full_since
-
-
-def _ended(flight: Flight) -> None:
-    flight.ended()
-    poller, flight.poller = flight.poller, None
-    if poller is not None:
-        poller.ended(flight)
 
 
 def _overdue(ref: Any, task: Any) -> None:

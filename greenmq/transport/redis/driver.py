@@ -251,7 +251,7 @@ class RedisDriver(contract.Driver):
         self, queues: list[str], n: int, max_bytes: int, seconds: float,
         done: Callable[[list[Taken], Exception | None], bool],
     ) -> Any:  # fmt: skip
-        """See `Driver.begin`."""
+        """See `Begin`."""
         return self.fetching.begin(queues, n, seconds, done)
 
     def cut(self, deadline: runtime.Deadline) -> None:

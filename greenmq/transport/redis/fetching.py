@@ -194,7 +194,7 @@ class Fetching:
         self, queues: Iterable[str], n: int, seconds: float,
         done: Callable[[list[Taken], Exception | None], bool],
     ) -> Take | None:  # fmt: skip
-        """See `Driver.begin`."""
+        """See `Begin`."""
         server = self.server
         if not seconds or self._keys.cluster or not (server.tracks and server.connected and server.is_here):
             return None

@@ -31,7 +31,7 @@ class Take(Watch):
         fetching (Fetching), plan (Plan): who knows what to ask, and of what.
         n (int): of messages at most.
         at (float): until when it waits, on the clock of `monotonic`.
-        done (Callable): see `Driver.begin`.
+        done (Callable): see `Begin`.
     Attributes:
         look_at (float): when `look` is to be called.
     """
@@ -162,7 +162,7 @@ class Take(Watch):
         return done is not None and bool(done(takens, error))
 
     def kill(self) -> None:
-        """End it, without a word: see `Driver.begin`."""
+        """End it, without a word: see `Begin`."""
         self._done = None
         self.waiting_since = 0
         self._fetching.ended(self)

@@ -209,9 +209,7 @@ class DialectDriver(SQLDriver):
         def late(result: Any) -> None:
             client.transact(lambda db: abandon(db, result))
 
-        return worker.call(
-            client.transact, fun, deadline=deadline, abandon=None if abandon is None else late
-        )
+        return worker.call(client.transact, fun, deadline=deadline, abandon=late if abandon else None)
 
     # ---- leases
 
