@@ -45,6 +45,7 @@ def test_a_settle_before_the_callback_fails_the_suite(bench, connection, channel
         monkeypatch.setattr(driver, 'owner', SettlesAsItComes(driver.owner))
     else:
         monkeypatch.setattr(driver, 'take', settled_at_once)
-        monkeypatch.setattr(driver, 'begin', settled_before)
+        if begin is not None:
+            monkeypatch.setattr(driver, 'begin', settled_before)
     with pytest.raises(AssertionError):
         delivery.test_ack_multiple_settles_all_before(bench(channel), queue)
