@@ -12,9 +12,9 @@ ON_EVENTLET := tests/contract tests/cancel tests/faults tests/wire tests/worker 
 	$(wildcard tests/unit/test_*.py)
 # Lanes run side by side, the long ones first: each of these is one, the rest of the suite another, and the first once
 # more where all is patched. The rules of the house are `make check`.
-FAULT_LANE := tests/faults
+FAULT_LANE := tests/faults tests/worker
 CONTRACT_LANE := tests/contract
-PROGRAM_LANE := tests/worker tests/alias tests/cancel tests/compat tests/azure tests/docs tests/sqs tests/typing
+PROGRAM_LANE := tests/alias tests/cancel tests/compat tests/azure tests/docs tests/sqs tests/typing
 UNIT_LANES := "$(PYTEST) -q -m 'not slow and not stress' tests/unit --ignore tests/unit/transport" \
 	"$(PYTEST) -q -m 'not slow and not stress' tests/unit/transport"
 ON_CURRENT := tests/contract tests/cancel tests/faults
@@ -43,11 +43,11 @@ test: $(VENV)/.tested  ## the whole suite, unpatched, patched, and on eventlet; 
 	@.ci/parts $(BIN)/python
 	$(BIN)/python .ci/lanes \
 		"$(PYTEST) -m 'not stress' $(FAULT_LANE)" \
+		"$(PATCHED) $(patsubst %,--ignore %,$(FAULT_LANE) tests/house)" \
+		"$(PATCHED) $(FAULT_LANE)" \
 		"$(PYTEST) -m 'not stress' $(PROGRAM_LANE)" \
 		"$(PYTEST) -m 'not stress' $(CONTRACT_LANE)" \
 		"$(PYTEST) -m 'not stress' $(patsubst %,--ignore %,$(FAULT_LANE) $(PROGRAM_LANE) $(CONTRACT_LANE) tests/house)" \
-		"$(PATCHED) $(patsubst %,--ignore %,$(FAULT_LANE) tests/worker tests/house)" \
-		"$(PATCHED) $(FAULT_LANE) tests/worker" \
 		"$(EVENTLET) -m 'not slow and not stress and not once' $(ON_EVENTLET) && \
 			$(EVENTLET) --unpatched -m 'not slow and not stress and not once' $(HEART)"
 
