@@ -60,6 +60,18 @@ def put_to_all(publisher, what):
             break
 
 
+def all_come(crowd, publisher, what):
+    """A message for each of the crowd is put and comes, and each waits again."""
+    put_to_all(publisher, what)
+    until(lambda: expected(what) <= set(crowd.seen))
+    crowd.idle()
+
+
+def nothing_is_held(redis_server):
+    with redis_server.client() as client:
+        until(lambda: not client.hlen('unacked'))
+
+
 def expected(*what):
     return {f'{each}-{number}' for each in what for number in range(COUNT)}
 
@@ -70,9 +82,7 @@ def test_none_is_deaf_after(fault, crowd, proxy, redis_server, open_connection):
     """While all of them wait."""
     strike(fault, proxy, redis_server)
     publisher = Bench(open_connection(redis_server.port).channel())
-    put_to_all(publisher, 'after')
-    until(lambda: expected('after') <= set(crowd.seen))
-    crowd.idle()
+    all_come(crowd, publisher, 'after')
     assert all(take.waiting_since for take in crowd.driver.fetching._takes)
     assert len(crowd.seen) == COUNT
     assert not crowd.driver.fetching._waiting  # and none needs a task any more
@@ -93,22 +103,16 @@ def test_none_is_lost_by(fault, crowd, proxy, redis_server, open_connection):
             publisher = Bench(open_connection(redis_server.port).channel())
     proxy.heal()
     until(lambda: expected(*range(5)) <= set(crowd.seen), seconds=20)
-    put_to_all(publisher, 'after')
-    until(lambda: expected('after') <= set(crowd.seen))
-    crowd.idle()
-    with redis_server.client() as client:
-        until(lambda: not client.hlen('unacked'))
+    all_come(crowd, publisher, 'after')
+    nothing_is_held(redis_server)
 
 
 @pytest.mark.faults
 def test_an_answer_that_is_cut_in_the_middle_comes_again(crowd, proxy, redis_server, open_connection):
     publisher = Bench(open_connection(redis_server.port).channel())
     proxy.half(1000, 'down', then='cut')
-    put_to_all(publisher, 'x')
-    until(lambda: expected('x') <= set(crowd.seen))
-    crowd.idle()
-    with redis_server.client() as client:
-        until(lambda: not client.hlen('unacked'))
+    all_come(crowd, publisher, 'x')
+    nothing_is_held(redis_server)
 
 
 @pytest.mark.faults
@@ -118,9 +122,7 @@ def test_a_server_that_is_dead_for_a_while(crowd, redis_server, open_connection)
     green.sleep(0.5)
     redis_server.start()
     publisher = Bench(open_connection(redis_server.port).channel())
-    put_to_all(publisher, 'after')
-    until(lambda: expected('after') <= set(crowd.seen))
-    crowd.idle()
+    all_come(crowd, publisher, 'after')
 
 
 @pytest.mark.faults

@@ -157,11 +157,11 @@ class Gathering:
 
     def drop(self, home: Home, request: Request) -> None:
         """Nobody waits for it any more: what it brings goes back. Switches: no."""
-        group = self._waiting.get(home, ())
+        group = self._waiting.get(home, [])
         if request.sent:
             self.cut.add(home.unacked)  # the answer may still come
         elif request in group:
-            group.remove(request)  # type: ignore[union-attr]
+            group.remove(request)
 
     def _ask_alone(self, home: Home, request: Request, deadline: runtime.Deadline | None) -> Found:
         # A node may have moved: `Server.run` follows.
