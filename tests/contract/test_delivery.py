@@ -10,6 +10,7 @@ from queue import Empty
 import pytest
 
 from greenmq.exceptions import ConnectionLost
+from greenmq.transport.driver.flight import Flight
 from tests.contract.conftest import text
 from tests.support import green
 from tests.support.process import wait_until
@@ -212,6 +213,24 @@ def test_a_cancelled_consumer_gives_back_in_order(here, there, queue):
     # All of it first: what had not been taken yet may be seen before what goes back.
     here.until(lambda: there.size(queue) == 3)
     assert there.get_all(queue) == ['1', '2', '3']
+
+
+def test_consumers_that_are_cancelled_in_a_row_wait_for_no_take_that_goes_on(here, queue, monkeypatch):
+    """Each end of one is followed by a take for those that are left, which ends when a message comes."""
+    joined, join = [], Flight.join
+
+    def recorded(flight, deadline=None):
+        joined.append(join(flight, deadline))
+        return joined[-1]
+
+    monkeypatch.setattr(Flight, 'join', recorded)
+    tags = [f't{number}' for number in range(6)]
+    for tag in tags:
+        here.consume(queue, lambda message: message.ack(), tag=tag)
+    here.drain()
+    for tag in tags:
+        here.channel.basic_cancel(tag)
+    assert all(joined), 'the next take was waited for until the time was over'
 
 
 def test_recover_delivers_again(here, queue):

@@ -76,8 +76,8 @@ class Intake:
             poller = self._pollers[key] = Poller(self, key, channel)
             poller.kick()
             return []
-        poller.restart()
-        return [poller.flight] if poller.flight is not None else []
+        flight = poller.restart()
+        return [flight] if flight is not None else []
 
     def _refresh_queues(self, session: Any, channel: Any) -> list[Flight]:
         ended = []

@@ -434,12 +434,18 @@ class Poller:
         self.state = 'idle'
         self._step()
 
-    def restart(self) -> None:
-        """The queues have changed: a take for the old ones ends, if it may be cut."""
-        if self.flight is not None and not self.flight.driver.uncut and self.flight.driver.delivery != 'poll':
-            self.flight.kill()
+    def restart(self) -> Flight | None:
+        """The queues have changed: a take for the old ones ends, if it may be cut.
+
+        Returns:
+            Flight: of the old ones, if there is one; not the next, which has no reason to end soon.
+        """
+        flight = self.flight
+        if flight is not None and not flight.driver.uncut and flight.driver.delivery != 'poll':
+            flight.kill()
         self._pause = HASTY
         self.kick()
+        return flight
 
     def leave(self) -> None:
         """Fetch no more: the session goes on in another thread. Its own timers find it stopped."""
