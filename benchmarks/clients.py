@@ -20,6 +20,8 @@ WORK = (
     ('confirmed publish, 1 caller', 'confirm', 1, 0.1),
     ('confirmed publish, 100 callers', 'confirm', 100, 0.4),
 )
+#: It looks for a confirm every 10 ms: of its messages a tenth tells as much in a tenth of the time.
+POLLS = 'amqpstorm'
 SIZES = (16, 256, 4096, 65_536, 1_048_576)
 COLUMNS = ('per second', 'ratio', 'µs CPU', 'ratio', 'peak MB', 'connections')
 
@@ -28,7 +30,11 @@ def compare(peers: Sequence[Peer], url: str, messages: int, count: int) -> None:
     versions = {peer.label: f'{peer.label} {peer.version()}' for peer in peers}
     for title, task, callers, part in WORK:
         fit = [peer for peer in peers if _can(peer, task, callers)]
-        results = runner.rounds(fit, PROBE, [url, task, str(int(messages * part)), '0', str(callers)], count)
+        numbers = {peer.label: int(messages * part) for peer in fit}
+        if task == 'confirm' and POLLS in numbers:
+            numbers[POLLS] //= 10
+        arguments = {label: [url, task, str(number), '0', str(callers)] for label, number in numbers.items()}
+        results = runner.rounds(fit, PROBE, arguments, count)
         report.table(title, (f'client, {int(messages * part)} messages', *COLUMNS),
                      [_row(versions[label], found, results) for label, found in results.items()],
                      f'median [min–max] of {count} rounds in turns, ratio greenmq to it; {runner.machine()}')

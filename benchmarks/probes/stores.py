@@ -170,9 +170,10 @@ class Probe:
             producer = connection.Producer(serializer='json')
             self.queue(connection.default_channel).declare()
             self.many(producer, messages // GREENLETS)
-        children = [self.child('--consume') for _ in range(count)]
-        for child in children:
-            child.stdout.readline()  # it is connected
+        children = []
+        for _ in range(count):  # one after the other: all at once they keep each other from connecting in time
+            children.append(self.child('--consume'))
+            children[-1].stdout.readline()  # it is connected
         start = time.monotonic()
         for child in children:
             child.stdin.write('go\n')
