@@ -71,8 +71,8 @@ contract: $(VENV)/.tested  ## what every broker is held to, on the in-process on
 check: $(VENV)/.tested  ## lint, types, the rules of the house, and the site without a warning
 	$(RUFF) $(wildcard $(SOURCES))
 	$(BIN)/mypy --no-incremental --cache-dir=/dev/null
-	$(PYTEST) -q tests/house
 	@$(MAKE) -s docs
+	$(PYTEST) -q tests/house
 
 docs: $(VENV)/.tested  ## the site, into docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -q -E -j 2 -W --keep-going -b html docs docs/_build/html
