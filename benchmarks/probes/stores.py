@@ -171,7 +171,7 @@ class Probe:
             self.queue(connection.default_channel).declare()
             self.many(producer, messages // GREENLETS)
         children = []
-        for _ in range(count):  # one after the other: all at once they keep each other from connecting in time
+        for _ in range(count):  # not all at once: they keep each other from connecting in time
             children.append(self.child('--consume'))
             children[-1].stdout.readline()  # it is connected
         start = time.monotonic()
