@@ -92,7 +92,7 @@ soak: $(VENV)/.tested  ## storms, leak slopes and thousands of greenlets: minute
 	@.ci/parts $(BIN)/python
 	GREENMQ_SOAK=1 $(PYTEST) -m stress
 
-bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html
+bench: $(VENV)/.tested  ## measure against kombu and other clients; prints tables, writes bench.html: an hour or more
 	@.ci/servers
 	@.ci/parts $(BIN)/python
 	$(BIN)/python -m benchmarks --html bench.html --json bench.json

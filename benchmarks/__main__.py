@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 from types import ModuleType
 
 from benchmarks import brokers, page, report, runner
@@ -45,13 +46,14 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file grows while it is written
     missed, absent = [], []
     for name in options.names or SUITES:
-        suite = module(name)
+        suite, begun = module(name), time.monotonic()
         try:
             if suite.main(common.given(options, tuple(each for each in COMMON if each in suite.OPTIONS))):
                 missed.append(name)
         except brokers.Missing as reason:
             print(f'{name}: {reason}')
             absent.append(name)
+        print(f'{name} took {time.monotonic() - begun:.0f} s\n')
         # After each, so that a run that is broken off has shown what it had.
         if options.json:
             report.write_json(options.json, runner.machine())

@@ -96,7 +96,7 @@ def confirms(url: str, count: int, messages: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse('scaling', __doc__, OPTIONS, arguments, messages=5000)
+    options = parse('scaling', __doc__, OPTIONS, arguments, rounds=3, messages=5000)
     with brokers.amqp(options.amqp_url) as url, brokers.redis(options.redis_url) as redis:
         confirms(url, options.rounds, options.messages)
         urls = {'memory': 'memory://', 'amqp': url, 'redis': redis}

@@ -42,7 +42,7 @@ def rows(peers: tuple[Peer, Peer], url: str, rounds: int) -> list[runner.Row]:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse('worker', __doc__, OPTIONS, arguments)
+    options = parse('worker', __doc__, OPTIONS, arguments, rounds=3)
     peers = pair(options.kombu_python)
     with brokers.amqp(options.amqp_url) as url:
         found = rows(peers, url, options.rounds)

@@ -51,12 +51,14 @@ def unchanged(what='fds greenlets threads'):
     names = what.split()
     settle()  # a patched os.close() takes effect in the hub's next round
     gc.collect()
-    before = {name: measures[name]() for name in names}
+    before, descriptors = {name: measures[name]() for name in names}, fds()
     yield
     settle()
     after = {name: measures[name]() for name in names}
     grown = [name for name in names if after[name] > before[name]]
-    assert not grown, f'before {before}, after {after}; descriptors now {fds()}'
+    assert not grown, (
+        f'before {before}, after {after}; descriptors {descriptors}, now {fds()}; greenlets now {greenlets()}'
+    )
 
 
 class Growth:
