@@ -26,7 +26,7 @@ LIBC = ctypes.CDLL(None)
 PORTS = range(20000, 32700)
 #: How many of them a process takes for itself at a time.
 BLOCK = 100
-_owned, _left = [], []
+_left = []
 
 #: Servers that run now: their log is shown with a failing test.
 RUNNING = []
@@ -74,7 +74,7 @@ def _own_block():
         except OSError:
             owner.close()
             continue
-        _owned.append(owner)
+        owner.detach()
         return range(start, start + BLOCK)
     raise AssertionError('other test runs have all the ports')
 
