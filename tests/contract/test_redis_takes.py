@@ -100,6 +100,23 @@ def test_the_time_of_many_is_kept_by_few_timers(consume, raw, monkeypatch):
     benches[0].until(lambda: seen == ['q7'])
 
 
+# ----------------------------------------------------------------- more than one takes
+
+
+def test_the_rest_is_handed_on_to_one_that_consumes_it(consume, raw, here):
+    """And not to one of another queue that has waited longer: all watch what is delayed."""
+    here.put('later', 'later', headers={'x-delay': LONG * 1000})
+    benches, _ = consume(['q', 'other', 'q'])
+    held = []
+    for bench in benches[::2]:
+        bench.channel.basic_qos(prefetch_count=1)
+        bench.channel.basic_cancel('t')
+        bench.consume('q', held.append)
+    until(lambda: fetches(benches[0]) == 3)
+    publish(raw, 'q', 'q')
+    benches[0].until(lambda: len(held) == 2)
+
+
 # ----------------------------------------------------------------- killed, or not wanted
 
 

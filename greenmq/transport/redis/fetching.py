@@ -285,7 +285,7 @@ class Fetching:
             wakeup.clear()
             takens, due, more = self._fetch_or_hand_on(plan, n)
             if more:
-                watchers.hand_on(plan.circle)
+                watchers.hand_on(plan.lists)
             if takens:
                 return takens
             left = deadline.remaining() or 0.0
@@ -297,7 +297,7 @@ class Fetching:
                 wakeup.wait(max(pause, 0.001))
             except BaseException:
                 if wakeup.happened:
-                    watchers.hand_on(plan.circle)  # we were the one that was told
+                    watchers.hand_on(plan.keys)  # we were the one that was told
                 raise
             if deadline.expired():
                 watchers.quiet.forget(plan.lists)  # consuming is proved again by the next take
@@ -319,7 +319,7 @@ class Fetching:
         try:
             return self._fetch(n, self.loud(plan))
         except BaseException:
-            self.server.watchers.hand_on(plan.circle)  # somebody else looks instead
+            self.server.watchers.hand_on(plan.keys)  # somebody else looks instead
             raise
 
     def loud(self, plan: Plan) -> list[Any]:

@@ -96,7 +96,7 @@ class Take(Watch):
             return True
         fetching.learn(self._home, request.lists, found, self._begun)
         if found.more:
-            watchers.hand_on(self.plan.circle)
+            watchers.hand_on(self.plan.lists)
         if found.takens:
             return self._end(found.takens)
         self._wait()
@@ -140,7 +140,7 @@ class Take(Watch):
 
     def _fail(self, error: Exception) -> None:
         fetching = self._fetching
-        fetching.server.watchers.hand_on(self.plan.circle)  # somebody else looks instead
+        fetching.server.watchers.hand_on(self.plan.keys)  # somebody else looks instead
         try:
             raised(error, fetching.server.name)
         except ConnectionLost:
@@ -153,7 +153,7 @@ class Take(Watch):
         request, self._request = self._request, None
         if request is not None:
             self._fetching.gathering.drop(self._home, request)
-            self._fetching.server.watchers.hand_on(self.plan.circle)
+            self._fetching.server.watchers.hand_on(self.plan.keys)
 
     def _end(self, takens: list[Taken], error: Exception | None = None) -> bool:
         done, self._done = self._done, None

@@ -225,19 +225,37 @@ class Watchers:
             if first is not None:
                 first.hit()
 
-    def hand_on(self, circle: Circle) -> None:
-        """Hit the next that waits for one of its keys: there may be more than was taken."""
-        circles = {each for key in circle.keys for each in self._circles.get(key, ())}
-        self._hit_one(watch for each in circles for watch in each.watches)
+    def hand_on(self, keys: Iterable[str]) -> None:
+        """There may be more in these keys than was taken: of each that is not quiet, hit one that waits.
+
+        Who is hit looks at all of its keys, so that one may do for several.
+        """
+        # One for all together may watch only such as hold nothing: all watch the delayed messages.
+        quiet = self.quiet.keys
+        hit: set[Circle] = set()
+        idle: set[Circle] = set()  # nobody in it waits
+        for key in keys:
+            circles = () if key in quiet else self._circles.get(key.encode(), ())
+            if not hit.isdisjoint(circles):
+                continue
+            first: Watch | None = None
+            for circle in circles:
+                if circle in idle:
+                    continue
+                watch = min(filter(since, circle.watches), key=since, default=None)
+                if watch is None:
+                    idle.add(circle)
+                elif first is None or watch.waiting_since < first.waiting_since:
+                    first, whose = watch, circle
+            if first is not None:
+                hit.add(whose)
+                first.hit()
 
     def wake_one(self, key: str) -> None:
         """Hit the next that waits for this key: there may be something without a change of it."""
-        self._hit_one(self._of(key.encode()))
-
-    def _hit_one(self, watches: Iterable[Watch]) -> None:
-        waiting = [watch for watch in watches if watch.waiting_since]
-        if waiting:
-            min(waiting, key=since).hit()
+        first = min(filter(since, self._of(key.encode())), key=since, default=None)
+        if first is not None:
+            first.hit()
 
     def hit_all(self) -> None:
         """Any key may have changed: hit everybody."""
