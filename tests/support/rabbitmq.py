@@ -139,7 +139,8 @@ class RabbitMQ(Server):
         """One call of the management HTTP API; gives the decoded answer, None if there is none."""
         token = base64.b64encode(b'guest:guest').decode()
         headers = {'Authorization': f'Basic {token}', 'Content-Type': 'application/json', **headers}
-        connection = Management('127.0.0.1', self.management_port, timeout=10)
+        # The end of a virtual host with a thousand queues takes a while on a busy machine.
+        connection = Management('127.0.0.1', self.management_port, timeout=60)
         try:
             connection.request(method, f'/api/{path}', json.dumps(body or {}), headers)
             answer = connection.getresponse()
