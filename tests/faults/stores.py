@@ -87,7 +87,13 @@ def survives(url, break_it, times, options, timeout=10, name='q'):
             ledger.resumed.append(time.monotonic() - broken_at)
         running.clear()
         green.joinall(publishers)  # what one is told may come after the message has
-        wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')
+        try:
+            wait_until(lambda: not ledger.lost, 30, 'all that was confirmed')
+        except AssertionError as error:
+            stats = [each.transport.session.stats() for each in (connection, other)]
+            raise AssertionError(
+                f'{error}: {len(ledger.lost)} of {len(ledger.safe)}, {count(bound)} in the queue; {stats}'
+            ) from error
         assert not ledger.invented and ledger.safe
     return ledger
 

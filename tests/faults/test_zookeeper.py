@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from kazoo.exceptions import ConnectionLoss
 
 from greenmq import Connection, Exchange, Queue, events, runtime
 from greenmq.exceptions import InvalidArgument, OperationalError, PublishUnconfirmed, Unroutable
@@ -335,6 +336,48 @@ def test_replies_that_are_lost(zookeeper, zookeeper_url):
             claims = driver(connection).nodes.layout.claims
             wait_until(lambda: _again(connection, lambda: driver(connection).nodes.children(
                 f'{claims}/q', runtime.Deadline.after(5))) == [], 20, 'no claim to be left')
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_sweep_that_is_cut_keeps_nobody_from_sweeping(zookeeper, zookeeper_url):
+    """The mark of who sweeps lives as long as his session does: whoever left it there takes it away."""
+    still = {'sweep_interval': 0}
+    with Proxy(zookeeper.port) as proxy, Connection(
+        zookeeper_url.replace(str(zookeeper.port), str(proxy.port)),
+        transport_options={**still, 'session_timeout': 30},
+    ) as here, Connection(zookeeper_url, transport_options=still) as there:
+        bound = declare(there)
+        here.connect()
+        cut, nodes = driver(here), driver(there).nodes
+        me = cut.nodes.member
+        for each in (cut, driver(there)):
+            each._sweep.join(10)
+            each.ping(runtime.Deadline.after(10))  # what the sweep sent last has arrived
+
+        def marked():
+            return nodes.stat(nodes.layout.sweeper, runtime.Deadline.after(10)) is not None
+
+        def sweep():
+            with pytest.raises(ConnectionLoss):
+                cut.sweep(runtime.Deadline.after(20))
+
+        assert not marked()
+        proxy.blackhole('down')
+        sweeping = green.spawn(sweep)
+        wait_until(marked, 10, 'the mark')
+        proxy.refuse()
+        proxy.cut()
+        sweeping.get()
+        there.Producer(routing_key='q').publish('x')
+        with Connection(zookeeper_url, transport_options={**still, 'fetch_ahead': 7}) as dying:
+            Queue('q')(dying.channel()).get()
+            expire(zookeeper, dying)
+            proxy.heal()
+            proxy.accept()
+            assert wait_get(bound).payload == 'x'
+        assert cut.nodes.member is me  # its session lives on
+        wait_until(lambda: not marked(), 10, 'the end of the mark')
 
 
 def _again(connection, fun):

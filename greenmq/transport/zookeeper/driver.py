@@ -116,6 +116,7 @@ class ZooKeeperDriver(Driver):
                 member.wait_connected(deadline)
                 self._watch_ours(deadline)
                 self.taking.release_strays()
+                self._sweep_soon()  # whose ends the watches did not tell, and what a cut sweep left
                 return
             except ConnectionLost:
                 if not member.over:

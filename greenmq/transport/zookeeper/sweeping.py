@@ -5,6 +5,7 @@ from __future__ import annotations
 from kazoo.exceptions import NodeExistsError, NoNodeError
 
 from greenmq import runtime
+from greenmq.exceptions import TimeoutError
 from greenmq.log import get_logger
 from greenmq.transport.driver import REQUEUE, Taken
 from greenmq.transport.zookeeper.layout import Claim
@@ -29,17 +30,27 @@ class Sweeping:
         self._queues = queues
         self._taking = taking
         self._waiting = waiting
+        self._turn = runtime.Lock()
 
     def sweep(self, deadline: runtime.Deadline) -> None:
         """See `Driver.sweep`. Switches: yes."""
+        if not self._turn.acquire(deadline):
+            raise TimeoutError('another sweep of ours did not end')
+        try:
+            self._sweep(deadline)
+        finally:
+            self._turn.release()
+
+    def _sweep(self, deadline: runtime.Deadline) -> None:
         self._waiting.unwatch_idle()
         nodes, mark = self._nodes, self._nodes.layout.sweeper
         for _ in range(_TURNS):
             try:
                 nodes.client.create_async(mark, b'', ephemeral=True).get(timeout=deadline)
             except NodeExistsError:
-                runtime.sleep(_PAUSE)
-                continue
+                if not self._is_ours(mark, deadline):
+                    runtime.sleep(_PAUSE)
+                    continue
             try:
                 self._give_back(deadline)
                 now = nodes.stat(mark, deadline)
@@ -51,6 +62,13 @@ class Sweeping:
                 if nodes.present is not None:
                     nodes.client.delete_async(mark)
             return
+
+    def _is_ours(self, mark: str, deadline: runtime.Deadline) -> bool:
+        # Left by a sweep that a lost connection or a kill cut: it stays for as long as our session lives, and
+        # nobody else could sweep.
+        session, _ = self._nodes.client.client_id
+        stat = self._nodes.stat(mark, deadline)
+        return stat is not None and stat.ephemeralOwner == session
 
     def _give_back(self, deadline: runtime.Deadline) -> None:
         # Who lives is asked after the claims were listed: no claim is older than its owner's node.
