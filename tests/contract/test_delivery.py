@@ -215,6 +215,23 @@ def test_a_cancelled_consumer_gives_back_in_order(here, there, queue):
     assert there.get_all(queue) == ['1', '2', '3']
 
 
+def test_a_cancelled_consumer_leaves_its_room_to_another_of_its_channel(here, there, queue):
+    """Its message waited for a callback, and was all that the prefetch allows."""
+    held = []
+    here.channel.basic_qos(0, 1, False)
+    here.consume(queue, lambda message: None, tag='gone')
+    here.put(queue, 'x')
+    for _ in range(50):
+        if not there.size(queue):
+            break
+        green.sleep(0.02)
+    here.consume(queue, held.append, tag='stays')
+    here.channel.basic_cancel('gone')
+    here.until(lambda: held)
+    assert text(held[0]) == 'x'
+    held[0].ack()
+
+
 def test_consumers_that_are_cancelled_in_a_row_wait_for_no_take_that_goes_on(here, queue, monkeypatch):
     """Each end of one is followed by a take for those that are left, which ends when a message comes."""
     joined, join = [], Flight.join

@@ -254,8 +254,8 @@ class Channel(base.StdChannel):
     def queue_gone(self, queue: str) -> None:
         """A queue was deleted: its consumers here end, and it is told."""
         for sub in [sub for sub in self.books.subscriptions.values() if sub.queue == queue]:
-            self._remove(sub)
             self.deliveries.unseen(self.deliveries.discard(lambda each, sub=sub: each is sub))
+            self._remove(sub)
             logger.warning('%r: queue %r was deleted, and consumer %r with it', self, queue, sub.tag)
             events.emit('consumer_lost', source=self, consumer_tag=sub.tag, queue=queue)
 
@@ -392,14 +392,14 @@ class Channel(base.StdChannel):
             self.session.intake.join(flights, runtime.Deadline.after(CANCEL_SECONDS))
         finally:
             self.deliveries.unseen(waiting)
+            self.room_again()  # for the others: the take that followed found none
         if self.session.router.facts(sub.queue).get('auto_delete') and not self.session.consumers(sub.queue):
             if not self.closed and self.session.state == 'open':
                 self.queue_delete(sub.queue)
 
     def _remove(self, sub: Subscription) -> list[Any]:
         self._forget(sub)
-        flights: list[Any] = self.session.intake.refresh(self)
-        return flights
+        return self.session.intake.refresh(self)
 
     def _forget(self, sub: Subscription) -> None:
         self.books.remove(sub.tag)
