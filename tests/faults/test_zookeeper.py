@@ -380,6 +380,39 @@ def test_a_sweep_that_is_cut_keeps_nobody_from_sweeping(zookeeper, zookeeper_url
         wait_until(lambda: not marked(), 10, 'the end of the mark')
 
 
+@pytest.mark.slow
+@pytest.mark.faults
+def test_who_dies_while_others_are_swept_is_swept_too(zookeeper, zookeeper_url, monkeypatch):
+    """A sweep that has looked at who lives sees no end that comes after."""
+    still = {'sweep_interval': 0}
+    looked, held = green.Event(), green.Event()
+    with Connection(zookeeper_url, transport_options=still) as here, Connection(
+        zookeeper_url, transport_options={**still, 'fetch_ahead': 7}
+    ) as dying:
+        bound = declare(here)
+        driver(here)._sweep.join(10)
+        here.Producer(routing_key='q').publish('x')
+        Queue('q')(dying.channel()).get()
+        sweeping = driver(here).sweeping
+        give_back = sweeping._give_back
+
+        def hold(deadline):
+            give_back(deadline)
+            if not looked.is_set():
+                looked.set()
+                assert held.wait(20)
+
+        monkeypatch.setattr(sweeping, '_give_back', hold)
+        driver(here)._sweep_soon()
+        assert looked.wait(10)
+        expire(zookeeper, dying)
+        nodes = driver(here).nodes
+        wait_until(lambda: driver(here).sweep_again, 10, 'the word of its end')
+        assert nodes.children(nodes.layout.claims, runtime.Deadline.after(10))
+        held.set()
+        assert wait_get(bound).payload == 'x'
+
+
 def _again(connection, fun):
     while True:
         try:

@@ -106,6 +106,7 @@ class ZooKeeperDriver(Driver):
         self.bindings_ = Bindings(nodes)
         self.sweeping = Sweeping(nodes, self.queues_, self.taking, self.waiting)
         self._sweep: runtime.Task | None = None
+        self.sweep_again = False  # an owner ended while one was under way, which may have looked before
 
     # ---- the connection
 
@@ -215,6 +216,7 @@ class ZooKeeperDriver(Driver):
             self._sweep_soon()
 
     def _sweep_soon(self) -> None:
+        self.sweep_again = True
         if self._sweep is None or self._sweep.done:
             self._sweep = runtime.spawn(_sweep, weakref.ref(self), name='zookeeper-sweep', owner=self)
 
@@ -288,7 +290,8 @@ def _call(reference: Any, *args: Any) -> None:
 
 def _sweep(reference: Callable[[], ZooKeeperDriver | None]) -> None:
     driver = reference()
-    if driver is not None:
+    while driver is not None and driver.sweep_again:
+        driver.sweep_again = False
         try:
             driver.sweep(runtime.Deadline.after(OPERATION))
         except Exception as error:  # the next round does it
