@@ -183,3 +183,58 @@ def test_a_timeout_says_what_was_not_answered(talk):
     broker.send(1, spec.Queue.DeclareOk, 'sll', ('q', 0, 0))
     channel.connection.settings.operation_timeout = 5
     still_works(channel, broker)
+
+
+def test_a_cancel_that_did_not_get_its_turn_is_sent_all_the_same(talk):
+    """Or the broker would deliver for ever to a consumer that nobody has, and be given it back for ever."""
+    channel, broker = talk()
+    start_consumer(channel, broker, print)
+    getting = Doing(channel.basic_get, 'q2')
+    broker.recv(spec.Basic.Get)
+    cancelling = Doing(channel.basic_cancel, 't')
+    green.idle()
+    cancelling.kill()
+    assert broker.recv(spec.Basic.Cancel).read('sb') == ['t', True]
+    assert channel.callbacks == {}
+    broker.send(1, spec.Basic.GetEmpty, 's', ('',))
+    assert getting.result() is None
+
+
+def test_a_consumer_that_is_cancelled_while_its_channel_is_opened_again_is_not_started(talk):
+    """Given a consumer that the broker ended, and its channel closed too, when the program cancels it before
+    it had its turn to be started again, then it is not."""
+    channel, broker = talk()
+    start_consumer(channel, broker, print)
+    broker.send(1, spec.Basic.Cancel, 'sb', ('t', True))
+    control = broker.open_channel()
+    declare = broker.recv(spec.Queue.Declare)
+    broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
+    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q', 0, 0))
+    assert declare.channel == control
+    opening = broker.recv(spec.Channel.Open)
+    green.idle()  # it is there: now it waits for the channel
+    channel.basic_cancel('t')
+    broker.send(opening.channel, spec.Channel.OpenOk, 'S', ('',))
+    broker.recv(spec.Basic.Qos)
+    broker.send(opening.channel, spec.Basic.QosOk)
+    green.idle()
+    getting = Doing(channel.basic_get, 'q2')
+    assert broker.recv().signature == spec.Basic.Get
+    broker.send(opening.channel, spec.Basic.GetEmpty, 's', ('',))
+    assert getting.result() is None
+
+
+def test_tags_of_consumers_that_ended_are_not_kept(talk):
+    """A program that consumes each of its answers under a new tag must not grow with them."""
+    channel, broker = talk()
+    for number in range(20):
+        tag = f't{number}'
+        starting = Doing(channel.basic_consume, 'q', consumer_tag=tag, no_ack=True, callback=print)
+        broker.recv(spec.Basic.Consume)
+        broker.send(1, spec.Basic.ConsumeOk, 's', (tag,))
+        starting.result()
+        cancelling = Doing(channel.basic_cancel, tag)
+        broker.recv(spec.Basic.Cancel)
+        broker.send(1, spec.Basic.CancelOk, 's', (tag,))
+        cancelling.result()
+    assert not channel.consuming._gone_no_ack

@@ -437,6 +437,13 @@ class Connection:
         """Forget a closed channel."""
         self.channels.pop(channel.channel_id, None)
         self.drain.discard(channel)
+        self.resume_paused()
+
+    def take_back(self, channel: AMQPChannel, wanted: Callable[[Event], bool]) -> list[Event]:
+        """Take out what waits for its callbacks and is `wanted`; there is room for others then. No switch."""
+        taken = self.drain.remove(channel, wanted)
+        self.resume_paused()
+        return taken
 
     def channel_lost(self, channel: AMQPChannel, error: BaseException) -> None:  # no switch
         """The broker closed the consuming wire of a channel over an error: start its consumers again."""
@@ -481,17 +488,18 @@ class Connection:
         else:
             self.drain.drain_lane(channel, _handle, timeout)
         if self.paused:
-            self._resume()
+            self.resume_paused()
 
     def drain_waiting(self, channel: AMQPChannel) -> bool:
         """As `drain_events` of a channel; False where that would have to wait."""
         found = self.drain.drain_waiting(channel, _handle)
         if self.paused:
-            self._resume()
+            self.resume_paused()
         return found
 
-    def _resume(self) -> None:
-        if self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
+    def resume_paused(self) -> None:
+        """Ask for deliveries again where they were paused, if there is room. No switch."""
+        if self.paused and self.is_here and self.drain.pending_bytes < self.settings.max_waiting_bytes // 2:
             paused, self.paused = self.paused, []
             for consuming, consumer in paused:
                 consuming.resume(consumer)

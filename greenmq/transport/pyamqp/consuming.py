@@ -153,6 +153,7 @@ class Consuming(Settling):
                 self.connection.channel_lost(self.channel, exc)
             raise
         self._restored = channel.error is None
+        self.connection.resume_paused()
 
     def _set_up(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
         if self.transactional:
@@ -163,12 +164,7 @@ class Consuming(Settling):
             if consumer.cancelled or consumer.lost or self.consumers.get(key) is not consumer:
                 continue
             try:
-                channel.call(
-                    spec.Basic.Consume,
-                    consumer.request(self.connection.current_name(consumer.queue), False),
-                    methods.BASIC_CONSUME.replies,
-                    deadline,
-                )
+                self._ask_again(channel, key, consumer, deadline)
             except (ChannelError, ConnectionError) as exc:
                 if not channel.refused:
                     raise
@@ -184,7 +180,28 @@ class Consuming(Settling):
                 consumer.lost = True
                 self.connection.consumer_cancelled(self.channel, consumer)
                 return
-            consumer.paused = False
+
+    def _ask_again(
+        self, channel: WireChannel, key: bytes, consumer: Consumer, deadline: runtime.Deadline
+    ) -> None:
+        """basic.consume for a consumer that was here before, unless it is cancelled until its turn comes."""
+
+        def abandoned(reply: Reply) -> None:
+            self._cancel_nowait(channel, consumer)
+
+        request = consumer.request(self.connection.current_name(consumer.queue), False)
+        channel.take_turn(deadline)
+        if consumer.cancelled or self.consumers.get(key) is not consumer:
+            channel.give_turn()
+            return
+        # Now and not with the reply: together with that deliveries may come, so many that it is paused again.
+        consumer.paused = False
+        replies = methods.BASIC_CONSUME.replies
+        try:
+            channel.exchange(spec.Basic.Consume, request, replies, deadline, None, abandoned)
+        except BaseException:
+            consumer.paused = True
+            raise
 
     def call(
         self,
@@ -315,8 +332,9 @@ class Consuming(Settling):
             self.consumers[key] = consumer
 
         def abandoned(reply: Reply) -> None:
+            consumer.cancelled = True
             self._cancel_nowait(channel, consumer)
-            self._remove(key, consumer)
+            self._remove(key, consumer, True)
 
         channel, request = self._take_turn(
             lambda: consumer.request(self.connection.current_name(consumer.queue), nowait), deadline
@@ -330,33 +348,31 @@ class Consuming(Settling):
             replies = methods.BASIC_CONSUME.replies
             channel.exchange(spec.Basic.Consume, request, replies, deadline, started, abandoned)
 
-    def _remove(self, key: bytes, consumer: Consumer) -> None:
-        """Forget a consumer; what was delivered to it and no callback saw goes back to the queue."""
+    def _remove(self, key: bytes, consumer: Consumer, late: bool) -> None:
+        """Forget a consumer; what was delivered to it and no callback saw goes back to the queue.
+
+        Arguments:
+            late (bool): more may come for it. Its tag is only kept then: programs use one after the other.
+        """
         if self.consumers.get(key) is consumer:
             del self.consumers[key]
-        if consumer.no_ack:
+        if consumer.no_ack and late:
             self._gone_no_ack.add(key)
-        for delivery in self.connection.drain.remove(self.channel, lambda event: event[1] is consumer):
+        for delivery in self.connection.take_back(self.channel, lambda event: event[1] is consumer):
             self._give_back(delivery[0])
 
     def resume_cancelled(self, consumer: Consumer, deadline: runtime.Deadline) -> None:
         """Start a consumer again that the broker had cancelled."""
-        if self.consumers.get(consumer.tag.encode()) is not consumer or consumer.cancelled:
-            return
-        channel = self.open(deadline)  # if that starts the consumers, this one is among them
-        if consumer.paused:
-            consumer.paused = False
+        key = consumer.tag.encode()
+        while True:
+            channel = self.open(deadline)  # if that starts the consumers, this one is among them
             try:
-                channel.call(
-                    spec.Basic.Consume,
-                    consumer.request(self.connection.current_name(consumer.queue), False),
-                    methods.BASIC_CONSUME.replies,
-                    deadline,
-                )
-            except BaseException:
-                consumer.paused = True
-                raise
-        consumer.lost = False
+                if consumer.paused:
+                    self._ask_again(channel, key, consumer, deadline)
+            except NotSent:
+                continue  # the wire ended over somebody else's call
+            consumer.lost = False
+            return
 
     def stop(self, tag: str, deadline: runtime.Deadline, nowait: bool) -> None:
         """basic.cancel. Deliveries of the consumer that no callback has seen go back to the queue."""
@@ -365,6 +381,7 @@ class Consuming(Settling):
             return
         consumer.cancelled = True
         channel = self.wire
+        late = True  # what is on its way comes after we have forgotten the consumer
         try:
             if channel is not None and channel.error is None and not consumer.paused:
                 if nowait:
@@ -376,12 +393,19 @@ class Consuming(Settling):
                         methods.BASIC_CANCEL.replies,
                         deadline,
                     )
+                    late = False
         except (NotSent, ChannelError, ConnectionError) as exc:
             if not isinstance(exc, NotSent) and (channel is None or channel.link.error is not None):
                 raise
             log.debug('%r: consumer %s ended with its wire: %s', self.channel, tag, exc)
+        except BaseException:
+            # Perhaps before it was sent: a broker that was not told delivers for ever, and we give it back
+            # for ever. Told twice it says nothing.
+            if channel is not None:
+                self._cancel_nowait(channel, consumer)
+            raise
         finally:
-            self._remove(tag.encode(), consumer)
+            self._remove(tag.encode(), consumer, late)
 
     def _cancel_nowait(self, channel: WireChannel, consumer: Consumer) -> None:
         if channel.error is None:
@@ -444,7 +468,7 @@ class Consuming(Settling):
 
     def _forget_deliveries(self) -> None:
         """What is out will be delivered again: run now, what no callback has seen would be run twice."""
-        self.connection.drain.remove(self.channel, lambda event: event[0].delivery_tag in self.ledger)
+        self.connection.take_back(self.channel, lambda event: event[0].delivery_tag in self.ledger)
         self.ledger.drain()
 
     # ---- what arrives (called by the reader: no switch)
@@ -504,7 +528,13 @@ class Consuming(Settling):
     def resume(self, consumer: Consumer) -> None:
         """Ask for deliveries again after `_pause`. No switch."""
         channel = self.wire
-        if not consumer.paused or consumer.cancelled or channel is None or channel.error is not None:
+        if not consumer.paused or self.consumers.get(consumer.tag.encode()) is not consumer:
+            return
+        if channel is None or channel.error is not None or channel.link.error is not None:
+            return  # the next wire is asked for all consumers
+        if not self._restored:
+            # Its turn may be still to come there: a tag that is asked for twice ends the connection.
+            self.connection.paused.append((self, consumer))
             return
         consumer.paused = False
         queue = self.connection.current_name(consumer.queue)

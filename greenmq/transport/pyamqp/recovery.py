@@ -288,8 +288,8 @@ def consume_again(connection: Connection, channel: Channel, consumer: Consumer) 
     schedule = RetrySchedule(8, 0.05, 0.2, 1.0)
     error: BaseException = ConsumerCancelled(f'consumer {consumer.tag} of queue {consumer.queue!r}')
     for attempt in range(9):
-        if channel.closed or consumer.cancelled or connection.closed:
-            return
+        if channel.closed or consumer.cancelled or connection.closed or not consumer.paused:
+            return  # or a recovery has started it
         deadline = runtime.Deadline.after(connection.settings.operation_timeout)
         try:
             link = connection.wait_open(deadline)
@@ -313,10 +313,13 @@ def consume_again(connection: Connection, channel: Channel, consumer: Consumer) 
         except (ConnectionError, ChannelError, TimeoutError, KombuError) as exc:
             error = exc
         runtime.sleep(schedule.delay(attempt))
+    if not consumer.paused:
+        return
     connection.log.error(
         '%s: consumer %s of queue %r is lost: %s', connection.name, consumer.tag, consumer.queue, error
     )
-    channel.consuming.consumers.pop(consumer.tag.encode(), None)
+    if channel.consuming.consumers.get(consumer.tag.encode()) is consumer:
+        del channel.consuming.consumers[consumer.tag.encode()]
     events.emit(
         'consumer_lost', connection.source, consumer_tag=consumer.tag, queue=consumer.queue, error=error
     )
