@@ -108,3 +108,29 @@ def test_the_options_on_blocked_and_on_unblocked_are_called_in_a_task_that_may_w
         while len(told) < 2:
             green.idle()
     assert told == [('low on memory',), ()]
+
+
+def test_the_loss_of_a_blocked_connection_is_the_end_of_it(talk, publishers):
+    """Whoever stopped its producers when it was blocked starts them again: the next link knows of nothing."""
+    told = []
+    channel, broker = talk(on_blocked=told.append, on_unblocked=lambda: told.append(None))
+    block(channel, broker)
+    broker.reset()
+    with green.Timeout(SOON):
+        while len(told) < 2:
+            green.idle()
+    assert told == ['low on memory', None]
+    assert channel.connection.blocked is None
+
+
+def test_closing_a_blocked_connection_tells_nobody(talk):
+    told = []
+    channel, broker = talk(on_unblocked=lambda: told.append(None))
+    block(channel, broker)
+    connection = channel.connection
+    closing = Doing(connection.close)
+    broker.recv(spec.Connection.Close)
+    broker.send(0, spec.Connection.CloseOk)
+    closing.result()
+    green.idle()
+    assert told == []

@@ -324,3 +324,23 @@ def test_end_of_file_is_an_error_at_the_first_read(talk):
     green.idle()
     broker.sock.close()
     assert isinstance(draining.error(), ConnectionLost)
+
+
+def test_closing_while_it_is_opened_again_leaves_no_socket(peer, opened):
+    """Given a connection that was lost and is being opened again by its user, when another greenlet closes
+    it, then the link that is ready a moment later is closed too: nobody else would ever do that."""
+    connection, broker = opened()
+    transport_connection = connection.connection
+    broker.reset()
+    while transport_connection.connected:
+        green.idle()
+    opening = Doing(connection.ensure_connection, max_retries=1)
+    again = peer.accept()
+    again.start()
+    again.tune()
+    again.recv(spec.Connection.Open)
+    connection.close()
+    again.send(0, spec.Connection.OpenOk, 's', ('',))
+    again.wait_end()
+    assert isinstance(opening.error(), ConnectionClosed)
+    assert not transport_connection.connected

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amqp import spec
 
-from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
 from tests.wire.test_cuts import start_consumer

@@ -23,6 +23,7 @@ from greenmq.transport.pause import Pause
 from greenmq.transport.waiters import WaitingLine
 
 from . import frames, methods, recovery
+from .blocking import tell_blocked
 from .channel import Channel as AMQPChannel
 from .consuming import Consumer, Consuming
 from .link import Link
@@ -140,6 +141,9 @@ class Connection:
         Switches: yes. Killed: the socket is closed, nothing else changed.
         """
         link = self._dial(self, deadline, self.epoch + 1)
+        if self.closed:  # meanwhile, by somebody who could not see this link
+            link.abandon()
+            raise ConnectionClosed(f'{self.name} was closed while it was being opened')
         self.epoch += 1
         self.link = link
         self._ready = False
@@ -219,7 +223,7 @@ class Connection:
         if link is not self.link:
             return
         was_ready, self._ready = self._ready, False
-        self._put_away()
+        self._put_away(link)
         if self.closed or isinstance(error, (Forked, ConnectionClosed)):
             if not self.closed:  # or they were told already, whatever the broker says to our goodbye
                 self.drain.fail(error)
@@ -237,8 +241,11 @@ class Connection:
             self._failed = error
         self.drain.report(error)
 
-    def _put_away(self) -> None:
+    def _put_away(self, link: Link | None) -> None:
         """What belonged to the link that ended."""
+        if link is not None and link.blocked is not None and not self.closed:
+            link.blocked = None
+            tell_blocked(self, None)
         self.known_exchanges.clear()
         self.paused.clear()
         self._control = None
@@ -288,7 +295,7 @@ class Connection:
         link, self.link = self.link, None
         self._ready = False
         self._end_recovery()
-        self._put_away()
+        self._put_away(link)
         if link is not None:
             link.leave(error, self.hub)
         events.emit('lost', self.source, error=error, epoch=self.epoch)
@@ -458,21 +465,7 @@ class Connection:
 
     def on_blocked(self, link: Link, reason: str | None) -> None:  # no switch
         """The broker refuses publishes (memory, disk), or takes them again."""
-        self.log.warning(
-            '%s: %s', self.name, f'blocked by the broker: {reason}' if reason else 'no longer blocked'
-        )
-        options = self.settings.__dict__
-        if reason is None:
-            events.emit('unblocked', self.source)
-            self._call_back(options.get('on_unblocked'))
-        else:
-            events.emit('blocked', self.source, reason=reason)
-            self._call_back(options.get('on_blocked'), reason)
-
-    def _call_back(self, callback: Callable[..., Any] | None, *args: Any) -> None:
-        # The program's own code has no business in the reader: a task of its own may take its time.
-        if callback is not None:
-            runtime.spawn(callback, *args, name=f'amqp-callback {self.name}')
+        tell_blocked(self, reason)
 
     # ---- events
 
