@@ -99,5 +99,9 @@ class Sweeping:
             moves.append((claim, self._taking.back(claim, again)))
         for claim, move in moves:
             failure = first_failure(move.get(timeout=deadline))
-            if failure is not None and failure[0] == 1:
+            if failure is None or failure[0] == 0:
+                continue  # done, or another one was faster
+            if isinstance(failure[1], NoNodeError):
                 nodes.remove([claim.path], deadline)  # its queue is gone
+            else:
+                logger.warning('%s could not go back to its queue: %r', claim.path, failure[1])
