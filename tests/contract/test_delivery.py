@@ -168,7 +168,7 @@ def test_closing_a_channel_gives_back_in_order(here, there, queue):
         here.put(queue, n)
     here.until(lambda: len(held) == 2)  # two had a callback, two wait for one
     here.channel.close()
-    there.until(lambda: there.size(queue) == 4)
+    wait_until(lambda: there.size(queue) == 4, 10, 'what was given back')
     assert there.get_all(queue) == ['0', '1', '2', '3']
     there.channel.queue_delete(queue=queue)
 
@@ -211,7 +211,7 @@ def test_a_cancelled_consumer_gives_back_in_order(here, there, queue):
     here.channel.basic_cancel('gone')
     held[0].ack()
     # All of it first: what had not been taken yet may be seen before what goes back.
-    here.until(lambda: there.size(queue) == 3)
+    wait_until(lambda: there.size(queue) == 3, 10, 'what was given back')
     assert there.get_all(queue) == ['1', '2', '3']
 
 
