@@ -29,7 +29,8 @@ def opened(peer):
 
     def opened(tuning=None, **options):
         options = {'recover': False, 'close_timeout': 0.5, **options}
-        connection = Connection(peer.url, heartbeat=0, transport_options=options)
+        heartbeat = options.pop('heartbeat', 0)
+        connection = Connection(peer.url, heartbeat=heartbeat, transport_options=options)
         connections.append(connection)
         opening = green.spawn(connection.connect)
         broker = peer.accept().handshake(**(tuning or {}))

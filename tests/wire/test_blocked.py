@@ -6,7 +6,7 @@ import pytest
 from amqp import spec
 
 from greenmq import events
-from greenmq.exceptions import ConnectionBlocked
+from greenmq.exceptions import ConnectionBlocked, ConnectionLost
 from tests.support import green
 from tests.support.switches import assert_no_switch
 from tests.wire.conftest import SOON, Doing
@@ -121,6 +121,16 @@ def test_the_loss_of_a_blocked_connection_is_the_end_of_it(talk, publishers):
             green.idle()
     assert told == ['low on memory', None]
     assert channel.connection.blocked is None
+
+
+def test_a_broker_that_falls_silent_while_it_blocks_is_lost(talk):
+    """One that blocks reads nothing, and beats all the same: who waits for its deliveries must not wait for
+    ever on a host that is gone."""
+    channel, broker = talk({'heartbeat': 1}, heartbeat=1)
+    block(channel, broker)
+    draining = Doing(channel.connection.drain_events)
+    error = draining.error(5)
+    assert isinstance(error, ConnectionLost) and 'nothing from the broker' in str(error)
 
 
 def test_closing_a_blocked_connection_tells_nobody(talk):

@@ -485,7 +485,8 @@ class Link(Outbox):
             # After a stall of our own the kernel may hold what we did not read: the next beat judges, not
             # this one.
             stalled = now - due > half
-            if not stalled and self.blocked is None and now - self._last_in > 2 * self.heartbeat:
+            # A broker that blocks us reads nothing, and beats: its silence is as good as any other's.
+            if not stalled and now - self._last_in > 2 * self.heartbeat:
                 self.lose(
                     ConnectionLost(
                         f'{self.name}: nothing from the broker for {now - self._last_in:.1f} s '
