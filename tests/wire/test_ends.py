@@ -344,3 +344,39 @@ def test_closing_while_it_is_opened_again_leaves_no_socket(peer, opened):
     again.wait_end()
     assert isinstance(opening.error(), ConnectionClosed)
     assert not transport_connection.connected
+
+
+def test_each_consumer_is_started_again_under_the_limit_that_it_had(talk):
+    """Given two consumers started under a prefetch each, and one for the channel, when the broker closes the
+    channel, then a new one says all three, in an order in which each means what it meant."""
+    channel, broker = talk()
+
+    def limit(count, of_channel=False):
+        telling = Doing(channel.basic_qos, 0, count, of_channel)
+        assert broker.recv(spec.Basic.Qos).read('lBb') == [0, count, of_channel]
+        broker.send(1, spec.Basic.QosOk)
+        telling.result()
+
+    limit(500, True)
+    limit(1)
+    start_consumer(channel, broker, print)
+    limit(50)
+    starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', callback=print)
+    control = broker.open_channel()
+    broker.recv(spec.Queue.Declare)
+    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
+    broker.recv(spec.Basic.Consume)
+    broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
+    starting.result()
+    limit(7)
+    broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
+    wire, said = broker.open_channel(), []
+    while len(said) < 6:
+        found = broker.recv(spec.Basic.Qos, spec.Basic.Consume)
+        if found.signature == spec.Basic.Qos:
+            said.append(tuple(found.read('lBb')[1:]))
+            broker.send(wire, spec.Basic.QosOk)
+        else:
+            said.append(found.read('Bss')[2])
+            broker.send(wire, spec.Basic.ConsumeOk, 's', (said[-1],))
+    assert said == [(500, True), (1, False), 't', (50, False), 'u', (7, False)]

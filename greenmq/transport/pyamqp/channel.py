@@ -330,7 +330,7 @@ class Channel(Entities):
         self.consuming.set_qos(
             prefetch_size,
             prefetch_count,
-            a_global if apply_global is None else apply_global,
+            bool(a_global if apply_global is None else apply_global),
             self._deadline(),
         )
 

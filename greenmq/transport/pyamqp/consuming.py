@@ -25,6 +25,19 @@ __all__ = ['Consumer', 'Consuming']
 
 log = logging.getLogger('greenmq.transport.pyamqp')
 
+#: The arguments of a basic.qos: bytes, messages, and whether they are the channel's or each consumer's.
+QoS = tuple[int, int, bool]
+
+#: The last one for each consumer that is started from then on, and the last one for the channel: they do not
+#: touch each other. The place of each is its `a_global`.
+_Limits = tuple[QoS | None, QoS | None]
+
+_NO_LIMIT: QoS = (0, 0, False)
+
+
+def _with(limits: _Limits, qos: QoS) -> _Limits:
+    return (limits[0], qos) if qos[2] else (qos, limits[1])
+
 
 class Consumer:
     """One consumer: what to ask the broker for, and whom to call."""
@@ -35,6 +48,7 @@ class Consumer:
         'cancelled',
         'exclusive',
         'life',
+        'limit',
         'lost',
         'no_ack',
         'no_local',
@@ -65,6 +79,7 @@ class Consumer:
         self.callback = callback
         self.on_cancel = on_cancel
         self.unlimited = no_ack
+        self.limit: QoS | None = None  # under which it was started
         self.life = 0  # of the wire: the last one on which a caller has started it
         self.paused = False
         self.cancelled = False
@@ -86,12 +101,13 @@ class Consuming(Settling):
         self.consumers: dict[bytes, Consumer] = {}
         self.recovering = False  # a basic.recover is under way: what arrives will come again
         self.transactional = False
-        self.qos: tuple[int, int, bool] | None = None
+        self.qos: QoS | None = None  # the last one
+        self._limits: _Limits = (None, None)
         self._opening = runtime.Lock()
         self._places: dict[bytes, tuple[str, str, DecodeError | None]] = {}
         self._restored = False  # the wire has its QoS and consumers
         self._life = 0  # how many wires there were
-        self._told: tuple[int, int, bool] | None = None  # the QoS that this wire was told
+        self._told: _Limits = (None, None)  # those that this wire knows
         self._starting: set[bytes] = set()
         #: Tags of consumers without acks that went while deliveries were on their way: nothing to give back.
         self._gone_no_ack: set[bytes] = set()
@@ -141,7 +157,7 @@ class Consuming(Settling):
         # Ours from here on: what its first consumers are given is settled on it, restored or not.
         self.wire, self._restored = channel, False
         self._life += 1
-        self._told = None
+        self._told = (None, None)
         try:
             self.channel.check_open()  # or nobody would ever close it
             self._set_up(channel, deadline)
@@ -158,11 +174,15 @@ class Consuming(Settling):
     def _set_up(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
         if self.transactional:
             channel.call(methods.TX_SELECT.signature, b'', methods.TX_SELECT.replies, deadline)
-        if self.qos is not None:
-            self._send_qos(channel, self.qos, deadline)
+        last, shared = self._limits
+        if shared is not None:
+            self._send_qos(channel, shared, deadline)
         for key, consumer in list(self.consumers.items()):
             if consumer.cancelled or consumer.lost or self.consumers.get(key) is not consumer:
                 continue
+            limit = consumer.limit or self._told[False] and _NO_LIMIT
+            if limit and limit != self._told[False] and not consumer.no_ack:
+                self._send_qos(channel, limit, deadline)
             try:
                 self._ask_again(channel, key, consumer, deadline)
             except (ChannelError, ConnectionError) as exc:
@@ -180,6 +200,8 @@ class Consuming(Settling):
                 consumer.lost = True
                 self.connection.consumer_cancelled(self.channel, consumer)
                 return
+        if last is not None and self._told[False] != last:
+            self._send_qos(channel, last, deadline)
 
     def _ask_again(
         self, channel: WireChannel, key: bytes, consumer: Consumer, deadline: runtime.Deadline
@@ -260,16 +282,23 @@ class Consuming(Settling):
     ) -> None:
         """basic.qos, now and on every later wire."""
         self.qos = qos = (prefetch_size, prefetch_count, a_global)
-        self.open(deadline)
-        if self._told != qos:  # or opening the wire has said it
-            self.call(methods.BASIC_QOS, qos, deadline)
-            self._told = qos
+        self._limits = _with(self._limits, qos)
+        while True:
+            channel = self.open(deadline)
+            if self._told[a_global] == qos:
+                return  # opening the wire has said it
+            try:
+                self._send_qos(channel, qos, deadline)
+                return
+            except NotSent:
+                continue  # the wire ended over somebody else's call
 
-    def _send_qos(self, channel: WireChannel, qos: tuple[int, int, bool], deadline: runtime.Deadline) -> None:
-        channel.call(
-            spec.Basic.Qos, methods.encode(methods.BASIC_QOS, qos), methods.BASIC_QOS.replies, deadline
-        )
-        self._told = qos
+    def _send_qos(self, channel: WireChannel, qos: QoS, deadline: runtime.Deadline) -> None:
+        def told(reply: Reply) -> None:
+            self._told = _with(self._told, qos)
+
+        encoded = methods.encode(methods.BASIC_QOS, qos)
+        channel.call(spec.Basic.Qos, encoded, methods.BASIC_QOS.replies, deadline, told)
 
     def start(self, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> str:
         """basic.consume. Killed: the consumer is cancelled again once the broker has answered.
@@ -310,7 +339,10 @@ class Consuming(Settling):
         if restored is None or restored.life == self._life:
             return False
         now = self.connection.current_name
-        if restored.request(now(restored.queue), False) != consumer.request(now(consumer.queue), False):
+        limited = consumer.no_ack or restored.limit == self._told[False]
+        if not limited or (
+            restored.request(now(restored.queue), False) != consumer.request(now(consumer.queue), False)
+        ):
             self.stop(consumer.tag, deadline, False)
             return False
         restored.callback, restored.on_cancel = consumer.callback, consumer.on_cancel
@@ -339,6 +371,7 @@ class Consuming(Settling):
         channel, request = self._take_turn(
             lambda: consumer.request(self.connection.current_name(consumer.queue), nowait), deadline
         )
+        consumer.limit = self._told[False]
         if nowait:
             channel.give_turn()
             self.flush()
