@@ -14,6 +14,7 @@ from greenmq.exceptions import (
     PreconditionFailed,
     PublishUnconfirmed,
 )
+from greenmq.transport.pyamqp import recovery
 from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
@@ -380,3 +381,28 @@ def test_each_consumer_is_started_again_under_the_limit_that_it_had(talk):
             said.append(found.read('Bss')[2])
             broker.send(wire, spec.Basic.ConsumeOk, 's', (said[-1],))
     assert said == [(500, True), (1, False), 't', (50, False), 'u', (7, False)]
+
+
+def test_each_consumer_has_its_own_time_to_be_started_again(monkeypatch, peer, talk):
+    """Or a channel with thousands of them would pass the time for all in each try, and never come back."""
+    monkeypatch.setattr(recovery, 'PATIENCE', 1.0)
+    channel, broker = talk(recover=True)
+    channel.connection.settings.connect_timeout = 0
+    starting = [
+        Doing(channel.basic_consume, 'q', consumer_tag=tag, no_ack=True, callback=print, nowait=True)
+        for tag in 'tuv'
+    ]
+    for each in starting:
+        broker.recv(spec.Basic.Consume)
+        each.result()
+    broker.reset()
+    again = peer.accept().handshake()
+    wire = again.open_channel()
+    for _ in starting:
+        tag = again.recv(spec.Basic.Consume).read('Bss')[2]
+        green.sleep(0.5)
+        again.send(wire, spec.Basic.ConsumeOk, 's', (tag,))
+    with green.Timeout(SOON):
+        while not channel.connection.connected:
+            green.idle()
+    assert channel.connection.epoch == 2

@@ -129,7 +129,7 @@ class Consuming(Settling):
                 raise deadline.error(f'{self.channel!r}: no wire channel')
             try:
                 if self.ready_wire is None and link.error is None:
-                    self._restore(link, deadline)
+                    self._restore(link, lambda: deadline)
             finally:
                 self._opening.release()
 
@@ -144,15 +144,19 @@ class Consuming(Settling):
         channel = self.wire
         return channel if channel is not None and channel.error is None and self._restored else None
 
-    def restore(self, link: Link, deadline: runtime.Deadline) -> None:
-        """Have the wire, with QoS and consumers, on a new link, if one was open before."""
+    def restore(self, link: Link, step: Callable[[], runtime.Deadline]) -> None:
+        """Have the wire, with QoS and consumers, on a new link, if one was open before.
+
+        Arguments:
+            step (Callable): a deadline for each consumer: there may be thousands.
+        """
         with self._opening:
             while (self.qos is not None or self.consumers) and self.ready_wire is None:
-                self._restore(link, deadline)
+                self._restore(link, step)
 
-    def _restore(self, link: Link, deadline: runtime.Deadline) -> None:
+    def _restore(self, link: Link, step: Callable[[], runtime.Deadline]) -> None:
         self._forget_deliveries()  # of the last wire; another thread, whose they were, may have been at it
-        channel = WireChannel(link, self).open(deadline)
+        channel = WireChannel(link, self).open(step())
         channel.base = self.last_tag
         # Ours from here on: what its first consumers are given is settled on it, restored or not.
         self.wire, self._restored = channel, False
@@ -160,7 +164,7 @@ class Consuming(Settling):
         self._told = (None, None)
         try:
             self.channel.check_open()  # or nobody would ever close it
-            self._set_up(channel, deadline)
+            self._set_up(channel, step)
         except NotSent:
             return  # it ended meanwhile; the caller tries again
         except BaseException as exc:
@@ -171,37 +175,32 @@ class Consuming(Settling):
         self._restored = channel.error is None
         self.connection.resume_paused()
 
-    def _set_up(self, channel: WireChannel, deadline: runtime.Deadline) -> None:
+    def _set_up(self, channel: WireChannel, step: Callable[[], runtime.Deadline]) -> None:
         if self.transactional:
-            channel.call(methods.TX_SELECT.signature, b'', methods.TX_SELECT.replies, deadline)
+            channel.call(methods.TX_SELECT.signature, b'', methods.TX_SELECT.replies, step())
         last, shared = self._limits
         if shared is not None:
-            self._send_qos(channel, shared, deadline)
+            self._send_qos(channel, shared, step())
         for key, consumer in list(self.consumers.items()):
             if consumer.cancelled or consumer.lost or self.consumers.get(key) is not consumer:
                 continue
             limit = consumer.limit or self._told[False] and _NO_LIMIT
             if limit and limit != self._told[False] and not consumer.no_ack:
-                self._send_qos(channel, limit, deadline)
+                self._send_qos(channel, limit, step())
             try:
-                self._ask_again(channel, key, consumer, deadline)
+                self._ask_again(channel, key, consumer, step())
             except (ChannelError, ConnectionError) as exc:
                 if not channel.refused:
                     raise
                 # One queue that is gone must not keep the other consumers from theirs: try again without it.
-                log.warning(
-                    '%r: consumer %s of queue %r cannot be started again: %s',
-                    self.channel,
-                    consumer.tag,
-                    consumer.queue,
-                    exc,
-                )
+                told = '%r: consumer %s of queue %r cannot be started again: %s'
+                log.warning(told, self.channel, consumer.tag, consumer.queue, exc)
                 self.consumers.pop(key, None)
                 consumer.lost = True
                 self.connection.consumer_cancelled(self.channel, consumer)
                 return
         if last is not None and self._told[False] != last:
-            self._send_qos(channel, last, deadline)
+            self._send_qos(channel, last, step())
 
     def _ask_again(
         self, channel: WireChannel, key: bytes, consumer: Consumer, deadline: runtime.Deadline

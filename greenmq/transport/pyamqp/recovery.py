@@ -75,8 +75,8 @@ def restore(
     """Declare and consume on a new link what was declared and consumed on the last one.
 
     Arguments:
-        patience (float): seconds for each entity and each channel; None: the deadline is that of all. With
-            thousands of queues a common one would pass each time, and the connection never come back.
+        patience (float): seconds for each entity and each consumer; None: the deadline is that of all. With
+            thousands of them a common one would pass each time, and the connection never come back.
     """
 
     def step() -> runtime.Deadline:
@@ -107,7 +107,7 @@ def restore(
     if again:
         rebinding.bind_anew_later(connection, link)
     for channel in list(connection.channels.values()):
-        channel.consuming.restore(link, step())
+        channel.consuming.restore(link, step)
 
 
 def restore_for_another(connection: Connection, exchange: str, deadline: runtime.Deadline) -> bool:
@@ -252,8 +252,13 @@ def reopen(connection: Connection, channel: Channel) -> None:
     """Open the consuming wire of a channel again, with its consumers; or tell that they are lost."""
     if not connection.is_here:
         return  # it has moved meanwhile, and its consumers with it
+
+    def step() -> runtime.Deadline:
+        return runtime.Deadline.after(connection.settings.operation_timeout)
+
     try:
-        channel.open()
+        channel.check_open()
+        channel.consuming.restore(connection.wait_open(step()), step)
     except (ConnectionError, TimeoutError, KombuError) as exc:
         connection.log.error('%r: its consumers could not be started again: %s', channel, exc)
         events.emit('consumer_lost', connection.source, channel=channel, error=exc)
