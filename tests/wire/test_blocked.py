@@ -61,6 +61,17 @@ def test_waiting_publishes_leave_when_it_is_unblocked(talk, publishers):
     assert future.result(SOON) is None
 
 
+def test_all_that_does_not_wait_ends_in_its_own_time(talk):
+    """And not each in the time that begins when the one before it has ended: the last of a thousand would be
+    answered after hours."""
+    channel, broker = talk(publish_timeout=0.3)
+    block(channel, broker)
+    futures = [channel.basic_publish_nowait(channel.prepare_message(b'x'), '', 'q') for _ in range(20)]
+    broker.open_confirms()
+    with green.Timeout(SOON):
+        assert all(isinstance(each.exception(), ConnectionBlocked) for each in futures)
+
+
 def test_acks_and_calls_go_on(talk):
     channel, broker = talk()
     seen = []

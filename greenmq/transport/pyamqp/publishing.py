@@ -46,6 +46,11 @@ MAX_TRIES = 3
 _confirmed_listeners = events.listeners('confirmed')
 
 
+#: A publish without waiting that cannot leave yet: message, exchange, routing key, mandatory, deadline,
+#: future, tries.
+_InLine = tuple['Outgoing', str, str, bool, runtime.Deadline, runtime.Future, int]
+
+
 class SentAgain(Exception):
     """The wire went down for another publish's fault: this one is to be sent again."""
 
@@ -108,9 +113,8 @@ class Publishing:
         self.confirm = self.connection.settings.confirm_publish
         self.wire: WireChannel | None = None
         self._opening = runtime.Lock()
-        #: Publishes without waiting that cannot leave yet: (message, exchange, routing key, mandatory,
-        #: future, tries). Made by the first of them: an empty one is a quarter of a channel.
-        self._line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]] | None = None
+        #: Made by the first of them: an empty one is a quarter of a channel.
+        self._line: deque[_InLine] | None = None
         self._line_bytes = 0
         self._quiet = WaitingLine()  # for who closes: nothing waits for its confirm
 
@@ -214,28 +218,20 @@ class Publishing:
         line = self._line
         if line is None:
             line = self._line = deque()
-        line.append((message, exchange, routing_key, mandatory, future, tries))
+        deadline = runtime.Deadline.of(self.connection.settings.publish_timeout)
+        line.append((message, exchange, routing_key, mandatory, deadline, future, tries))
         self._line_bytes += size
         if len(line) == 1:
             runtime.spawn(
                 self._send_line, line, name=f'amqp-publisher {self.connection.name}', owner=self.connection
             )
 
-    def _send_line(self, line: deque[tuple[Outgoing, str, str, bool, runtime.Future, int]]) -> None:
+    def _send_line(self, line: deque[_InLine]) -> None:
         try:
             while line:
-                message, exchange, routing_key, mandatory, future, tries = line[0]
+                message, exchange, routing_key, mandatory, deadline, future, tries = line[0]
                 try:
-                    self._send(
-                        message,
-                        exchange,
-                        routing_key,
-                        mandatory,
-                        runtime.Deadline.of(self.connection.settings.publish_timeout),
-                        True,
-                        future,
-                        tries,
-                    )
+                    self._send(message, exchange, routing_key, mandatory, deadline, True, future, tries)
                 except Exception as exc:
                     future.set_exception(exc)
                 line.popleft()
@@ -243,7 +239,7 @@ class Publishing:
         finally:
             # Killed: nobody else would ever answer these.
             while line:
-                line.popleft()[4].set_exception(
+                line.popleft()[5].set_exception(
                     PublishUnconfirmed('the publishing task was ended', sent='no')
                 )
             self._line_bytes = 0
