@@ -406,3 +406,40 @@ def test_each_consumer_has_its_own_time_to_be_started_again(monkeypatch, peer, t
         while not channel.connection.connected:
             green.idle()
     assert channel.connection.epoch == 2
+
+
+def declare(channel, broker, name, wire):
+    declaring = Doing(channel.queue_declare, name, auto_delete=True)
+    assert broker.recv(spec.Queue.Declare).channel == wire
+    broker.send(wire, spec.Queue.DeclareOk, 'sll', (name, 0, 0))
+    declaring.result()
+
+
+@pytest.mark.parametrize('by_cancel', [True, False])
+def test_an_auto_delete_queue_ends_with_the_channel_of_its_last_consumer(talk, by_cancel):
+    """Given two channels, each with a consumer `t` of an auto-delete queue of its own, when both are gone,
+    then a recovery declares neither queue: they would be without consumers, and never end."""
+    channel, broker = talk()
+    connection, topology = channel.connection, channel.connection.topology
+    declare(channel, broker, 'q', 1)
+    start_consumer(channel, broker, print, no_ack=True)
+    other = connection.channel()
+    opening = Doing(other.open)
+    wire = broker.open_channel()
+    opening.result()
+    declare(other, broker, 'yours', wire)
+    starting = Doing(other.basic_consume, 'yours', consumer_tag='t', no_ack=True, callback=print)
+    broker.recv(spec.Basic.Consume)
+    broker.send(wire, spec.Basic.ConsumeOk, 's', ('t',))
+    starting.result()
+    for each, number in ((channel, 1), (other, wire)):
+        if by_cancel:
+            ending = Doing(each.basic_cancel, 't')
+            broker.recv(spec.Basic.Cancel)
+            broker.send(number, spec.Basic.CancelOk, 's', ('t',))
+        else:
+            ending = Doing(each.close)
+            broker.recv(spec.Channel.Close)
+            broker.send(number, spec.Channel.CloseOk)
+        ending.result()
+    assert list(topology.replay()) == []

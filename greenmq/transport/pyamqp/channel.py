@@ -131,6 +131,8 @@ class Channel(Entities):
         self.closed = True
         seconds = self.connection.settings.close_timeout
         deadline = runtime.Deadline.after(seconds)
+        for consumer in self.consuming.consumers.values():  # auto-delete queues end with the last of theirs
+            self.connection.topology.forget_consumer(self._entry(consumer.tag))
         try:
             # Publishers of other greenlets wait for their confirms: let what is on its way arrive.
             self.publishing.wait_confirmed(runtime.Deadline.after(seconds / 2))
@@ -368,7 +370,7 @@ class Channel(Entities):
             on_cancel,
         )
         self.consuming.start(consumer, self._deadline(), nowait)
-        self.connection.topology.consumer(tag, consumer.queue)
+        self.connection.topology.consumer(self._entry(tag), consumer.queue)
         if no_ack:
             self.no_ack_consumers.add(tag)
         return tag
@@ -384,7 +386,11 @@ class Channel(Entities):
             self.consuming.stop(consumer_tag, self._deadline(), nowait)
         finally:
             self.no_ack_consumers.discard(consumer_tag)
-            self.connection.topology.forget_consumer(consumer_tag)
+            self.connection.topology.forget_consumer(self._entry(consumer_tag))
+
+    def _entry(self, consumer_tag: str) -> str:
+        # A tag names a consumer of its channel: another channel may have one of that name.
+        return f'{self.channel_id}/{consumer_tag}'
 
     def held(self, consumer_tag: str) -> int:
         """How many deliveries of a consumer wait here for `drain_events`."""
