@@ -443,3 +443,39 @@ def test_an_auto_delete_queue_ends_with_the_channel_of_its_last_consumer(talk, b
             broker.send(number, spec.Channel.CloseOk)
         ending.result()
     assert list(topology.replay()) == []
+
+
+@pytest.mark.parametrize('consuming', [False, True])
+@pytest.mark.parametrize(('method', 'given'), [('bind', ('e', 'k')), ('unbind', ('e', 'k')), ('purge', ())])
+def test_a_call_that_waits_for_a_recovery_names_the_queue_as_it_is_called_then(
+    peer, talk, method, given, consuming
+):
+    """Given a queue that the broker has named, when the connection is lost, and its user asks something of
+    the queue before it is back, then that is asked under the name that the broker gives it now."""
+    channel, broker = talk(recover=True)
+    declaring = Doing(channel.queue_declare)
+    broker.recv(spec.Queue.Declare)
+    broker.send(1, spec.Queue.DeclareOk, 'sll', ('amq.gen-1', 0, 0))
+    assert declaring.result().queue == 'amq.gen-1'
+    if consuming:
+        start_consumer(channel, broker, print, no_ack=True)
+    broker.reset()
+    while channel.connection.connected:
+        green.idle()
+    asking = Doing(getattr(channel, f'queue_{method}'), 'amq.gen-1', *given)
+    again = peer.accept().handshake()
+    control = again.open_channel()
+    assert again.recv(spec.Queue.Declare).read('Bs')[1] == ''
+    again.send(control, spec.Queue.DeclareOk, 'sll', ('amq.gen-2', 0, 0))
+    wire = again.open_channel()
+    if consuming:
+        again.recv(spec.Basic.Consume)
+        again.send(wire, spec.Basic.ConsumeOk, 's', ('t',))
+    found = again.recv(getattr(spec.Queue, method.capitalize()))
+    assert found.read('Bs')[1] == 'amq.gen-2'
+    types = 'l' if method == 'purge' else ''
+    again.send(found.channel, getattr(spec.Queue, f'{method.capitalize()}Ok'), types, (0,) if types else ())
+    asking.result()
+    entries = channel.connection.topology.replay()
+    bound = [facts['destination'] for kind, facts in entries if kind == 'binding']
+    assert bound == (['amq.gen-2'] if method == 'bind' else [])

@@ -361,11 +361,12 @@ class Connection:
             self._control_lock.release()
 
     def control_call(
-        self, method: methods.Method, encoded: bytes, nowait: bool, deadline: runtime.Deadline
+        self, method: methods.Method, request: Callable[[], bytes], nowait: bool, deadline: runtime.Deadline
     ) -> Reply | None:
-        """A method over a wire whose failure hurts neither deliveries nor publishes."""
+        """A method over a wire whose failure hurts nobody else; `request` gives its arguments as of now."""
         while True:
             channel = self._control_wire(self.wait_open(deadline), deadline)
+            encoded = request()
             if nowait:
                 channel.send_method(method.signature, encoded)
                 return None
@@ -387,7 +388,7 @@ class Connection:
             methods.EXCHANGE_DECLARE, (0, exchange, 'direct', True, False, False, False, False, {})
         )
         try:
-            self.control_call(methods.EXCHANGE_DECLARE, arguments, False, deadline)
+            self.control_call(methods.EXCHANGE_DECLARE, lambda: arguments, False, deadline)
         except NotFound:
             if not recovery.restore_for_another(self, exchange, deadline):
                 raise
@@ -417,9 +418,8 @@ class Connection:
 
     def has_dead_letter(self, queue: str) -> bool:
         """Was the queue declared here with a dead-letter exchange?"""
-        return bool(
-            (self.queue_facts(queue).get('arguments') or {}).get('x-dead-letter-exchange') is not None
-        )
+        arguments = self.queue_facts(queue).get('arguments') or {}
+        return arguments.get('x-dead-letter-exchange') is not None
 
     def is_auto_delete(self, queue: str) -> bool:
         """Was the queue declared here as auto-delete?"""

@@ -232,13 +232,16 @@ class Consuming(Settling):
         on_abandoned: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """A synchronous method on the consuming wire."""
-        return self.call_encoded(method, methods.encode(method, arguments), deadline)
+        encoded = methods.encode(method, arguments)
+        return self.call_encoded(method, lambda: encoded, deadline)
 
-    def call_encoded(self, method: methods.Method, encoded: bytes, deadline: runtime.Deadline) -> Reply:
-        """The same with the bytes of the arguments."""
+    def call_encoded(
+        self, method: methods.Method, request: Callable[[], bytes], deadline: runtime.Deadline
+    ) -> Reply:
+        """The same with what gives the bytes of the arguments, for each wire anew: see `_take_turn`."""
         while True:
             try:
-                return self.open(deadline).call(method.signature, encoded, method.replies, deadline)
+                return self.open(deadline).call(method.signature, request(), method.replies, deadline)
             except NotSent:
                 continue  # the wire ended over somebody else's call
 
@@ -351,11 +354,11 @@ class Consuming(Settling):
     def _look_up(self, queue: str, deadline: runtime.Deadline) -> None:
         # A 404 for the consume itself would close the wire, and take the deliveries that are out with it.
         if not queue.startswith('amq.rabbitmq.'):
-            name = self.connection.current_name(queue)
-            encoded = methods.encode(
-                methods.QUEUE_DECLARE, (0, name, True, False, False, False, False, {})
-            )
-            self.connection.control_call(methods.QUEUE_DECLARE, encoded, False, deadline)
+            def request() -> bytes:
+                name = self.connection.current_name(queue)
+                return methods.encode(methods.QUEUE_DECLARE, (0, name, True, False, False, False, False, {}))
+
+            self.connection.control_call(methods.QUEUE_DECLARE, request, False, deadline)
 
     def _start(self, key: bytes, consumer: Consumer, deadline: runtime.Deadline, nowait: bool) -> None:
         def started(reply: Reply) -> None:

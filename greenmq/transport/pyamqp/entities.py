@@ -52,20 +52,31 @@ class Entities(StdChannel):
         arguments: tuple[Any, ...],
         nowait: bool = False,
         deadline: runtime.Deadline | None = None,
+        queue: str | None = None,
     ) -> list[Any]:
-        """A method that changes entities. Deliveries in hand are on another wire, which an error spares."""
+        """A method that changes entities. Deliveries in hand are on another wire, which an error spares.
+
+        Arguments:
+            queue (str): what stands before the arguments: its name when they are sent. A recovery that is
+                waited for gives a queue that the broker named another one.
+        """
         deadline = deadline or self._deadline()
-        consuming = self.consuming
-        encoded = methods.encode(method, arguments)
+        consuming, current_name = self.consuming, self.connection.current_name
+
+        def request() -> bytes:
+            given = arguments if queue is None else (0, current_name(queue), *arguments)
+            return methods.encode(method, given)
+
+        request()  # a mistake of the caller is told before anything is waited for
         if consuming.consumers or len(consuming.ledger):
-            reply = self.connection.control_call(method, encoded, nowait, deadline)
+            reply = self.connection.control_call(method, request, nowait, deadline)
         elif nowait:
             channel = consuming.open(deadline)
             consuming.flush()
-            channel.send_method(method.signature, encoded)
+            channel.send_method(method.signature, request())
             reply = None
         else:
-            reply = consuming.call_encoded(method, encoded, deadline)
+            reply = consuming.call_encoded(method, request, deadline)
         return frames.read_arguments(method.answer, reply[1]) if reply is not None and method.answer else []
 
     # ---- exchanges
@@ -166,14 +177,14 @@ class Entities(StdChannel):
             NotFound, PreconditionFailed, ResourceLocked: as the broker says.
         Switches: yes.
         """
-        name = self.connection.current_name(queue)
         if queue.startswith('amq.') and self.connection.queue_facts(queue).get('server_named'):
             # It is there as it was asked for, and the broker lets nobody declare a name that it gave.
             passive = True
         answer = self._call(
             methods.QUEUE_DECLARE,
-            (0, name, passive, durable, exclusive, auto_delete, nowait, arguments or {}),
+            (passive, durable, exclusive, auto_delete, nowait, arguments or {}),
             nowait,
+            queue=queue,
         )
         found = answer[0] if answer else queue
         if not passive and found:
@@ -186,9 +197,7 @@ class Entities(StdChannel):
                 server_named=not queue,
             )
         self.last_queue = found
-        return (
-            queue_declare_ok_t(queue if queue and name != queue else found, *answer[1:]) if answer else None
-        )
+        return queue_declare_ok_t(queue or found, *answer[1:]) if answer else None
 
     def queue_bind(
         self,
@@ -199,10 +208,11 @@ class Entities(StdChannel):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Route messages of an exchange to a queue. Switches: yes."""
-        queue = self.connection.current_name(queue or self.last_queue)
+        queue = queue or self.last_queue
         self._call(
-            methods.QUEUE_BIND, (0, queue, exchange, routing_key, nowait, arguments or {}), nowait
+            methods.QUEUE_BIND, (exchange, routing_key, nowait, arguments or {}), nowait, queue=queue
         )
+        queue = self.connection.current_name(queue)
         self.connection.topology.bind_queue(queue, exchange, routing_key, arguments)
 
     def queue_unbind(
@@ -214,23 +224,23 @@ class Entities(StdChannel):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Undo `queue_bind`. Switches: yes (the method has no `nowait` in AMQP)."""
-        queue = self.connection.current_name(queue or self.last_queue)
-        self._call(methods.QUEUE_UNBIND, (0, queue, exchange, routing_key, arguments or {}))
+        queue = queue or self.last_queue
+        self._call(methods.QUEUE_UNBIND, (exchange, routing_key, arguments or {}), queue=queue)
+        queue = self.connection.current_name(queue)
         self.connection.topology.unbind_queue(queue, exchange, routing_key, arguments)
 
     def queue_delete(
         self, queue: str = '', if_unused: bool = False, if_empty: bool = False, nowait: bool = False
     ) -> int | None:
         """Delete a queue; returns how many messages went with it. Switches: yes."""
-        queue = self.connection.current_name(queue or self.last_queue)
-        answer = self._call(methods.QUEUE_DELETE, (0, queue, if_unused, if_empty, nowait), nowait)
-        self.connection.forget('queue', queue)
+        queue = queue or self.last_queue
+        answer = self._call(methods.QUEUE_DELETE, (if_unused, if_empty, nowait), nowait, queue=queue)
+        self.connection.forget('queue', self.connection.current_name(queue))
         return answer[0] if answer else None
 
     def queue_purge(self, queue: str = '', nowait: bool = False) -> int | None:
         """Drop the messages of a queue; returns how many. Switches: yes."""
-        queue = self.connection.current_name(queue or self.last_queue)
-        answer = self._call(methods.QUEUE_PURGE, (0, queue, nowait), nowait)
+        answer = self._call(methods.QUEUE_PURGE, (nowait,), nowait, queue=queue or self.last_queue)
         return answer[0] if answer else None
 
     def prepare_queue_arguments(self, arguments: Mapping[str, Any] | None, **kwargs: Any) -> dict[str, Any]:

@@ -167,9 +167,8 @@ class Transport(base.Transport):
     def ping(self, connection: AMQPConnection, deadline: runtime.Deadline) -> None:
         """See `base.Transport.ping`. On a wire of its own, without consumers. Switches: yes."""
         super().ping(connection, deadline)
-        connection.control_call(
-            methods.BASIC_QOS, methods.encode(methods.BASIC_QOS, (0, 0, False)), False, deadline
-        )
+        nothing = methods.encode(methods.BASIC_QOS, (0, 0, False))
+        connection.control_call(methods.BASIC_QOS, lambda: nothing, False, deadline)
 
     def move_here(self, connection: AMQPConnection) -> None:
         """See `base.Transport.move_here`. Switches: only to wait for a thread that is in its loop."""
