@@ -98,3 +98,20 @@ def test_the_acks_come_before_the_goodbye_of_a_connection_that_nobody_uses_any_m
     ack.channel.connection.link.part()
     assert broker.recv(spec.Basic.Ack).read('Lb') == [1, False]
     broker.recv(spec.Connection.Close)
+
+
+@pytest.mark.parametrize('up_to', [4, 0])
+def test_what_is_refused_together_is_not_acked_with_what_was_acked_before(patient, ten, up_to):
+    """Given acks of the second and third delivery that are held back, when all up to the fourth (or all) are
+    refused, then the broker hears of these two acks one by one: told as all up to the third, the first
+    delivery, which shall go back to its queue, would be lost."""
+    ack, broker = ten
+    channel = ack.channel
+    for _ in range(4):
+        channel.connection.drain_events(timeout=SOON)
+    channel.basic_ack(2)
+    channel.basic_ack(3)
+    channel.basic_nack(up_to, multiple=True, requeue=True)
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [2, False]
+    assert broker.recv(spec.Basic.Ack).read('Lb') == [3, False]
+    assert broker.recv(spec.Basic.Nack).read('Lbb') == [up_to, True, True]

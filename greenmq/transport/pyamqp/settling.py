@@ -109,11 +109,12 @@ class Settling:
         """basic.nack (RabbitMQ): as `reject`, for all up to a tag with `multiple`."""
         if not multiple:
             return self.reject(tag, requeue)
-        try:
-            self.ledger.settle(tag, multiple=True)
-        except KeyError:
+        if tag and tag not in self.ledger:
             return self._unknown(tag)
-        self.flush()  # or the broker would take back what was acked before and not yet told
+        # Or the broker would take back what was acked before and not yet told. While all that is refused is
+        # still out: acks that are told together are so up to what is out, and would take it along.
+        self.flush()
+        self.ledger.settle(tag, multiple=True)
         channel = self.wire
         if channel is not None and channel.error is None:
             arguments = dumps('Lbb', (tag - channel.base if tag else 0, True, requeue))
