@@ -238,3 +238,20 @@ def test_tags_of_consumers_that_ended_are_not_kept(talk):
         broker.send(1, spec.Basic.CancelOk, 's', (tag,))
         cancelling.result()
     assert not channel.consuming._gone_no_ack
+
+
+def test_a_timeout_of_the_callers_own_comes_out_of_a_publish_as_it_is(talk, publishers):
+    channel, broker = talk()
+    crowd = publishers(channel, broker)
+    (first,), _ = crowd.publish([b'first'])
+    broker.send(crowd.wire, spec.Basic.Ack, 'Lb', (1, False))
+    assert first.error() is None
+    mine = TimeoutError('of the caller')
+
+    def publish():
+        with green.Timeout(0.1, mine):
+            channel.basic_publish(channel.prepare_message(b'x'), '', 'q', timeout=30)
+
+    publishing = Doing(publish)
+    broker.recv(spec.Basic.Publish)
+    assert publishing.error() is mine

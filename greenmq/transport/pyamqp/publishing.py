@@ -170,6 +170,8 @@ class Publishing:
             try:
                 error = pending.waiter.wait(deadline)  # type: ignore[union-attr]
             except TimeoutError:
+                if not pending.waiter.expired:  # type: ignore[union-attr]
+                    raise  # a caller's own, thrown into us
                 raise self._expired(pending, deadline) from None
             if error is None:
                 return
