@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from amqp import spec
 
-from greenmq.exceptions import TimeoutError
+from greenmq.exceptions import ConnectionLost, TimeoutError
 from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
@@ -255,3 +255,20 @@ def test_a_timeout_of_the_callers_own_comes_out_of_a_publish_as_it_is(talk, publ
     publishing = Doing(publish)
     broker.recv(spec.Basic.Publish)
     assert publishing.error() is mine
+
+
+def test_who_waits_for_messages_is_told_when_the_recovery_is_killed(peer, talk):
+    channel, broker = talk(recover=True)
+    connection = channel.connection
+    draining = Doing(connection.drain_events)
+    broker.reset()
+    assert isinstance(draining.error(), ConnectionLost)
+    again = Doing(connection.drain_events)
+    peer.accept()  # of the recovery, which waits for the handshake
+    for each in gc_greenlets('amqp-recovery'):
+        each.kill()
+    assert isinstance(again.error(), ConnectionLost)
+    opening = Doing(connection.client.ensure_connection, timeout=SOON)
+    peer.accept().handshake()
+    opening.result()
+    assert connection.connected and connection.epoch == 2

@@ -191,10 +191,8 @@ class Connection:
             try:
                 self._gate.wait(deadline)
             except TimeoutError:
-                raise ConnectionLost(
-                    f'{self.name}: not recovered within {deadline.seconds} s'
-                    f'{f": {self._failed}" if self._failed else ""}'
-                ) from None
+                why = f': {self._failed}' if self._failed else ''
+                raise ConnectionLost(f'{self.name}: not recovered within {deadline.seconds} s{why}') from None
 
     def wait_attempt(self, deadline: runtime.Deadline) -> None:
         """Wait for the outcome of one try to recover; make it here if nobody else does.
@@ -320,6 +318,8 @@ class Connection:
         if self._recovery is task:
             self._recovery, self._failed = None, error or self._failed
             self._gate.wake()
+            if not self.connected:  # it was killed: who waits for messages would do so for ever
+                self.drain.report(ConnectionLost(f'{self.name}: its recovery was ended: {error!r}'))
 
     def recovery_failed(self, error: BaseException) -> None:
         """A try failed: who asked to fail fast need not wait longer. No switch."""
