@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenmq import runtime
+from greenmq.exceptions import ConnectionClosed
 from greenmq.transport.driver.books import Books, Subscription
 from greenmq.transport.driver.contract import REQUEUE, UNSEEN, Taken
 
@@ -68,6 +69,8 @@ class Deliveries:
 
         Arguments:
             soon (Callable): makes the deadline of each look.
+        Raises:
+            ConnectionClosed: the channel was closed meanwhile.
         Switches: yes. Killed: nothing is taken.
         """
         session = self._session
@@ -75,6 +78,7 @@ class Deliveries:
         while True:
             deadline = soon()
             session.settler.wait_for(queue, deadline)
+            session.wait_open(deadline)  # before the epoch is read: what comes then is of this connection
             epoch = session.epoch
             unwanted = session.intake.unwanted[queue]
             takens = session.call(
@@ -83,6 +87,10 @@ class Deliveries:
             )  # fmt: skip
             if takens and session.has_given_back(epoch):
                 continue
+            if channel.closed:
+                # Its close has given back all that it had: of this one nobody would ever hear.
+                session.give_back(takens or ())
+                raise ConnectionClosed(f'{channel!r} was closed while it looked into {queue!r}')
             for taken in takens or ():
                 if session.leases.keeps:
                     session.leases.hold(taken, session)

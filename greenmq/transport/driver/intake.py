@@ -143,9 +143,10 @@ class Intake:
             if poller is not None and poller.flight is None:
                 poller.kick()
             return
-        for queue in channel.books.queues:
-            poller = self._pollers.get(queue)
-            if poller is not None and poller.flight is None:
+        pollers = [self._pollers[queue] for queue in channel.books.queues if queue in self._pollers]
+        # Who has waited longest comes first: else the first queue, if it is busy, has the room each time.
+        for poller in sorted(pollers, key=full_since) if len(pollers) > 1 else pollers:
+            if poller.flight is None:
                 poller.kick()
 
     def others(self, poller: Poller) -> list[Poller]:

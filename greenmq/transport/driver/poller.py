@@ -115,6 +115,8 @@ class Poller:
                 else:
                     entry[1] += room
                 total += room
+                # Others of its queues may follow soon: the first take keeps no room from them for long.
+                crowded = crowded or not (self.looks or pushed or self._channel or books.room())
         return total, crowded
 
     def release(self) -> None:
@@ -475,8 +477,9 @@ class Poller:
 # What tasks and timers call: none of it keeps a poller or a session alive while it waits.
 
 
-def full_since(poller: Poller) -> int:
-    return poller.full_since
+def full_since(poller: Poller) -> tuple[bool, int]:
+    """What sorts those first that wait for room, the longest first."""
+    return poller.state != 'full', poller.full_since
 
 
 def _overdue(ref: Any, task: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from greenmq import Connection, events, runtime
 from greenmq.exceptions import (
     AccessRefused,
+    ConnectionClosed,
     ConnectionLost,
     InvalidArgument,
     OperationalError,
@@ -76,6 +77,84 @@ def test_queues_that_share_a_small_prefetch_all_get_their_turn(either):
         either.publish(name, name)
     either.until(lambda: len(seen) == 3)
     assert sorted(seen) == ['a', 'b', 'c']
+
+
+def test_a_queue_consumed_later_does_not_wait_for_the_first_take_of_another(bench):
+    bench = bench(wait_time_seconds=60)
+    channel, seen = bench.connection.channel(), []
+    channel.basic_qos(0, 1, False)
+    for name in 'ab':
+        bench.queue(name)
+        channel.basic_consume(name, False, lambda message: (seen.append(message.queue), message.ack()), name)
+    bench.publish('x', 'b')
+    bench.until(lambda: seen == ['b'])
+
+
+def test_a_busy_queue_leaves_its_turn_to_the_next_one(bench):
+    bench = bench()
+    channel, seen = bench.connection.channel(), []
+    channel.basic_qos(0, 1, False)
+    for name in 'ab':
+        bench.queue(name)
+        for number in range(20):
+            bench.publish(number, name)
+    for name in 'ab':
+        channel.basic_consume(name, False, lambda message: (seen.append(message.queue), message.ack()), name)
+    bench.until(lambda: len(seen) == 20)
+    assert seen.count('b') >= 8, seen
+
+
+def test_what_a_get_takes_after_a_recovery_is_not_left_behind(bench):
+    bench = bench('fake-look')
+    bench.queue()
+    bench.publish('x')
+    session = bench.session
+    bench.broker.down = True
+    session.lost(ConnectionLost('gone'))
+    found = []
+    asked = runtime.spawn(lambda: found.append(bench.channel.basic_get('q')), name='get')
+    runtime.sleep(0.05)
+    assert session.state == 'lost' and not asked.done
+    bench.broker.down = False
+    with green.Timeout(10):
+        asked.join()
+    message, = found
+    assert message.payload == 'x' and not message.place.lost
+    message.ack()
+    session.settler.wait(runtime.Deadline.after(5))
+    assert not bench.broker.out
+
+
+def test_what_a_get_takes_for_a_channel_that_was_closed_goes_back(bench):
+    bench = bench()
+    bench.queue()
+    bench.publish('x')
+    channel, session = bench.connection.channel(), bench.session
+    take, begun, go_on = session.driver.take, runtime.Event(), runtime.Event()
+
+    def slowly(*args):
+        found = take(*args)
+        begun.set()
+        go_on.wait(5)
+        return found
+
+    session.driver.take = slowly
+    failed = []
+
+    def get():
+        try:
+            channel.basic_get('q')
+        except ConnectionClosed as error:
+            failed.append(error)
+
+    asked = runtime.spawn(get, name='get')
+    begun.wait(5)
+    del session.driver.take
+    channel.close()
+    go_on.set()
+    asked.join()
+    assert failed
+    assert bench.left() == ['x'] and not len(session.leases)
 
 
 def test_a_take_asks_for_no_more_than_the_room(bench):
