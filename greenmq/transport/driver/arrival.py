@@ -57,7 +57,7 @@ class Arrival:
             if DELIVERY_COUNT in headers:
                 count = max(count, delivery_count(headers))
         except Exception as error:  # whatever a driver's decode trips over is this message's fault
-            self.refuse(session, self._bury_payload, taken, error)
+            self.unreadable(session, taken, error)
             return None
         if count:
             headers[DELIVERY_COUNT] = count
@@ -81,9 +81,13 @@ class Arrival:
         try:
             message = self._driver.decode(taken)
         except Exception as error:  # it is no message, and goes there all the same
-            self.refuse(session, self._bury_payload, taken, error)
+            self.unreadable(session, taken, error)
         else:
             self.refuse(session, self.dead_letter, taken, message, reason)
+
+    def unreadable(self, session: Any, taken: Taken, error: Exception) -> None:
+        """A payload is no message: it is put aside, whole."""
+        self.refuse(session, self._bury_payload, taken, error)
 
     def refuse(self, session: Any, way: Any, *args: Any) -> None:
         """Have a task dead-letter what nobody is to see; a close waits for it."""

@@ -48,7 +48,11 @@ class Deliveries:
         """A message came for a consumer: it waits for whoever drains."""
         # As `message` does, without the call: each delivery of a consumer comes this way.
         books = self._books
-        message = channel.Message(raw, channel=channel)
+        try:
+            message = channel.Message(raw, channel=channel)
+        except Exception as error:  # its fault, and not of those that came with it
+            self._session.arrival.unreadable(self._session, taken, error)
+            return
         tag = message.delivery_tag = taken.receipt if self._names_tags else books.next_tag()
         message.queue = taken.queue
         message.place = taken
@@ -97,7 +101,11 @@ class Deliveries:
                 raw = session.arrival.envelope(taken, session)
                 if raw is None:
                     break  # expired, or no message: that was another's turn
-                return taken, self.message(channel, taken, raw)
+                try:
+                    return taken, self.message(channel, taken, raw)
+                except Exception as error:  # as for a consumer
+                    session.arrival.unreadable(session, taken, error)
+                    break
             else:
                 # Perhaps a take that could not be cut has it for a moment: what comes that way goes back.
                 if session.intake.unwanted[queue] != unwanted:

@@ -157,6 +157,28 @@ def test_what_a_get_takes_for_a_channel_that_was_closed_goes_back(bench):
     assert bench.left() == ['x'] and not len(session.leases)
 
 
+@pytest.mark.parametrize('wrong', [
+    {'body': 'eA==', 'properties': {'delivery_info': 5, 'body_encoding': 'base64'}},
+    {'body': 5, 'properties': {'body_encoding': 'base64'}},
+    {'body': 'x', 'properties': {'body_encoding': 5}},
+], ids=['delivery_info', 'body', 'body_encoding'])  # fmt: skip
+@pytest.mark.parametrize('how', ['consume', 'get'])
+def test_what_a_stranger_wrote_takes_nothing_else_with_it(bench, wrong, how):
+    bench = bench()
+    bench.queue()
+    bench.broker.put('q', json.dumps(wrong), 0, 0)
+    for number in range(3):
+        bench.publish(number)
+    if how == 'get':
+        assert bench.left() == [0, 1, 2]
+    else:
+        seen = []
+        bench.consume(callback=lambda message: (seen.append(message.payload), message.ack()))
+        bench.until(lambda: len(seen) == 3)
+        assert seen == [0, 1, 2]
+    bench.until(lambda: not bench.broker.out and not len(bench.session.leases))
+
+
 def test_a_take_asks_for_no_more_than_the_room(bench):
     bench = bench()
     bench.queue()
