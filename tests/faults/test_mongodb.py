@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from pymongo.errors import ConnectionFailure
 
 from greenmq import Connection, Consumer, Exchange, Queue, events, runtime
 from greenmq.exceptions import InvalidArgument
@@ -375,3 +376,31 @@ def test_each_routes_by_the_bindings_of_the_other(mongo_peer):
         # And the other way
         kombu.publish('two', 'x', 'a.c')
         assert wait_get(Queue('ours')(connection.default_channel)).payload == 'two'
+
+
+def test_what_waited_in_line_while_all_was_opened_anew_has_met_a_loss(mongodb_url):
+    """It must not be done with what another thread has now, nor fail by what is not connected yet."""
+    with Connection(mongodb_url) as connection:
+        connection.connect()
+        mine, met, running, over = driver(connection), [], [], []
+
+        def busy():
+            running.append(True)
+            while not over:
+                time.sleep(0.01)
+
+        def ask(fun):
+            try:
+                mine._do(fun, runtime.Deadline.after(20))
+            except Exception as error:
+                met.append(error)
+
+        tasks = [green.spawn(ask, busy)]
+        wait_until(lambda: running, 10, 'the first call')
+        tasks.append(green.spawn(ask, lambda: mine._store.look_at_the_clock()))
+        green.sleep(0)
+        mine.open(runtime.Deadline.after(20))
+        over.append(True)
+        green.joinall(tasks)
+        assert [type(error) for error in met] == [ConnectionFailure]
+        mine.ping(runtime.Deadline.after(20))

@@ -121,17 +121,17 @@ class MongoDBDriver(Driver):
             self.lease_seconds or 60.0,
             {part: self.settings[f'{part}_collection'] for part in _PARTS},
         )  # fmt: skip
-        store = self._store = Store(settings)
-        self._topology = Topology(store)
-        self._broadcasts.begin(store)
-        self._unread = True
-        self._known.clear()
+        store = Store(settings)
         worker = runtime.Worker(f'mongodb {self.place.host}', store.close)
         try:
             worker.call(store.connect, deadline=deadline)
         except BaseException:
             worker.close()
             raise
+        self._store, self._topology = store, Topology(store)
+        self._broadcasts.begin(store)
+        self._unread = True
+        self._known.clear()
         self._worker = worker
         self._listener = Listener(settings, self.wait_seconds, self._told)
 
@@ -174,10 +174,14 @@ class MongoDBDriver(Driver):
         worker = self._worker
         if worker is None:
             raise ConnectionClosed(f'{self.place.host} is closed')
-        return worker.call(self._bounded, fun, deadline.remaining(), deadline=deadline, abandon=abandon)
+        left = deadline.remaining()
+        return worker.call(self._bounded, worker, fun, left, deadline=deadline, abandon=abandon)
 
-    def _bounded(self, fun: Callable[[], Any], left: float | None) -> Any:
+    def _bounded(self, worker: runtime.Worker, fun: Callable[[], Any], left: float | None) -> Any:
         # In the thread. pymongo gives up in time, or the thread would be busy with what nobody waits for.
+        if worker is not self._worker:
+            # It waited in its line while all was opened anew: what is ours now is another thread's.
+            raise ConnectionFailure(f'the connection with {self.place.host} was let go')
         self._commands += 1
         try:
             with pymongo.timeout(max(left or _OPERATION, 0.05)):
