@@ -84,6 +84,18 @@ def start_consumer(channel, broker, callback, **options):
     starting.get(timeout=SOON)
 
 
+def start_second(channel, broker, callback, **options):
+    """One more consumer of the channel, `u` of `q2`; gives the wire on which its queue is looked up."""
+    starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', callback=callback, **options)
+    control = broker.open_channel()
+    assert broker.recv(spec.Queue.Declare).read('Bsb')[1:3] == ['q2', True], 'is it there?'
+    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
+    broker.recv(spec.Basic.Consume)
+    broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
+    starting.result()
+    return control
+
+
 @pytest.mark.parametrize('size', [0, 1, 30])
 def test_deliveries(talk, size):
     channel, broker = talk()

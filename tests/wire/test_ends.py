@@ -18,7 +18,7 @@ from greenmq.transport.pyamqp import recovery
 from tests.support import green
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
-from tests.wire.test_cuts import start_consumer
+from tests.wire.test_cuts import start_consumer, start_second
 
 
 def test_a_publish_that_goes_down_with_anothers_is_sent_again(talk, publishers):
@@ -124,13 +124,7 @@ def test_an_ack_while_the_other_consumers_are_still_being_started_is_sent(talk):
     channel, broker = talk()
     seen = []
     start_consumer(channel, broker, seen.append)
-    starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', callback=seen.append)
-    control = broker.open_channel()
-    assert broker.recv(spec.Queue.Declare).read('Bsb')[1:3] == ['q2', True], 'is it there?'
-    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
-    broker.recv(spec.Basic.Consume)
-    broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
-    starting.result()
+    start_second(channel, broker, seen.append)
     broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
     wire = broker.open_channel()
     broker.recv(spec.Basic.Qos)
@@ -362,13 +356,7 @@ def test_each_consumer_is_started_again_under_the_limit_that_it_had(talk):
     limit(1)
     start_consumer(channel, broker, print)
     limit(50)
-    starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', callback=print)
-    control = broker.open_channel()
-    broker.recv(spec.Queue.Declare)
-    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
-    broker.recv(spec.Basic.Consume)
-    broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
-    starting.result()
+    start_second(channel, broker, print)
     limit(7)
     broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
     wire, said = broker.open_channel(), []

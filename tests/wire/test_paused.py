@@ -6,7 +6,7 @@ from amqp import spec
 
 from tests.support.amqp_frames import content, method
 from tests.wire.conftest import SOON, Doing
-from tests.wire.test_cuts import start_consumer
+from tests.wire.test_cuts import start_consumer, start_second
 
 LIMIT = 20_000  # bytes that wait before a consumer is paused
 LARGE = bytes(LIMIT)
@@ -86,13 +86,7 @@ def test_it_is_asked_for_once_while_its_channel_is_set_up(talk):
     """Given a paused consumer, and room while another consumer of its channel is being started again, then
     only the setting up asks for it: the broker ends a connection that asks for a tag twice."""
     channel, broker, seen = flooded(talk)
-    starting = Doing(channel.basic_consume, 'q2', consumer_tag='u', no_ack=True, callback=seen.append)
-    control = broker.open_channel()
-    broker.recv(spec.Queue.Declare)
-    broker.send(control, spec.Queue.DeclareOk, 'sll', ('q2', 0, 0))
-    broker.recv(spec.Basic.Consume)
-    broker.send(1, spec.Basic.ConsumeOk, 's', ('u',))
-    starting.result()
+    control = start_second(channel, broker, seen.append, no_ack=True)
     broker.write(delivery(1, 2, b'small', 'u'))
     assert broker.recv(spec.Basic.Cancel).read('sb') == ['u', True]
     broker.close_channel(1, 541, 'INTERNAL_ERROR', (0, 0))
