@@ -82,7 +82,8 @@ class Deliveries:
         while True:
             deadline = soon()
             session.settler.wait_for(queue, deadline)
-            session.wait_open(deadline)  # before the epoch is read: what comes then is of this connection
+            if not session.driver.survives_loss:
+                session.wait_open(deadline)  # before the epoch is read: what comes then is of this connection
             epoch = session.epoch
             unwanted = session.intake.unwanted[queue]
             takens = session.call(
